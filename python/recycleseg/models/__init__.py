@@ -1,0 +1,5 @@
+"""Networks."""
+
+from recycleseg.models.unet import UNet
+
+__all__ = ["UNet"]

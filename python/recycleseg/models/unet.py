@@ -1,0 +1,239 @@
+"""The U-Net that denoises a segmentation, or segments directly, in 2D and 3D."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from recycleseg.models.imgx import convert_parameters, infer_arguments
+from recycleseg.models.layers import (
+    ConvNormAct,
+    DownSample,
+    ResBlock,
+    TimeConditioning,
+    Transformer,
+    UpSample,
+    convolution,
+    sinusoidal_embedding,
+)
+
+_MAX_PERIOD: dict[str, float] = {"film": 1e3, "imgx": 1e4}
+
+
+def _per_axis(name: str, value: int | Sequence[int], spatial_dims: int) -> tuple[int, ...]:
+    values = (value,) * spatial_dims if isinstance(value, int) else tuple(value)
+    if len(values) != spatial_dims or min(values) < 1:
+        raise ValueError(
+            f"{name}: expected a positive integer or {spatial_dims} of them, got {value}"
+        )
+    return values
+
+
+class UNet(nn.Module):
+    """U-Net with residual blocks, additive skips and a transformer at the bottom.
+
+    After Fu et al. 2023 (MELBA 2023:016) and their code ImgX-DiffSeg: a stem, per level
+    ``num_res_blocks`` residual blocks and a strided convolution down; residual block, transformer,
+    residual block at the bottom; per level ``num_res_blocks + 1`` residual blocks, each with the
+    skip of the same size added to its input, and a transposed convolution up.
+
+    Args:
+        spatial_dims: 2 or 3. A 2D network also takes 3D images, slice by slice of the last axis.
+        in_channels: image channels.
+        out_channels: channels of the output: the classes, doubled where the variance is learned.
+        channels: per level, the first even at least, the last a multiple of widening_factor.
+        mask_channels: channels of ``mask``; None: out_channels; 0: the supervised network, which
+            takes neither mask nor t.
+        first_scale: scale factor between the first two levels, one or one per axis.
+        scale: scale factor between all further levels.
+        num_res_blocks: residual blocks per level.
+        num_heads: attention heads, each of ``channels[-1] / widening_factor`` features.
+        widening_factor: of the transformer's perceptron.
+        num_transformer_layers: transformer layers at the bottom.
+        dropout: rate in residual blocks and transformer.
+        time_conditioning: "film": t scales and shifts after the second norm of each residual
+            block. "imgx": t is added before that norm, which removes it, as ImgX does.
+        checkpoint_activations: recompute the residual blocks in the backward pass to save memory.
+
+    Raises:
+        ValueError: for an argument out of range.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        channels: Sequence[int] = (32, 64, 128, 256),
+        *,
+        mask_channels: int | None = None,
+        first_scale: int | Sequence[int] = 2,
+        scale: int | Sequence[int] = 2,
+        num_res_blocks: int = 2,
+        num_heads: int = 8,
+        widening_factor: int = 4,
+        num_transformer_layers: int = 1,
+        dropout: float = 0.0,
+        time_conditioning: TimeConditioning = "film",
+        checkpoint_activations: bool = False,
+    ) -> None:
+        super().__init__()
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims: expected 2 or 3, got {spatial_dims}")
+        if time_conditioning not in _MAX_PERIOD:
+            raise ValueError(
+                f"time_conditioning: expected 'film' or 'imgx', got {time_conditioning!r}"
+            )
+        if not channels or min(channels) < 1:
+            raise ValueError(f"channels: expected positive integers, got {channels}")
+        self.spatial_dims = spatial_dims
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.mask_channels = out_channels if mask_channels is None else mask_channels
+        self.num_res_blocks = num_res_blocks
+        self.time_channels = channels[-1] if self.mask_channels else 0
+        self.max_period = _MAX_PERIOD[time_conditioning]
+        self.checkpoint_activations = checkpoint_activations
+
+        first = _per_axis("first_scale", first_scale, spatial_dims)
+        further = _per_axis("scale", scale, spatial_dims)
+        steps = [
+            (low, high, first if level == 0 else further)
+            for level, (low, high) in enumerate(zip(channels[:-1], channels[1:], strict=True))
+        ]
+
+        def blocks(widths: Sequence[int], per_level: int) -> nn.ModuleList:
+            return nn.ModuleList(
+                ResBlock(
+                    spatial_dims,
+                    width,
+                    time_channels=self.time_channels,
+                    time_conditioning=time_conditioning,
+                    dropout=dropout,
+                )
+                for width in widths
+                for _ in range(per_level)
+            )
+
+        self.stem = ConvNormAct(spatial_dims, in_channels + self.mask_channels, channels[0])
+        self.encoder = blocks(channels, num_res_blocks)
+        self.downs = nn.ModuleList(DownSample(low, high, by) for low, high, by in steps)
+        self.bottom = blocks(channels[-1:], 2)
+        self.transformer = Transformer(
+            channels[-1],
+            num_heads,
+            widening_factor=widening_factor,
+            num_layers=num_transformer_layers,
+            dropout=dropout,
+        )
+        self.decoder = blocks(channels[::-1], num_res_blocks + 1)
+        self.ups = nn.ModuleList(UpSample(high, low, by) for low, high, by in reversed(steps))
+        self.head = convolution(channels[0], out_channels, (1,) * spatial_dims, bias=True)
+        self.memory_format = torch.channels_last if spatial_dims == 2 else torch.channels_last_3d
+        self.to(memory_format=self.memory_format)
+
+    @classmethod
+    def from_imgx(cls, params: Mapping[str, np.ndarray], **kwargs: Any) -> UNet:
+        """Build the network that ImgX's parameters describe, and load them.
+
+        Args:
+            params: flattened flax name, joined by "/", -> array; names as with remat or without.
+            kwargs: further arguments of the constructor. ``mask_channels`` cannot be told from the
+                parameters where it differs from the number of output channels.
+
+        Raises:
+            ValueError: if a parameter is missing, left over or of an unexpected shape.
+        """
+        arguments = infer_arguments(params, **kwargs)
+        network = cls(**arguments)
+        convert_parameters(network, params)
+        return network
+
+    def forward(self, image: Tensor, mask: Tensor | None = None, t: Tensor | None = None) -> Tensor:
+        """Logits of every voxel.
+
+        Args:
+            image: (B, in_channels, *S), of any size.
+            mask: (B, mask_channels, *S) in [0, 1]; None for the supervised network.
+            t: (B,) in (0, 1]; None for the supervised network.
+
+        Returns:
+            (B, out_channels, *S).
+
+        Raises:
+            ValueError: if shapes do not fit the network or each other.
+        """
+        self._check(image, mask, t)
+        x = image if mask is None else torch.cat([image, mask], dim=1)
+        folded = x.ndim - 2 > self.spatial_dims
+        if folded:
+            depth = x.shape[-1]
+            x = x.movedim(-1, 1).flatten(0, 1)
+            t = None if t is None else t.repeat_interleave(depth)
+        t_emb = None
+        if t is not None:
+            t_emb = sinusoidal_embedding(t.float(), self.time_channels, self.max_period)
+        logits = self._decode(
+            self._encode(x.contiguous(memory_format=self.memory_format), t_emb), t_emb
+        )
+        if folded:
+            logits = logits.unflatten(0, (-1, depth)).movedim(1, -1)
+        return logits
+
+    def _encode(self, x: Tensor, t_emb: Tensor | None) -> list[Tensor]:
+        x = self.stem(x)
+        features = [x]
+        for index, block in enumerate(self.encoder):
+            level, position = divmod(index, self.num_res_blocks)
+            if level and position == 0:
+                x = self.downs[level - 1](x)
+                features.append(x)
+            x = self._run(block, x, t_emb)
+            features.append(x)
+        return features
+
+    def _decode(self, features: list[Tensor], t_emb: Tensor | None) -> Tensor:
+        x = self._run(self.bottom[0], features[-1], t_emb)
+        x = self._run(self.bottom[1], self.transformer(x), t_emb)
+        for index, block in enumerate(self.decoder):
+            level, position = divmod(index, self.num_res_blocks + 1)
+            skip = features.pop()
+            if level and position == 0:
+                x = self.ups[level - 1](x)
+                x = x[(..., *(slice(size) for size in skip.shape[2:]))]
+            x = self._run(block, x + skip, t_emb)
+        logits: Tensor = self.head(x)
+        return logits
+
+    def _run(self, block: nn.Module, x: Tensor, t_emb: Tensor | None) -> Tensor:
+        y: Tensor
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            y = checkpoint(block, x, t_emb, use_reentrant=False)
+        else:
+            y = block(x, t_emb)
+        return y
+
+    def _check(self, image: Tensor, mask: Tensor | None, t: Tensor | None) -> None:
+        ranks = (4, 5) if self.spatial_dims == 2 else (5,)
+        if image.ndim not in ranks or image.shape[1] != self.in_channels:
+            raise ValueError(
+                f"image: expected (B, {self.in_channels}, *S) with "
+                f"{' or '.join(str(r - 2) for r in ranks)} axes S, got {tuple(image.shape)}"
+            )
+        if (mask is None) != (t is None):
+            raise ValueError("mask and t: expected both or neither")
+        if (mask is None) != (self.mask_channels == 0):
+            expected = f"{self.mask_channels} channels" if self.mask_channels else "None"
+            raise ValueError(f"mask: expected {expected}, got {'None' if mask is None else 'one'}")
+        if mask is None or t is None:
+            return
+        expected_shape = (image.shape[0], self.mask_channels, *image.shape[2:])
+        if mask.shape != expected_shape:
+            raise ValueError(f"mask: expected {expected_shape}, got {tuple(mask.shape)}")
+        if t.shape != image.shape[:1]:
+            raise ValueError(f"t: expected shape ({image.shape[0]},), got {tuple(t.shape)}")
