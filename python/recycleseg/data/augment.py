@@ -1,0 +1,354 @@
+"""Augmentation of a batch on its device: one affine map and one interpolation a sample, gamma."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Planes of rotation by number of axes, in the order of the angles: xy; yz, zx, xy.
+_PLANES = {2: ((0, 1),), 3: ((1, 2), (2, 0), (0, 1))}
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Ranges of the random parameters; zero switches a transformation off.
+
+    With `probability`, and independently for every sample and every parameter (each angle, each
+    axis's zoom, ...), the parameter is drawn uniformly from its range; else it changes nothing.
+
+    Attributes:
+        rotation: largest angle in each plane, degrees, either way.
+        zoom: each axis is scaled by 1 - zoom to 1 + zoom.
+        shear: largest shear angle, degrees, either way.
+        shift: largest shift of each axis, as a fraction of the patch's extent, either way.
+        flip: axes to mirror (all, none, or one flag an axis), a drawn one in half of the cases.
+        gamma: intensities are raised to exp(-gamma) to exp(gamma), uniform in the logarithm.
+        probability: chance that a parameter is drawn.
+    """
+
+    rotation: float = 15.0
+    zoom: float = 0.15
+    shear: float = 0.0
+    shift: float = 0.1
+    flip: bool | tuple[bool, ...] = False
+    gamma: float = 0.3
+    probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        bounds = {"rotation": 360, "zoom": 1, "shear": 90, "shift": math.inf, "gamma": math.inf}
+        for name, bound in bounds.items():
+            value = getattr(self, name)
+            if not 0 <= value < bound:
+                raise ValueError(f"{name}: expected 0 <= {name} < {bound}, got {value}")
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"probability: expected 0 to 1, got {self.probability}")
+
+
+@torch.no_grad()
+def augment(
+    image: Tensor,
+    label: Tensor,
+    config: AugmentConfig,
+    *,
+    spacing: Sequence[float],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Move, bend and brighten each sample of a batch at random.
+
+    Rotation, zoom, shear, shift and flip become one matrix, so image (linear) and label (nearest)
+    are each interpolated once and stay aligned. What comes from outside the patch is the lowest
+    intensity of that sample and channel, and label 0. Lengths are in mm, so that a rotation stays
+    a rotation where voxels are anisotropic.
+
+    Args:
+        image: (B, C, *S) floating point, any device.
+        label: (B, *S) integers, or a mask (B, K, *S) of overlapping classes; returned in its dtype.
+        config: ranges of the parameters.
+        spacing: voxel size of each axis, mm.
+        generator: source of the random numbers; on the CPU, a seed means the same on every device.
+
+    Returns:
+        The new image and label, of the shapes and dtypes given.
+
+    Raises:
+        ValueError: shapes, dtype, spacing or flip do not fit.
+    """
+    _check_batch(image, label, spacing)
+    matrix, gamma = random_parameters(
+        image.shape[0], image.shape[2:], config, spacing=spacing, generator=generator
+    )
+    image, label = warp(image, label, matrix.to(image.device))
+    return adjust_gamma(image, gamma.to(image.device)), label
+
+
+def random_parameters(
+    batch_size: int,
+    shape: Sequence[int],
+    config: AugmentConfig,
+    *,
+    spacing: Sequence[float],
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Draw the matrices (B, n + 1, n + 1) and gammas (B,) of a batch, float32, generator's device.
+
+    Raises:
+        ValueError: config.flip has another number of axes than shape.
+    """
+    n = len(shape)
+    flip = (config.flip,) * n if isinstance(config.flip, bool) else config.flip
+    if len(flip) != n:
+        raise ValueError(f"flip: expected one flag for each of {n} axes, got {config.flip}")
+    limits = {
+        "rotation": [math.radians(config.rotation)] * len(_PLANES[n]),
+        "zoom": [config.zoom] * n,
+        "shear": [math.radians(config.shear)] * (n * (n - 1)),
+        "shift": [config.shift * size * mm for size, mm in zip(shape, spacing, strict=True)],
+        "flip": [float(flag) for flag in flip],
+        "gamma": [config.gamma],
+    }
+    device = generator.device
+    limit = torch.tensor([value for values in limits.values() for value in values], device=device)
+    value, gate = torch.rand(
+        (2, batch_size, limit.numel()), generator=generator, device=device
+    ).unbind()
+    value = (2 * value - 1) * limit * (gate < config.probability)
+    rotations, zooms, shears, shifts, flips, gamma = torch.split(
+        value, [len(values) for values in limits.values()], dim=1
+    )
+    matrix = affine_matrix(
+        torch.tensor(spacing, device=device), rotations, 1 + zooms, shears, shifts
+    )
+    mirror = torch.where(flips < 0, -1.0, 1.0)
+    matrix[:, :, :n] *= mirror[:, None, :]
+    return matrix, gamma[:, 0].exp()
+
+
+def warp(image: Tensor, label: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Resample image (linear) and label (nearest) through the same matrices; shapes as `augment`.
+
+    Args:
+        image: (B, C, *S) floating point.
+        label: (B, *S) or (B, K, *S), any dtype.
+        matrix: (B, n + 1, n + 1), output voxel -> input voxel about the centre.
+    """
+    coordinates = affine_coordinates(matrix, image.shape[2:])
+    background = image.flatten(2).amin(2).view(image.shape[:2] + (1,) * (image.ndim - 2))
+    warped_image = resample(image, coordinates, order=1, background=background)
+    if label.ndim == image.ndim:
+        return warped_image, resample(label, coordinates, order=0)
+    return warped_image, resample(label[:, None], coordinates, order=0)[:, 0]
+
+
+def rotation_matrix(angles: Tensor) -> Tensor:
+    """Rotation by angles (B, 1) in xy or (B, 3) in yz, then zx, then xy, radians.
+
+    Returns:
+        (B, n + 1, n + 1).
+
+    Raises:
+        ValueError: neither one nor three angles.
+    """
+    if angles.ndim != 2 or angles.shape[1] not in (1, 3):
+        raise ValueError(f"angles: expected shape (B, 1) or (B, 3), got {tuple(angles.shape)}")
+    n = 2 if angles.shape[1] == 1 else 3
+    matrix = _eye(angles, n)
+    for (i, j), sin, cos in zip(_PLANES[n], angles.sin().T, angles.cos().T, strict=True):
+        plane = _eye(angles, n)
+        plane[:, i, i] = plane[:, j, j] = cos
+        plane[:, i, j], plane[:, j, i] = -sin, sin
+        matrix = plane @ matrix
+    return matrix
+
+
+def translation_matrix(shifts: Tensor) -> Tensor:
+    """Translation by shifts (B, n); returns (B, n + 1, n + 1)."""
+    matrix = _eye(shifts, shifts.shape[1])
+    matrix[:, :-1, -1] = shifts
+    return matrix
+
+
+def scaling_matrix(scales: Tensor) -> Tensor:
+    """Scaling of each axis by scales (B, n); returns (B, n + 1, n + 1)."""
+    return torch.diag_embed(torch.cat([scales, torch.ones_like(scales[:, :1])], dim=1))
+
+
+def shear_matrix(angles: Tensor) -> Tensor:
+    """Shear along the last axis first: x_i += tan(angle) x_axis for every other axis i.
+
+    Args:
+        angles: (B, n (n - 1)) radians: those of the last axis, ..., of the first.
+
+    Returns:
+        (B, n + 1, n + 1).
+
+    Raises:
+        ValueError: neither two nor six angles.
+    """
+    if angles.ndim != 2 or angles.shape[1] not in (2, 6):
+        raise ValueError(f"angles: expected shape (B, 2) or (B, 6), got {tuple(angles.shape)}")
+    n = 2 if angles.shape[1] == 2 else 3
+    matrix = _eye(angles, n)
+    for axis, tangents in zip(reversed(range(n)), angles.tan().chunk(n, dim=1), strict=True):
+        shear = _eye(angles, n)
+        shear[:, [i for i in range(n) if i != axis], axis] = tangents
+        matrix = shear @ matrix
+    return matrix
+
+
+def affine_matrix(
+    spacing: Tensor, rotations: Tensor, scales: Tensor, shears: Tensor, shifts: Tensor
+) -> Tensor:
+    """Rotate, scale, shear, then shift, in mm, as a map from voxel to voxel.
+
+    Args:
+        spacing: (n,) mm.
+        rotations: (B, 1) or (B, 3) radians.
+        scales: (B, n).
+        shears: (B, n (n - 1)) radians.
+        shifts: (B, n) mm.
+
+    Returns:
+        (B, n + 1, n + 1).
+    """
+    matrix = (
+        translation_matrix(shifts)
+        @ shear_matrix(shears)
+        @ scaling_matrix(scales)
+        @ rotation_matrix(rotations)
+    )
+    size = F.pad(spacing, (0, 1), value=1.0)
+    # Multiplying before dividing keeps the diagonal of an untouched axis exactly 1.
+    return matrix * size / size[:, None]
+
+
+def affine_coordinates(matrix: Tensor, shape: Sequence[int]) -> Tensor:
+    """Where each voxel of a grid comes from, the matrix acting about the grid's centre.
+
+    Args:
+        matrix: (B, n + 1, n + 1).
+        shape: the grid's n sizes.
+
+    Returns:
+        (B, n, *shape) voxel coordinates, 0 at the first voxel's centre.
+    """
+    n = len(shape)
+    coordinates = []
+    for i in range(n):
+        # Centre last: whole and half numbers add without rounding, so flips stay exact.
+        row = matrix[:, i, n].view(-1, *[1] * n)
+        for j, size in enumerate(shape):
+            centred = torch.arange(size, device=matrix.device, dtype=matrix.dtype) - (size - 1) / 2
+            along_j = [-1] + [size if axis == j else 1 for axis in range(n)]
+            row = row + (matrix[:, i, j, None] * centred).view(along_j)
+        coordinates.append(row + (shape[i] - 1) / 2)
+    return torch.stack(coordinates, dim=1)
+
+
+def resample(
+    x: Tensor, coordinates: Tensor, order: int, background: float | Tensor = 0.0
+) -> Tensor:
+    """Value of x at voxel coordinates; exact where these are whole numbers.
+
+    Args:
+        x: (B, C, *S); floating point where order is 1.
+        coordinates: (B, n, *T) in voxels.
+        order: 0 takes the nearest voxel, half-way ones away from zero; 1 is multilinear.
+        background: value of every voxel outside x; a tensor must broadcast to x.
+
+    Returns:
+        (B, C, *T) in the dtype of x.
+
+    Raises:
+        ValueError: order is neither 0 nor 1, or 1 with integers.
+    """
+    if order not in (0, 1) or (order == 1 and not x.is_floating_point()):
+        raise ValueError(f"order: expected 0, or 1 for floating point x, got {order} for {x.dtype}")
+    sizes = x.shape[2:]
+    if order == 0:
+        whole = coordinates.trunc()
+        coordinates = whole + (2 * (coordinates - whole)).trunc()
+
+    # A rim of background makes every neighbour a valid index; beyond it all is background.
+    padded = x.new_empty(x.shape[:2] + tuple(size + 2 for size in sizes))
+    padded[:] = background
+    inside = padded
+    for axis, size in enumerate(sizes):
+        inside = inside.narrow(2 + axis, 1, size)
+    inside.copy_(x)
+    strides = padded[0, 0].stride()
+    flat = padded.flatten(2)
+
+    index = torch.zeros((), dtype=torch.int64, device=x.device)
+    fractions = []
+    for axis, size in enumerate(sizes):
+        position = coordinates[:, axis].clamp(-1, size)
+        low = position.floor().clamp_(max=size - order)
+        fractions.append((position - low).flatten(1)[:, None].to(x.dtype))
+        index = index + (low.to(torch.int64) + 1) * strides[axis]
+    index = index.flatten(1)[:, None].expand(-1, x.shape[1], -1)
+
+    def interpolate(axis: int, offset: int) -> Tensor:
+        if axis == len(sizes):
+            return flat[:, :, offset:].gather(2, index)
+        low = interpolate(axis + 1, offset)
+        return low.lerp_(interpolate(axis + 1, offset + strides[axis]), fractions[axis])
+
+    values = interpolate(0, 0) if order == 1 else flat.gather(2, index)
+    return values.view(x.shape[:2] + coordinates.shape[2:])
+
+
+def rescale_intensity(image: Tensor, v_min: float = 0.0, v_max: float = 1.0) -> Tensor:
+    """Stretch each sample and channel of (B, C, *S) to v_min ... v_max; a constant one to v_min."""
+    low, high = (bound.view(_over_space(image)) for bound in image.flatten(2).aminmax(dim=2))
+    span = torch.where(high > low, high - low, 1)
+    return (image - low) / span * (v_max - v_min) + v_min
+
+
+def adjust_gamma(image: Tensor, gamma: Tensor) -> Tensor:
+    """Raise intensities to a power within the range of each sample and channel.
+
+    With u the image rescaled to [0, 1], the result is low + (high - low) u^gamma: it keeps the
+    range, is defined for normalised images with negative values, and leaves a constant image as it
+    is. For an image that spans [0, 1] it is image^gamma.
+
+    Args:
+        image: (B, C, *S) floating point.
+        gamma: (B,) positive; a sample with exactly 1 is returned unchanged.
+    """
+    low, high = (bound.view(_over_space(image)) for bound in image.flatten(2).aminmax(dim=2))
+    exponent = gamma.to(image.dtype).view(-1, *[1] * (image.ndim - 1))
+    adjusted = low + (high - low) * rescale_intensity(image) ** exponent
+    return torch.where(exponent == 1, image, adjusted)
+
+
+def _over_space(image: Tensor) -> tuple[int, ...]:
+    """Shape (B, C, 1, ...) of a value per sample and channel."""
+    return tuple(image.shape[:2]) + (1,) * (image.ndim - 2)
+
+
+def _eye(like: Tensor, n: int) -> Tensor:
+    """Identity matrices (B, n + 1, n + 1), one for each row of `like`."""
+    return torch.eye(n + 1, dtype=like.dtype, device=like.device).repeat(like.shape[0], 1, 1)
+
+
+def _check_batch(image: Tensor, label: Tensor, spacing: Sequence[float]) -> None:
+    """Raise ValueError unless image, label and spacing belong together."""
+    n = image.ndim - 2
+    if n not in _PLANES or not image.is_floating_point():
+        raise ValueError(
+            "image: expected floating point (B, C, *S) with two or three spatial axes, "
+            f"got {image.dtype} {tuple(image.shape)}"
+        )
+    sizes = image.shape[2:]
+    if label.shape[0] != image.shape[0] or (label.shape[1:] != sizes and label.shape[2:] != sizes):
+        raise ValueError(
+            f"label: expected (B, *S) or (B, K, *S) to fit image {tuple(image.shape)}, "
+            f"got {tuple(label.shape)}"
+        )
+    if len(spacing) != n or any(not 0 < mm < math.inf for mm in spacing):
+        raise ValueError(f"spacing: expected {n} positive sizes in mm, got {tuple(spacing)}")
