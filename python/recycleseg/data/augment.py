@@ -137,8 +137,8 @@ def warp(image: Tensor, label: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
         matrix: (B, n + 1, n + 1), output voxel -> input voxel about the centre.
     """
     coordinates = affine_coordinates(matrix, image.shape[2:])
-    background = image.flatten(2).amin(2).view(image.shape[:2] + (1,) * (image.ndim - 2))
-    warped_image = resample(image, coordinates, order=1, background=background)
+    darkest, _ = _intensity_range(image)
+    warped_image = resample(image, coordinates, order=1, background=darkest)
     if label.ndim == image.ndim:
         return warped_image, resample(label, coordinates, order=0)
     return warped_image, resample(label[:, None], coordinates, order=0)[:, 0]
@@ -269,10 +269,6 @@ def resample(
     if order not in (0, 1) or (order == 1 and not x.is_floating_point()):
         raise ValueError(f"order: expected 0, or 1 for floating point x, got {order} for {x.dtype}")
     sizes = x.shape[2:]
-    if order == 0:
-        whole = coordinates.trunc()
-        coordinates = whole + (2 * (coordinates - whole)).trunc()
-
     # A rim of background makes every neighbour a valid index; beyond it all is background.
     padded = x.new_empty(x.shape[:2] + tuple(size + 2 for size in sizes))
     padded[:] = background
@@ -283,13 +279,16 @@ def resample(
     strides = padded[0, 0].stride()
     flat = padded.flatten(2)
 
-    index = torch.zeros((), dtype=torch.int64, device=x.device)
+    index = torch.tensor(sum(strides), device=x.device)  # of x's first voxel
     fractions = []
-    for axis, size in enumerate(sizes):
+    for axis, (size, stride) in enumerate(zip(sizes, strides, strict=True)):
         position = coordinates[:, axis].clamp(-1, size)
-        low = position.floor().clamp_(max=size - order)
-        fractions.append((position - low).flatten(1)[:, None].to(x.dtype))
-        index = index + (low.to(torch.int64) + 1) * strides[axis]
+        if order == 0:
+            low = _round_half_away(position)
+        else:
+            low = position.floor().clamp_(max=size - 1)
+            fractions.append((position - low).flatten(1)[:, None].to(x.dtype))
+        index = index.add(low.to(torch.int64), alpha=stride)
     index = index.flatten(1)[:, None].expand(-1, x.shape[1], -1)
 
     def interpolate(axis: int, offset: int) -> Tensor:
@@ -304,7 +303,7 @@ def resample(
 
 def rescale_intensity(image: Tensor, v_min: float = 0.0, v_max: float = 1.0) -> Tensor:
     """Stretch each sample and channel of (B, C, *S) to v_min ... v_max; a constant one to v_min."""
-    low, high = (bound.view(_over_space(image)) for bound in image.flatten(2).aminmax(dim=2))
+    low, high = _intensity_range(image)
     span = torch.where(high > low, high - low, 1)
     return (image - low) / span * (v_max - v_min) + v_min
 
@@ -320,15 +319,22 @@ def adjust_gamma(image: Tensor, gamma: Tensor) -> Tensor:
         image: (B, C, *S) floating point.
         gamma: (B,) positive; a sample with exactly 1 is returned unchanged.
     """
-    low, high = (bound.view(_over_space(image)) for bound in image.flatten(2).aminmax(dim=2))
+    low, high = _intensity_range(image)
     exponent = gamma.to(image.dtype).view(-1, *[1] * (image.ndim - 1))
     adjusted = low + (high - low) * rescale_intensity(image) ** exponent
     return torch.where(exponent == 1, image, adjusted)
 
 
-def _over_space(image: Tensor) -> tuple[int, ...]:
-    """Shape (B, C, 1, ...) of a value per sample and channel."""
-    return tuple(image.shape[:2]) + (1,) * (image.ndim - 2)
+def _intensity_range(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Lowest and highest intensity of each sample and channel, (B, C, 1, ...)."""
+    space = tuple(range(2, image.ndim))
+    return image.amin(space, keepdim=True), image.amax(space, keepdim=True)
+
+
+def _round_half_away(x: Tensor) -> Tensor:
+    """Nearest whole numbers, half-way ones away from zero, without an addition that rounds."""
+    whole = x.trunc()
+    return (x - whole).mul_(2).trunc_().add_(whole)
 
 
 def _eye(like: Tensor, n: int) -> Tensor:

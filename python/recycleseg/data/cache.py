@@ -1,0 +1,207 @@
+"""Preprocessing once: prepared cases on disk, valid as long as nothing they came from changes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recycleseg.data.check import Progress, inspect_dataset
+from recycleseg.data.geometry import Orientation
+from recycleseg.data.layout import Case, Dataset
+from recycleseg.data.preprocess import (
+    Plan,
+    PreparedCase,
+    PreprocessConfig,
+    make_plan,
+    preprocess_image,
+    preprocess_label,
+)
+from recycleseg.data.volumes import read_volume
+
+# To be raised whenever preprocessing gives other arrays from the same files.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A preprocessed data set; arrays are mapped from disk, so it may exceed the memory.
+
+    Attributes:
+        plan: how to prepare further images the same way.
+        folder: where the arrays are.
+        shapes: case_id -> prepared spatial shape.
+    """
+
+    dataset: Dataset
+    plan: Plan
+    folder: Path
+    records: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Median prepared voxel size of the training cases in mm."""
+        return tuple(np.median(self._of_training("spacing"), axis=0).tolist())
+
+    @property
+    def median_shape(self) -> tuple[int, ...]:
+        """Median prepared shape of the training cases, rounded."""
+        return tuple(int(size) for size in np.median(self._of_training("shape"), axis=0).round())
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Prepared spatial shape of every case."""
+        return {case_id: tuple(record["shape"]) for case_id, record in self.records.items()}
+
+    def cases(self, split: str) -> list[PreparedCase]:
+        """The cases of "train", "val" or "test", in the order of the split."""
+        if split not in self.dataset.split:
+            raise ValueError(f"split: expected one of {list(self.dataset.split)}, got {split!r}")
+        return [self.case(case_id) for case_id in self.dataset.split[split]]
+
+    def case(self, case_id: str) -> PreparedCase:
+        """One case."""
+        record = self.records[case_id]
+        return PreparedCase(
+            case_id=case_id,
+            image=_map_array(self.folder / f"{case_id}.image.npy"),
+            label=_map_array(self.folder / f"{case_id}.label.npy"),
+            spacing=tuple(record["spacing"]),
+            native_shape=tuple(record["native_shape"]),
+            native_spacing=tuple(record["native_spacing"]),
+            orientation=Orientation(tuple(record["flipped"]), tuple(record["permutation"])),
+            label_path=self.dataset.cases[case_id].label_path,
+            regions=self.plan.regions,
+        )
+
+    def _of_training(self, key: str) -> np.ndarray[Any, Any]:
+        return np.array([self.records[case_id][key] for case_id in self.dataset.split["train"]])
+
+
+def prepare_dataset(
+    dataset: Dataset,
+    config: PreprocessConfig,
+    cache_dir: Path | str,
+    *,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> PreparedDataset:
+    """Check and preprocess a data set, or find it already done.
+
+    The result lies in a folder of `cache_dir` named by a hash of the files' names, sizes and
+    modification times, `dataset.json`, the training split, the configuration and the code's
+    version: a change of any of them means another folder. Every file appears under its name only
+    when whole, `plan.json` last; a folder without it is made anew. Images are float32, so that a
+    case from the cache equals the same image prepared at inference bit for bit.
+
+    Args:
+        progress: called with the number of cases done and the total, twice over: checking, then
+            preprocessing.
+
+    Raises:
+        DatasetError: as `check_dataset`.
+    """
+    folder = Path(cache_dir) / _cache_key(dataset, config)
+    plan_path = folder / "plan.json"
+    if not plan_path.exists():
+        _build(dataset, config, folder, workers, progress)
+    content = json.loads(plan_path.read_text(encoding="utf-8"))
+    return PreparedDataset(dataset, Plan.from_dict(content["plan"]), folder, content["cases"])
+
+
+def _build(
+    dataset: Dataset,
+    config: PreprocessConfig,
+    folder: Path,
+    workers: int,
+    progress: Progress | None,
+) -> None:
+    plan = make_plan(dataset, config, inspect_dataset(dataset, workers=workers, progress=progress))
+    folder.mkdir(parents=True, exist_ok=True)
+    records: dict[str, dict[str, Any]] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        prepared = pool.map(lambda case: _prepare(case, plan, folder), dataset.cases.values())
+        for done, (case_id, record) in enumerate(zip(dataset.cases, prepared, strict=True), 1):
+            records[case_id] = record
+            if progress is not None:
+                progress(done, len(dataset.cases))
+    content = {"plan": plan.to_dict(), "cases": records}
+    _write_atomically(folder / "plan.json", json.dumps(content, indent=1).encode())
+
+
+def _prepare(case: Case, plan: Plan, folder: Path) -> dict[str, Any]:
+    """Preprocess one case into two files; what else must be known of it is returned."""
+    assert case.label_path is not None  # inspect_dataset has read it
+    volumes = [read_volume(path) for path in case.image_paths]
+    prepared = preprocess_image(volumes, plan, case_id=case.case_id)
+    label = preprocess_label(read_volume(case.label_path), prepared, plan)
+    _save_array(folder / f"{case.case_id}.image.npy", prepared.image)
+    _save_array(folder / f"{case.case_id}.label.npy", label)
+    return {
+        "shape": list(prepared.image.shape[1:]),
+        "spacing": prepared.spacing,
+        "native_shape": prepared.native_shape,
+        "native_spacing": prepared.native_spacing,
+        "flipped": prepared.orientation.flipped,
+        "permutation": prepared.orientation.permutation,
+    }
+
+
+def _cache_key(dataset: Dataset, config: PreprocessConfig) -> str:
+    """Hexadecimal name of everything that the prepared arrays depend on."""
+    files = {}
+    for case in dataset.cases.values():
+        for path in (*case.image_paths, case.label_path):
+            if path is not None and path.exists():
+                status = path.stat()
+                files[str(path.relative_to(dataset.root))] = (status.st_size, status.st_mtime_ns)
+    inputs = {
+        "version": _VERSION,
+        "config": asdict(config),
+        "description": (dataset.root / "dataset.json").read_text(encoding="utf-8"),
+        "train": dataset.split["train"],
+        "files": files,
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _save_array(path: Path, array: Tensor) -> None:
+    temporary = _temporary(path)
+    with temporary.open("wb") as file:
+        np.save(file, np.ascontiguousarray(array.numpy()))
+    temporary.replace(path)
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    temporary = _temporary(path)
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
+
+
+def _map_array(path: Path) -> Tensor:
+    """An .npy file as a tensor whose pages are read when touched; changes stay in memory.
+
+    Not `np.memmap`, which holds two file descriptors for every array.
+    """
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        offset = file.tell()
+    storage = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+    torch_dtype = torch.from_numpy(np.empty(0, dtype)).dtype
+    array = torch.empty(0, dtype=torch_dtype)
+    array.set_(storage, offset // dtype.itemsize, shape)  # type: ignore[call-overload]
+    return array

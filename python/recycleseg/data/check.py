@@ -1,0 +1,144 @@
+"""Opening every file of a data set before training, and what is learnt on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recycleseg.data.layout import Case, Dataset, dataset_error
+from recycleseg.data.volumes import DatasetError, Volume, read_volume
+
+Progress = Callable[[int, int], None]
+
+# Enough for percentiles of a data set while a case costs kilobytes.
+_SAMPLES_PER_CASE = 10_000
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What preprocessing needs to know of a case before it starts.
+
+    Attributes:
+        spacing: mm along the file's axes, as in `Volume`.
+        affine: (4, 4) of the first channel, None for PNG.
+        foreground: (C, N) float32 intensities at up to 10 000 foreground voxels.
+    """
+
+    spacing: tuple[float, ...]
+    affine: np.ndarray[Any, Any] | None
+    foreground: np.ndarray[Any, Any]
+
+
+def check_dataset(dataset: Dataset, *, workers: int = 2) -> None:
+    """Open every case and compare image, label and `dataset.json`.
+
+    Raises:
+        DatasetError: listing all bad cases at once: missing, truncated or corrupt files, another
+            number of axes, shapes or affines that differ, NaN or Inf, label values that
+            `dataset.json` does not know.
+    """
+    inspect_dataset(dataset, workers=workers)
+
+
+def inspect_dataset(
+    dataset: Dataset, *, workers: int = 2, progress: Progress | None = None
+) -> dict[str, CaseFacts]:
+    """`check_dataset` that returns case_id -> facts."""
+    facts: dict[str, CaseFacts] = {}
+    problems: list[str] = []
+    with ThreadPoolExecutor(workers) as pool:
+        inspected = pool.map(lambda case: _inspect_case(case, dataset), dataset.cases.values())
+        for done, (case_id, found) in enumerate(zip(dataset.cases, inspected, strict=True), 1):
+            if isinstance(found, CaseFacts):
+                facts[case_id] = found
+            else:
+                problems.extend(found)
+            if progress is not None:
+                progress(done, len(dataset.cases))
+    if problems:
+        raise dataset_error(dataset.root, problems)
+    return facts
+
+
+def image_problems(volumes: Sequence[Volume], spatial_dims: int) -> list[str]:
+    """What is wrong with the channels of one case, a line each."""
+    problems = []
+    for volume in volumes:
+        if volume.array.ndim != spatial_dims:
+            problems.append(
+                f"{volume.path}: expected {spatial_dims} axes, got shape {volume.array.shape}"
+            )
+        if 0 in volume.array.shape:
+            problems.append(f"{volume.path}: expected voxels, got shape {volume.array.shape}")
+        values = volume.array.astype(np.float32)
+        if not np.isfinite(values).all():
+            nan, inf = int(np.isnan(values).sum()), int(np.isinf(values).sum())
+            problems.append(f"{volume.path}: expected finite values, got {nan} NaN and {inf} Inf")
+        if volume is not volumes[0]:
+            problems.extend(_grid_problems(volume, volumes[0]))
+    return problems
+
+
+def _inspect_case(case: Case, dataset: Dataset) -> CaseFacts | list[str]:
+    """Facts of a sound case, or what is wrong with it."""
+    problems: list[str] = []
+    volumes: list[Volume] = []
+    label: Volume | None = None
+    for path in case.image_paths:
+        try:
+            volumes.append(read_volume(path))
+        except DatasetError as error:
+            problems.append(str(error))
+    try:
+        label = None if case.label_path is None else read_volume(case.label_path)
+    except DatasetError as error:
+        problems.append(str(error))
+    problems.extend(image_problems(volumes, dataset.spatial_dims))
+    if label is not None:
+        problems.extend(_label_problems(label, dataset.label_values))
+        if volumes:
+            problems.extend(_grid_problems(label, volumes[0]))
+    if problems or label is None:
+        return problems
+    return CaseFacts(volumes[0].spacing, volumes[0].affine, _foreground_samples(volumes, label))
+
+
+def _grid_problems(volume: Volume, reference: Volume) -> list[str]:
+    """Differences of shape, affine or pixel size from those of a reference file."""
+    there = reference.path.name
+    if volume.array.shape != reference.array.shape:
+        return [
+            f"{volume.path}: expected shape {reference.array.shape} as {there}, "
+            f"got {volume.array.shape}"
+        ]
+    if volume.affine is not None and reference.affine is not None:
+        # Millimetres: files written by different tools differ by float32 rounding.
+        if np.allclose(volume.affine, reference.affine, rtol=0, atol=1e-3):
+            return []
+        expected, got = (np.round(v.affine, 4).tolist() for v in (reference, volume))  # type: ignore[arg-type]
+        return [f"{volume.path}: expected affine {expected} as {there}, got {got}"]
+    known = volume.spacing_known and reference.spacing_known
+    if known and not np.allclose(volume.spacing, reference.spacing, rtol=1e-3):
+        return [
+            f"{volume.path}: expected pixel size {reference.spacing} mm as {there}, "
+            f"got {volume.spacing}"
+        ]
+    return []
+
+
+def _label_problems(label: Volume, known: tuple[int, ...]) -> list[str]:
+    unknown = [value for value in np.unique(label.array).tolist() if value not in known]
+    if not unknown:
+        return []
+    shown = f"{unknown[:5]}{' and more' if len(unknown) > 5 else ''}"
+    return [f"{label.path}: expected label values {list(known)} of dataset.json, got {shown}"]
+
+
+def _foreground_samples(volumes: Sequence[Volume], label: Volume) -> np.ndarray[Any, Any]:
+    voxels = np.flatnonzero(label.array)
+    step = -(-len(voxels) // _SAMPLES_PER_CASE) or 1
+    return np.stack([v.array.reshape(-1)[voxels[::step]].astype(np.float32) for v in volumes])

@@ -1,0 +1,268 @@
+"""Data sets in the nnU-Net raw layout: which cases there are, their classes and their split.
+
+ROOT/dataset.json                 channel_names, labels, file_ending
+ROOT/imagesTr/CASE_0000.nii.gz    one file a channel
+ROOT/labelsTr/CASE.nii.gz
+ROOT/split.json                   optional {"train": [...], "val": [...], "test": [...]}
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recycleseg.data.volumes import SPATIAL_DIMS, DatasetError
+
+__all__ = ["SPLITS", "Case", "Dataset", "DatasetError", "read_dataset"]
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Case:
+    """The files of one case; `image_paths` has one entry per channel, in channel order.
+
+    `read_dataset` names the paths a complete case would have; `check_dataset` looks for them.
+    """
+
+    case_id: str
+    image_paths: tuple[Path, ...]
+    label_path: Path | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What `dataset.json`, the file names and the split say.
+
+    Attributes:
+        class_names: exclusive classes: index = label value, [0] = "background"; overlapping
+            regions: one name per region, no background.
+        regions: label values that make up each overlapping region; None: exclusive classes.
+        label_values: every value that a label file may hold, ascending.
+        cases: case_id -> files, sorted.
+        split: "train" | "val" | "test" -> case_ids.
+    """
+
+    root: Path
+    name: str
+    channel_names: tuple[str, ...]
+    file_ending: str
+    class_names: tuple[str, ...]
+    regions: tuple[tuple[int, ...], ...] | None
+    label_values: tuple[int, ...]
+    cases: Mapping[str, Case]
+    split: Mapping[str, tuple[str, ...]]
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether every voxel has exactly one class."""
+        return self.regions is None
+
+    @property
+    def num_classes(self) -> int:
+        """Channels of a mask: background included where classes are exclusive."""
+        return len(self.class_names)
+
+    @property
+    def foreground_names(self) -> tuple[str, ...]:
+        """Names of all classes or regions but the background."""
+        return self.class_names[1:] if self.exclusive else self.class_names
+
+    @property
+    def spatial_dims(self) -> int:
+        """3 for NIfTI, 2 for PNG."""
+        return SPATIAL_DIMS[self.file_ending]
+
+
+def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
+    """Read the description of a data set, opening no image.
+
+    Without `split.json` the sorted cases are shuffled by `seed` and divided 80/10/10.
+    Cases that `split.json` leaves out are not used.
+
+    Raises:
+        DatasetError: listing everything wrong with the folder, `dataset.json` and `split.json`.
+    """
+    root = Path(root)
+    description = _read_description(root)
+    problems: list[str] = []
+    channel_names = _read_channel_names(description, problems)
+    ending = description.get("file_ending")
+    if ending not in SPATIAL_DIMS:
+        known = ", ".join(SPATIAL_DIMS)
+        problems.append(f"dataset.json: file_ending: expected one of {known}, got {ending!r}")
+        raise dataset_error(root, problems)
+    class_names, regions, label_values = _read_labels(description, problems)
+    cases = _find_cases(root, ending, len(channel_names), problems)
+    split = _read_split(root, cases, problems) if cases else {}
+    if cases and not (root / "split.json").exists():
+        split = _seeded_split(tuple(cases), seed, problems)
+    if problems:
+        raise dataset_error(root, problems)
+    return Dataset(
+        root=root,
+        name=str(description.get("name", root.name)),
+        channel_names=channel_names,
+        file_ending=ending,
+        class_names=class_names,
+        regions=regions,
+        label_values=label_values,
+        cases=cases,
+        split=split,
+    )
+
+
+def dataset_error(root: Path, problems: list[str]) -> DatasetError:
+    """One error that lists every problem found, a line each."""
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    return DatasetError("\n  - ".join([f"data set {root}: {count}", *problems]))
+
+
+def _read_description(root: Path) -> dict[str, Any]:
+    path = root / "dataset.json"
+    if not path.is_file():
+        got = f"no dataset.json in {root}" if root.is_dir() else f"no folder {root}"
+        raise DatasetError(
+            f"{root}: expected a data set in the nnU-Net raw layout (dataset.json, "
+            f"imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz), got {got}"
+        )
+    description = _read_json(path)
+    if not isinstance(description, dict):
+        raise DatasetError(f"{path}: expected an object, got {type(description).__name__}")
+    return description
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DatasetError(f"{path}: expected JSON, got: {error}") from error
+
+
+def _read_channel_names(description: dict[str, Any], problems: list[str]) -> tuple[str, ...]:
+    names = description.get("channel_names")
+    if not isinstance(names, dict) or sorted(names) != sorted(map(str, range(len(names or ())))):
+        problems.append(
+            'dataset.json: channel_names: expected {"0": name, "1": name, ...}, '
+            f"got {json.dumps(names)}"
+        )
+        return ()
+    if not names:
+        problems.append("dataset.json: channel_names: expected at least one channel, got none")
+    return tuple(str(names[str(channel)]) for channel in range(len(names)))
+
+
+def _read_labels(
+    description: dict[str, Any], problems: list[str]
+) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...] | None, tuple[int, ...]]:
+    """Class names, regions (None: exclusive) and label values."""
+    labels = description.get("labels")
+    if not isinstance(labels, dict) or not all(map(_is_label, labels.values())):
+        problems.append(
+            "dataset.json: labels: expected name -> value, or name -> list of values for "
+            f"overlapping regions, got {json.dumps(labels)}"
+        )
+        return (), None, ()
+    if "ignore" in labels:
+        problems.append('dataset.json: labels: expected no "ignore" label (unsupported), got one')
+    values = {name: value if isinstance(value, list) else [value] for name, value in labels.items()}
+    label_values = tuple(sorted({value for region in values.values() for value in region}))
+    if values.get("background") != [0]:
+        problems.append('dataset.json: labels: expected "background": 0, got no such entry')
+    if label_values != tuple(range(len(label_values))) or len(label_values) < 2:
+        problems.append(
+            "dataset.json: labels: expected consecutive values from 0 with at least one "
+            f"foreground class, got {list(label_values)}"
+        )
+    if any(isinstance(value, list) for value in labels.values()):
+        regions = {name: tuple(value) for name, value in values.items() if name != "background"}
+        return tuple(regions), tuple(regions.values()), label_values
+    if len(label_values) != len(labels):
+        problems.append("dataset.json: labels: expected one name per value, got two for one")
+    return tuple(sorted(labels, key=lambda name: int(labels[name]))), None, label_values
+
+
+def _is_label(value: Any) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return bool(values) and all(type(item) is int for item in values)
+
+
+def _find_cases(root: Path, ending: str, num_channels: int, problems: list[str]) -> dict[str, Case]:
+    """Every case that has an image or a label, whether or not it is complete."""
+    images, labels = root / "imagesTr", root / "labelsTr"
+    pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}")
+    case_ids = {name.removesuffix(ending) for name in _file_names(labels) if name.endswith(ending)}
+    image_names = _file_names(images)
+    for name in image_names:
+        match = pattern.fullmatch(name)
+        if match is None or int(match[2]) >= num_channels:
+            problems.append(
+                f"{images / name}: expected a name CASE_0000{ending} with a channel number "
+                f"below {num_channels}, got {name}"
+            )
+        else:
+            case_ids.add(match[1])
+    if not image_names:
+        problems.append(f"{images}: expected images CASE_0000{ending}, got none")
+        return {}
+    return {
+        case_id: Case(
+            case_id,
+            tuple(images / f"{case_id}_{channel:04d}{ending}" for channel in range(num_channels)),
+            labels / f"{case_id}{ending}",
+        )
+        for case_id in sorted(case_ids)
+    }
+
+
+def _file_names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _read_split(
+    root: Path, cases: Mapping[str, Case], problems: list[str]
+) -> dict[str, tuple[str, ...]]:
+    path = root / "split.json"
+    if not path.exists():
+        return {}
+    split = _read_json(path)
+    if (
+        not isinstance(split, dict)
+        or not set(split) <= set(SPLITS)
+        or not all(isinstance(case_ids, list) for case_ids in split.values())
+    ):
+        got = sorted(split) if isinstance(split, dict) else type(split).__name__
+        problems.append(f"split.json: expected lists of case names under {SPLITS}, got {got}")
+        return {}
+    counts = Counter(str(case_id) for case_ids in split.values() for case_id in case_ids)
+    if unknown := sorted(set(counts) - set(cases)):
+        problems.append(f"split.json: expected cases of imagesTr, got unknown {unknown}")
+    if twice := sorted(case_id for case_id, count in counts.items() if count > 1):
+        problems.append(f"split.json: expected every case once, got more than once {twice}")
+    if not split.get("train"):
+        problems.append("split.json: expected at least one case under train, got none")
+    return {part: tuple(map(str, split.get(part, ()))) for part in SPLITS}
+
+
+def _seeded_split(
+    case_ids: tuple[str, ...], seed: int, problems: list[str]
+) -> dict[str, tuple[str, ...]]:
+    if len(case_ids) < len(SPLITS):
+        problems.append(f"expected at least {len(SPLITS)} cases to split, got {len(case_ids)}")
+    order = np.random.default_rng(seed).permutation(len(case_ids))
+    held_out = max(1, round(0.1 * len(case_ids)))
+    parts = {
+        "test": order[:held_out],
+        "val": order[held_out : 2 * held_out],
+        "train": order[2 * held_out :],
+    }
+    return {part: tuple(case_ids[index] for index in sorted(parts[part])) for part in SPLITS}

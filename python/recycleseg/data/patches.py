@@ -1,0 +1,135 @@
+"""Random patches of prepared cases, addressed by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recycleseg.data.preprocess import PreparedCase
+
+# Enough positions per class to cover any structure; the rest would only cost memory.
+_MAX_POSITIONS = 20_000
+
+
+class PatchSampler:
+    """Batches of patches as a pure function of (seed, step): resuming needs no loader state.
+
+    Every case comes once per epoch, in an order reshuffled for every epoch. A patch starts
+    anywhere from the first to the last position where it fits, both included. Where the image is
+    smaller than the patch it is centred and padded, the image with 0 (its mean after
+    normalisation), the label with background.
+
+    Args:
+        cases: training cases with labels.
+        patch_size: one size per axis.
+        foreground_probability: share of patches that contain a random voxel of a random class
+            among those present (of a region where they overlap).
+        imgx_compat: patches without the foreground condition never start at the last position,
+            as in ImgX.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[PreparedCase],
+        patch_size: Sequence[int],
+        batch_size: int,
+        *,
+        foreground_probability: float = 0.5,
+        seed: int = 0,
+        imgx_compat: bool = False,
+    ) -> None:
+        if not cases:
+            raise ValueError("cases: expected at least one, got none")
+        if missing := [case.case_id for case in cases if case.label is None]:
+            raise ValueError(f"cases: expected labels, got none for {missing}")
+        dims = cases[0].image.ndim - 1
+        if len(patch_size) != dims or min(patch_size) < 1:
+            raise ValueError(f"patch_size: expected {dims} positive sizes, got {patch_size}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        if not 0.0 <= foreground_probability <= 1.0:
+            raise ValueError(
+                f"foreground_probability: expected 0 to 1, got {foreground_probability}"
+            )
+        self.cases = tuple(cases)
+        self.patch_size = tuple(patch_size)
+        self.batch_size = batch_size
+        self.foreground_probability = foreground_probability
+        self.seed = seed
+        self.imgx_compat = imgx_compat
+        self._positions: dict[int, list[np.ndarray[Any, Any]]] = {}
+        self._epoch: tuple[int, np.ndarray[Any, Any]] = (-1, np.empty(0))
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Image (B, C, *P) float32 and label (B, *P) or (B, C, *P) uint8 of one step."""
+        rng = np.random.default_rng((self.seed, 0, step))
+        image, label = self._zeros(self.cases[0].image), self._zeros(self._label(0))
+        for row in range(self.batch_size):
+            index = self._case_index(step * self.batch_size + row)
+            starts = self._starts(index, rng)
+            _copy_patch(self.cases[index].image, starts, image[row])
+            _copy_patch(self._label(index), starts, label[row])
+        return image, label
+
+    def _zeros(self, like: Tensor) -> Tensor:
+        """Zeros (B, ..., *P) for a batch of patches of an array (..., *S)."""
+        leading = like.shape[: like.ndim - len(self.patch_size)]
+        return like.new_zeros((self.batch_size, *leading, *self.patch_size))
+
+    def _label(self, index: int) -> Tensor:
+        label = self.cases[index].label
+        assert label is not None  # checked on construction
+        return label
+
+    def _case_index(self, item: int) -> int:
+        epoch, position = divmod(item, len(self.cases))
+        if self._epoch[0] != epoch:
+            order = np.random.default_rng((self.seed, 1, epoch)).permutation(len(self.cases))
+            self._epoch = (epoch, order)
+        return int(self._epoch[1][position])
+
+    def _starts(self, index: int, rng: np.random.Generator) -> list[int]:
+        """First voxel of the patch per axis; negative where it is centred around the image."""
+        shape = self.cases[index].image.shape[1:]
+        low = np.zeros(len(shape), dtype=np.int64)
+        high = np.subtract(shape, self.patch_size)
+        centred = high // 2
+        too_small = high < 0
+        if rng.random() < self.foreground_probability and (classes := self._foreground(index)):
+            flat = rng.choice(classes[rng.integers(len(classes))])
+            voxel = np.array(np.unravel_index(flat, shape))
+            low = np.maximum(low, voxel - np.array(self.patch_size) + 1)
+            high = np.minimum(high, voxel)
+        elif self.imgx_compat:
+            high = high - 1
+        starts = rng.integers(low, np.maximum(low, high), endpoint=True)
+        return [int(start) for start in np.where(too_small, centred, starts)]
+
+    def _foreground(self, index: int) -> list[np.ndarray[Any, Any]]:
+        """Flat voxel indices of every class present in a case, at most 20 000 each."""
+        if index not in self._positions:
+            label = self._label(index)
+            overlapping = label.ndim == self.cases[index].image.ndim
+            flat = label.flatten(1).numpy() if overlapping else label.flatten()[None].numpy()
+            present = [1] if overlapping else np.flatnonzero(np.bincount(flat[0]))[1:]
+            found = [np.flatnonzero(row == value) for row in flat for value in present]
+            rng = np.random.default_rng((self.seed, 2, index))
+            self._positions[index] = [
+                rng.permutation(positions)[:_MAX_POSITIONS] for positions in found if positions.size
+            ]
+        return self._positions[index]
+
+
+def _copy_patch(x: Tensor, starts: Sequence[int], patch: Tensor) -> None:
+    """Copy the part of x (..., *S) from `starts` on into patch (..., *P), where they overlap."""
+    dims = len(starts)
+    source: tuple[slice, ...] = ()
+    target: tuple[slice, ...] = ()
+    for start, length, size in zip(starts, patch.shape[-dims:], x.shape[-dims:], strict=True):
+        source += (slice(max(start, 0), min(start + length, size)),)
+        target += (slice(max(-start, 0), min(size - start, length)),)
+    patch[(..., *target)] = x[(..., *source)]

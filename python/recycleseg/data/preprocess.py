@@ -1,0 +1,283 @@
+"""From files to network input and back: orientation, resampling, intensities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recycleseg.data.check import CaseFacts, image_problems
+from recycleseg.data.geometry import Orientation, resample, resample_label
+from recycleseg.data.layout import Dataset
+from recycleseg.data.volumes import DatasetError, Volume, read_volume
+
+_PERCENTILES = (0.5, 99.5)
+
+
+@dataclass(frozen=True)
+class PreprocessConfig:
+    """How images become network input.
+
+    Attributes:
+        spacing: voxel size in mm, one value per canonical axis (right, anterior, superior; rows,
+            columns in 2D); "median": that of the training cases; "native": no resampling.
+        shape: resize every image to this shape instead, whatever its voxel size (ultrasound,
+            where the probe's depth setting fixes the pixel size).
+        intensity: "ct": clip to the percentiles 0.5 and 99.5 of the training cases' foreground
+            and normalise by its mean and standard deviation; "percentile": clip each image to its
+            own percentiles and normalise it to mean 0, variance 1; "zscore": the same without
+            clipping; "auto": per channel by its name in dataset.json, "CT" as ct, "noNorm" left
+            alone, anything else as percentile.
+    """
+
+    spacing: tuple[float, ...] | Literal["median", "native"] = "median"
+    shape: tuple[int, ...] | None = None
+    intensity: Literal["auto", "zscore", "percentile", "ct"] = "auto"
+
+    def __post_init__(self) -> None:
+        named = isinstance(self.spacing, str)
+        if named and self.spacing not in ("median", "native"):
+            raise ValueError(f"spacing: expected median, native or mm, got {self.spacing!r}")
+        if not named and not all(size > 0 for size in map(float, self.spacing)):
+            raise ValueError(f"spacing: expected positive mm, got {self.spacing}")
+        if self.shape is not None and not all(size > 0 for size in self.shape):
+            raise ValueError(f"shape: expected positive sizes, got {self.shape}")
+        if self.intensity not in ("auto", "zscore", "percentile", "ct"):
+            raise ValueError(
+                f"intensity: expected auto, zscore, percentile or ct, got {self.intensity!r}"
+            )
+
+
+@dataclass(frozen=True)
+class ChannelIntensity:
+    """How one channel is normalised; `lower` to `std` are used by "ct" only."""
+
+    method: Literal["zscore", "percentile", "ct", "none"]
+    lower: float = -math.inf
+    upper: float = math.inf
+    mean: float = 0.0
+    std: float = 1.0
+
+    def apply(self, values: Tensor) -> Tensor:
+        """Normalise one channel (*S) float32; a constant image becomes zeros."""
+        if self.method == "none":
+            return values
+        if self.method == "ct":
+            return (values.clamp(self.lower, self.upper) - self.mean) / self.std
+        if self.method == "percentile":
+            lower, upper = np.percentile(values.numpy(), _PERCENTILES)
+            values = values.clamp(float(lower), float(upper))
+        # float64: intensities up to 1e6 and more lose their variance in float32 sums.
+        std, mean = torch.std_mean(values.double(), correction=0)
+        return ((values - mean) / std.clamp_min(1e-8 * (1.0 + mean.abs()))).float()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that preprocessing of a new image needs, fixed by the training cases.
+
+    Attributes:
+        spacing: target voxel size in mm per canonical axis, None: not resampled by spacing.
+        shape: target shape, None: follows from the spacing.
+        intensities: one per channel.
+    """
+
+    channel_names: tuple[str, ...]
+    class_names: tuple[str, ...]
+    regions: tuple[tuple[int, ...], ...] | None
+    label_values: tuple[int, ...]
+    spatial_dims: int
+    spacing: tuple[float, ...] | None
+    shape: tuple[int, ...] | None
+    intensities: tuple[ChannelIntensity, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """Inverse of `to_dict`, also after a round trip through JSON."""
+        regions = values["regions"]
+        return cls(
+            channel_names=tuple(values["channel_names"]),
+            class_names=tuple(values["class_names"]),
+            regions=None if regions is None else tuple(map(tuple, regions)),
+            label_values=tuple(values["label_values"]),
+            spatial_dims=values["spatial_dims"],
+            spacing=None if values["spacing"] is None else tuple(values["spacing"]),
+            shape=None if values["shape"] is None else tuple(values["shape"]),
+            intensities=tuple(ChannelIntensity(**channel) for channel in values["intensities"]),
+        )
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """One case on the prepared grid, and the way back to the file's.
+
+    Attributes:
+        image: (C, *S) float32, normalised.
+        label: (*S) uint8 label values, or (C, *S) uint8 masks of overlapping regions; None
+            where there is none.
+        spacing: voxel size in mm of the prepared grid.
+        native_shape, native_spacing: of the file, in its own axis order; mm.
+        label_path: the label file, None where there is none.
+        regions: label values of each overlapping region, None: exclusive classes.
+    """
+
+    case_id: str
+    image: Tensor
+    label: Tensor | None
+    spacing: tuple[float, ...]
+    native_shape: tuple[int, ...]
+    native_spacing: tuple[float, ...]
+    orientation: Orientation
+    label_path: Path | None
+    regions: tuple[tuple[int, ...], ...] | None
+
+
+def make_plan(dataset: Dataset, config: PreprocessConfig, facts: Mapping[str, CaseFacts]) -> Plan:
+    """Fix target grid and intensities from the training cases' facts."""
+    dims = dataset.spatial_dims
+    training = [facts[case_id] for case_id in dataset.split["train"]]
+    spacing: tuple[float, ...] | None = None
+    if config.shape is None and not isinstance(config.spacing, str):
+        spacing = tuple(float(size) for size in config.spacing)
+    elif config.shape is None and config.spacing == "median":
+        canonical = [Orientation.of(fact.affine, dims).sizes(fact.spacing) for fact in training]
+        spacing = tuple(float(size) for size in np.median(np.array(canonical), axis=0))
+    for name, sizes in (("spacing", spacing), ("shape", config.shape)):
+        if sizes is not None and len(sizes) != dims:
+            raise ValueError(f"{name}: expected {dims} values for {dims}D data, got {sizes}")
+    foreground = np.concatenate([fact.foreground for fact in training], axis=1)
+    return Plan(
+        channel_names=dataset.channel_names,
+        class_names=dataset.class_names,
+        regions=dataset.regions,
+        label_values=dataset.label_values,
+        spatial_dims=dims,
+        spacing=spacing,
+        shape=config.shape,
+        intensities=tuple(
+            _channel_intensity(name, config.intensity, values)
+            for name, values in zip(dataset.channel_names, foreground, strict=True)
+        ),
+    )
+
+
+def preprocess_image(volumes: Sequence[Volume], plan: Plan, *, case_id: str = "") -> PreparedCase:
+    """Prepare an image without label, one volume per channel, as the training cases were.
+
+    Raises:
+        DatasetError: number of channels or axes, differing grids, NaN or Inf.
+    """
+    if len(volumes) != len(plan.channel_names):
+        raise DatasetError(
+            f"{case_id or 'image'}: expected channels {plan.channel_names}, "
+            f"got {len(volumes)} files {[volume.path.name for volume in volumes]}"
+        )
+    if problems := image_problems(volumes, plan.spatial_dims):
+        raise DatasetError("\n".join(problems))
+    first = volumes[0]
+    orientation = Orientation.of(first.affine, plan.spatial_dims)
+    image = torch.stack(
+        [
+            intensity.apply(torch.from_numpy(volume.array.astype(np.float32)))
+            for volume, intensity in zip(volumes, plan.intensities, strict=True)
+        ]
+    )
+    image = orientation.apply(image)
+    spacing = orientation.sizes(first.spacing)
+    shape = _target_shape(tuple(image.shape[1:]), spacing, plan)
+    zoomed = zip(spacing, image.shape[1:], shape, strict=True)
+    return PreparedCase(
+        case_id=case_id,
+        image=resample(image, shape),
+        label=None,
+        spacing=tuple(size * old / new for size, old, new in zoomed),
+        native_shape=first.array.shape,
+        native_spacing=first.spacing,
+        orientation=orientation,
+        label_path=None,
+        regions=plan.regions,
+    )
+
+
+def preprocess_label(volume: Volume, case: PreparedCase, plan: Plan) -> Tensor:
+    """Label of a case on its prepared grid: (*S) uint8, or (C, *S) for overlapping regions."""
+    values = torch.from_numpy(volume.array.astype(np.uint8))
+    canonical = case.orientation.apply(values[None])[0]
+    label = resample_label(canonical, case.image.shape[1:], plan.label_values)
+    return label if plan.regions is None else region_masks(label, plan.regions)
+
+
+def region_masks(label: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
+    """Label map (*S) -> one mask per overlapping region, (C, *S) uint8."""
+    masks = [torch.isin(label, torch.tensor(region, dtype=label.dtype)) for region in regions]
+    return torch.stack(masks).to(torch.uint8)
+
+
+def restore(probs: Tensor, case: PreparedCase) -> Tensor:
+    """Probabilities (C, *S) on the prepared grid -> (C, *native_shape) float32 on the file's.
+
+    Linear interpolation over the same field of view, the file's own axis order and directions;
+    exact where the case was not resampled.
+    """
+    if probs.shape[1:] != case.image.shape[1:]:
+        raise ValueError(
+            f"probs: expected spatial shape {tuple(case.image.shape[1:])} of the prepared case, "
+            f"got {tuple(probs.shape[1:])}"
+        )
+    canonical = tuple(int(size) for size in case.orientation.sizes(case.native_shape))
+    return case.orientation.undo(resample(probs.float(), canonical)).contiguous()
+
+
+def native_label(case: PreparedCase) -> Tensor:
+    """The label file on its own grid: (*native_shape) uint8, or masks (C, *native_shape)."""
+    if case.label_path is None:
+        raise ValueError(f"case: expected a case with a label, got {case.case_id} without")
+    label = torch.from_numpy(read_volume(case.label_path).array.astype(np.uint8))
+    return label if case.regions is None else region_masks(label, case.regions)
+
+
+def _target_shape(
+    shape: tuple[int, ...], spacing: tuple[float, ...], plan: Plan
+) -> tuple[int, ...]:
+    if plan.shape is not None:
+        return plan.shape
+    if plan.spacing is None:
+        return shape
+    sizes = zip(shape, spacing, plan.spacing, strict=True)
+    return tuple(max(1, round(size * mm / target)) for size, mm, target in sizes)
+
+
+def _channel_intensity(
+    name: str, method: str, foreground: np.ndarray[Any, Any]
+) -> ChannelIntensity:
+    if method == "auto":
+        method = {"ct": "ct", "nonorm": "none"}.get(name.lower(), "percentile")
+    if method == "zscore":
+        return ChannelIntensity("zscore")
+    if method == "percentile":
+        return ChannelIntensity("percentile")
+    if method == "none":
+        return ChannelIntensity("none")
+    if foreground.size == 0:
+        raise DatasetError(
+            f"channel {name}: expected foreground in the training labels for CT intensities, "
+            "got none"
+        )
+    lower, upper = np.percentile(foreground, _PERCENTILES)
+    return ChannelIntensity(
+        "ct",
+        lower=float(lower),
+        upper=float(upper),
+        mean=float(foreground.mean(dtype=np.float64)),
+        std=max(float(foreground.std(dtype=np.float64)), 1e-8),
+    )
