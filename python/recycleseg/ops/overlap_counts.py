@@ -1,0 +1,93 @@
+"""Voxels per class of two label maps: true positives, predicted, reference.
+
+Dice, IoU and volumes follow from these three counts alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recycleseg import _ext
+
+MAX_CLASSES = 4096
+_LABEL_DTYPES = (torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64)
+
+
+def overlap_counts(pred: Tensor, ref: Tensor, num_classes: int, *, backend: str = "auto") -> Tensor:
+    """Count the voxels of every class in a batch of label maps, in one pass.
+
+    pred, ref: (B, *S) class labels in [0, num_classes), of the same shape and device; bool, uint8,
+    int16, int32 or int64, each its own. num_classes: C, from 1 to 4096. backend: "cpp" (threads:
+    `torch.get_num_threads()`), "cuda", "reference" or "auto", the best that was built.
+
+    Returns int64 (B, C, 3) on the same device; along the last axis, with v over the voxels,
+
+        [|{v: pred = ref = c}|, |{v: pred = c}|, |{v: ref = c}|].
+
+    A single map (*S) is a batch of one: `overlap_counts(pred[None], ref[None], C)[0]`.
+
+    Raises ValueError where an argument is not as said; to find labels out of range on a GPU, the
+    call waits for the counts. RuntimeError for a backend that was not built.
+    """
+    for name, label in (("pred", pred), ("ref", ref)):
+        if label.dtype not in _LABEL_DTYPES:
+            raise ValueError(
+                f"{name}: expected dtype bool, uint8, int16, int32 or int64, got {label.dtype}"
+            )
+    if pred.ndim == 0:
+        raise ValueError("pred: expected shape (B, *S), got a scalar")
+    if ref.shape != pred.shape:
+        raise ValueError(
+            f"ref: expected the shape of pred, {tuple(pred.shape)}, got {tuple(ref.shape)}"
+        )
+    if ref.device != pred.device:
+        raise ValueError(f"ref: expected the device of pred, {pred.device}, got {ref.device}")
+    if not 1 <= num_classes <= MAX_CLASSES:
+        raise ValueError(f"num_classes: expected 1 to {MAX_CLASSES}, got {num_classes}")
+    resolved = _ext.resolve_backend(backend, pred.device)
+    result: Tensor = _overlap_counts(pred, ref, num_classes, resolved)
+    return result
+
+
+def overlap_counts_reference(pred: Tensor, ref: Tensor, num_classes: int) -> Tensor:
+    """What :func:`overlap_counts` computes, in plain torch, one class after the other."""
+    for name, label in (("pred", pred), ("ref", ref)):
+        outside = (label < 0) | (label >= num_classes) if label.dtype != torch.bool else label[:0]
+        if num := int(outside.sum()):
+            _raise_outside(name, num, int(label[outside][0]), num_classes)
+    voxels = tuple(range(1, pred.ndim))
+    per_class = []
+    for c in range(num_classes):
+        in_pred, in_ref = pred == c, ref == c
+        per_class.append(torch.stack([m.sum(voxels) for m in (in_pred & in_ref, in_pred, in_ref)]))
+    return torch.stack(per_class).permute(2, 0, 1).contiguous()
+
+
+@torch.library.custom_op("recycleseg::overlap_counts", mutates_args=())
+def _overlap_counts(pred: Tensor, ref: Tensor, num_classes: int, backend: str) -> Tensor:
+    if backend == "reference":
+        return overlap_counts_reference(pred, ref, num_classes)
+    counts = pred.new_zeros((pred.shape[0], num_classes, 3), dtype=torch.int64)
+    invalid = pred.new_zeros((2, 2), dtype=torch.int64)  # per argument: how many, one such value
+    views = [_ext.capsule(t) for t in (pred.contiguous(), ref.contiguous(), counts, invalid)]
+    if backend == "cuda":
+        _ext.C.overlap_counts_cuda(*views, torch.cuda.current_stream(pred.device).cuda_stream)
+    else:
+        _ext.C.overlap_counts_cpu(*views, torch.get_num_threads())
+    for name, (num, value) in zip(("pred", "ref"), invalid.tolist(), strict=True):
+        if num:
+            _raise_outside(name, num, value, num_classes)
+    return counts
+
+
+@_overlap_counts.register_fake
+def _(pred: Tensor, ref: Tensor, num_classes: int, backend: str) -> Tensor:
+    return pred.new_empty((pred.shape[0], num_classes, 3), dtype=torch.int64)
+
+
+def _raise_outside(name: str, num: int, value: int, num_classes: int) -> None:
+    raise ValueError(
+        f"{name}: expected class labels in [0, {num_classes}), got {value} "
+        f"({num} voxels are out of range)"
+    )
