@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from recycleseg.models.layers import InstanceNorm, ResBlock, Transformer
+from recycleseg.models.layers import ResBlock, Transformer
 
 _ENCODER, _BOTTOM = "DownsampleEncoder_0", "BottomImageEncoderUnet_0"
 _DECODER = "UpsampleDecoder_0"
@@ -34,15 +34,15 @@ def infer_arguments(params: Mapping[str, np.ndarray], **kwargs: Any) -> dict[str
     """
     shapes = {name: array.shape for name, array in _plain(params).items()}
 
-    def matching(pattern: str) -> list[tuple[int, ...]]:
+    def matching(pattern: str, *, at_least: int = 1) -> list[tuple[int, ...]]:
         found = [shapes[name] for name in sorted(shapes) if re.fullmatch(pattern, name)]
-        if not found:
+        if len(found) < at_least:
             raise ValueError(f"params: expected a name like {pattern}, got {len(shapes)} others")
         return found
 
     stem = matching(f"{_ENCODER}/ConvNormAct_0/Conv_0/kernel")[0]
     head = matching(f"{_DECODER}/Conv_0/kernel")[0]
-    downs = matching(f"{_ENCODER}/ConvDownSample_.*/Conv_0/kernel")
+    downs = matching(f"{_ENCODER}/ConvDownSample_.*/Conv_0/kernel", at_least=0)
     blocks = matching(f"{_ENCODER}/ConvResBlock_.*/Conv_0/kernel")
     query = matching(f"{_BOTTOM}/TransformerEncoder_0/Multi.*/query/kernel")
     hidden = matching(f"{_BOTTOM}/TransformerEncoder_0/MLP_.*/Dense_0/kernel")
@@ -54,7 +54,7 @@ def infer_arguments(params: Mapping[str, np.ndarray], **kwargs: Any) -> dict[str
         "out_channels": head[-1],
         "channels": (stem[-1], *(shape[-1] for shape in downs)),
         "mask_channels": mask_channels,
-        "first_scale": downs[0][:-2],
+        "first_scale": downs[0][:-2] if downs else 2,
         "scale": downs[-1][:-2] if len(downs) > 1 else 2,
         "num_res_blocks": len(blocks) // (len(downs) + 1),
         "num_heads": query[0][1],
@@ -84,9 +84,8 @@ def _block_names(ours: str, theirs: str, block: ResBlock) -> Iterator[tuple[str,
     theirs += "/ConvResBlockWithoutTime_0" if block.time is None else "/ConvResBlockWithTime_0"
     for index in (0, 1):
         yield f"{ours}.conv{index + 1}.weight", f"{theirs}/Conv_{index}/kernel"
-        yield from _norm_names(
-            f"{ours}.norm{index + 1}", f"{theirs}/InstanceNorm_{index}/LayerNorm_0"
-        )
+        norm = f"{theirs}/InstanceNorm_{index}/LayerNorm_0"
+        yield from _norm_names(f"{ours}.norm{index + 1}", norm)
     if block.time is not None:
         yield from _linear_names(f"{ours}.time", f"{theirs}/Dense_0")
 

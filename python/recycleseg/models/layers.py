@@ -7,7 +7,7 @@ are (B, C, *S) and meant to lie channels-last in memory.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -65,6 +65,7 @@ def convolution(
     in_channels: int, out_channels: int, kernel_size: Sequence[int], *, bias: bool = False
 ) -> nn.Conv2d | nn.Conv3d:
     """A stride-1 convolution that keeps the size (odd kernels), LeCun normal."""
+    kind: Callable[..., nn.Conv2d | nn.Conv3d]
     kind = nn.Conv2d if len(kernel_size) == 2 else nn.Conv3d
     padding = tuple(k // 2 for k in kernel_size)
     conv = kind(in_channels, out_channels, tuple(kernel_size), padding=padding, bias=bias)
@@ -171,6 +172,7 @@ class DownSample(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, scale: Sequence[int]) -> None:
         super().__init__()
+        kind: Callable[..., nn.Conv2d | nn.Conv3d]
         kind = nn.Conv2d if len(scale) == 2 else nn.Conv3d
         kernel = tuple(scale)
         self.conv = kind(in_channels, out_channels, kernel, stride=kernel, bias=False)
@@ -193,6 +195,7 @@ class UpSample(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, scale: Sequence[int]) -> None:
         super().__init__()
+        kind: Callable[..., nn.ConvTranspose2d | nn.ConvTranspose3d]
         kind = nn.ConvTranspose2d if len(scale) == 2 else nn.ConvTranspose3d
         kernel = tuple(scale)
         self.conv = kind(in_channels, out_channels, kernel, stride=kernel, bias=False)
@@ -285,6 +288,8 @@ class Transformer(nn.Module):
                 f"channels[-1]: expected a multiple of widening_factor {widening_factor}, "
                 f"got {channels}"
             )
+        self.channels = channels
+        self.widening_factor = widening_factor
         self.layers = nn.ModuleList(
             TransformerLayer(channels, num_heads, widening_factor, dropout, 2 / num_layers)
             for _ in range(num_layers)
@@ -296,5 +301,5 @@ class Transformer(nn.Module):
         tokens = x.flatten(2).transpose(1, 2)
         for layer in self.layers:
             tokens = layer(tokens)
-        tokens = self.norm(tokens).to(x.dtype)
-        return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
+        y: Tensor = self.norm(tokens)
+        return y.to(x.dtype).transpose(1, 2).reshape(x.shape)

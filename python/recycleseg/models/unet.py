@@ -135,7 +135,9 @@ class UNet(nn.Module):
         self.ups = nn.ModuleList(UpSample(high, low, by) for low, high, by in reversed(steps))
         self.head = convolution(channels[0], out_channels, (1,) * spatial_dims, bias=True)
         self.memory_format = torch.channels_last if spatial_dims == 2 else torch.channels_last_3d
-        self.to(memory_format=self.memory_format)
+        for parameter in self.parameters():
+            if parameter.ndim == spatial_dims + 2:
+                parameter.data = parameter.data.contiguous(memory_format=self.memory_format)
 
     @classmethod
     def from_imgx(cls, params: Mapping[str, np.ndarray], **kwargs: Any) -> UNet:
@@ -177,12 +179,13 @@ class UNet(nn.Module):
             t = None if t is None else t.repeat_interleave(depth)
         t_emb = None
         if t is not None:
-            t_emb = sinusoidal_embedding(t.float(), self.time_channels, self.max_period)
-        logits = self._decode(
-            self._encode(x.contiguous(memory_format=self.memory_format), t_emb), t_emb
-        )
+            # The angles reach 1e4: more digits than half precision has.
+            t = t.to(torch.promote_types(t.dtype, torch.float32))
+            t_emb = sinusoidal_embedding(t, self.time_channels, self.max_period)
+        x = x.contiguous(memory_format=self.memory_format)
+        logits = self._decode(self._encode(x, t_emb), t_emb)
         if folded:
-            logits = logits.unflatten(0, (-1, depth)).movedim(1, -1)
+            logits = logits.reshape(-1, depth, *logits.shape[1:]).movedim(1, -1)
         return logits
 
     def _encode(self, x: Tensor, t_emb: Tensor | None) -> list[Tensor]:
@@ -205,7 +208,9 @@ class UNet(nn.Module):
             skip = features.pop()
             if level and position == 0:
                 x = self.ups[level - 1](x)
-                x = x[(..., *(slice(size) for size in skip.shape[2:]))]
+                # Where the size was rounded up on the way down, up-sampling overshoots.
+                for axis in range(2, x.ndim):
+                    x = x.narrow(axis, 0, skip.shape[axis])
             x = self._run(block, x + skip, t_emb)
         logits: Tensor = self.head(x)
         return logits
