@@ -1,4 +1,4 @@
-"""Augmentation of a batch on its device: one affine map and one interpolation a sample, gamma."""
+"""Augmentation of a batch on its device: one affine map, one interpolation, and gamma."""
 
 from __future__ import annotations
 
@@ -121,7 +121,11 @@ def random_parameters(
         value, [len(values) for values in limits.values()], dim=1
     )
     matrix = affine_matrix(
-        torch.tensor(spacing, device=device), rotations, 1 + zooms, shears, shifts
+        torch.tensor(spacing, dtype=limit.dtype, device=device),
+        rotations,
+        1 + zooms,
+        shears,
+        shifts,
     )
     mirror = torch.where(flips < 0, -1.0, 1.0)
     matrix[:, :, :n] *= mirror[:, None, :]
@@ -258,7 +262,8 @@ def resample(
         x: (B, C, *S); floating point where order is 1.
         coordinates: (B, n, *T) in voxels.
         order: 0 takes the nearest voxel, half-way ones away from zero; 1 is multilinear.
-        background: value of every voxel outside x; a tensor must broadcast to x.
+        background: value of every voxel outside x; a tensor of shape (B, C, 1, ...) sets it
+            for each sample and channel.
 
     Returns:
         (B, C, *T) in the dtype of x.
@@ -279,7 +284,7 @@ def resample(
     strides = padded[0, 0].stride()
     flat = padded.flatten(2)
 
-    index = torch.tensor(sum(strides), device=x.device)  # of x's first voxel
+    index = torch.full((), sum(strides), device=x.device)  # of x's first voxel
     fractions = []
     for axis, (size, stride) in enumerate(zip(sizes, strides, strict=True)):
         position = coordinates[:, axis].clamp(-1, size)
