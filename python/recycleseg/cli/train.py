@@ -1,0 +1,114 @@
+"""`recycle-train`: train a segmentation network from a preset and options."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+from importlib import resources
+from typing import NamedTuple
+
+from jsonargparse import ActionConfigFile, ArgumentParser
+
+from recycleseg.config import TrainConfig
+
+DEFAULT_PRESET = "tiny"
+
+
+class Command(NamedTuple):
+    """What a command line asks for."""
+
+    config: TrainConfig
+    resume: bool
+    overwrite: bool
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that are installed."""
+    files = resources.files("recycleseg").joinpath("presets").iterdir()
+    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+
+
+def build_parser() -> ArgumentParser:
+    """The command's parser; besides the run's mode its options are the fields of TrainConfig."""
+    parser = ArgumentParser(
+        prog="recycle-train",
+        description="Train a diffusion model for medical image segmentation by recycling. "
+        "Without --data it trains on a built-in phantom.",
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "--preset",
+        type=str,
+        default=DEFAULT_PRESET,
+        help=f"configuration that the other options change: {', '.join(preset_names())}",
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file over the preset")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    parser.add_class_arguments(TrainConfig, as_group=False)
+    return parser
+
+
+def parse_command(arguments: Sequence[str]) -> Command:
+    """What command line arguments mean: the preset, then files, then options, in their order.
+
+    Raises ValueError for unknown options, with the nearest known one, and for wrong values.
+    """
+    parser = build_parser()
+    preset, rest = _take_preset(list(arguments))
+    if preset not in preset_names():
+        raise ValueError(f"--preset: expected one of {', '.join(preset_names())}, got {preset!r}")
+    with resources.as_file(resources.files("recycleseg") / "presets" / f"{preset}.yaml") as path:
+        try:
+            parsed = parser.parse_args(["--preset", preset, "--config", str(path), *rest])
+        except ArgumentError as error:
+            raise ValueError(_with_suggestion(str(error), parser)) from error
+    values = parser.instantiate(parsed)
+    config = TrainConfig(**{f.name: values[f.name] for f in dataclasses.fields(TrainConfig)})
+    if values["resume"] and values["overwrite"]:
+        raise ValueError("--resume, --overwrite: expected at most one of them, got both")
+    return Command(config, values["resume"], values["overwrite"])
+
+
+def _take_preset(arguments: list[str]) -> tuple[str, list[str]]:
+    """Split off `--preset`, whose file comes before every other option, wherever it stands."""
+    for i, argument in enumerate(arguments):
+        if argument.startswith("--preset="):
+            return argument.removeprefix("--preset="), arguments[:i] + arguments[i + 1 :]
+        if argument == "--preset" and i + 1 < len(arguments):
+            return arguments[i + 1], arguments[:i] + arguments[i + 2 :]
+    return DEFAULT_PRESET, arguments
+
+
+def _with_suggestion(message: str, parser: ArgumentParser) -> str:
+    """Add the nearest known option to a message about an unknown one."""
+    known = [key for key, _ in parser.get_defaults().items(branches=True)]
+    unknown = re.search(r"unrecognized arguments: --([\w.]+)", message)
+    option = re.search(r"(?:Group '([\w.]+)' )?does not accept (?:option|key) '([\w.]+)'", message)
+    if unknown:
+        name = unknown[1]
+    elif option:
+        name = ".".join(part for part in option.groups() if part)
+    else:
+        return message
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else "; --help lists the options"
+    return f"unknown option {name}{hint}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `recycle-train`; returns the exit code: 0, or 2 for an error of the user's."""
+    try:
+        command = parse_command(sys.argv[1:] if arguments is None else arguments)
+        # Imported here so that --help and option errors do not wait for PyTorch.
+        from recycleseg.training.trainer import Trainer
+
+        Trainer(command.config).fit(resume=command.resume, overwrite=command.overwrite)
+    except ValueError as error:
+        print(f"recycle-train: error: {error}", file=sys.stderr)
+        return 2
+    return 0

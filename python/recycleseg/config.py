@@ -1,0 +1,272 @@
+"""What a run can be told: typed dataclasses, one per subject, filled from a preset and options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from recycleseg.data.augment import AugmentConfig
+from recycleseg.data.preprocess import PreprocessConfig
+
+StrategyName = Literal["recycling", "standard", "self_conditioning", "supervised"]
+
+
+@dataclass(frozen=True)
+class PhantomConfig:
+    """The built-in data set that is trained on when `data` is not given.
+
+    Attributes:
+        spatial_dims: 2 or 3.
+        seed: seed of the scenes.
+    """
+
+    spatial_dims: Literal[2, 3] = 3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PatchConfig:
+    """What one training sample is.
+
+    Attributes:
+        size: voxels per axis; null takes the median image shape, rounded up to a multiple of 8.
+        foreground_probability: share of the patches that are centred on a labelled voxel.
+        overlap: share of a window that its neighbour repeats when whole volumes are sampled.
+    """
+
+    size: tuple[int, ...] | None = None
+    foreground_probability: float = 0.5
+    overlap: float = 0.5
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The U-Net (see recycleseg.UNet).
+
+    Attributes:
+        channels: feature channels per level, finest first.
+        first_scale: down-sampling between the first two levels, one number or one per axis.
+        scale: down-sampling between the other levels.
+        num_res_blocks: residual blocks per level.
+        num_heads: attention heads at the bottom.
+        num_transformer_layers: transformer layers at the bottom.
+        dropout: rate in residual blocks and transformer.
+        time_conditioning: film scales and shifts after the norm; imgx adds before it.
+        checkpoint_activations: recompute activations in the backward pass, to save memory.
+    """
+
+    channels: tuple[int, ...] = (32, 64, 128, 256)
+    first_scale: int | tuple[int, ...] = 2
+    scale: int | tuple[int, ...] = 2
+    num_res_blocks: int = 2
+    num_heads: int = 8
+    num_transformer_layers: int = 1
+    dropout: float = 0.0
+    time_conditioning: Literal["film", "imgx"] = "film"
+    checkpoint_activations: bool = False
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The noise process.
+
+    Attributes:
+        schedule: shape of the betas.
+        num_timesteps: T of training.
+        beta_start: first beta.
+        beta_end: last beta.
+        prediction_type: what the network's output stands for.
+        variance_type: variance of the reverse step.
+        timesteps: how t is drawn in training.
+    """
+
+    schedule: Literal["linear", "quadratic", "cosine", "warmup10", "warmup50"] = "linear"
+    num_timesteps: int = 1001
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    prediction_type: Literal["x_start", "noise"] = "x_start"
+    variance_type: Literal["fixed_small", "fixed_large", "learned", "learned_range"] = "fixed_small"
+    timesteps: Literal["uniform", "importance"] = "uniform"
+
+
+@dataclass(frozen=True)
+class RecyclingConfig:
+    """Options of the strategy `recycling`.
+
+    Attributes:
+        prev_step: noise level of the first prediction, T - 1 (max) or t + 1 (next).
+        reverse_step: reach x_t by a reverse step instead of by fresh noise (only with next).
+    """
+
+    prev_step: Literal["max", "next"] = "max"
+    reverse_step: bool = False
+
+
+@dataclass(frozen=True)
+class SelfConditioningConfig:
+    """Options of the strategy `self_conditioning`.
+
+    Attributes:
+        prev_step: noise level of the first prediction, t (same) or t + 1 (next).
+        probability: share of the samples that see the first prediction.
+    """
+
+    prev_step: Literal["same", "next"] = "same"
+    probability: float = 0.5
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the loss terms.
+
+    Attributes:
+        dice: soft Dice over the foreground classes present.
+        focal: focal loss, gamma 2.
+        cross_entropy: cross entropy.
+        mse: mean squared error of the noise.
+        vlb: variational lower bound.
+    """
+
+    dice: float = 1.0
+    focal: float = 20.0
+    cross_entropy: float = 0.0
+    mse: float = 0.0
+    vlb: float = 0.0
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its learning rate: warm-up, then cosine.
+
+    Attributes:
+        steps: optimiser steps of the run.
+        batch_size: samples per forward pass.
+        accumulation: forward passes per optimiser step.
+        lr_init: learning rate at step 0.
+        lr_peak: after the warm-up.
+        lr_end: at the last step.
+        warmup_steps: steps of the warm-up.
+        weight_decay: decoupled weight decay.
+        grad_clip: largest gradient norm.
+        ema_decay: decay of the averaged weights that are validated and saved; 0 turns it off.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 2
+    accumulation: int = 1
+    lr_init: float = 1e-5
+    lr_peak: float = 8e-4
+    lr_end: float = 5e-5
+    warmup_steps: int = 100
+    weight_decay: float = 1e-8
+    grad_clip: float = 1.0
+    ema_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How whole volumes are segmented in validation and at the end.
+
+    Attributes:
+        sampler: reverse process.
+        num_steps: reverse steps.
+        eta: noise of ddim, 0 is deterministic.
+        window_batch: windows per forward pass.
+    """
+
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    num_steps: int = 5
+    eta: float = 0.0
+    window_batch: int = 2
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """When whole validation volumes are sampled, and when to stop.
+
+    Attributes:
+        every: optimiser steps between two validations, each followed by a checkpoint.
+        max_cases: validation cases that are sampled each time; null takes all.
+        patience: validations without a better Dice after which training stops; null never.
+        save_every: optimiser steps between two checkpoints; null saves at validations only.
+    """
+
+    every: int = 500
+    max_cases: int | None = None
+    patience: int | None = None
+    save_every: int | None = None
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where and how the computation runs.
+
+    Attributes:
+        device: auto takes a GPU where there is one.
+        precision: auto takes bf16 autocast where the machine computes in it.
+        threads: CPU threads; null leaves PyTorch's choice.
+        log_every: optimiser steps between two lines of metrics.jsonl.
+        cache: folder of the preprocessed data; null puts it in the user's cache folder.
+    """
+
+    device: str = "auto"
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    threads: int | None = None
+    log_every: int = 10
+    cache: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole training run.
+
+    Attributes:
+        data: data set in the nnU-Net raw layout; null makes the built-in phantom.
+        out: run folder; null takes runs/<data set>-<strategy>.
+        strategy: how the mask that the network sees is made.
+        seed: seed of weights, batches, noise and augmentation.
+        imgx_compat: do what ImgX does wherever it departs from the literature.
+        final_split: cases of the table at the end.
+    """
+
+    data: str | None = None
+    out: str | None = None
+    strategy: StrategyName = "recycling"
+    seed: int = 0
+    imgx_compat: bool = False
+    final_split: Literal["test", "val"] = "test"
+    phantom: PhantomConfig = field(default_factory=PhantomConfig)
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    patch: PatchConfig = field(default_factory=PatchConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    recycling: RecyclingConfig = field(default_factory=RecyclingConfig)
+    self_conditioning: SelfConditioningConfig = field(default_factory=SelfConditioningConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        positive = {
+            "optim.steps": self.optim.steps,
+            "optim.batch_size": self.optim.batch_size,
+            "optim.accumulation": self.optim.accumulation,
+            "sampling.window_batch": self.sampling.window_batch,
+            "validation.every": self.validation.every,
+            "runtime.log_every": self.runtime.log_every,
+        }
+        for name, value in positive.items():
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        if not 2 <= self.sampling.num_steps <= self.diffusion.num_timesteps:
+            raise ValueError(
+                f"sampling.num_steps: expected 2 to diffusion.num_timesteps "
+                f"({self.diffusion.num_timesteps}), got {self.sampling.num_steps}"
+            )
+        if not 0.0 <= self.optim.ema_decay < 1.0:
+            raise ValueError(f"optim.ema_decay: expected 0 <= decay < 1, got {self.optim.ema_decay}")
+        if not 0.0 <= self.patch.overlap < 1.0:
+            raise ValueError(f"patch.overlap: expected 0 <= overlap < 1, got {self.patch.overlap}")

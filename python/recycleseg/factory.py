@@ -1,0 +1,207 @@
+"""From a configuration to the objects it describes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from recycleseg.config import TrainConfig
+from recycleseg.data.layout import Dataset
+from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.schedule import NoiseSchedule
+from recycleseg.diffusion.strategies import (
+    DiffusionObjective,
+    Network,
+    Recycling,
+    SelfConditioning,
+    Standard,
+    Strategy,
+    Supervised,
+)
+from recycleseg.diffusion.timesteps import ImportanceTimesteps, Timesteps, UniformTimesteps
+from recycleseg.inference.volume import VolumeSampler
+from recycleseg.losses import SegmentationLoss
+from recycleseg.models.unet import UNet
+
+# What a training patch may hold when its size is left to us: fits a laptop's memory and time.
+MAX_AUTO_PATCH_VOXELS = 2**18
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `runtime.device`; raises ValueError when it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"runtime.device: expected auto, cpu or cuda[:N], got {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"runtime.device: expected a visible CUDA device for {name!r}, found none")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """ "bf16" or "float32": what `runtime.precision` means on the device."""
+    if name != "auto":
+        return name
+    return "bf16" if _computes_in_bf16(device) else "float32"
+
+
+def _computes_in_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16"))
+
+
+class AutocastNetwork:
+    """A network called under autocast, with float32 output: what strategies and samplers call."""
+
+    def __init__(self, network: nn.Module, device: torch.device, precision: str) -> None:
+        self.network = network
+        self.device = device
+        self.bf16 = precision == "bf16"
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if not self.bf16:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def __call__(self, image: Tensor, mask: Tensor | None, t: Tensor | None) -> Tensor:
+        with self._autocast():
+            out: Tensor = self.network(image, mask, t)
+        return out.float()
+
+
+def choose_patch_size(config: TrainConfig, median_shape: Sequence[int]) -> tuple[int, ...]:
+    """`patch.size`, or the median shape rounded up to a multiple of 8 and cut to fit."""
+    dims = len(median_shape)
+    if config.patch.size is not None:
+        if len(config.patch.size) != dims:
+            raise ValueError(f"patch.size: expected {dims} numbers, got {list(config.patch.size)}")
+        return tuple(config.patch.size)
+    size = [8 * math.ceil(n / 8) for n in median_shape]
+    while math.prod(size) > MAX_AUTO_PATCH_VOXELS:
+        size[size.index(max(size))] -= 8
+    return tuple(size)
+
+
+def make_network(config: TrainConfig, dataset: Dataset) -> UNet:
+    """The U-Net for the data set's channels and classes, and the strategy's mask."""
+    m = config.model
+    num_classes = dataset.num_classes
+    mask_channels = {"supervised": 0, "self_conditioning": 2 * num_classes}
+    learned = config.diffusion.variance_type in ("learned", "learned_range")
+    return UNet(
+        dataset.spatial_dims,
+        len(dataset.channel_names),
+        2 * num_classes if learned and config.strategy != "supervised" else num_classes,
+        m.channels,
+        mask_channels=mask_channels.get(config.strategy, num_classes),
+        first_scale=m.first_scale,
+        scale=m.scale,
+        num_res_blocks=m.num_res_blocks,
+        num_heads=m.num_heads,
+        num_transformer_layers=m.num_transformer_layers,
+        dropout=m.dropout,
+        time_conditioning=m.time_conditioning,
+        checkpoint_activations=m.checkpoint_activations,
+    )
+
+
+def make_diffusion(config: TrainConfig, exclusive: bool) -> GaussianDiffusion:
+    """The diffusion of training, with all T steps."""
+    d = config.diffusion
+    schedule = NoiseSchedule(
+        d.schedule, d.num_timesteps, d.beta_start, d.beta_end, imgx_compat=config.imgx_compat
+    )
+    return _diffusion_over(schedule, config, exclusive)
+
+
+def make_sampling_diffusion(config: TrainConfig, exclusive: bool) -> GaussianDiffusion:
+    """The diffusion of sampling: the training schedule respaced to `sampling.num_steps`."""
+    training = make_diffusion(config, exclusive)
+    return _diffusion_over(training.schedule.respace(config.sampling.num_steps), config, exclusive)
+
+
+def _diffusion_over(
+    schedule: NoiseSchedule, config: TrainConfig, exclusive: bool
+) -> GaussianDiffusion:
+    return GaussianDiffusion(
+        schedule,
+        prediction_type=config.diffusion.prediction_type,
+        variance_type=config.diffusion.variance_type,
+        exclusive=exclusive,
+        imgx_compat=config.imgx_compat,
+    )
+
+
+def make_timesteps(config: TrainConfig) -> Timesteps:
+    """How training draws t."""
+    if config.diffusion.timesteps == "uniform":
+        return UniformTimesteps(config.diffusion.num_timesteps)
+    return ImportanceTimesteps(config.diffusion.num_timesteps, imgx_compat=config.imgx_compat)
+
+
+def make_strategy(
+    config: TrainConfig, diffusion: GaussianDiffusion, num_classes: int
+) -> Strategy:
+    """The training strategy with its loss."""
+    segmentation = SegmentationLoss(
+        config.loss.dice,
+        config.loss.focal,
+        config.loss.cross_entropy,
+        exclusive=diffusion.exclusive,
+        imgx_compat=config.imgx_compat,
+    )
+    if config.strategy == "supervised":
+        return Supervised(segmentation)
+    objective = DiffusionObjective(diffusion, segmentation, config.loss.mse, config.loss.vlb)
+    if config.strategy == "standard":
+        return Standard(objective, num_classes)
+    if config.strategy == "recycling":
+        r = config.recycling
+        return Recycling(objective, num_classes, r.prev_step, r.reverse_step)
+    s = config.self_conditioning
+    return SelfConditioning(objective, num_classes, s.prev_step, s.probability, config.imgx_compat)
+
+
+def make_volume_sampler(
+    config: TrainConfig,
+    forward: Network,
+    dataset: Dataset,
+    patch_size: tuple[int, ...],
+    device: torch.device,
+) -> VolumeSampler:
+    """The sampler of whole volumes for a trained network."""
+    supervised = config.strategy == "supervised"
+    diffusion = None
+    if not supervised:
+        diffusion = make_sampling_diffusion(config, dataset.exclusive).to(device)
+    return VolumeSampler(
+        forward,
+        diffusion,
+        dataset.num_classes,
+        dataset.exclusive,
+        patch_size,
+        overlap=config.patch.overlap,
+        sampler=config.sampling.sampler,
+        eta=config.sampling.eta,
+        self_conditioning=config.strategy == "self_conditioning",
+        window_batch=config.sampling.window_batch,
+    )
+
+
+def cache_root(config: TrainConfig) -> Path:
+    """Folder of preprocessed data and of the phantom."""
+    if config.runtime.cache is not None:
+        return Path(config.runtime.cache)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "recycleseg"

@@ -1,0 +1,106 @@
+"""Whole volumes by overlapping windows, each window with a trajectory of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.samplers import sample
+from recycleseg.diffusion.strategies import Network
+from recycleseg.inference.windows import gaussian_weight, window_starts
+
+
+@dataclass(frozen=True)
+class VolumeSampler:
+    """Segments an image of any size with a network trained on patches.
+
+    network: called with (image, mask, t), or (image, None, None) when `diffusion` is None: the
+    supervised network. diffusion: the respaced process. overlap: fraction of a window.
+    """
+
+    network: Network
+    diffusion: GaussianDiffusion | None
+    num_classes: int
+    exclusive: bool
+    patch_size: tuple[int, ...]
+    overlap: float = 0.5
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    eta: float = 0.0
+    self_conditioning: bool = False
+    window_batch: int = 2
+
+    @torch.no_grad()
+    def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """Probabilities at every sampling step.
+
+        image: (C_img, *S) float32 on the network's device. generator: on the same device; the
+        starting noise of a window does not depend on `window_batch`. Returns (K, C, *S)
+        float32 in [0, 1], first step to last; K = 1 for a supervised network.
+        """
+        shape = image.shape[1:]
+        image = pad_to(image, self.patch_size)
+        padded = image.shape[1:]
+        overlap = [min(int(p * self.overlap), p - 1) for p in self.patch_size]
+        starts = window_starts(padded, self.patch_size, overlap).tolist()
+        weight = gaussian_weight(self.patch_size).to(image.device)
+        total: Tensor | None = None
+        weights = torch.zeros(padded, device=image.device)
+        for first in range(0, len(starts), self.window_batch):
+            batch = starts[first : first + self.window_batch]
+            regions = [_region(start, self.patch_size) for start in batch]
+            windows = torch.stack([image[(slice(None), *region)] for region in regions])
+            probs = torch.stack(list(self._steps(windows, generator)))
+            if total is None:
+                total = image.new_zeros((len(probs), self.num_classes, *padded))
+            for i, region in enumerate(regions):
+                total[(slice(None), slice(None), *region)] += probs[:, i] * weight
+                weights[region] += weight
+        assert total is not None
+        return (total / weights)[(..., *[slice(0, n) for n in shape])]
+
+    def _steps(self, windows: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+        if self.diffusion is None:
+            logits = self.network(windows, None, None)
+            yield logits.softmax(1) if self.exclusive else logits.sigmoid()
+            return
+        x_T = torch.stack(
+            [
+                torch.randn(
+                    (self.num_classes, *self.patch_size),
+                    generator=generator,
+                    device=windows.device,
+                )
+                for _ in windows
+            ]
+        )
+        yield from sample(
+            self.network,
+            self.diffusion,
+            windows,
+            self.num_classes,
+            sampler=self.sampler,
+            eta=self.eta,
+            generator=generator,
+            x_T=x_T,
+            self_conditioning=self.self_conditioning,
+        )
+
+
+def pad_to(image: Tensor, size: Sequence[int]) -> Tensor:
+    """Pad (C, *S) at the far ends to at least `size`, each channel with its own minimum."""
+    widths = [max(p - n, 0) for n, p in zip(image.shape[1:], size, strict=True)]
+    if not any(widths):
+        return image
+    flat = [w for width in reversed(widths) for w in (0, width)]
+    low = image.flatten(1).amin(1).reshape(-1, *[1] * len(size))
+    return F.pad(image - low, flat) + low
+
+
+def _region(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))

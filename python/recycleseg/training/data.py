@@ -1,0 +1,33 @@
+"""The data of a training run: read, checked and preprocessed before anything else happens."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from rich.console import Console
+
+from recycleseg.config import TrainConfig
+from recycleseg.data.cache import PreparedDataset, prepare_dataset
+from recycleseg.data.layout import read_dataset
+from recycleseg.data.phantom import write_phantom
+from recycleseg.factory import cache_root
+
+
+def load_training_data(config: TrainConfig, console: Console) -> PreparedDataset:
+    """The preprocessed data set of `config.data`, or the phantom.
+
+    Raises DatasetError listing everything that is wrong with the data set.
+    """
+    cache = cache_root(config)
+    if config.data is None:
+        p = config.phantom
+        root = cache / f"phantom-{p.spatial_dims}d-seed{p.seed}"
+        if not (root / "dataset.json").exists():
+            console.print(f"writing the phantom data set to {root}")
+            write_phantom(root, spatial_dims=p.spatial_dims, seed=p.seed)
+    else:
+        root = Path(config.data)
+    dataset = read_dataset(root, seed=config.seed)
+    place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
+    return prepare_dataset(dataset, config.preprocess, cache / f"{dataset.name}-{place}")

@@ -1,0 +1,94 @@
+"""Where a run's numbers go: metrics.jsonl, TensorBoard, and a progress bar with the time left."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch.utils.tensorboard import SummaryWriter
+
+
+class RunLogger:
+    """Scalars by optimiser step, to metrics.jsonl (one JSON object a line) and TensorBoard."""
+
+    def __init__(self, metrics_path: Path, tensorboard: Path, *, first_step: int) -> None:
+        """Open the logs; lines of steps after `first_step` (lost in a crash) are dropped."""
+        self._drop_lines_after(metrics_path, first_step)
+        self._file = open(metrics_path, "a", buffering=1)  # noqa: SIM115
+        self._writer = SummaryWriter(str(tensorboard), purge_step=first_step)
+
+    @staticmethod
+    def _drop_lines_after(path: Path, step: int) -> None:
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except json.JSONDecodeError:
+                break  # a line cut short by a kill; nothing follows it
+        path.write_text("".join(kept))
+
+    def log(self, step: int, scalars: Mapping[str, float | list[float]]) -> None:
+        """Record scalars after optimiser step `step`; non-finite values become null in JSON."""
+        line: dict[str, Any] = {"step": step}
+        for name, value in scalars.items():
+            values = value if isinstance(value, list) else [value]
+            for i, v in enumerate(values):
+                tag = name if not isinstance(value, list) else f"{name}/{i + 1}"
+                self._writer.add_scalar(tag, v, step)
+            finite = [v if math.isfinite(v) else None for v in values]
+            line[name] = finite if isinstance(value, list) else finite[0]
+        self._file.write(json.dumps(line) + "\n")
+
+    def close(self) -> None:
+        """Flush and close both logs."""
+        self._file.close()
+        self._writer.close()
+
+
+class StepProgress:
+    """A bar over optimiser steps: rate, loss, time left."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+
+    def advance(self) -> None:
+        """One more step done."""
+        self._progress.advance(self._task)
+
+    def note(self, text: str) -> None:
+        """Show `text` beside the bar."""
+        self._progress.update(self._task, note=text)
+
+    @staticmethod
+    @contextmanager
+    def over(console: Console, steps: int, done: int) -> Iterator[StepProgress]:
+        """Show the bar while the block runs."""
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task("training", total=steps, completed=done, note="")
+            yield StepProgress(progress, task)

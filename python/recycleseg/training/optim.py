@@ -1,0 +1,75 @@
+"""The optimiser's parts: learning rate schedule, AdamW, averaged weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from recycleseg.config import OptimConfig
+
+
+def learning_rate(step: int, config: OptimConfig) -> float:
+    """Learning rate of optimiser step `step` (0-based): linear warm-up, then cosine.
+
+    Equal to optax.warmup_cosine_decay_schedule with decay_steps = config.steps.
+    """
+    if step < config.warmup_steps:
+        return config.lr_init + (config.lr_peak - config.lr_init) * step / config.warmup_steps
+    decay_steps = max(config.steps - config.warmup_steps, 1)
+    progress = min((step - config.warmup_steps) / decay_steps, 1.0)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
+    return config.lr_end + (config.lr_peak - config.lr_end) * cosine
+
+
+def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW (0.9, 0.999, eps 1e-8) over all parameters of the network."""
+    return torch.optim.AdamW(
+        network.parameters(),
+        lr=config.lr_init,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def optimizer_step(
+    optimizer: torch.optim.Optimizer, network: nn.Module, step: int, config: OptimConfig
+) -> Tensor:
+    """Clip the accumulated gradients, update the weights, clear the gradients.
+
+    Returns the gradient norm before clipping, a scalar on the network's device. A non-finite
+    gradient changes nothing: the weights, once NaN, would be lost.
+    """
+    norm = nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, config)
+    if torch.isfinite(norm):
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm
+
+
+class AveragedWeights:
+    """Exponential moving average of a network's weights, bias-corrected early on.
+
+    The decay used at update n (from 0) is min(decay, (1 + n) / (10 + n)), so that the random
+    initial weights are forgotten quickly.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.num_updates = 0
+        self.weights = {k: v.detach().clone() for k, v in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Move the average towards the network's current weights."""
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        self.num_updates += 1
+        current = network.state_dict()
+        torch._foreach_lerp_(
+            list(self.weights.values()), [current[k] for k in self.weights], 1.0 - decay
+        )

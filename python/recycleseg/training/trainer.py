@@ -1,0 +1,259 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from recycleseg import factory
+from recycleseg.config import TrainConfig
+from recycleseg.data.augment import augment
+from recycleseg.data.patches import PatchSampler
+from recycleseg.diffusion.strategies import RandomDraws, StepResult
+from recycleseg.inference.volume import VolumeSampler
+from recycleseg.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from recycleseg.training.data import load_training_data
+from recycleseg.training.evaluation import Evaluation, evaluate_cases, summarise
+from recycleseg.training.logging import RunLogger, StepProgress
+from recycleseg.training.optim import (
+    AveragedWeights,
+    learning_rate,
+    make_optimizer,
+    optimizer_step,
+)
+from recycleseg.training.reporting import (
+    final_table,
+    print_plan,
+    save_validation_picture,
+    write_run_description,
+)
+from recycleseg.training.run_folder import RunFolder, write_json
+
+
+class Trainer:
+    """A training run: data, network and strategy from a configuration, then `fit`.
+
+    The only clock is the number of optimiser steps done. The batch, its augmentation, t, noise
+    and dropout of a step are functions of the seed and that number, so a resumed run repeats
+    what an undisturbed one does.
+
+    Raises ValueError (or its subclass DatasetError), before anything is written, when the
+    configuration, the data or the run folder does not fit.
+    """
+
+    def __init__(self, config: TrainConfig, *, console: Console | None = None) -> None:
+        self.config = config
+        self.console = console or Console()
+        if config.runtime.threads is not None:
+            torch.set_num_threads(config.runtime.threads)
+        self.device = factory.choose_device(config.runtime.device)
+        self.precision = factory.choose_precision(config.runtime.precision, self.device)
+        self.data = load_training_data(config, self.console)
+        self.dataset = self.data.dataset
+        self.patch_size = factory.choose_patch_size(config, self.data.median_shape)
+        self.folder = RunFolder(
+            Path(config.out or f"runs/{self.dataset.name.lower()}-{config.strategy}")
+        )
+
+        torch.manual_seed(config.seed)
+        self.network = factory.make_network(config, self.dataset).to(self.device)
+        self.average = (
+            AveragedWeights(self.network, config.optim.ema_decay)
+            if config.optim.ema_decay > 0
+            else None
+        )
+        self.optimizer = make_optimizer(self.network, config.optim)
+        self.forward = factory.AutocastNetwork(self.network, self.device, self.precision)
+        self.diffusion = factory.make_diffusion(config, self.dataset.exclusive).to(self.device)
+        self.strategy = factory.make_strategy(config, self.diffusion, self.dataset.num_classes)
+        self.timesteps = factory.make_timesteps(config)
+        self.generator = torch.Generator(self.device)
+        self.patches = PatchSampler(
+            self.data.cases("train"),
+            self.patch_size,
+            config.optim.batch_size,
+            foreground_probability=config.patch.foreground_probability,
+            seed=config.seed,
+            imgx_compat=config.imgx_compat,
+        )
+        self.step = 0
+        self.best_dice = -1.0
+        self.validations_without_gain = 0
+
+    def fit(self, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+        """Train to the end, then evaluate the best checkpoint; returns summary.json's content.
+
+        resume: go on from the run folder's last checkpoint. overwrite: delete an existing run.
+        """
+        config = self.config
+        self.folder.open(resume=resume, overwrite=overwrite)
+        if resume:
+            self.restore(load_checkpoint(self.folder.last))
+        write_run_description(self)
+        print_plan(self)
+        logger = RunLogger(self.folder.metrics, self.folder.tensorboard, first_step=self.step)
+        with StepProgress.over(self.console, config.optim.steps, self.step) as progress:
+            for rate in self._steps():
+                loss, norm = self.train_step()
+                progress.advance()
+                if self.step % config.runtime.log_every == 0:
+                    lr = learning_rate(self.step - 1, config.optim)
+                    scalars = {"loss": float(loss), "grad_norm": float(norm), "lr": lr}
+                    logger.log(self.step, {**scalars, "steps_per_second": rate})
+                    progress.note(f"{rate:.2f} steps/s  loss {scalars['loss']:.4f}")
+                if self._due(config.validation.every):
+                    self.validate(logger)
+                    self.save(self.folder.last)
+                elif config.validation.save_every and self._due(config.validation.save_every):
+                    self.save(self.folder.last)
+        logger.close()
+        return self.finish()
+
+    def train_step(self) -> tuple[Tensor, Tensor]:
+        """One optimiser step over `accumulation` batches: mean loss and gradient norm."""
+        self.network.train()
+        accumulation = self.config.optim.accumulation
+        total = torch.zeros((), device=self.device)
+        for micro_step in range(accumulation):
+            result = self.loss_of_batch(self.step * accumulation + micro_step)
+            (result.loss / accumulation).backward()
+            total += result.loss.detach() / accumulation
+            if result.t_index is not None:
+                self.timesteps.update(result.loss_per_sample.detach(), result.t_index)
+        norm = optimizer_step(self.optimizer, self.network, self.step, self.config.optim)
+        if self.average is not None:
+            self.average.update(self.network)
+        self.step += 1
+        return total, norm
+
+    def loss_of_batch(self, index: int) -> StepResult:
+        """Forward passes and loss of batch `index`, a function of the seed and the index."""
+        seeds = np.random.SeedSequence([self.config.seed, index]).generate_state(2, np.uint64)
+        self.generator.manual_seed(int(seeds[0] >> 1))
+        torch.manual_seed(int(seeds[1] >> 1))
+        image, label = (
+            x.to(self.device, non_blocking=True) for x in self.patches.batch(index)
+        )
+        image, label = augment(
+            image,
+            label,
+            self.config.augment,
+            spacing=self.data.spacing,
+            generator=self.generator,
+        )
+        draws = RandomDraws(self.timesteps, self.generator)
+        return self.strategy(self.forward, image, label, draws)
+
+    def validate(self, logger: RunLogger) -> None:
+        """Sample whole validation cases, log their Dice, keep the best weights."""
+        cases = self.data.cases("val")[: self.config.validation.max_cases]
+        pictured: list[Any] = []
+        evaluation = self.evaluate(cases, on_case=lambda *c: pictured.append(c))
+        save_validation_picture(self, pictured, evaluation)
+        by_step, by_class = evaluation.by_step(), evaluation.by_class()
+        scores = {f"val_dice/{name}": dice for name, dice in by_class.items()}
+        logger.log(self.step, {"val_dice": by_step[-1], "val_dice_by_step": by_step, **scores})
+        steps = " ".join(f"{d:.4f}" for d in by_step)
+        self.console.print(f"step {self.step}: validation Dice by sampling step {steps}")
+        if by_step[-1] > self.best_dice:
+            self.best_dice = by_step[-1]
+            self.validations_without_gain = 0
+            self.save(self.folder.best)
+        else:
+            self.validations_without_gain += 1
+
+    def evaluate(self, cases: list[Any], **options: Any) -> Evaluation:
+        """Sample and count whole cases with the weights that would be kept."""
+        trained = {k: v.clone() for k, v in self.network.state_dict().items()}
+        if self.average is not None:
+            self.network.load_state_dict(self.average.weights)
+        self.network.eval()
+        try:
+            return evaluate_cases(
+                self.volume_sampler(),
+                cases,
+                self.dataset,
+                seed=self.config.seed,
+                device=self.device,
+                **options,
+            )
+        finally:
+            self.network.load_state_dict(trained)
+
+    def volume_sampler(self) -> VolumeSampler:
+        """The sampler of whole volumes that validation uses."""
+        return factory.make_volume_sampler(
+            self.config, self.forward, self.dataset, self.patch_size, self.device
+        )
+
+    def finish(self) -> dict[str, Any]:
+        """Evaluate the best weights on the held-out split; write summary.json and the table."""
+        if self.folder.best.is_file():
+            self.restore(load_checkpoint(self.folder.best))
+        split = self.config.final_split
+        evaluation = self.evaluate(self.data.cases(split))
+        summary = {"split": split, "step": self.step, **summarise(evaluation, self.dataset)}
+        write_json(self.folder.summary, summary)
+        self.console.print(final_table(evaluation, split, self.step))
+        self.console.print(f"run folder: {self.folder.root}")
+        return summary
+
+    def save(self, path: Path) -> None:
+        """Write everything that the rest of the run depends on."""
+        owners = {
+            "network": self.network.state_dict(),
+            "average": self.average.weights if self.average else {},
+            "optimizer": optimizer_tensors(self.optimizer, self.network),
+            "timesteps": self.timesteps.state_dict(),
+        }
+        tensors = {f"{o}/{name}": t for o, owned in owners.items() for name, t in owned.items()}
+        state = {
+            "step": self.step,
+            "best_dice": self.best_dice,
+            "validations_without_gain": self.validations_without_gain,
+            "average_updates": self.average.num_updates if self.average else 0,
+        }
+        save_checkpoint(path, Checkpoint(tensors, state))
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to what `save` wrote."""
+        self.network.load_state_dict(checkpoint.owned_by("network"))
+        load_optimizer_tensors(self.optimizer, self.network, checkpoint.owned_by("optimizer"))
+        self.timesteps.load_state_dict(checkpoint.owned_by("timesteps"))
+        if self.average is not None:
+            weights = checkpoint.owned_by("average")
+            for name, tensor in self.average.weights.items():
+                tensor.copy_(weights[name])
+            self.average.num_updates = checkpoint.state["average_updates"]
+        self.step = checkpoint.state["step"]
+        self.best_dice = checkpoint.state["best_dice"]
+        self.validations_without_gain = checkpoint.state["validations_without_gain"]
+
+    def _steps(self) -> Iterator[float]:
+        """Count to the last step or to early stopping; yields the rate in steps per second."""
+        patience = self.config.validation.patience
+        rate = 0.0
+        while self.step < self.config.optim.steps:
+            if patience is not None and self.validations_without_gain >= patience:
+                self.console.print(f"no better validation Dice {patience} times: stopping")
+                return
+            start = time.perf_counter()
+            yield rate
+            latest = 1.0 / (time.perf_counter() - start)
+            rate = latest if rate == 0.0 else 0.95 * rate + 0.05 * latest
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.config.optim.steps

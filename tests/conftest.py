@@ -1,0 +1,43 @@
+"""Shared fixtures: where the arrays computed by ImgX and the real data sets are found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+REFERENCE_ROOT = Path(os.environ.get("RECYCLESEG_REFERENCE", SHARED / "reference"))
+DATA_ROOT = Path(os.environ.get("RECYCLESEG_DATA", SHARED / "data"))
+
+
+@pytest.fixture(scope="session")
+def reference() -> Callable[[str], dict[str, np.ndarray]]:
+    """Loader of one file of arrays computed by ImgX: name without suffix -> key -> array."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        path = REFERENCE_ROOT / f"{name}.npz"
+        if not path.exists():
+            pytest.skip(f"arrays computed by ImgX not found at {path}; set RECYCLESEG_REFERENCE")
+        with np.load(path) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder of real data sets in the nnU-Net raw layout."""
+    if not DATA_ROOT.is_dir():
+        pytest.skip(f"real data not found at {DATA_ROOT}; set RECYCLESEG_DATA")
+    return DATA_ROOT
+
+
+@pytest.fixture(scope="session")
+def channels_first() -> Callable[[np.ndarray], torch.Tensor]:
+    """Converter from a channel-last array (B, *S, C) to a tensor (B, C, *S)."""
+    return lambda array: torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1)))

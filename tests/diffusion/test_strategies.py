@@ -1,0 +1,176 @@
+"""Whole loss steps of every strategy, against ImgX's, and what each strategy promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.schedule import NoiseSchedule
+from recycleseg.diffusion.strategies import (
+    DiffusionObjective,
+    Recycling,
+    SelfConditioning,
+    Standard,
+    Strategy,
+    Supervised,
+)
+from recycleseg.diffusion.timesteps import ImportanceTimesteps
+from recycleseg.losses import SegmentationLoss
+from recycleseg.models.unet import UNet
+
+Arrays = dict[str, np.ndarray]
+NUM_CLASSES = 3
+
+
+@dataclass
+class GivenDraws:
+    """Draws that were made elsewhere, handed out in order; remembers the ranges asked for."""
+
+    t: Tensor
+    weight: Tensor
+    noises: list[Tensor]
+    uniforms: Tensor | None = None
+    ranges: list[tuple[int, int]] = field(default_factory=list)
+
+    def t_index(self, batch_size: int, low: int, high: int) -> tuple[Tensor, Tensor]:
+        self.ranges.append((low, high))
+        return self.t, self.weight
+
+    def noise(self, like: Tensor) -> Tensor:
+        return self.noises.pop(0).to(like)
+
+    def uniform(self, batch_size: int) -> Tensor:
+        assert self.uniforms is not None
+        return self.uniforms
+
+
+def make_objective(
+    prediction_type: str = "x_start", variance_type: str = "fixed_small", **weights: float
+) -> DiffusionObjective:
+    diffusion = GaussianDiffusion(
+        NoiseSchedule("linear", 1001),
+        prediction_type=prediction_type,
+        variance_type=variance_type,
+        exclusive=True,
+        imgx_compat=True,
+    )
+    mse, vlb = weights.pop("mse", 0.0), weights.pop("vlb", 0.0)
+    loss = SegmentationLoss(exclusive=True, imgx_compat=True, **weights)
+    return DiffusionObjective(diffusion, loss, mse, vlb)
+
+
+DICE_FOCAL = {"dice": 1.0, "focal": 1.0}
+CASES: dict[str, tuple[Callable[[], Strategy], str]] = {
+    "diffusion": (lambda: Standard(make_objective(**DICE_FOCAL), NUM_CLASSES), "params_std"),
+    "diffusion_importance": (
+        lambda: Standard(make_objective(**DICE_FOCAL), NUM_CLASSES),
+        "params_std",
+    ),
+    "diffusion_noise_mse_vlb": (
+        lambda: Standard(
+            make_objective(
+                "noise", "learned_range", dice=1.0, focal=0.0, cross_entropy=1.0, mse=0.3, vlb=0.1
+            ),
+            NUM_CLASSES,
+        ),
+        "params_learned",
+    ),
+    "recycling_max": (
+        lambda: Recycling(make_objective(**DICE_FOCAL), NUM_CLASSES, "max"),
+        "params_std",
+    ),
+    "recycling_next": (
+        lambda: Recycling(make_objective(**DICE_FOCAL), NUM_CLASSES, "next"),
+        "params_std",
+    ),
+    "recycling_next_reverse": (
+        lambda: Recycling(make_objective(**DICE_FOCAL), NUM_CLASSES, "next", True),
+        "params_std",
+    ),
+    "selfcond_same": (
+        lambda: SelfConditioning(
+            make_objective(**DICE_FOCAL), NUM_CLASSES, "same", 0.5, imgx_compat=True
+        ),
+        "params_selfcond",
+    ),
+    "selfcond_next": (
+        lambda: SelfConditioning(
+            make_objective(**DICE_FOCAL), NUM_CLASSES, "next", 0.5, imgx_compat=True
+        ),
+        "params_selfcond",
+    ),
+}
+
+
+def subset(arrays: Arrays, prefix: str) -> Arrays:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+def make_network(arrays: Arrays, params: str) -> UNet:
+    return UNet.from_imgx(subset(arrays, params + "/"), num_heads=2, num_res_blocks=1)
+
+
+def importance_weight(arrays: Arrays, t: Tensor) -> Tensor:
+    timesteps = ImportanceTimesteps(1001, imgx_compat=True)
+    probs = timesteps.probabilities_from_loss(
+        torch.from_numpy(arrays["in/loss_sq_hist(importance)"])
+    )
+    return (probs[t] * 1001).float()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_loss_step_matches_imgx(
+    case: str,
+    reference: Callable[[str], Arrays],
+    channels_first: Callable[[np.ndarray], Tensor],
+) -> None:
+    arrays = reference("k_loss_steps")
+    make_strategy, params = CASES[case]
+    out = subset(arrays, case + "/")
+    network = make_network(arrays, params)
+    t = torch.from_numpy(out["t_index"]).long()
+    weight = torch.ones(len(t))
+    if case == "diffusion_importance":
+        weight = importance_weight(arrays, t)
+    uniforms = out.get("uniform_for_self_cond")
+    draws = GivenDraws(
+        t,
+        weight,
+        [channels_first(out[k]) for k in ("noise0", "noise1") if k in out],
+        None if uniforms is None else torch.from_numpy(uniforms),
+    )
+    result = make_strategy()(
+        network,
+        channels_first(arrays["in/image"]),
+        torch.from_numpy(arrays["in/label"]),
+        draws,
+    )
+    result.loss.backward()
+
+    # float32 through a dozen layers: the reference's own rounding is of this size.
+    near = {"rtol": 2e-4, "atol": 2e-5}
+    np.testing.assert_allclose(result.loss_per_sample.detach(), out["loss_batch"], **near)
+    np.testing.assert_allclose(result.loss.detach(), out["loss"], **near)
+    np.testing.assert_allclose(
+        result.logits.detach(), channels_first(out["logits"]), rtol=1e-3, atol=2e-4
+    )
+    gradients = UNet.from_imgx(subset(out, "grad/"), num_heads=2, num_res_blocks=1)
+    expected = dict(gradients.named_parameters())
+    compared = 0
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        scale = max(float(expected[name].detach().abs().max()), 1e-3)
+        np.testing.assert_allclose(
+            parameter.grad / scale, expected[name].detach() / scale, atol=2e-3, err_msg=name
+        )
+        compared += 1
+    assert compared == len(subset(out, "grad/"))
+    assert not draws.noises, "a draw was not used"
+    last = 1001 if case in ("diffusion", "diffusion_importance", "diffusion_noise_mse_vlb") else None
+    assert draws.ranges == [(0, last or (1001 if case == "selfcond_same" else 1000))]
