@@ -112,16 +112,10 @@ def subset(arrays: Arrays, prefix: str) -> Arrays:
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
-def make_network(arrays: Arrays, params: str) -> UNet:
-    return UNet.from_imgx(subset(arrays, params + "/"), num_heads=2, num_res_blocks=1)
-
-
 def importance_weight(arrays: Arrays, t: Tensor) -> Tensor:
     timesteps = ImportanceTimesteps(1001, imgx_compat=True)
-    probs = timesteps.probabilities_from_loss(
-        torch.from_numpy(arrays["in/loss_sq_hist(importance)"])
-    )
-    return (probs[t] * 1001).float()
+    timesteps.loss_sq = torch.from_numpy(arrays["in/loss_sq_hist(importance)"])
+    return timesteps.loss_probs()[t] * 1001
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -133,7 +127,8 @@ def test_loss_step_matches_imgx(
     arrays = reference("k_loss_steps")
     make_strategy, params = CASES[case]
     out = subset(arrays, case + "/")
-    network = make_network(arrays, params)
+    mask_channels = 2 * NUM_CLASSES if case.startswith("selfcond") else NUM_CLASSES
+    network = UNet.from_imgx(subset(arrays, params + "/"), mask_channels=mask_channels)
     t = torch.from_numpy(out["t_index"]).long()
     weight = torch.ones(len(t))
     if case == "diffusion_importance":
@@ -157,10 +152,13 @@ def test_loss_step_matches_imgx(
     near = {"rtol": 2e-4, "atol": 2e-5}
     np.testing.assert_allclose(result.loss_per_sample.detach(), out["loss_batch"], **near)
     np.testing.assert_allclose(result.loss.detach(), out["loss"], **near)
+    # From noise, x_start = (x_t - sqrt(1 - ab) noise) / sqrt(ab) multiplies rounding by up to 150,
+    # and the logarithm of a small probability by more.
+    atol = 1e-2 if case == "diffusion_noise_mse_vlb" else 2e-4
     np.testing.assert_allclose(
-        result.logits.detach(), channels_first(out["logits"]), rtol=1e-3, atol=2e-4
+        result.logits.detach(), channels_first(out["logits"]), rtol=1e-3, atol=atol
     )
-    gradients = UNet.from_imgx(subset(out, "grad/"), num_heads=2, num_res_blocks=1)
+    gradients = UNet.from_imgx(subset(out, "grad/"), mask_channels=mask_channels)
     expected = dict(gradients.named_parameters())
     compared = 0
     for name, parameter in network.named_parameters():

@@ -59,8 +59,8 @@ class ChannelIntensity:
     """How one channel is normalised; `lower` to `std` are used by "ct" only."""
 
     method: Literal["zscore", "percentile", "ct", "none"]
-    lower: float = -math.inf
-    upper: float = math.inf
+    lower: float = 0.0
+    upper: float = 0.0
     mean: float = 0.0
     std: float = 1.0
 

@@ -13,7 +13,12 @@ from torch import Tensor
 from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.samplers import sample
 from recycleseg.diffusion.strategies import Network
-from recycleseg.inference.windows import gaussian_weight, window_starts
+from recycleseg.inference.windows import (
+    WindowMerger,
+    extract_windows,
+    gaussian_weight,
+    window_starts,
+)
 
 
 @dataclass(frozen=True)
@@ -44,25 +49,15 @@ class VolumeSampler:
         float32 in [0, 1], first step to last; K = 1 for a supervised network.
         """
         shape = image.shape[1:]
-        image = pad_to(image, self.patch_size)
-        padded = image.shape[1:]
+        image = pad_to(image, self.patch_size)[None]
         overlap = [min(int(p * self.overlap), p - 1) for p in self.patch_size]
-        starts = window_starts(padded, self.patch_size, overlap).tolist()
-        weight = gaussian_weight(self.patch_size).to(image.device)
-        total: Tensor | None = None
-        weights = torch.zeros(padded, device=image.device)
-        for first in range(0, len(starts), self.window_batch):
-            batch = starts[first : first + self.window_batch]
-            regions = [_region(start, self.patch_size) for start in batch]
-            windows = torch.stack([image[(slice(None), *region)] for region in regions])
+        starts = window_starts(image.shape[2:], self.patch_size, overlap)
+        merger = WindowMerger(image.shape[2:], gaussian_weight(self.patch_size))
+        for batch in starts.split(self.window_batch):
+            windows = extract_windows(image, batch, self.patch_size)[0]
             probs = torch.stack(list(self._steps(windows, generator)))
-            if total is None:
-                total = image.new_zeros((len(probs), self.num_classes, *padded))
-            for i, region in enumerate(regions):
-                total[(slice(None), slice(None), *region)] += probs[:, i] * weight
-                weights[region] += weight
-        assert total is not None
-        return (total / weights)[(..., *[slice(0, n) for n in shape])]
+            merger.add(probs, batch)
+        return merger.merged()[(..., *[slice(0, n) for n in shape])]
 
     def _steps(self, windows: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
         if self.diffusion is None:
@@ -101,6 +96,3 @@ def pad_to(image: Tensor, size: Sequence[int]) -> Tensor:
     low = image.flatten(1).amin(1).reshape(-1, *[1] * len(size))
     return F.pad(image - low, flat) + low
 
-
-def _region(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
-    return tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
