@@ -1,0 +1,243 @@
+"""Samplers against their equations and against the arrays computed by ImgX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.samplers import ddim_step, ddpm_step, sample
+from recycleseg.diffusion.schedule import NoiseSchedule
+
+# float32 rounding; the state has values of up to 5, the predicted x_start of up to 1e2 from noise
+ROUNDING = {"rtol": 5e-6, "atol": 5e-6}
+
+
+def diffusion_of(steps: int = 5, **options: Any) -> GaussianDiffusion:
+    return GaussianDiffusion(NoiseSchedule("linear", 1001).respace(steps), **options)
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_steps_equal_imgx(
+    reference: Callable[[str], dict[str, np.ndarray]],
+    channels_first: Callable[[np.ndarray], Tensor],
+    imgx_schedule: Callable[..., NoiseSchedule],
+) -> None:
+    arrays = reference("c_samplers")
+    outputs = {key for key in arrays if key.count("/") == 5}
+    inputs = {"model_out", "model_out_var", "x_t", "noise", "t_index"}
+    assert {key.split("/")[-1] for key in set(arrays) - outputs} == inputs
+    steps: dict[str, Callable[..., Tensor]] = {
+        "ddpm_sample": lambda d, out, x_t, t, noise: ddpm_step(d, out, x_t, t, noise=noise)[0],
+        "ddim_sample": lambda d, out, x_t, t, noise: ddim_step(d, out, x_t, t)[0],
+        "x_start_pred": lambda d, out, x_t, t, noise: ddpm_step(d, out, x_t, t, noise=noise)[1],
+        "p_mean": lambda d, out, x_t, t, noise: d.p_mean_variance(out, x_t, t)[0],
+        "p_log_variance": lambda d, out, x_t, t, noise: d.p_mean_variance(out, x_t, t)[1],
+        "x_to_logits(x_start_pred)": lambda d, out, x_t, t, noise: d.x_to_logits(
+            d.predict_x_start(out, x_t, t)
+        ),
+        "model_out_to_logits_start": lambda d, out, x_t, t, noise: d.predict_logits(out, x_t, t),
+        "predict_noise_from_model_out_xt": lambda d, out, x_t, t, noise: d.predict_noise(
+            out, x_t, t
+        ),
+    }
+    for key in sorted(outputs):
+        dim, size, prediction_type, exclusive, variance_type, output = key.split("/")
+        names = ["model_out", *(["model_out_var"] if "learned" in variance_type else [])]
+        model_out = torch.cat([channels_first(arrays[f"{dim}/in/{name}"]) for name in names], 1)
+        x_t, noise = (channels_first(arrays[f"{dim}/in/{name}"]) for name in ("x_t", "noise"))
+        t = torch.from_numpy(arrays[f"{dim}/{size}/t_index"]).long()
+        diffusion = GaussianDiffusion(
+            # by way of the noise: that is how ImgX takes its DDIM step
+            imgx_schedule("linear", int(size[1:]), by_ratio=True),
+            prediction_type=prediction_type,
+            variance_type=variance_type,
+            exclusive=exclusive == "exclusive",
+            imgx_compat=True,
+        )
+        ours = steps[output](diffusion, model_out, x_t, t, noise)
+        theirs = channels_first(arrays[key])
+        # the noise follows from a small difference: 1e2 times the rounding of its terms
+        atol = 1e-4 if output == "predict_noise_from_model_out_xt" else 5e-6
+        torch.testing.assert_close(
+            ours, theirs, rtol=5e-6, atol=atol, msg=lambda m, k=key: f"{k}: {m}"
+        )
+        if output == "x_start_pred":
+            _, of_ddim = ddim_step(diffusion, model_out, x_t, t)
+            assert of_ddim.equal(ours)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_ddim_is_equation_12(eta: float) -> None:
+    """Equations 12 and 16 of Song et al., in their own symbols, sample by sample in Python."""
+    diffusion = diffusion_of(11, prediction_type="noise")
+    x_t, predicted_noise, noise = torch.randn(3, 11, dtype=torch.float64, generator=seeded())
+    t = torch.arange(11)
+    shape = (11, 1, 1)
+    x_prev, x_start = ddim_step(
+        diffusion,
+        predicted_noise.view(shape),
+        x_t.view(shape),
+        t,
+        eta=eta,
+        noise=noise.view(shape),
+    )
+    for i in range(11):
+        alpha = float(diffusion.schedule.alphas_cumprod[i])
+        alpha_prev = float(diffusion.schedule.alphas_cumprod[i - 1]) if i else 1.0
+        sigma = eta * math.sqrt((1 - alpha_prev) / (1 - alpha)) * math.sqrt(1 - alpha / alpha_prev)
+        epsilon = float(predicted_noise[i])
+        start = (float(x_t[i]) - math.sqrt(1 - alpha) * epsilon) / math.sqrt(alpha)
+        direction = math.sqrt(1 - alpha_prev - sigma**2) * epsilon
+        expected = math.sqrt(alpha_prev) * start + direction + sigma * float(noise[i])
+        assert math.isclose(float(x_start[i]), start, rel_tol=1e-9)
+        # sqrt(1 - alpha_prev - sigma^2) loses digits where it is all but 0, at t_index 0 and 1
+        assert math.isclose(float(x_prev[i]), expected, rel_tol=1e-9, abs_tol=1e-9)
+
+
+def test_ddim_at_eta_1_is_ddpm() -> None:
+    """Song et al., section 4.1: the same mean and variance as the DDPM posterior."""
+    diffusion = diffusion_of(5)
+    model_out, x_t, noise = torch.randn(3, 5, 3, 4, dtype=torch.float64, generator=seeded())
+    t = torch.arange(5)
+    ddim, _ = ddim_step(diffusion, model_out, x_t, t, eta=1.0, noise=noise)
+    ddpm, _ = ddpm_step(diffusion, model_out, x_t, t, noise=noise)
+    torch.testing.assert_close(ddim, ddpm, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("step", [ddpm_step, ddim_step])
+def test_last_step_gives_the_prediction(step: Callable[..., tuple[Tensor, Tensor]]) -> None:
+    model_out, x_t, noise = torch.randn(3, 2, 3, 4, generator=seeded())
+    options = {"eta": 1.0} if step is ddim_step else {}
+    t = torch.zeros(2, dtype=torch.int64)
+    x_prev, x_start = step(diffusion_of(), model_out, x_t, t, noise=noise, **options)
+    torch.testing.assert_close(x_prev, x_start)
+
+
+def test_imgx_sigma_is_the_log_variance() -> None:
+    model_out, x_t, noise = torch.randn(3, 2, 3, 4, generator=seeded())
+    t = torch.tensor([1, 4])
+    arguments = (diffusion_of(), model_out, x_t, t)
+    assert ddim_step(*arguments, eta=0.5, noise=noise)[0].isfinite().all()
+    imgx, _ = ddim_step(*arguments, eta=0.5, noise=noise, imgx_compat=True)
+    assert imgx[0].isnan().all()
+    plain, _ = ddim_step(*arguments)
+    torch.testing.assert_close(ddim_step(*arguments, imgx_compat=True)[0], plain)
+
+
+def test_ddim_ignores_a_learned_variance() -> None:
+    model_out, variance, x_t = torch.randn(3, 2, 3, 4, generator=seeded())
+    t = torch.tensor([1, 4])
+    expected = ddim_step(diffusion_of(), model_out, x_t, t)
+    learned = diffusion_of(variance_type="learned_range")
+    ours = ddim_step(learned, torch.cat([model_out, variance], 1), x_t, t)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("step", ["ddpm", "ddim", "ddim eta"])
+def test_steps_compile_as_one_graph(step: str) -> None:
+    diffusion = diffusion_of()
+
+    def reverse(model_out: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        if step == "ddpm":
+            return ddpm_step(diffusion, model_out, x_t, t, noise=noise)
+        eta = 0.5 if step == "ddim eta" else 0.0
+        return ddim_step(diffusion, model_out, x_t, t, eta=eta, noise=noise)
+
+    model_out, x_t, noise = torch.randn(3, 3, 2, 6, generator=seeded())
+    arguments = (model_out, x_t, torch.tensor([0, 2, 4]), noise)
+    compiled = torch.compile(reverse, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*arguments), reverse(*arguments), **ROUNDING)
+
+
+class Recorder:
+    """A network that keeps what it is given and answers with fixed logits."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+        self.masks: list[Tensor] = []
+        self.times: list[Tensor] = []
+
+    def __call__(self, image: Tensor, mask: Tensor, t: Tensor) -> Tensor:
+        self.masks.append(mask)
+        self.times.append(t)
+        return self.logits + len(self.masks)
+
+
+@pytest.mark.parametrize("self_conditioning", [False, True])
+def test_sampling_loop(self_conditioning: bool) -> None:
+    diffusion = diffusion_of()
+    image = torch.zeros(2, 1, 4, 3)
+    network = Recorder(torch.randn(2, 3, 4, 3, generator=seeded()).requires_grad_())
+    x_T = torch.randn(2, 3, 4, 3, generator=seeded())
+    steps = list(sample(network, diffusion, image, 3, x_T=x_T, self_conditioning=self_conditioning))
+    assert len(steps) == len(network.masks) == 5
+    assert not any(probs.requires_grad for probs in steps)
+    # indices 1000, 750, 500, 250, 0 of the training schedule
+    times = torch.stack(network.times)[:, 0]
+    torch.testing.assert_close(times, (torch.arange(1000, -1, -250) + 1) / 1001)
+
+    x_t, previous = x_T, torch.zeros_like(x_T)
+    for i, mask in enumerate(network.masks):
+        expected = diffusion.x_to_mask(x_t)
+        if self_conditioning:
+            expected = torch.cat([expected, previous], 1)
+        torch.testing.assert_close(mask, expected)
+        t = torch.full((2,), 4 - i)
+        x_t, x_start = ddim_step(diffusion, network.logits.detach() + i + 1, x_t, t)
+        previous = diffusion.x_to_mask(x_start)
+        torch.testing.assert_close(steps[i], previous)
+
+
+@pytest.mark.parametrize("options", [{}, {"eta": 1.0}, {"sampler": "ddpm"}])
+def test_sampling_is_seeded(options: dict[str, Any]) -> None:
+    def network(image: Tensor, mask: Tensor, t: Tensor) -> Tensor:
+        return 3 * mask + image
+
+    def last(seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        *_, probs = sample(
+            network, diffusion_of(), torch.ones(1, 1, 8, 6, 4), 2, generator=generator, **options
+        )
+        return probs
+
+    assert last(1).shape == (1, 2, 8, 6, 4)
+    assert last(1).equal(last(1))
+    assert not last(1).equal(last(2))
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_sampling_finds_what_a_perfect_network_knows(sampler: Any) -> None:
+    label = torch.randint(0, 3, (2, 6, 5), generator=seeded())
+    x_start = diffusion_of().label_to_x(label, 3)
+
+    def network(image: Tensor, mask: Tensor, t: Tensor) -> Tensor:
+        return 20 * x_start
+
+    for steps in (2, 5, 1001):
+        arguments = (network, diffusion_of(steps), torch.zeros(2, 1, 6, 5), 3)
+        *_, probs = sample(*arguments, sampler=sampler, generator=seeded())
+        assert probs.argmax(1).equal(label)
+
+
+def test_bad_arguments() -> None:
+    x = torch.zeros(1, 2, 3)
+    t = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"eta must be in \[0, 1\], got 1.5"):
+        ddim_step(diffusion_of(), x, x, t, eta=1.5)
+    with pytest.raises(ValueError, match=r"eta = 0.5 needs noise, got None"):
+        ddim_step(diffusion_of(), x, x, t, eta=0.5)
+    network = Recorder(x)
+    with pytest.raises(ValueError, match="unknown sampler 'euler', expected 'ddim' or 'ddpm'"):
+        next(sample(network, diffusion_of(), x, 2, sampler="euler"))
+    with pytest.raises(ValueError, match=r"x_T must have shape \(1, 4, 3\), got \(1, 2, 3\)"):
+        next(sample(network, diffusion_of(), x, 4, x_T=x))
