@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from recycleseg.data.preprocess import PreparedCase
@@ -126,10 +125,9 @@ class PatchSampler:
 
 def _copy_patch(x: Tensor, starts: Sequence[int], patch: Tensor) -> None:
     """Copy the part of x (..., *S) from `starts` on into patch (..., *P), where they overlap."""
-    dims = len(starts)
-    source: tuple[slice, ...] = ()
-    target: tuple[slice, ...] = ()
-    for start, length, size in zip(starts, patch.shape[-dims:], x.shape[-dims:], strict=True):
-        source += (slice(max(start, 0), min(start + length, size)),)
-        target += (slice(max(-start, 0), min(size - start, length)),)
-    patch[(..., *target)] = x[(..., *source)]
+    first_axis = x.ndim - len(starts)
+    for axis, start in enumerate(starts, first_axis):
+        first, last = max(start, 0), min(start + patch.shape[axis], x.shape[axis])
+        x = x.narrow(axis, first, last - first)
+        patch = patch.narrow(axis, first - start, last - first)
+    patch.copy_(x)
