@@ -1,3 +1,28 @@
 """Diffusion models for medical image segmentation, trained by recycling."""
 
 __version__ = "0.1.0"
+
+from recycleseg.config import TrainConfig
+from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.samplers import ddim_step, ddpm_step
+from recycleseg.diffusion.schedule import NoiseSchedule
+from recycleseg.inference.predictor import Prediction, Predictor
+from recycleseg.losses import SegmentationLoss
+from recycleseg.models.unet import UNet
+from recycleseg.ops.overlap_counts import overlap_counts
+from recycleseg.training.trainer import Trainer
+
+__all__ = [
+    "GaussianDiffusion",
+    "NoiseSchedule",
+    "Prediction",
+    "Predictor",
+    "SegmentationLoss",
+    "TrainConfig",
+    "Trainer",
+    "UNet",
+    "__version__",
+    "ddim_step",
+    "ddpm_step",
+    "overlap_counts",
+]

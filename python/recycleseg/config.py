@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from argparse import ArgumentError
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Literal
+
+from jsonargparse import ArgumentParser, Namespace
 
 from recycleseg.data.augment import AugmentConfig
 from recycleseg.data.preprocess import PreprocessConfig
@@ -267,6 +271,35 @@ class TrainConfig:
                 f"({self.diffusion.num_timesteps}), got {self.sampling.num_steps}"
             )
         if not 0.0 <= self.optim.ema_decay < 1.0:
-            raise ValueError(f"optim.ema_decay: expected 0 <= decay < 1, got {self.optim.ema_decay}")
+            raise ValueError(
+                f"optim.ema_decay: expected 0 <= decay < 1, got {self.optim.ema_decay}"
+            )
         if not 0.0 <= self.patch.overlap < 1.0:
-            raise ValueError(f"patch.overlap: expected 0 <= overlap < 1, got {self.patch.overlap}")
+            raise ValueError(f"patch.overlap: expected 0 to below 1, got {self.patch.overlap}")
+
+
+def add_config_arguments(parser: ArgumentParser) -> None:
+    """Make every field of `TrainConfig` an option of the parser, with dots between the levels."""
+    parser.add_class_arguments(TrainConfig, as_group=False)
+
+
+def config_from(parser: ArgumentParser, parsed: Namespace) -> TrainConfig:
+    """The configuration in what such a parser has parsed.
+
+    Raises ValueError naming the option when a value is out of its range.
+    """
+    values = parser.instantiate(parsed)
+    return TrainConfig(**{f.name: values[f.name] for f in fields(TrainConfig)})
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read the config.yaml of a run folder.
+
+    Raises ValueError naming the file when it is not there or holds something else.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    add_config_arguments(parser)
+    try:
+        return config_from(parser, parser.parse_path(path))
+    except (OSError, TypeError, ArgumentError) as error:
+        raise ValueError(f"{path}: expected a run's config.yaml: {error}") from error

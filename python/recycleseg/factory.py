@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from recycleseg.config import TrainConfig
-from recycleseg.data.layout import Dataset
+from recycleseg.data.preprocess import Plan
 from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.diffusion.strategies import (
@@ -55,7 +55,7 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 def _computes_in_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.exists() else ""
     return any(flag in flags for flag in ("avx512_bf16", "amx_bf16"))
@@ -74,7 +74,9 @@ class AutocastNetwork:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
-    def __call__(self, image: Tensor, mask: Tensor | None, t: Tensor | None) -> Tensor:
+    def __call__(
+        self, image: Tensor, mask: Tensor | None = None, t: Tensor | None = None
+    ) -> Tensor:
         with self._autocast():
             out: Tensor = self.network(image, mask, t)
         return out.float()
@@ -93,15 +95,15 @@ def choose_patch_size(config: TrainConfig, median_shape: Sequence[int]) -> tuple
     return tuple(size)
 
 
-def make_network(config: TrainConfig, dataset: Dataset) -> UNet:
+def make_network(config: TrainConfig, plan: Plan) -> UNet:
     """The U-Net for the data set's channels and classes, and the strategy's mask."""
     m = config.model
-    num_classes = dataset.num_classes
+    num_classes = plan.num_classes
     mask_channels = {"supervised": 0, "self_conditioning": 2 * num_classes}
     learned = config.diffusion.variance_type in ("learned", "learned_range")
     return UNet(
-        dataset.spatial_dims,
-        len(dataset.channel_names),
+        plan.spatial_dims,
+        len(plan.channel_names),
         2 * num_classes if learned and config.strategy != "supervised" else num_classes,
         m.channels,
         mask_channels=mask_channels.get(config.strategy, num_classes),
@@ -150,9 +152,7 @@ def make_timesteps(config: TrainConfig) -> Timesteps:
     return ImportanceTimesteps(config.diffusion.num_timesteps, imgx_compat=config.imgx_compat)
 
 
-def make_strategy(
-    config: TrainConfig, diffusion: GaussianDiffusion, num_classes: int
-) -> Strategy:
+def make_strategy(config: TrainConfig, diffusion: GaussianDiffusion, num_classes: int) -> Strategy:
     """The training strategy with its loss."""
     segmentation = SegmentationLoss(
         config.loss.dice,
@@ -176,7 +176,7 @@ def make_strategy(
 def make_volume_sampler(
     config: TrainConfig,
     forward: Network,
-    dataset: Dataset,
+    plan: Plan,
     patch_size: tuple[int, ...],
     device: torch.device,
 ) -> VolumeSampler:
@@ -184,12 +184,12 @@ def make_volume_sampler(
     supervised = config.strategy == "supervised"
     diffusion = None
     if not supervised:
-        diffusion = make_sampling_diffusion(config, dataset.exclusive).to(device)
+        diffusion = make_sampling_diffusion(config, plan.exclusive).to(device)
     return VolumeSampler(
         forward,
         diffusion,
-        dataset.num_classes,
-        dataset.exclusive,
+        plan.num_classes,
+        plan.exclusive,
         patch_size,
         overlap=config.patch.overlap,
         sampler=config.sampling.sampler,

@@ -170,5 +170,88 @@ def test_loss_step_matches_imgx(
         compared += 1
     assert compared == len(subset(out, "grad/"))
     assert not draws.noises, "a draw was not used"
-    last = 1001 if case in ("diffusion", "diffusion_importance", "diffusion_noise_mse_vlb") else None
-    assert draws.ranges == [(0, last or (1001 if case == "selfcond_same" else 1000))]
+    whole_range = case.startswith("diffusion") or case == "selfcond_same"
+    assert draws.ranges == [(0, 1001 if whole_range else 1000)]
+
+
+class RecordingNetwork:
+    """Answers with constant logits; remembers what it was shown and whether it had to learn."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits.requires_grad_()
+        self.calls: list[tuple[Tensor | None, Tensor | None, bool]] = []
+
+    def __call__(
+        self, image: Tensor, mask: Tensor | None = None, t: Tensor | None = None
+    ) -> Tensor:
+        self.calls.append((mask, t, torch.is_grad_enabled()))
+        return self.logits * 1.0
+
+
+def record(strategy: Strategy, t: Tensor) -> tuple[RecordingNetwork, list[Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    network = RecordingNetwork(torch.randn(2, NUM_CLASSES, 6, 5, generator=generator))
+    noises = [torch.randn(2, NUM_CLASSES, 6, 5, generator=generator) for _ in range(2)]
+    label = torch.randint(NUM_CLASSES, (2, 6, 5), generator=generator)
+    draws = GivenDraws(t, torch.ones(2), list(noises), torch.zeros(2))
+    strategy(network, torch.zeros(2, 1, 6, 5), label, draws).loss.backward()
+    assert network.logits.grad is not None
+    return network, noises
+
+
+def test_recycling_noises_its_own_prediction() -> None:
+    objective = make_objective(**DICE_FOCAL)
+    diffusion = objective.diffusion
+    t = torch.tensor([0, 400])
+    network, noises = record(Recycling(objective, NUM_CLASSES), t)
+    (_, t_first, first_learns), (mask, t_second, second_learns) = network.calls
+    assert (first_learns, second_learns) == (False, True)
+    assert t_first is not None and t_second is not None and mask is not None
+    torch.testing.assert_close(t_first, torch.full((2,), 1.0))
+    torch.testing.assert_close(t_second, (t + 1) / 1001)
+    x_pred = 2 * network.logits.detach().softmax(1) - 1
+    expected = diffusion.x_to_mask(diffusion.q_sample(x_pred, t, noises[1]))
+    torch.testing.assert_close(mask, expected)
+
+
+def test_self_conditioning_next_sees_x_t_unless_told_to_do_as_imgx() -> None:
+    objective = make_objective(**DICE_FOCAL)
+    t = torch.tensor([3, 700])
+    masks = {}
+    for imgx_compat in (False, True):
+        strategy = SelfConditioning(objective, NUM_CLASSES, "next", 0.5, imgx_compat=imgx_compat)
+        network, _ = record(strategy, t)
+        (mask_prev, _, _), (mask, _, _) = network.calls
+        assert mask_prev is not None and mask is not None
+        masks[imgx_compat] = mask[:, :NUM_CLASSES]
+        x_prev_mask = mask_prev[:, :NUM_CLASSES]
+        kept = mask[:, NUM_CLASSES:]
+        torch.testing.assert_close(kept, network.logits.detach().softmax(1))
+    torch.testing.assert_close(masks[True], x_prev_mask)
+    assert not torch.allclose(masks[False], x_prev_mask)
+
+
+def test_supervised_shows_neither_mask_nor_time() -> None:
+    network = RecordingNetwork(torch.zeros(2, NUM_CLASSES, 6, 5))
+    strategy = Supervised(SegmentationLoss(**DICE_FOCAL))
+    label = torch.ones(2, 6, 5, dtype=torch.int64)
+    draws = GivenDraws(torch.zeros(2), torch.ones(2), [])
+    result = strategy(network, torch.zeros(2, 1, 6, 5), label, draws)
+    assert network.calls == [(None, None, True)]
+    assert result.t_index is None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda o: Recycling(o, 3, "last"), "prev_step: expected 'max' or 'next', got 'last'"),
+        (lambda o: Recycling(o, 3, "max", True), "reverse_step: expected False"),
+        (lambda o: SelfConditioning(o, 3, "max"), "prev_step: expected 'same' or 'next'"),
+        (lambda o: SelfConditioning(o, 3, "same", 1.5), "probability: expected 0 to 1, got 1.5"),
+    ],
+)
+def test_wrong_options_are_named(
+    make: Callable[[DiffusionObjective], Strategy], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(make_objective(**DICE_FOCAL))

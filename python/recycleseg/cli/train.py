@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import re
 import sys
@@ -13,7 +12,8 @@ from typing import NamedTuple
 
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from recycleseg.config import TrainConfig
+from recycleseg.config import TrainConfig, add_config_arguments, config_from
+from recycleseg.training.trainer import Trainer
 
 DEFAULT_PRESET = "tiny"
 
@@ -49,7 +49,7 @@ def build_parser() -> ArgumentParser:
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file over the preset")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
-    parser.add_class_arguments(TrainConfig, as_group=False)
+    add_config_arguments(parser)
     return parser
 
 
@@ -67,11 +67,9 @@ def parse_command(arguments: Sequence[str]) -> Command:
             parsed = parser.parse_args(["--preset", preset, "--config", str(path), *rest])
         except ArgumentError as error:
             raise ValueError(_with_suggestion(str(error), parser)) from error
-    values = parser.instantiate(parsed)
-    config = TrainConfig(**{f.name: values[f.name] for f in dataclasses.fields(TrainConfig)})
-    if values["resume"] and values["overwrite"]:
+    if parsed.resume and parsed.overwrite:
         raise ValueError("--resume, --overwrite: expected at most one of them, got both")
-    return Command(config, values["resume"], values["overwrite"])
+    return Command(config_from(parser, parsed), parsed.resume, parsed.overwrite)
 
 
 def _take_preset(arguments: list[str]) -> tuple[str, list[str]]:
@@ -104,9 +102,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `recycle-train`; returns the exit code: 0, or 2 for an error of the user's."""
     try:
         command = parse_command(sys.argv[1:] if arguments is None else arguments)
-        # Imported here so that --help and option errors do not wait for PyTorch.
-        from recycleseg.training.trainer import Trainer
-
         Trainer(command.config).fit(resume=command.resume, overwrite=command.overwrite)
     except ValueError as error:
         print(f"recycle-train: error: {error}", file=sys.stderr)

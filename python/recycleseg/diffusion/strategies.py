@@ -7,7 +7,6 @@ truth (Ho et al. 2020); `self_conditioning` feeds a first prediction back (Chen 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -18,8 +17,14 @@ from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.timesteps import Timesteps
 from recycleseg.losses import SegmentationLoss
 
-# network(image (B, C_img, *S), mask (B, C_mask, *S) or None, t (B,) or None) -> (B, C_out, *S)
-Network = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
+
+class Network(Protocol):
+    """A segmentation network, as strategies and samplers call it."""
+
+    def __call__(
+        self, image: Tensor, mask: Tensor | None = None, t: Tensor | None = None
+    ) -> Tensor:
+        """image (B, C_img, *S), mask (B, C_mask, *S), t (B,) -> (B, C_out, *S)."""
 
 
 class Draws(Protocol):
@@ -104,9 +109,7 @@ class Supervised:
 
     segmentation: SegmentationLoss
 
-    def __call__(
-        self, network: Network, image: Tensor, label: Tensor, draws: Draws
-    ) -> StepResult:
+    def __call__(self, network: Network, image: Tensor, label: Tensor, draws: Draws) -> StepResult:
         logits = network(image, None, None)
         loss = self.segmentation(logits, label)
         return StepResult(loss.mean(), loss, logits, None)
@@ -119,9 +122,7 @@ class Standard:
     objective: DiffusionObjective
     num_classes: int
 
-    def __call__(
-        self, network: Network, image: Tensor, label: Tensor, draws: Draws
-    ) -> StepResult:
+    def __call__(self, network: Network, image: Tensor, label: Tensor, draws: Draws) -> StepResult:
         diffusion = self.objective.diffusion
         x_start = diffusion.label_to_x(label, self.num_classes)
         t, weight = draws.t_index(len(image), 0, diffusion.num_timesteps)
@@ -154,9 +155,7 @@ class Recycling:
                 "does not reach t), got True"
             )
 
-    def __call__(
-        self, network: Network, image: Tensor, label: Tensor, draws: Draws
-    ) -> StepResult:
+    def __call__(self, network: Network, image: Tensor, label: Tensor, draws: Draws) -> StepResult:
         diffusion = self.objective.diffusion
         T = diffusion.num_timesteps
         x_start = diffusion.label_to_x(label, self.num_classes)
@@ -166,9 +165,7 @@ class Recycling:
         with torch.no_grad():
             noise = draws.noise(x_start)
             x_prev = diffusion.q_sample(x_start, t_prev, noise)
-            model_out = network(
-                image, diffusion.x_to_mask(x_prev), diffusion.network_time(t_prev)
-            )
+            model_out = network(image, diffusion.x_to_mask(x_prev), diffusion.network_time(t_prev))
             x_pred = diffusion.predict_x_start(model_out, x_prev, t_prev)
             if self.reverse_step:
                 x_t = diffusion.predict_x_prev(x_pred, x_prev, t_prev)
@@ -202,9 +199,7 @@ class SelfConditioning:
         if not 0.0 <= self.probability <= 1.0:
             raise ValueError(f"probability: expected 0 to 1, got {self.probability}")
 
-    def __call__(
-        self, network: Network, image: Tensor, label: Tensor, draws: Draws
-    ) -> StepResult:
+    def __call__(self, network: Network, image: Tensor, label: Tensor, draws: Draws) -> StepResult:
         diffusion = self.objective.diffusion
         T = diffusion.num_timesteps
         x_start = diffusion.label_to_x(label, self.num_classes)

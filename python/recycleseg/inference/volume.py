@@ -57,7 +57,10 @@ class VolumeSampler:
             windows = extract_windows(image, batch, self.patch_size)[0]
             probs = torch.stack(list(self._steps(windows, generator)))
             merger.add(probs, batch)
-        return merger.merged()[(..., *[slice(0, n) for n in shape])]
+        probs = merger.merged()
+        for axis, size in enumerate(shape):
+            probs = probs.narrow(2 + axis, 0, size)
+        return probs
 
     def _steps(self, windows: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
         if self.diffusion is None:
@@ -95,4 +98,3 @@ def pad_to(image: Tensor, size: Sequence[int]) -> Tensor:
     flat = [w for width in reversed(widths) for w in (0, width)]
     low = image.flatten(1).amin(1).reshape(-1, *[1] * len(size))
     return F.pad(image - low, flat) + low
-

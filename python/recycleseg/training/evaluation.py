@@ -99,24 +99,25 @@ def summarise(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
     Numbers that do not apply are null, so that the file is plain JSON.
     """
     keys = _nnunet_label_keys(dataset)
-    per_case = []
-    for case_id, counts in evaluation.counts.items():
-        metrics = {
-            key: _nnunet_metrics(c, evaluation.voxels[case_id])
-            for key, c in zip(keys, counts[-1], strict=True)
+    metrics = {
+        case_id: {
+            key: _nnunet_metrics(of_class, evaluation.voxels[case_id])
+            for key, of_class in zip(keys, counts[-1], strict=True)
         }
-        label_path = dataset.cases[case_id].label_path
-        per_case.append(
-            {
-                "metrics": metrics,
-                "prediction_file": None,
-                "reference_file": label_path.name if label_path else None,
-            }
-        )
-    mean = {key: _mean_of([case["metrics"][key] for case in per_case]) for key in keys}
-    not_applicable = {
-        key: sum(case["metrics"][key]["Dice"] is None for case in per_case) for key in keys
+        for case_id, counts in evaluation.counts.items()
     }
+    mean = {key: _mean_of([case[key] for case in metrics.values()]) for key in keys}
+    not_applicable = {
+        key: sum(case[key]["Dice"] is None for case in metrics.values()) for key in keys
+    }
+    per_case = [
+        {
+            "metrics": of_case,
+            "prediction_file": None,
+            "reference_file": getattr(dataset.cases[case_id].label_path, "name", None),
+        }
+        for case_id, of_case in metrics.items()
+    ]
     return {
         "foreground_mean": _mean_of(list(mean.values())),
         "mean": mean,

@@ -38,9 +38,7 @@ def print_plan(trainer: Trainer) -> None:
     dataset = data.dataset
     splits = ", ".join(f"{name} {len(data.cases(name))}" for name in ("train", "val", "test"))
     parameters = sum(p.numel() for p in trainer.network.parameters())
-    small = [
-        n for n, p in zip(data.median_shape, trainer.patch_size, strict=True) if n < p
-    ]
+    small = [n for n, p in zip(data.median_shape, trainer.patch_size, strict=True) if n < p]
     patch = " x ".join(map(str, trainer.patch_size))
     spacing = " x ".join(f"{s:g}" for s in data.spacing)
     remaining = config.optim.steps - trainer.step
@@ -48,8 +46,7 @@ def print_plan(trainer: Trainer) -> None:
     for name, value in {
         "data set": f"{dataset.name} ({dataset.root})",
         "cases": splits,
-        "classes": ", ".join(dataset.class_names)
-        + ("" if dataset.exclusive else " (overlapping)"),
+        "classes": ", ".join(dataset.class_names) + ("" if dataset.exclusive else " (overlapping)"),
         "channels": ", ".join(dataset.channel_names),
         "spacing": f"{spacing} mm",
         "patch": patch + (" (larger than most images: padded)" if small else ""),
@@ -95,6 +92,7 @@ def save_validation_picture(
     exclusive = trainer.dataset.exclusive
     rows = []
     for case, probs in cases[:PICTURED_CASES]:
+        assert case.label is not None  # preprocessing refuses training data without labels
         counts = evaluation.counts[case.case_id]
         dice = Evaluation(evaluation.class_names, {case.case_id: counts}).by_step()
         truth = case.label if exclusive else _stacked(case.label)
@@ -123,4 +121,3 @@ def final_table(evaluation: Evaluation, split: str, step: int) -> Table:
         row = [*per_case.nanmean(0).tolist(), mean]
         table.add_row(str(k + 1), *(f"{d:.4f}" for d in row))
     return table
-

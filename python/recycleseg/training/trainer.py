@@ -13,18 +13,18 @@ from rich.console import Console
 from torch import Tensor
 
 from recycleseg import factory
-from recycleseg.config import TrainConfig
-from recycleseg.data.augment import augment
-from recycleseg.data.patches import PatchSampler
-from recycleseg.diffusion.strategies import RandomDraws, StepResult
-from recycleseg.inference.volume import VolumeSampler
-from recycleseg.training.checkpoint import (
+from recycleseg.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
     save_checkpoint,
 )
+from recycleseg.config import TrainConfig
+from recycleseg.data.augment import augment
+from recycleseg.data.patches import PatchSampler
+from recycleseg.diffusion.strategies import RandomDraws, StepResult
+from recycleseg.inference.volume import VolumeSampler
 from recycleseg.training.data import load_training_data
 from recycleseg.training.evaluation import Evaluation, evaluate_cases, summarise
 from recycleseg.training.logging import RunLogger, StepProgress
@@ -69,7 +69,7 @@ class Trainer:
         )
 
         torch.manual_seed(config.seed)
-        self.network = factory.make_network(config, self.dataset).to(self.device)
+        self.network = factory.make_network(config, self.data.plan).to(self.device)
         self.average = (
             AveragedWeights(self.network, config.optim.ema_decay)
             if config.optim.ema_decay > 0
@@ -144,9 +144,7 @@ class Trainer:
         seeds = np.random.SeedSequence([self.config.seed, index]).generate_state(2, np.uint64)
         self.generator.manual_seed(int(seeds[0] >> 1))
         torch.manual_seed(int(seeds[1] >> 1))
-        image, label = (
-            x.to(self.device, non_blocking=True) for x in self.patches.batch(index)
-        )
+        image, label = (x.to(self.device, non_blocking=True) for x in self.patches.batch(index))
         image, label = augment(
             image,
             label,
@@ -196,7 +194,7 @@ class Trainer:
     def volume_sampler(self) -> VolumeSampler:
         """The sampler of whole volumes that validation uses."""
         return factory.make_volume_sampler(
-            self.config, self.forward, self.dataset, self.patch_size, self.device
+            self.config, self.forward, self.data.plan, self.patch_size, self.device
         )
 
     def finish(self) -> dict[str, Any]:
