@@ -63,6 +63,7 @@ struct TensorView {
   }
 
   bool is_contiguous() const {
+    if (size() == 0) return true;
     std::int64_t expected = 1;
     for (std::size_t axis = shape.size(); axis-- > 0;) {
       if (shape[axis] > 1 && strides[axis] != expected) return false;

@@ -8,33 +8,29 @@ from typing import Any
 import torch
 from torch.utils.dlpack import to_dlpack
 
-_HOW_TO_BUILD = (
-    "Build it with `pip install .` in a checkout of recycleseg; that takes a C++17 compiler"
-)
+_HOW_TO_BUILD = "Run `pip install .` in a checkout of recycleseg; it takes a C++17 compiler"
 
 
-class _Missing:
+class MissingExtension:
     """Stands in for the extension; every use of it raises, saying what, why and how to get it."""
 
     def __init__(self, reason: str) -> None:
-        self._reason = reason
+        self.reason = reason
 
     def __getattr__(self, name: str) -> Any:
         raise RuntimeError(
-            f"{name} is in recycleseg's compiled extension, which cannot be imported "
-            f"({self._reason}). {_HOW_TO_BUILD}."
+            f"{name} needs recycleseg's compiled extension, which cannot be imported: "
+            f"{self.reason}. {_HOW_TO_BUILD}."
         )
 
 
-C: ModuleType | _Missing
+C: ModuleType | MissingExtension
 try:
-    from recycleseg import _C as _compiled
+    from recycleseg import _C as C
 except ImportError as error:
-    C = _Missing(str(error))
-    HAS_CPP = HAS_CUDA = False
-else:
-    C = _compiled
-    HAS_CPP, HAS_CUDA = True, bool(_compiled.build_config()["cuda"])
+    C = MissingExtension(str(error))
+HAS_CPP = isinstance(C, ModuleType)
+HAS_CUDA = HAS_CPP and bool(C.build_config()["cuda"])
 
 
 def resolve_backend(backend: str, device: torch.device) -> str:
@@ -49,16 +45,9 @@ def resolve_backend(backend: str, device: torch.device) -> str:
     if backend == "auto":
         return compiled if compiled is not None and built[compiled] else "reference"
     if backend not in built:
-        raise ValueError(
-            f"backend: expected 'auto', 'cpp', 'cuda' or 'reference', got {backend!r}"
-        )
+        raise ValueError(f"backend: expected 'auto', 'cpp', 'cuda' or 'reference', got {backend!r}")
     if not built[backend]:
-        C.build_config()
-        raise RuntimeError(
-            "backend='cuda': recycleseg's compiled extension was built for the CPU alone. "
-            f"{_HOW_TO_BUILD} and nvcc; add `-C cmake.define.RECYCLESEG_CUDA=ON` to be told "
-            "what is missing."
-        )
+        raise RuntimeError(_why_not_built(backend))
     if backend not in (compiled, "reference"):
         expected = "CPU" if backend == "cpp" else "CUDA"
         raise ValueError(f"backend={backend!r}: expected {expected} tensors, got {device.type}")
@@ -68,3 +57,11 @@ def resolve_backend(backend: str, device: torch.device) -> str:
 def capsule(tensor: torch.Tensor) -> object:
     """`tensor` as the extension takes it: a DLPack capsule, made without waiting for a stream."""
     return to_dlpack(tensor)
+
+
+def _why_not_built(backend: str) -> str:
+    if isinstance(C, MissingExtension):
+        why = f"cannot be imported: {C.reason}. {_HOW_TO_BUILD}"
+    else:
+        why = f"was built for the CPU alone. {_HOW_TO_BUILD} and nvcc on PATH"
+    return f"backend={backend!r} needs recycleseg's compiled extension, which {why}."

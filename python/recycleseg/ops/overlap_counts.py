@@ -56,6 +56,7 @@ def overlap_counts_reference(pred: Tensor, ref: Tensor, num_classes: int) -> Ten
         outside = (label < 0) | (label >= num_classes) if label.dtype != torch.bool else label[:0]
         if num := int(outside.sum()):
             _raise_outside(name, num, int(label[outside][0]), num_classes)
+    pred, ref = pred[..., None], ref[..., None]  # an axis to sum over, where *S has none
     voxels = tuple(range(1, pred.ndim))
     per_class = []
     for c in range(num_classes):

@@ -1,0 +1,237 @@
+// Compiled once per instruction set, into the namespace RECYCLESEG_ISA. Uses no template of the
+// standard library: the linker keeps one copy of those, which might then be of the wrong set.
+#include "norm_act_simd.hpp"
+
+namespace recycleseg {
+namespace RECYCLESEG_ISA {
+namespace {
+
+constexpr int kWidth = 16;
+constexpr float kEndOfExp = 87.0f;  // exp(+-87) is a normal float32
+
+using Floats = float __attribute__((vector_size(4 * kWidth)));
+using Words = std::uint32_t __attribute__((vector_size(4 * kWidth)));
+using Ints = std::int32_t __attribute__((vector_size(4 * kWidth)));
+using Halves = std::uint16_t __attribute__((vector_size(2 * kWidth)));
+
+#define INLINE inline __attribute__((always_inline))
+
+template <class To, class From>
+INLINE To copy_bits(const From& from) {
+  static_assert(sizeof(To) == sizeof(From), "sizes differ");
+  To to;
+  __builtin_memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+INLINE Floats widen(const Floats& x) { return x; }
+INLINE Floats widen(const Halves& x) {
+  return copy_bits<Floats>(__builtin_convertvector(x, Words) << 16);
+}
+INLINE void narrow(const Floats& x, Floats& out) { out = x; }
+INLINE void narrow(const Floats& x, Halves& out) {
+  // To nearest, ties to even; a NaN, whose payload might round to infinity, stays one.
+  const Words bits = copy_bits<Words>(x);
+  const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  out = __builtin_convertvector(x == x ? rounded : (Words{} + 0x7fc0), Halves);
+}
+
+template <class T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  using type = Floats;
+};
+template <>
+struct VectorOf<BFloat16> {
+  using type = Halves;
+};
+
+// Reads and writes `count` channels, all kWidth of them where kFull.
+template <bool kFull, class T>
+INLINE Floats load(const T* from, std::int64_t count) {
+  typename VectorOf<T>::type raw{};
+  if (kFull)
+    __builtin_memcpy(&raw, from, sizeof(raw));
+  else
+    __builtin_memcpy(&raw, from, sizeof(T) * count);
+  return widen(raw);
+}
+template <bool kFull, class T>
+INLINE void store(const Floats& value, T* to, std::int64_t count) {
+  typename VectorOf<T>::type raw;
+  narrow(value, raw);
+  if (kFull)
+    __builtin_memcpy(to, &raw, sizeof(raw));
+  else
+    __builtin_memcpy(to, &raw, sizeof(T) * count);
+}
+
+// exp for |x| <= kEndOfExp, to 2 units in the last place: x = n ln 2 + r, exp(r) by a polynomial.
+INLINE Floats exp(const Floats& x) {
+  const float round_to_int = 12582912.0f;  // 1.5 * 2^23
+  const Floats biased = x * 1.44269504f + round_to_int;
+  const Floats n = biased - round_to_int;
+  const Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Floats p = r * (1.0f / 5040) + (1.0f / 720);
+  p = p * r + (1.0f / 120);
+  p = p * r + (1.0f / 24);
+  p = p * r + (1.0f / 6);
+  p = p * r + 0.5f;
+  p = (p * r + 1.0f) * r + 1.0f;
+  const Ints power = __builtin_convertvector(n, Ints) + 127;
+  return p * copy_bits<Floats>(power << 23);
+}
+
+// GELU in its tanh form is z * sigmoid(q) with q = sqrt(8 / pi) (z + 0.044715 z^3).
+constexpr float kLinear = 1.5957691216f;
+constexpr float kCubic = kLinear * 0.044715f;
+
+INLINE Floats gelu_sigmoid(const Floats& z) {
+  Floats q = z * (kLinear + kCubic * (z * z));
+  const Floats end = Floats{} + kEndOfExp;
+  q = q > end ? end : q;
+  q = q < -end ? -end : q;
+  return 1.0f / (1.0f + exp(-q));
+}
+INLINE Floats gelu(const Floats& z) { return z * gelu_sigmoid(z); }
+INLINE Floats gelu_slope(const Floats& z) {
+  const Floats s = gelu_sigmoid(z);
+  return s + z * s * (1.0f - s) * (kLinear + 3 * kCubic * (z * z));
+}
+
+// Calls body(first channel, number of channels, whether these are kWidth) block by block, so that
+// per-channel values stay in registers over all voxels.
+template <class Body>
+INLINE void for_blocks(std::int64_t channels, Body&& body) {
+  struct Full {
+    static constexpr bool value = true;
+  };
+  struct Part {
+    static constexpr bool value = false;
+  };
+  std::int64_t c = 0;
+  for (; c + kWidth <= channels; c += kWidth) body(c, kWidth, Full{});
+  if (c < channels) body(c, channels - c, Part{});
+}
+
+struct AffineBlock {
+  Floats mean, scale, shift;
+  template <bool kFull>
+  static INLINE AffineBlock at(const Affine& affine, std::int64_t c, std::int64_t count) {
+    return {load<kFull>(affine.mean + c, count), load<kFull>(affine.scale + c, count),
+            load<kFull>(affine.shift + c, count)};
+  }
+};
+
+template <class T>
+void moments(const T* x, std::int64_t voxels, std::int64_t channels, float* mean,
+             float* squares) {
+  for_blocks(channels, [&](std::int64_t c, std::int64_t count, auto full) {
+    constexpr bool kFull = decltype(full)::value;
+    // Distances from the first voxel: squares of raw values would cancel.
+    const Floats origin = load<kFull>(x + c, count);
+    Floats sum[2] = {}, square[2] = {};
+    for (std::int64_t v = 0; v < voxels; ++v) {
+      const Floats d = load<kFull>(x + v * channels + c, count) - origin;
+      sum[v & 1] += d;
+      square[v & 1] += d * d;
+    }
+    const Floats total = sum[0] + sum[1];
+    const Floats offset = total / static_cast<float>(voxels);
+    store<kFull>(origin + offset, mean + c, count);
+    store<kFull>(square[0] + square[1] - total * offset, squares + c, count);
+  });
+}
+
+template <bool kResidual, bool kActivation, class T>
+INLINE void apply_kind(const T* x, const T* residual, T* y, std::int64_t voxels,
+                       std::int64_t channels, Affine affine) {
+  for_blocks(channels, [&](std::int64_t c, std::int64_t count, auto full) {
+    constexpr bool kFull = decltype(full)::value;
+    const AffineBlock a = AffineBlock::at<kFull>(affine, c, count);
+    for (std::int64_t v = 0; v < voxels; ++v) {
+      const std::int64_t i = v * channels + c;
+      Floats z = (load<kFull>(x + i, count) - a.mean) * a.scale + a.shift;
+      if (kResidual) z += load<kFull>(residual + i, count);
+      store<kFull>(kActivation ? gelu(z) : z, y + i, count);
+    }
+  });
+}
+
+template <class T>
+void apply(const T* x, const T* residual, T* y, std::int64_t voxels, std::int64_t channels,
+           Affine affine, bool activation) {
+  if (residual && activation)
+    apply_kind<true, true>(x, residual, y, voxels, channels, affine);
+  else if (residual)
+    apply_kind<true, false>(x, residual, y, voxels, channels, affine);
+  else if (activation)
+    apply_kind<false, true>(x, residual, y, voxels, channels, affine);
+  else
+    apply_kind<false, false>(x, residual, y, voxels, channels, affine);
+}
+
+template <bool kResidual, bool kActivation, class T>
+INLINE void reduce_kind(const T* grad_y, const T* x, const T* residual, T* g, std::int64_t voxels,
+                        std::int64_t channels, Affine affine, float* sum_g, float* sum_gx) {
+  for_blocks(channels, [&](std::int64_t c, std::int64_t count, auto full) {
+    constexpr bool kFull = decltype(full)::value;
+    const AffineBlock a = AffineBlock::at<kFull>(affine, c, count);
+    Floats total{}, product{};
+    for (std::int64_t v = 0; v < voxels; ++v) {
+      const std::int64_t i = v * channels + c;
+      const Floats centred = load<kFull>(x + i, count) - a.mean;
+      Floats grad = load<kFull>(grad_y + i, count);
+      if (kActivation) {
+        Floats z = centred * a.scale + a.shift;
+        if (kResidual) z += load<kFull>(residual + i, count);
+        grad *= gelu_slope(z);
+        store<kFull>(grad, g + i, count);
+      }
+      total += grad;
+      product += grad * centred;
+    }
+    store<kFull>(total, sum_g + c, count);
+    store<kFull>(product, sum_gx + c, count);
+  });
+}
+
+template <class T>
+void reduce(const T* grad_y, const T* x, const T* residual, T* g, std::int64_t voxels,
+            std::int64_t channels, Affine affine, bool activation, float* sum_g, float* sum_gx) {
+  if (residual && activation)
+    reduce_kind<true, true>(grad_y, x, residual, g, voxels, channels, affine, sum_g, sum_gx);
+  else if (activation)
+    reduce_kind<false, true>(grad_y, x, residual, g, voxels, channels, affine, sum_g, sum_gx);
+  else
+    reduce_kind<false, false>(grad_y, x, residual, g, voxels, channels, affine, sum_g, sum_gx);
+}
+
+template <class T>
+void combine(const T* g, const T* x, T* grad_x, std::int64_t voxels, std::int64_t channels,
+             Affine affine, const float* slope) {
+  for_blocks(channels, [&](std::int64_t c, std::int64_t count, auto full) {
+    constexpr bool kFull = decltype(full)::value;
+    const AffineBlock a = AffineBlock::at<kFull>(affine, c, count);
+    const Floats k = load<kFull>(slope + c, count);
+    for (std::int64_t v = 0; v < voxels; ++v) {
+      const std::int64_t i = v * channels + c;
+      const Floats centred = load<kFull>(x + i, count) - a.mean;
+      store<kFull>(load<kFull>(g + i, count) * a.scale + (centred * k + a.shift), grad_x + i,
+                   count);
+    }
+  });
+}
+
+}  // namespace
+
+extern const NormActLoops<float> kFloatLoops;
+extern const NormActLoops<BFloat16> kBFloat16Loops;
+const NormActLoops<float> kFloatLoops{moments<float>, apply<float>, reduce<float>,
+                                      combine<float>};
+const NormActLoops<BFloat16> kBFloat16Loops{moments<BFloat16>, apply<BFloat16>, reduce<BFloat16>,
+                                            combine<BFloat16>};
+
+}  // namespace RECYCLESEG_ISA
+}  // namespace recycleseg
