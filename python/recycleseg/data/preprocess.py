@@ -97,6 +97,16 @@ class Plan:
     shape: tuple[int, ...] | None
     intensities: tuple[ChannelIntensity, ...]
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether a voxel belongs to one class only."""
+        return self.regions is None
+
+    @property
+    def num_classes(self) -> int:
+        """Channels of a mask; with exclusive classes, the background is one of them."""
+        return len(self.class_names)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
