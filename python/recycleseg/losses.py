@@ -176,9 +176,14 @@ def _focal(log_p: Tensor, log_not_p: Tensor | None, target: Tensor, gamma: float
         false = (gamma * log_p).exp() * log_not_p * (1 - target)
         return -(true + false).sum(1).mean(1)
     if target.ndim == 2:
-        log_p, target = log_p.gather(1, target.unsqueeze(1)), torch.ones_like(log_p[:, :1])
-    focus = (-log_p.expm1()).pow(gamma) if gamma else torch.ones_like(log_p)
-    return -(focus * log_p * target).sum(1).mean(1)
+        log_p_true = log_p.gather(1, target.unsqueeze(1)).squeeze(1)
+        return -(_focus(log_p_true, gamma) * log_p_true).mean(1)
+    return -(_focus(log_p, gamma) * log_p * target).sum(1).mean(1)
+
+
+def _focus(log_p: Tensor, gamma: float) -> Tensor | float:
+    """(1 - p)^gamma without loss of digits where p is almost 1."""
+    return (-log_p.expm1()).pow(gamma) if gamma else 1.0
 
 
 def _check_gamma(gamma: float) -> None:
