@@ -25,11 +25,18 @@ from torch.utils.tensorboard import SummaryWriter
 class RunLogger:
     """Scalars by optimiser step, to metrics.jsonl (one JSON object a line) and TensorBoard."""
 
-    def __init__(self, metrics_path: Path, tensorboard: Path, *, first_step: int) -> None:
+    def __init__(self, metrics_path: Path, tensorboard: Path, first_step: int) -> None:
         """Open the logs; lines of steps after `first_step` (lost in a crash) are dropped."""
         self._drop_lines_after(metrics_path, first_step)
         self._file = open(metrics_path, "a", buffering=1)  # noqa: SIM115
         self._writer = SummaryWriter(str(tensorboard), purge_step=first_step)
+
+    def __enter__(self) -> RunLogger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._writer.close()
 
     @staticmethod
     def _drop_lines_after(path: Path, step: int) -> None:
@@ -55,11 +62,6 @@ class RunLogger:
             finite = [v if math.isfinite(v) else None for v in values]
             line[name] = finite if isinstance(value, list) else finite[0]
         self._file.write(json.dumps(line) + "\n")
-
-    def close(self) -> None:
-        """Flush and close both logs."""
-        self._file.close()
-        self._writer.close()
 
 
 class StepProgress:

@@ -104,8 +104,10 @@ class Trainer:
             self.restore(load_checkpoint(self.folder.last))
         write_run_description(self)
         print_plan(self)
-        logger = RunLogger(self.folder.metrics, self.folder.tensorboard, first_step=self.step)
-        with StepProgress.over(self.console, config.optim.steps, self.step) as progress:
+        with (
+            RunLogger(self.folder.metrics, self.folder.tensorboard, self.step) as logger,
+            StepProgress.over(self.console, config.optim.steps, self.step) as progress,
+        ):
             for rate in self._steps():
                 loss, norm = self.train_step()
                 progress.advance()
@@ -119,7 +121,6 @@ class Trainer:
                     self.save(self.folder.last)
                 elif config.validation.save_every and self._due(config.validation.save_every):
                     self.save(self.folder.last)
-        logger.close()
         return self.finish()
 
     def train_step(self) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,181 @@
+"""Whole runs on a small data set: what they leave behind, and that resuming repeats them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from recycleseg.checkpoint import load_checkpoint
+from recycleseg.config import DiffusionConfig, TrainConfig, ValidationConfig, load_config
+from recycleseg.inference.predictor import Predictor
+from recycleseg.training.trainer import Trainer
+
+
+def metrics_of(run: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same_checkpoint(a: Path, b: Path) -> None:
+    ours, theirs = load_checkpoint(a), load_checkpoint(b)
+    assert ours.state == theirs.state
+    assert ours.tensors.keys() == theirs.tensors.keys()
+    for name, tensor in ours.tensors.items():
+        assert torch.equal(tensor, theirs.tensors[name]), name
+
+
+def test_run_leaves_everything_behind(small_config: TrainConfig) -> None:
+    summary = Trainer(small_config).fit()
+    run = Path(small_config.out or "")
+    assert load_config(run / "config.yaml") == small_config
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__
+    for name in ("last", "best"):
+        assert load_checkpoint(run / "checkpoints" / f"{name}.safetensors").state["step"] in (6, 12)
+    steps = [line["step"] for line in metrics_of(run) if "loss" in line]
+    assert steps == list(range(1, 13))
+    validated = [line for line in metrics_of(run) if "val_dice" in line]
+    assert [line["step"] for line in validated] == [6, 12]
+    assert len(validated[0]["val_dice_by_step"]) == 5
+    assert sorted(p.name for p in (run / "pictures").iterdir()) == [
+        "validation-000006.png",
+        "validation-000012.png",
+    ]
+    assert any((run / "tensorboard").iterdir())
+    assert json.loads((run / "summary.json").read_text()) == summary
+    assert len(summary["by_step"]) == 5
+    assert len(summary["metric_per_case"]) == 2
+    assert summary["foreground_mean"]["Dice"] == pytest.approx(summary["by_step"][-1], abs=1e-12)
+
+
+def test_training_learns_the_discs(small_config: TrainConfig) -> None:
+    config = replace(
+        small_config,
+        optim=replace(small_config.optim, steps=150, batch_size=4, lr_peak=4e-3),
+        validation=ValidationConfig(every=150),
+    )
+    summary = Trainer(config).fit()
+    # an untrained network scores below 0.3; discs on noise are easy
+    assert summary["by_step"][-1] > 0.85
+
+
+@pytest.mark.parametrize("strategy", ["standard", "self_conditioning", "supervised"])
+def test_every_strategy_runs(small_config: TrainConfig, strategy: str) -> None:
+    config = replace(small_config, strategy=strategy)
+    summary = Trainer(config).fit()
+    assert len(summary["by_step"]) == (1 if strategy == "supervised" else 5)
+
+
+def test_learned_variance_importance_sampling_and_ddpm_run(small_config: TrainConfig) -> None:
+    config = replace(
+        small_config,
+        diffusion=DiffusionConfig(variance_type="learned_range", timesteps="importance"),
+        loss=replace(small_config.loss, vlb=0.1, mse=0.1),
+        sampling=replace(small_config.sampling, sampler="ddpm"),
+        optim=replace(small_config.optim, accumulation=2),
+    )
+    Trainer(config).fit()
+    last = load_checkpoint(Path(config.out or "") / "checkpoints" / "last.safetensors")
+    # 12 steps of 2 batches of 2 samples
+    assert int(last.tensors["timesteps/loss_count"].sum()) == 48
+
+
+def test_early_stopping(small_config: TrainConfig) -> None:
+    optim = replace(small_config.optim, lr_init=0.0, lr_peak=0.0, lr_end=0.0, steps=40)
+    config = replace(small_config, optim=optim, validation=ValidationConfig(every=2, patience=3))
+    trainer = Trainer(config)
+    trainer.fit()
+    # weights never change: the first validation is the best, three more bring nothing
+    last = load_checkpoint(Path(config.out or "") / "checkpoints" / "last.safetensors")
+    assert last.state["step"] == 8
+
+
+def test_resumed_run_ends_with_the_same_bits(small_config: TrainConfig, tmp_path: Path) -> None:
+    whole = replace(small_config, out=str(tmp_path / "whole"))
+    Trainer(whole).fit()
+
+    class Killed(Exception):
+        pass
+
+    trainer = Trainer(small_config)
+    train_step = trainer.train_step
+
+    def die_at_seven() -> tuple[torch.Tensor, torch.Tensor]:
+        if trainer.step == 7:
+            raise Killed
+        return train_step()
+
+    trainer.train_step = die_at_seven  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        trainer.fit()
+    Trainer(small_config).fit(resume=True)
+    run = Path(small_config.out or "")
+    for name in ("last.safetensors", "best.safetensors"):
+        assert_same_checkpoint(run / "checkpoints" / name, tmp_path / "whole/checkpoints" / name)
+    assert [m["step"] for m in metrics_of(run)] == [
+        m["step"] for m in metrics_of(tmp_path / "whole")
+    ]
+
+
+def test_killed_process_resumes_to_the_same_weights(
+    small_config: TrainConfig, tmp_path: Path
+) -> None:
+    whole = replace(small_config, out=str(tmp_path / "whole"))
+    Trainer(whole).fit()
+    config_file = tmp_path / "config.yaml"
+    config_file.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(small_config)))))
+    main = "import sys; from recycleseg.cli.train import main; sys.exit(main())"
+    command = [sys.executable, "-c", main, "--config", str(config_file)]
+    log = Path(small_config.out or "") / "metrics.jsonl"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ) as process:
+        while process.poll() is None and (not log.exists() or log.read_text().count("\n") < 5):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    last = Path("checkpoints/last.safetensors")
+    assert_same_checkpoint(Path(small_config.out or "") / last, tmp_path / "whole" / last)
+
+
+def test_predictor_repeats_the_final_evaluation(
+    small_config: TrainConfig, disc_dataset: Path
+) -> None:
+    Trainer(small_config).fit()
+    predictor = Predictor.load(small_config.out or "")
+    image = disc_dataset / "imagesTr" / "disc_6_0000.png"
+    prediction = predictor(image)
+    assert prediction.label.shape == (32, 24)
+    assert prediction.label.dtype == torch.uint8
+    torch.testing.assert_close(prediction.probs.sum(0), torch.ones(32, 24))
+    torch.testing.assert_close(predictor(image).probs, prediction.probs, rtol=0, atol=0)
+
+
+def test_existing_run_folder_is_refused(small_config: TrainConfig) -> None:
+    run = Path(small_config.out or "")
+    run.mkdir()
+    (run / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match="exists and is not empty; use --resume"):
+        Trainer(small_config).fit()
+    with pytest.raises(ValueError, match="expected a run folder"):
+        Trainer(small_config).fit(overwrite=True)
+    with pytest.raises(ValueError, match="--resume: expected a checkpoint at"):
+        Trainer(small_config).fit(resume=True)
+    assert (run / "thesis.txt").read_text() == "precious"
+
+
+def test_truncated_checkpoint_is_named(small_config: TrainConfig) -> None:
+    Trainer(small_config).fit()
+    last = Path(small_config.out or "") / "checkpoints" / "last.safetensors"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"last\.safetensors: expected a whole safetensors file"):
+        Trainer(small_config).fit(resume=True)
