@@ -1,0 +1,108 @@
+"""The command line: presets, overrides, errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recycleseg.cli.train import build_parser, main, parse_command, preset_names
+
+
+def test_every_preset_is_a_configuration() -> None:
+    assert {"tiny", "paper", "imgx", "hippocampus", "fetal_head"} <= set(preset_names())
+    for name in preset_names():
+        config = parse_command(["--preset", name]).config
+        assert config.optim.steps > 0
+
+
+def test_presets_of_the_paper() -> None:
+    paper = parse_command(["--preset", "paper"]).config
+    imgx = parse_command(["--preset", "imgx"]).config
+    for config in (paper, imgx):
+        assert config.diffusion.num_timesteps == 1001
+        assert config.sampling.num_steps == 5
+        assert config.model.channels == (32, 64, 128, 256)
+        assert config.model.num_res_blocks == 2
+        assert config.optim.steps == 10_000
+        assert config.loss.dice == 1.0
+    assert (paper.loss.focal, imgx.loss.focal) == (20.0, 1.0)
+    assert (paper.model.dropout, imgx.model.dropout) == (0.0, 0.1)
+
+
+def test_options_win_over_files_over_the_preset(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("optim: {steps: 7, batch_size: 3}\n")
+    options = ["--optim.batch_size", "5", "--config", str(file), "--strategy", "standard"]
+    config = parse_command([*options, "--optim.batch_size=6", "--preset=paper"]).config
+    assert (config.optim.steps, config.optim.batch_size) == (7, 6)
+    assert config.strategy == "standard"
+    assert config.model.channels == (32, 64, 128, 256)
+
+
+def test_tuples_and_unions() -> None:
+    arguments = ["--patch.size", "[40, 56, 40]", "--preprocess.spacing", "[1, 1, 2.5]"]
+    config = parse_command([*arguments, "--model.first_scale", "[2, 2, 1]"]).config
+    assert config.patch.size == (40, 56, 40)
+    assert config.preprocess.spacing == (1.0, 1.0, 2.5)
+    assert config.model.first_scale == (2, 2, 1)
+
+
+def test_print_config_is_a_configuration_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--preset", "paper", "--optim.steps", "9", "--print_config"])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["optim"]["steps"] == 9
+    file = tmp_path / "printed.yaml"
+    file.write_text(printed)
+    expected = parse_command(["--preset", "paper", "--optim.steps", "9"])
+    assert parse_command(["--config", str(file)]) == expected
+
+
+def test_help_documents_every_option() -> None:
+    text = build_parser().format_help()
+    for line in ("--optim.steps", "optimiser steps of the run", "--preset", "--resume"):
+        assert line in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optim.stps", "3"], "unknown option optim.stps; did you mean optim.steps?"),
+        (["--strategi", "standard"], "unknown option strategi; did you mean strategy?"),
+        (["--preset", "tinny"], "--preset: expected one of"),
+        (["--optim.steps", "many"], "optim.steps"),
+        (["--optim.steps", "0"], "optim.steps: expected at least 1, got 0"),
+        (["--sampling.num_steps", "1"], "sampling.num_steps: expected 2 to"),
+        (["--strategy", "recycle"], "strategy"),
+        (["--resume", "--overwrite"], "expected at most one of them, got both"),
+        (["--augment.rotation", "-5"], "rotation: expected"),
+        (["--preprocess.spacing", "[1, -1]"], "spacing: expected positive mm"),
+    ],
+)
+def test_wrong_options_end_with_one_clear_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("recycle-train: error: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_unknown_key_in_a_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("optim: {stps: 7}\n")
+    assert main(["--config", str(file)]) == 2
+    assert "unknown option optim.stps; did you mean optim.steps?" in capsys.readouterr().err
+
+
+def test_folder_that_is_no_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "dataset.json" in error
+    assert not (tmp_path / "run").exists()
