@@ -1,7 +1,9 @@
 #include <pybind11/pybind11.h>
 
 #include <memory>
+#include <optional>
 
+#include "norm_act.hpp"
 #include "overlap_counts.hpp"
 #include "tensor_view.hpp"
 
@@ -48,6 +50,49 @@ auto bind_overlap_counts(void (*fn)(const TensorView&, const TensorView&, const 
   };
 }
 
+// A tensor that may be None.
+class Optional {
+ public:
+  Optional(const char* name, const py::object& object) {
+    if (!object.is_none()) borrowed_.emplace(name, object.cast<py::capsule>());
+  }
+  const TensorView* view() const { return borrowed_ ? &borrowed_->view() : nullptr; }
+
+ private:
+  std::optional<Borrowed> borrowed_;
+};
+
+void bind_norm_act_forward(const py::capsule& x, const py::capsule& weight, const py::capsule& bias,
+                           const py::object& residual, const py::capsule& y,
+                           const py::capsule& moments, bool activation, float eps,
+                           std::int64_t num_threads) {
+  const Borrowed x_in("x", x), weight_in("weight", weight), bias_in("bias", bias);
+  const Optional residual_in("residual", residual);
+  const Borrowed y_out("y", y), moments_out("moments", moments);
+  const py::gil_scoped_release release;
+  norm_act_forward_cpu(
+      {x_in.view(), weight_in.view(), bias_in.view(), residual_in.view(), activation}, y_out.view(),
+      moments_out.view(), eps, num_threads);
+}
+
+void bind_norm_act_backward(const py::capsule& x, const py::capsule& weight,
+                            const py::capsule& bias, const py::object& residual,
+                            const py::capsule& grad_y, const py::capsule& moments,
+                            const py::capsule& grad_x, const py::object& grad_residual,
+                            const py::capsule& grad_affine, bool activation,
+                            std::int64_t num_threads) {
+  const Borrowed x_in("x", x), weight_in("weight", weight), bias_in("bias", bias);
+  const Optional residual_in("residual", residual);
+  const Borrowed grad_y_in("grad_y", grad_y), moments_in("moments", moments);
+  const Borrowed grad_x_out("grad_x", grad_x), grad_affine_out("grad_affine", grad_affine);
+  const Optional grad_residual_out("grad_residual", grad_residual);
+  const py::gil_scoped_release release;
+  norm_act_backward_cpu(
+      {x_in.view(), weight_in.view(), bias_in.view(), residual_in.view(), activation},
+      grad_y_in.view(), moments_in.view(), grad_x_out.view(), grad_residual_out.view(),
+      grad_affine_out.view(), num_threads);
+}
+
 py::dict build_config() {
   py::dict config("cuda"_a = false, "cuda_version"_a = py::none(),
                   "cuda_architectures"_a = py::none(), "compiler"_a = RECYCLESEG_COMPILER);
@@ -67,6 +112,11 @@ PYBIND11_MODULE(_C, module) {
   module.def("build_config", &build_config);
   module.def("overlap_counts_cpu", bind_overlap_counts(&overlap_counts_cpu), "pred"_a, "ref"_a,
              "counts"_a, "invalid"_a, "num_threads"_a);
+  module.def("norm_act_forward_cpu", &bind_norm_act_forward, "x"_a, "weight"_a, "bias"_a,
+             "residual"_a, "y"_a, "moments"_a, "activation"_a, "eps"_a, "num_threads"_a);
+  module.def("norm_act_backward_cpu", &bind_norm_act_backward, "x"_a, "weight"_a, "bias"_a,
+             "residual"_a, "grad_y"_a, "moments"_a, "grad_x"_a, "grad_residual"_a, "grad_affine"_a,
+             "activation"_a, "num_threads"_a);
 #ifdef RECYCLESEG_WITH_CUDA
   module.def("overlap_counts_cuda", bind_overlap_counts(&overlap_counts_cuda), "pred"_a, "ref"_a,
              "counts"_a, "invalid"_a, "stream"_a);

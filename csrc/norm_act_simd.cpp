@@ -2,11 +2,19 @@
 // standard library: the linker keeps one copy of those, which might then be of the wrong set.
 #include "norm_act_simd.hpp"
 
+#include <type_traits>
+
 namespace recycleseg {
 namespace RECYCLESEG_ISA {
 namespace {
 
+#if defined(__AVX512F__)
 constexpr int kWidth = 16;
+#elif defined(__AVX2__)
+constexpr int kWidth = 8;
+#else
+constexpr int kWidth = 4;
+#endif
 constexpr float kEndOfExp = 87.0f;  // exp(+-87) is a normal float32
 
 using Floats = float __attribute__((vector_size(4 * kWidth)));
@@ -104,15 +112,9 @@ INLINE Floats gelu_slope(const Floats& z) {
 // per-channel values stay in registers over all voxels.
 template <class Body>
 INLINE void for_blocks(std::int64_t channels, Body&& body) {
-  struct Full {
-    static constexpr bool value = true;
-  };
-  struct Part {
-    static constexpr bool value = false;
-  };
   std::int64_t c = 0;
-  for (; c + kWidth <= channels; c += kWidth) body(c, kWidth, Full{});
-  if (c < channels) body(c, channels - c, Part{});
+  for (; c + kWidth <= channels; c += kWidth) body(c, kWidth, std::true_type{});
+  if (c < channels) body(c, channels - c, std::false_type{});
 }
 
 struct AffineBlock {
@@ -125,22 +127,26 @@ struct AffineBlock {
 };
 
 template <class T>
-void moments(const T* x, std::int64_t voxels, std::int64_t channels, float* mean,
-             float* squares) {
+void moments(const T* x, std::int64_t voxels, std::int64_t channels, float* mean, float* squares) {
   for_blocks(channels, [&](std::int64_t c, std::int64_t count, auto full) {
     constexpr bool kFull = decltype(full)::value;
     // Distances from the first voxel: squares of raw values would cancel.
     const Floats origin = load<kFull>(x + c, count);
-    Floats sum[2] = {}, square[2] = {};
-    for (std::int64_t v = 0; v < voxels; ++v) {
-      const Floats d = load<kFull>(x + v * channels + c, count) - origin;
-      sum[v & 1] += d;
-      square[v & 1] += d * d;
+    Floats sum{}, square{}, other_sum{}, other_square{};  // two each: additions overlap
+    const auto add = [&](std::int64_t v, Floats& s, Floats& s2) {
+      const Floats distance = load<kFull>(x + v * channels + c, count) - origin;
+      s += distance;
+      s2 += distance * distance;
+    };
+    for (std::int64_t v = 1; v + 1 < voxels; v += 2) {
+      add(v, sum, square);
+      add(v + 1, other_sum, other_square);
     }
-    const Floats total = sum[0] + sum[1];
-    const Floats offset = total / static_cast<float>(voxels);
+    if (voxels % 2 == 0) add(voxels - 1, sum, square);
+    sum += other_sum;
+    const Floats offset = sum / static_cast<float>(voxels);
     store<kFull>(origin + offset, mean + c, count);
-    store<kFull>(square[0] + square[1] - total * offset, squares + c, count);
+    store<kFull>(square + other_square - sum * offset, squares + c, count);
   });
 }
 
@@ -228,8 +234,7 @@ void combine(const T* g, const T* x, T* grad_x, std::int64_t voxels, std::int64_
 
 extern const NormActLoops<float> kFloatLoops;
 extern const NormActLoops<BFloat16> kBFloat16Loops;
-const NormActLoops<float> kFloatLoops{moments<float>, apply<float>, reduce<float>,
-                                      combine<float>};
+const NormActLoops<float> kFloatLoops{moments<float>, apply<float>, reduce<float>, combine<float>};
 const NormActLoops<BFloat16> kBFloat16Loops{moments<BFloat16>, apply<BFloat16>, reduce<BFloat16>,
                                             combine<BFloat16>};
 

@@ -35,8 +35,4 @@ struct NormActLoops {
                   Affine affine, const float* slope);
 };
 
-// The table for the instruction sets of this machine.
-template <class T>
-const NormActLoops<T>& norm_act_loops();
-
 }  // namespace recycleseg

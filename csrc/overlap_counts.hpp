@@ -57,6 +57,8 @@ inline void check_overlap_counts(const TensorView& pred, const TensorView& ref,
                                  std::int32_t device_type) {
   for (const TensorView* view : {&pred, &ref, &counts, &invalid})
     require_contiguous(*view, device_type);
+  require_labels(pred);
+  require_labels(ref);
   if (pred.shape.empty() || pred.shape != ref.shape)
     throw std::invalid_argument("pred, ref: expected one shape (B, *S), got different ones");
   if (counts.dtype != DType::int64 || counts.shape.size() != 3 ||

@@ -26,6 +26,8 @@ struct DataType {
 };
 constexpr std::uint8_t kInt = 0;
 constexpr std::uint8_t kUInt = 1;
+constexpr std::uint8_t kFloat = 2;
+constexpr std::uint8_t kBFloat = 4;
 constexpr std::uint8_t kBool = 6;
 
 struct Tensor {
@@ -46,7 +48,7 @@ struct ManagedTensor {
 
 }  // namespace dlpack
 
-enum class DType { uint8, int16, int32, int64 };
+enum class DType { uint8, int16, int32, int64, bfloat16, float32 };
 
 struct TensorView {
   std::string name;  // of the argument, for messages
@@ -54,6 +56,7 @@ struct TensorView {
   std::vector<std::int64_t> shape;
   std::vector<std::int64_t> strides;  // in elements
   DType dtype;
+  dlpack::DataType dlpack_dtype;
   dlpack::Device device;
 
   std::int64_t size() const {
@@ -73,17 +76,23 @@ struct TensorView {
   }
 };
 
-inline DType label_dtype(const std::string& name, const dlpack::DataType& dtype) {
+inline std::string describe(const dlpack::DataType& dtype) {
+  return "DLPack code " + std::to_string(dtype.code) + " with " + std::to_string(dtype.bits) +
+         " bits";
+}
+
+inline DType element_type(const std::string& name, const dlpack::DataType& dtype) {
   if (dtype.lanes == 1) {
     if (dtype.bits == 8 && (dtype.code == dlpack::kUInt || dtype.code == dlpack::kBool))
       return DType::uint8;
     if (dtype.bits == 16 && dtype.code == dlpack::kInt) return DType::int16;
     if (dtype.bits == 32 && dtype.code == dlpack::kInt) return DType::int32;
     if (dtype.bits == 64 && dtype.code == dlpack::kInt) return DType::int64;
+    if (dtype.bits == 16 && dtype.code == dlpack::kBFloat) return DType::bfloat16;
+    if (dtype.bits == 32 && dtype.code == dlpack::kFloat) return DType::float32;
   }
-  throw std::invalid_argument(
-      name + ": expected dtype bool, uint8, int16, int32 or int64, got DLPack code " +
-      std::to_string(dtype.code) + " with " + std::to_string(dtype.bits) + " bits");
+  throw std::invalid_argument(name + ": expected a dtype that torch calls bool, uint8, int16, " +
+                              "int32, int64, bfloat16 or float32, got " + describe(dtype));
 }
 
 inline TensorView make_view(const std::string& name, const dlpack::Tensor& tensor) {
@@ -91,7 +100,8 @@ inline TensorView make_view(const std::string& name, const dlpack::Tensor& tenso
                   static_cast<char*>(tensor.data) + tensor.byte_offset,
                   {tensor.shape, tensor.shape + tensor.ndim},
                   std::vector<std::int64_t>(tensor.ndim),
-                  label_dtype(name, tensor.dtype),
+                  element_type(name, tensor.dtype),
+                  tensor.dtype,
                   tensor.device};
   std::int64_t stride = 1;
   for (std::int32_t axis = tensor.ndim; axis-- > 0;) {
@@ -110,7 +120,14 @@ inline void require_contiguous(const TensorView& view, std::int32_t device_type)
     throw std::invalid_argument(view.name + ": expected a contiguous tensor, got a strided one");
 }
 
-// Calls fn with the view's data as a pointer of its element type.
+inline void require_labels(const TensorView& view) {
+  if (view.dtype == DType::bfloat16 || view.dtype == DType::float32)
+    throw std::invalid_argument(view.name +
+                                ": expected dtype bool, uint8, int16, int32 or int64, got " +
+                                describe(view.dlpack_dtype));
+}
+
+// Calls fn with the data of a view of labels as a pointer of its element type.
 template <class Fn>
 void visit(const TensorView& view, Fn&& fn) {
   switch (view.dtype) {
@@ -122,6 +139,8 @@ void visit(const TensorView& view, Fn&& fn) {
       return fn(static_cast<const std::int32_t*>(view.data));
     case DType::int64:
       return fn(static_cast<const std::int64_t*>(view.data));
+    default:
+      require_labels(view);
   }
 }
 

@@ -19,6 +19,12 @@ from recycleseg.ops.norm_act import norm_act
 NORM_EPS = 1e-6
 # Standard deviation of a unit normal truncated to [-2, 2].
 _TRUNCATED_STD = 0.87962566103423978
+# By the number of spatial axes.
+_CONV: dict[int, Callable[..., nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_CONV_TRANSPOSE: dict[int, Callable[..., nn.ConvTranspose2d | nn.ConvTranspose3d]] = {
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
 
 TimeConditioning = Literal["film", "imgx"]
 
@@ -65,10 +71,10 @@ def convolution(
     in_channels: int, out_channels: int, kernel_size: Sequence[int], *, bias: bool = False
 ) -> nn.Conv2d | nn.Conv3d:
     """A stride-1 convolution that keeps the size (odd kernels), LeCun normal."""
-    kind: Callable[..., nn.Conv2d | nn.Conv3d]
-    kind = nn.Conv2d if len(kernel_size) == 2 else nn.Conv3d
     padding = tuple(k // 2 for k in kernel_size)
-    conv = kind(in_channels, out_channels, tuple(kernel_size), padding=padding, bias=bias)
+    conv = _CONV[len(kernel_size)](
+        in_channels, out_channels, tuple(kernel_size), padding=padding, bias=bias
+    )
     lecun_normal_(conv.weight, in_channels * math.prod(kernel_size))
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
@@ -172,10 +178,8 @@ class DownSample(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, scale: Sequence[int]) -> None:
         super().__init__()
-        kind: Callable[..., nn.Conv2d | nn.Conv3d]
-        kind = nn.Conv2d if len(scale) == 2 else nn.Conv3d
         kernel = tuple(scale)
-        self.conv = kind(in_channels, out_channels, kernel, stride=kernel, bias=False)
+        self.conv = _CONV[len(scale)](in_channels, out_channels, kernel, stride=kernel, bias=False)
         lecun_normal_(self.conv.weight, in_channels * math.prod(scale))
         self.norm = InstanceNorm(out_channels)
         self.scale = kernel
@@ -195,10 +199,10 @@ class UpSample(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, scale: Sequence[int]) -> None:
         super().__init__()
-        kind: Callable[..., nn.ConvTranspose2d | nn.ConvTranspose3d]
-        kind = nn.ConvTranspose2d if len(scale) == 2 else nn.ConvTranspose3d
         kernel = tuple(scale)
-        self.conv = kind(in_channels, out_channels, kernel, stride=kernel, bias=False)
+        self.conv = _CONV_TRANSPOSE[len(scale)](
+            in_channels, out_channels, kernel, stride=kernel, bias=False
+        )
         lecun_normal_(self.conv.weight, in_channels * math.prod(scale))
         self.norm = InstanceNorm(out_channels)
 
