@@ -113,17 +113,24 @@ class GaussianDiffusion:
                 f"t_index must have shape ({x.shape[0]},), one index a sample, "
                 f"got {tuple(t_index.shape)}"
             )
+        return self._look_up(name, t_index).view(-1, *[1] * (x.ndim - 1))
+
+    def network_time(self, t_index: Tensor) -> Tensor:
+        """Time (B,) float32 in (0, 1] that the network is told: that of the training schedule.
+
+        Raises:
+            ValueError: t_index lies on another device than the tables.
+        """
+        return self._look_up("time", t_index)
+
+    def _look_up(self, name: str, t_index: Tensor) -> Tensor:
         table = self._tables[name]
         if table.device != t_index.device:
             raise ValueError(
                 f"t_index is on {t_index.device} but the diffusion on {table.device}: "
                 "move it by diffusion.to(device)"
             )
-        return table[t_index].view(-1, *[1] * (x.ndim - 1))
-
-    def network_time(self, t_index: Tensor) -> Tensor:
-        """Time (B,) float32 in (0, 1] that the network is told: that of the training schedule."""
-        return self._tables["time"][t_index]
+        return table[t_index]
 
     # between labels, probabilities, logits and x
 
@@ -228,26 +235,41 @@ class GaussianDiffusion:
         return prediction, variance_out
 
     def predict_x_start(self, model_out: Tensor, x_t: Tensor, t_index: Tensor) -> Tensor:
-        """Predicted x_start (B, C, *S), dtype of x_t; channels of the variance are ignored."""
-        prediction, _ = self.split_model_out(model_out)
+        """Predicted x_start (B, C, *S), dtype of x_t; channels of the variance are ignored.
+
+        Raises:
+            ValueError: model_out does not have the channels that go with x_t.
+        """
+        prediction = self._prediction(model_out, x_t)
         if self.prediction_type == "x_start":
             return self.logits_to_x(prediction).to(x_t.dtype)
         return self.predict_x_start_from_noise(x_t, t_index, prediction)
 
     def predict_noise(self, model_out: Tensor, x_t: Tensor, t_index: Tensor) -> Tensor:
-        """Predicted noise (B, C, *S); channels of the variance are ignored."""
-        prediction, _ = self.split_model_out(model_out)
+        """Predicted noise (B, C, *S); otherwise as `predict_x_start`."""
+        prediction = self._prediction(model_out, x_t)
         if self.prediction_type == "noise":
             return prediction
         x_start = self.logits_to_x(prediction).to(x_t.dtype)
         return self.predict_noise_from_x_start(x_t, t_index, x_start)
 
     def predict_logits(self, model_out: Tensor, x_t: Tensor, t_index: Tensor) -> Tensor:
-        """Logits (B, C, *S) of the predicted segmentation; channels of the variance are ignored."""
-        prediction, _ = self.split_model_out(model_out)
+        """Logits (B, C, *S) of the predicted segmentation; otherwise as `predict_x_start`."""
+        prediction = self._prediction(model_out, x_t)
         if self.prediction_type == "x_start":
             return prediction
         return self.x_to_logits(self.predict_x_start_from_noise(x_t, t_index, prediction))
+
+    def _prediction(self, model_out: Tensor, x_t: Tensor) -> Tensor:
+        prediction, _ = self.split_model_out(model_out)
+        if prediction.shape != x_t.shape:
+            batch, channels, *spatial = x_t.shape
+            expected = (batch, channels * (2 if self.learns_variance else 1), *spatial)
+            raise ValueError(
+                f"model_out must have shape {expected} for x_t {tuple(x_t.shape)} and "
+                f"variance_type {self.variance_type!r}, got {tuple(model_out.shape)}"
+            )
+        return prediction
 
     def p_mean_variance(
         self, model_out: Tensor, x_t: Tensor, t_index: Tensor
