@@ -35,9 +35,6 @@ def run_python(code: str, *flags: str) -> str:
     return result.stdout
 
 
-# --- the installed extension -----------------------------------------------------------------
-
-
 def test_build_info_is_plain_json() -> None:
     info = build_info()
     assert set(info) == {"recycleseg", "torch", "triton", "extension"}
@@ -78,9 +75,6 @@ for backend in ("cpp", "cuda"):
         assert line.startswith(f"backend='{backend}' needs recycleseg's compiled extension")
         assert "recycleseg._C" in line  # the reason
         assert "pip install ." in line  # how to get it
-
-
-# --- the CMake options -----------------------------------------------------------------------
 
 
 def environment_without_nvcc(folder: Path) -> dict[str, str]:
@@ -151,8 +145,6 @@ def test_cuda_sources_compile_without_a_warning(source: str, tmp_path: Path) -> 
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
 
-
-# --- what is shipped -------------------------------------------------------------------------
 
 BUILD = """
 import scikit_build_core.build as backend
