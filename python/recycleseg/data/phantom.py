@@ -106,9 +106,9 @@ def make_scene(spatial_dims: int, *, seed: int, index: int) -> tuple[Array, Arra
     levels = rng.permutation(_ORGAN_LEVELS) + rng.uniform(-0.05, 0.05, len(_ORGANS))
     label = np.zeros(image.shape, dtype=np.uint8)
     for value, organ in enumerate(_ORGANS, start=1):
-        centre = organ.centre[:spatial_dims] + rng.uniform(-0.08, 0.08, spatial_dims)
-        radii = organ.radii[:spatial_dims] * rng.uniform(0.8, 1.15, spatial_dims)
-        coverage = _coverage(grid, centre, radii, 0.12, voxel, rng)
+        centre = np.array(organ.centre)[:spatial_dims] + rng.uniform(-0.08, 0.08, spatial_dims)
+        radii = np.array(organ.radii)[:spatial_dims] * rng.uniform(0.8, 1.15, spatial_dims)
+        coverage = body * _coverage(grid, centre, radii, 0.12, voxel, rng)
         texture = 0.03 * _smooth_field(grid, 0.4, rng)
         image += coverage * (levels[value - 1] + texture - image)
         label[coverage > 0.5] = value
@@ -154,7 +154,7 @@ def _coverage(
     radius = np.linalg.norm((grid - centre.reshape(column)) / radii.reshape(column), axis=0)
     surface = 1 + roughness * _smooth_field(grid, 0.8, rng)
     depth = (surface - radius) * radii.min()
-    return np.clip(0.5 + depth / voxel, 0, 1)
+    return np.asarray(np.clip(0.5 + depth / voxel, 0, 1))
 
 
 def _smooth_field(grid: Array, wavelength: float, rng: np.random.Generator) -> Array:

@@ -1,0 +1,140 @@
+"""Every bad case of a data set is found, named, and listed with the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from recycleseg.data.check import check_dataset, inspect_dataset
+from recycleseg.data.layout import DatasetError, read_dataset
+from recycleseg.data.volumes import read_volume, write_volume
+
+MakeDataset = Callable[..., Path]
+SHAPE = (6, 7, 5)
+
+
+def rewrite(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> None:
+    write_volume(path, array, spacing=(1.0,) * array.ndim, affine=affine)
+
+
+def set_voxel(path: Path, value: float) -> None:
+    array = read_volume(path).array.astype(np.float32)
+    array[0, 0, 0] = value
+    rewrite(path, array)
+
+
+def truncate(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def add_axis(path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.zeros((*SHAPE, 2), np.float32), np.eye(4)), path)
+
+
+SHIFTED = np.diag([1.0, 1.0, 1.0, 1.0]) + 0.01 * np.eye(4, k=3)
+IMAGE, SECOND, LABEL = "imagesTr/c2_0000.nii.gz", "imagesTr/c2_0001.nii.gz", "labelsTr/c2.nii.gz"
+FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "shape": (
+        LABEL,
+        lambda path: rewrite(path, np.zeros((6, 7, 4), np.uint8)),
+        r"expected shape \(6, 7, 5\) as c2_0000.nii.gz, got \(6, 7, 4\)",
+    ),
+    "affine": (
+        LABEL,
+        lambda path: rewrite(path, np.zeros(SHAPE, np.uint8), SHIFTED),
+        "expected affine .* as c2_0000.nii.gz, got .*0.01",
+    ),
+    "channel affine": (
+        SECOND,
+        lambda path: rewrite(path, np.zeros(SHAPE, np.uint8), SHIFTED),
+        "expected affine .* as c2_0000.nii.gz, got .*0.01",
+    ),
+    "label value": (
+        LABEL,
+        lambda path: rewrite(path, np.full(SHAPE, 7, np.uint8)),
+        r"expected label values \[0, 1, 2\] of dataset.json, got \[7\]",
+    ),
+    "fractional label": (
+        LABEL,
+        lambda path: rewrite(path, np.linspace(0, 1, 210, dtype=np.float32).reshape(SHAPE)),
+        "expected label values .* and more",
+    ),
+    "NaN": (IMAGE, lambda path: set_voxel(path, np.nan), "expected finite.* 1 NaN and 0 Inf"),
+    "Inf": (SECOND, lambda path: set_voxel(path, np.inf), "expected finite.* 0 NaN and 1 Inf"),
+    "truncated image": (IMAGE, truncate, "expected a whole .nii.gz file"),
+    "truncated label": (LABEL, truncate, "expected a whole .nii.gz file"),
+    "no label": (LABEL, Path.unlink, "expected a file, got none there"),
+    "no channel": (SECOND, Path.unlink, "expected a file, got none there"),
+    "no image": (IMAGE, Path.unlink, "expected a file, got none there"),
+    "4D": (IMAGE, add_axis, "expected 3 axes, got 4"),
+}
+
+
+@pytest.fixture
+def root(make_dataset: MakeDataset) -> Path:
+    return make_dataset(channels=("T1", "T2"), num_cases=6)
+
+
+def test_sound_data_set_passes(root: Path) -> None:
+    done: list[tuple[int, int]] = []
+    facts = inspect_dataset(read_dataset(root), progress=lambda *counts: done.append(counts))
+    assert list(facts) == [f"c{case}" for case in range(6)]
+    assert done == [(case, 6) for case in range(1, 7)]
+    label = read_volume(root / LABEL).array
+    expected = [read_volume(root / name).array[label > 0] for name in (IMAGE, SECOND)]
+    np.testing.assert_array_equal(facts["c2"].foreground, expected)
+
+
+def test_label_without_foreground_passes(root: Path) -> None:
+    rewrite(root / LABEL, np.zeros(SHAPE, np.uint8))
+    assert inspect_dataset(read_dataset(root))["c2"].foreground.shape == (2, 0)
+
+
+def test_affines_may_differ_by_rounding(root: Path) -> None:
+    rewrite(root / LABEL, np.zeros(SHAPE, np.uint8), np.eye(4) + 1e-5 * np.eye(4, k=3))
+    check_dataset(read_dataset(root))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_is_named(root: Path, fault: str) -> None:
+    name, break_file, message = FAULTS[fault]
+    break_file(root / name)
+    with pytest.raises(DatasetError, match=f"1 problem\n  - {root / name}: {message}") as error:
+        check_dataset(read_dataset(root))
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_all_bad_cases_are_listed_at_once(root: Path) -> None:
+    for case, fault in enumerate(["NaN", "truncated label", "no channel", "4D", "label value"]):
+        name, break_file, _ = FAULTS[fault]
+        break_file(root / name.replace("c2", f"c{case}"))
+    with pytest.raises(DatasetError, match=f"data set {root}: 5 problems") as error:
+        check_dataset(read_dataset(root))
+    lines = str(error.value).splitlines()[1:]
+    assert [f"c{case}" in line for case, line in enumerate(lines)] == [True] * 5
+
+
+def test_png_faults(make_dataset: MakeDataset) -> None:
+    root = make_dataset(shape=(9, 8), spacing=(0.5, 0.5))
+    truncate(root / "imagesTr/c0_0000.png")
+    write_volume(root / "labelsTr/c1.png", np.zeros((9, 8), np.uint8), spacing=(0.5, 0.4))
+    write_volume(root / "labelsTr/c2.png", np.zeros((8, 9), np.uint8), spacing=(0.5, 0.5))
+    with pytest.raises(DatasetError, match="3 problems") as error:
+        check_dataset(read_dataset(root))
+    lines = str(error.value).splitlines()[1:]
+    assert "c0_0000.png: expected a whole .png file, got" in lines[0]
+    assert "c1.png: expected pixel size (0.5, 0.5) mm as c1_0000.png, got (0.5, 0.4)" in lines[1]
+    assert "c2.png: expected shape (9, 8) as c2_0000.png, got (8, 9)" in lines[2]
+
+
+@pytest.mark.parametrize("name", ["Dataset004_Hippocampus", "Dataset018_FetalHeadUltrasound"])
+def test_real_data_is_sound(data_root: Path, name: str) -> None:
+    dataset = read_dataset(data_root / name)
+    facts = inspect_dataset(dataset)
+    assert len(facts) == len(dataset.cases)
+    assert min(fact.foreground.shape[1] for fact in facts.values()) > 0
