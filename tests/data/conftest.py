@@ -13,8 +13,6 @@ import pytest
 from recycleseg.data.volumes import write_volume
 
 
-
-
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> Callable[..., Path]:
     """Writer of a sound data set of random images whose label is a box; returns its folder."""

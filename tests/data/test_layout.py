@@ -89,6 +89,10 @@ def test_folder_that_is_no_data_set(tmp_path: Path) -> None:
         ({"labels": {"background": 0, "a": 1, "b": 3}}, r"consecutive values.* got \[0, 1, 3\]"),
         ({"labels": {"background": 0}}, r"at least one foreground class, got \[0\]"),
         ({"labels": {"background": 0, "a": 1, "b": 1}}, "one name per value, got two for one"),
+        (
+            {"labels": {"background": 0, **{f"c{value}": value for value in range(1, 257)}}},
+            "labels: expected at most 256, got 257",
+        ),
         ({"labels": {"background": 0, "a": 1, "ignore": 2}}, 'expected no "ignore" label'),
     ],
 )

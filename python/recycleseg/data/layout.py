@@ -181,6 +181,8 @@ def _read_labels(
             "dataset.json: labels: expected consecutive values from 0 with at least one "
             f"foreground class, got {list(label_values)}"
         )
+    if len(label_values) > 256:
+        problems.append(f"dataset.json: labels: expected at most 256, got {len(label_values)}")
     if any(isinstance(value, list) for value in labels.values()):
         regions = {name: tuple(value) for name, value in values.items() if name != "background"}
         return tuple(regions), tuple(regions.values()), label_values
