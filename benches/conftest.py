@@ -1,0 +1,22 @@
+"""What every result file says of the machine that made it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from recycleseg.factory import choose_device, choose_precision
+from recycleseg.training.run_folder import describe_environment
+
+
+def pytest_benchmark_update_machine_info(
+    config: pytest.Config, machine_info: dict[str, Any]
+) -> None:
+    """Add processor, GPU, versions, commit, threads and precision to the result's header."""
+    device = choose_device("auto")
+    environment = describe_environment(device, choose_precision("auto", device))
+    environment.pop("command")
+    machine_info["recycleseg"] = environment
+    machine_info["torch_build"] = torch.__config__.show()

@@ -1,0 +1,134 @@
+"""Whole training steps and 5-step sampling, at two sizes that fit a CPU."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recycleseg import _ext
+from recycleseg.config import OptimConfig
+from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.samplers import sample
+from recycleseg.diffusion.schedule import NoiseSchedule
+from recycleseg.diffusion.strategies import DiffusionObjective, RandomDraws, Recycling, Standard
+from recycleseg.diffusion.timesteps import UniformTimesteps
+from recycleseg.factory import AutocastNetwork, choose_precision
+from recycleseg.losses import SegmentationLoss
+from recycleseg.models.unet import UNet
+from recycleseg.training.optim import make_optimizer, optimizer_step
+
+NUM_CLASSES = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """Batch, image shape and channels of the network."""
+
+    batch: int
+    shape: tuple[int, ...]
+    channels: tuple[int, ...]
+
+
+CASES = {
+    "A": Case(2, (32, 48, 32), (16, 32, 64, 128)),
+    "B": Case(4, (256, 256), (32, 64, 128, 256)),
+}
+PROVIDERS = ("fused", "plain", "compiled")
+STRATEGIES = {"recycling": Recycling, "standard": Standard}
+
+
+class Workload:
+    """One case computed one way.
+
+    provider: "fused": what recycle-train does here (bf16 where the processor has it, channels
+    last, compiled extension); "plain": the same network in float32, PyTorch's own layers and
+    layout; "compiled": torch.compile of "plain".
+    """
+
+    def __init__(self, case: str, provider: str, strategy: str = "recycling") -> None:
+        torch.manual_seed(0)
+        c = CASES[case]
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = UNet(len(c.shape), 1, NUM_CLASSES, c.channels, dropout=0.1).to(device)
+        self.plain = provider != "fused"
+        precision = choose_precision("auto", device) if provider == "fused" else "float32"
+        forward = self.network
+        if self.plain:
+            self.network.memory_format = torch.contiguous_format
+            self.network.to(memory_format=torch.contiguous_format)
+        if provider == "compiled":
+            forward = torch.compile(self.network)
+        self.forward = AutocastNetwork(forward, device, precision)
+        self.config = OptimConfig()
+        self.optimizer = make_optimizer(self.network, self.config)
+        schedule = NoiseSchedule("linear", 1001)
+        diffusion = GaussianDiffusion(schedule).to(device)
+        self.sampling = GaussianDiffusion(schedule.respace(5)).to(device)
+        objective = DiffusionObjective(diffusion, SegmentationLoss(1.0, 1.0))
+        self.strategy = STRATEGIES[strategy](objective, NUM_CLASSES)
+        self.generator = torch.Generator(device).manual_seed(0)
+        self.draws = RandomDraws(UniformTimesteps(1001), self.generator)
+        self.image = torch.randn((c.batch, 1, *c.shape), device=device)
+        self.label = torch.randint(NUM_CLASSES, (c.batch, *c.shape), device=device)
+
+    def train(self) -> None:
+        """One optimiser step, from noise to updated weights."""
+        self.network.train()
+        with self._layers():
+            loss = self.strategy(self.forward, self.image, self.label, self.draws).loss
+            loss.backward()
+            optimizer_step(self.optimizer, self.network, 0, self.config)
+        loss.item()
+
+    def sample(self) -> Tensor:
+        """Five DDIM steps."""
+        self.network.eval()
+        with self._layers():
+            *_, probs = sample(
+                self.forward,
+                self.sampling,
+                self.image,
+                NUM_CLASSES,
+                generator=self.generator,
+            )
+        return probs.cpu()
+
+    def _layers(self) -> nullcontext[None] | _WithoutExtension:
+        return _WithoutExtension() if self.plain else nullcontext()
+
+
+class _WithoutExtension:
+    """Operations fall back to plain PyTorch inside."""
+
+    def __enter__(self) -> None:
+        self.had, _ext.HAS_CPP = _ext.HAS_CPP, False
+
+    def __exit__(self, *_: object) -> None:
+        _ext.HAS_CPP = self.had
+
+
+def peak_memory_mb(case: str, provider: str, work: str, strategy: str = "recycling") -> float:
+    """Peak resident memory, in MB, of a process that does the work three times."""
+    command = [sys.executable, __file__, case, provider, work, strategy]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def main() -> None:
+    """Do the work three times and print the peak memory of the process in MB."""
+    case, provider, work, strategy = sys.argv[1:]
+    run: Callable[[], object] = getattr(Workload(case, provider, strategy), work)
+    for _ in range(3):
+        run()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+
+
+if __name__ == "__main__":
+    main()

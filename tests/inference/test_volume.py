@@ -1,0 +1,88 @@
+"""Sampling volumes of any size by windows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.schedule import NoiseSchedule
+from recycleseg.inference.volume import VolumeSampler, pad_to
+
+
+def brightness_network(
+    image: Tensor, mask: Tensor | None = None, t: Tensor | None = None
+) -> Tensor:
+    """Class 1 where the image is bright, whatever the mask: logits of one voxel only."""
+    return torch.cat([-4.0 * image, 4.0 * image], dim=1)
+
+
+def mask_network(image: Tensor, mask: Tensor | None = None, t: Tensor | None = None) -> Tensor:
+    """Says what it is shown, so that the starting noise can be seen in the output."""
+    assert mask is not None
+    return 8.0 * mask
+
+
+def make_sampler(**options: object) -> VolumeSampler:
+    diffusion = GaussianDiffusion(NoiseSchedule("linear", 1001).respace(5))
+    defaults: dict[str, object] = {
+        "network": brightness_network,
+        "diffusion": diffusion,
+        "num_classes": 2,
+        "exclusive": True,
+        "patch_size": (8, 6),
+    }
+    return VolumeSampler(**{**defaults, **options})  # type: ignore[arg-type]
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+@pytest.mark.parametrize("shape", [(8, 6), (5, 4), (3, 20), (19, 23), (1, 1)])
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.9])
+def test_every_size_gives_every_step_of_every_voxel(shape: tuple[int, ...], overlap: float) -> None:
+    image = torch.randn(1, *shape, generator=generator())
+    probs = make_sampler(overlap=overlap)(image, generator())
+    assert probs.shape == (5, 2, *shape)
+    # a voxel-wise network gives the same in every window, so their weighted mean is exact
+    expected = brightness_network(image[None]).softmax(1)[0]
+    for step in probs:
+        torch.testing.assert_close(step, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_supervised_network_has_one_step() -> None:
+    image = torch.randn(1, 9, 9, generator=generator())
+    probs = make_sampler(diffusion=None)(image, generator())
+    assert probs.shape == (1, 2, 9, 9)
+    overlapping = make_sampler(diffusion=None, exclusive=False)(image, generator())
+    expected = brightness_network(image[None]).sigmoid()[0]
+    torch.testing.assert_close(overlapping[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("window_batch", [1, 3, 100])
+def test_noise_of_a_window_does_not_depend_on_the_batch(window_batch: int) -> None:
+    image = torch.zeros(1, 17, 13)
+    expected = make_sampler(network=mask_network, window_batch=2)(image, generator())
+    probs = make_sampler(network=mask_network, window_batch=window_batch)(image, generator())
+    torch.testing.assert_close(probs, expected, rtol=0, atol=0)
+
+
+def test_noise_follows_the_generator() -> None:
+    image = torch.zeros(1, 8, 6)
+    sampler = make_sampler(network=mask_network)
+    first, again = sampler(image, generator()), sampler(image, generator())
+    other = sampler(image, torch.Generator().manual_seed(4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_padding_repeats_each_channels_minimum() -> None:
+    image = torch.tensor([[[1.0, 2.0]], [[-3.0, 5.0]]])
+    padded = pad_to(image, (2, 3))
+    assert padded.shape == (2, 2, 3)
+    assert torch.equal(padded[:, :1, :2], image)
+    assert padded[0].flatten().tolist() == [1.0, 2.0, 1.0, 1.0, 1.0, 1.0]
+    assert padded[1].flatten().tolist() == [-3.0, 5.0, -3.0, -3.0, -3.0, -3.0]
+    assert pad_to(image, (1, 2)) is image

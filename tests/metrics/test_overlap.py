@@ -1,0 +1,35 @@
+"""Metrics from counts."""
+
+from __future__ import annotations
+
+import torch
+
+from recycleseg.metrics.overlap import dice_from_counts, iou_from_counts
+
+
+def test_values_and_empty_cases() -> None:
+    counts = torch.tensor(
+        [
+            [30, 40, 60],  # overlap
+            [0, 5, 7],  # disjoint
+            [0, 0, 7],  # missed
+            [0, 5, 0],  # invented
+            [0, 0, 0],  # in neither: not applicable
+            [9, 9, 9],  # perfect
+        ]
+    )
+    dice, iou = dice_from_counts(counts), iou_from_counts(counts)
+    assert dice.dtype == iou.dtype == torch.float64
+    nan = float("nan")
+    expected_dice = torch.tensor([0.6, 0.0, 0.0, 0.0, nan, 1.0], dtype=torch.float64)
+    expected_iou = torch.tensor([3 / 7, 0.0, 0.0, 0.0, nan, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(dice, expected_dice, equal_nan=True, rtol=1e-15, atol=0)
+    torch.testing.assert_close(iou, expected_iou, equal_nan=True, rtol=1e-15, atol=0)
+    assert dice_from_counts(counts.reshape(2, 3, 3)).shape == (2, 3)
+
+
+def test_no_rounding_of_large_volumes() -> None:
+    huge = 2**40 + 1
+    assert float(dice_from_counts(torch.tensor([huge - 1, huge, huge]))) == 2 * (huge - 1) / (
+        2 * huge
+    )

@@ -1,0 +1,91 @@
+"""Counting whole cases, and nnU-Net's summary of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from recycleseg.data.layout import Case, Dataset
+from recycleseg.training.evaluation import Evaluation, foreground_counts, summarise
+
+
+def make_dataset(regions: tuple[tuple[int, ...], ...] | None = None) -> Dataset:
+    names = ("background", "a", "b") if regions is None else ("whole", "core")
+    cases = {c: Case(c, (Path(f"{c}_0000.nii.gz"),), Path(f"labelsTr/{c}.nii.gz")) for c in "xyz"}
+    return Dataset(
+        root=Path(),
+        name="Small",
+        channel_names=("MRI",),
+        file_ending=".nii.gz",
+        class_names=names,
+        regions=regions,
+        label_values=(0, 1, 2),
+        cases=cases,
+        split={"train": (), "val": (), "test": ("x", "y", "z")},
+    )
+
+
+def make_evaluation() -> Evaluation:
+    # class a: Dice 0.5 then 1 / missed / in neither; class b: always 0.8
+    b = [4, 5, 5]
+    counts = {
+        "x": torch.tensor([[[5, 10, 10], b], [[10, 10, 10], b]]),
+        "y": torch.tensor([[[0, 0, 10], b], [[0, 0, 10], b]]),
+        "z": torch.tensor([[[0, 0, 0], b], [[0, 0, 0], b]]),
+    }
+    return Evaluation(("a", "b"), counts, dict.fromkeys("xyz", 100))
+
+
+def test_means_leave_out_what_does_not_apply_but_not_what_was_missed() -> None:
+    evaluation = make_evaluation()
+    assert evaluation.dice().shape == (3, 2, 2)
+    assert evaluation.by_class() == {"a": pytest.approx(0.5), "b": pytest.approx(0.8)}
+    # five values that apply: (1 + 0 + 3 * 0.8) / 5
+    assert evaluation.by_step() == pytest.approx([(0.5 + 2.4) / 5, (1.0 + 2.4) / 5])
+    assert evaluation.mean_dice() == evaluation.by_step()[-1]
+
+
+def test_summary_has_nnunets_keys() -> None:
+    summary = json.loads(json.dumps(summarise(make_evaluation(), make_dataset()), allow_nan=False))
+    assert set(summary["mean"]) == {"1", "2"}
+    assert summary["mean"]["1"]["Dice"] == pytest.approx(0.5)
+    assert summary["foreground_mean"]["Dice"] == pytest.approx(0.65)
+    assert summary["num_not_applicable"] == {"1": 1, "2": 0}
+    case = summary["metric_per_case"][1]
+    assert case["reference_file"] == "y.nii.gz"
+    assert case["metrics"]["1"] == {
+        "Dice": 0.0,
+        "IoU": 0.0,
+        "TP": 0,
+        "FP": 0,
+        "FN": 10,
+        "TN": 90,
+        "n_pred": 0,
+        "n_ref": 10,
+    }
+    assert summary["metric_per_case"][2]["metrics"]["1"]["Dice"] is None
+
+
+def test_regions_are_named_by_their_labels() -> None:
+    dataset = make_dataset(regions=((1, 2), (2,)))
+    assert set(summarise(make_evaluation(), dataset)["mean"]) == {"(1, 2)", "2"}
+
+
+def test_counts_of_exclusive_and_overlapping_classes() -> None:
+    reference = torch.tensor([[0, 1, 2, 2]], dtype=torch.uint8)
+    probs = torch.tensor([[0.6, 0.2, 0.1, 0.5], [0.3, 0.7, 0.5, 0.2], [0.1, 0.1, 0.4, 0.3]])
+    counts = foreground_counts(probs[:, None], reference, exclusive=True)
+    assert counts.tolist() == [[1, 2, 1], [0, 0, 2]]
+    masks = torch.tensor([[0, 1, 1, 1], [0, 0, 1, 0]], dtype=torch.uint8)
+    probs = torch.tensor([[0.4, 0.6, 0.9, 0.5], [0.6, 0.1, 0.7, 0.2]])
+    counts = foreground_counts(probs[:, None], masks[:, None], exclusive=False)
+    assert counts.tolist() == [[2, 2, 3], [1, 2, 1]]
+
+
+def test_a_class_nowhere_has_no_mean() -> None:
+    nothing = Evaluation(("a",), {"x": torch.zeros(1, 1, 3, dtype=torch.int64)}, {"x": 8})
+    assert math.isnan(nothing.mean_dice())
