@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from recycleseg.data.geometry import Orientation
+from recycleseg.data.patches import PatchSampler
+from recycleseg.data.preprocess import PreparedCase
 from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.inference.volume import VolumeSampler, pad_to
@@ -78,11 +81,21 @@ def test_noise_follows_the_generator() -> None:
     assert not torch.equal(first, other)
 
 
-def test_padding_repeats_each_channels_minimum() -> None:
-    image = torch.tensor([[[1.0, 2.0]], [[-3.0, 5.0]]])
-    padded = pad_to(image, (2, 3))
-    assert padded.shape == (2, 2, 3)
-    assert torch.equal(padded[:, :1, :2], image)
-    assert padded[0].flatten().tolist() == [1.0, 2.0, 1.0, 1.0, 1.0, 1.0]
-    assert padded[1].flatten().tolist() == [-3.0, 5.0, -3.0, -3.0, -3.0, -3.0]
-    assert pad_to(image, (1, 2)) is image
+def test_padding_is_that_of_training_patches() -> None:
+    image = torch.arange(1.0, 16.0).reshape(1, 3, 5)
+    case = PreparedCase(
+        case_id="small",
+        image=image,
+        label=torch.zeros(3, 5, dtype=torch.uint8),
+        spacing=(1.0, 1.0),
+        native_shape=(3, 5),
+        native_spacing=(1.0, 1.0),
+        orientation=Orientation.of(None, 2),
+        label_path=None,
+        regions=None,
+    )
+    patch, _ = PatchSampler([case], (8, 6), 1).batch(0)
+    padded, first = pad_to(image, (8, 6))
+    assert torch.equal(padded, patch[0])
+    assert torch.equal(padded[:, first[0] : first[0] + 3, first[1] : first[1] + 5], image)
+    assert pad_to(image, (2, 2))[0].shape == image.shape

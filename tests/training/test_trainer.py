@@ -38,7 +38,7 @@ def test_run_leaves_everything_behind(small_config: TrainConfig) -> None:
     run = Path(small_config.out or "")
     assert load_config(run / "config.yaml") == small_config
     environment = json.loads((run / "environment.json").read_text())
-    assert environment["packages"]["torch"] == torch.__version__
+    assert environment["torch"] == torch.__version__
     for name in ("last", "best"):
         assert load_checkpoint(run / "checkpoints" / f"{name}.safetensors").state["step"] in (6, 12)
     steps = [line["step"] for line in metrics_of(run) if "loss" in line]

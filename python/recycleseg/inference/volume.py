@@ -49,7 +49,8 @@ class VolumeSampler:
         float32 in [0, 1], first step to last; K = 1 for a supervised network.
         """
         shape = image.shape[1:]
-        image = pad_to(image, self.patch_size)[None]
+        image, first = pad_to(image, self.patch_size)
+        image = image[None]
         overlap = [min(int(p * self.overlap), p - 1) for p in self.patch_size]
         starts = window_starts(image.shape[2:], self.patch_size, overlap)
         merger = WindowMerger(image.shape[2:], gaussian_weight(self.patch_size))
@@ -58,8 +59,8 @@ class VolumeSampler:
             probs = torch.stack(list(self._steps(windows, generator)))
             merger.add(probs, batch)
         probs = merger.merged()
-        for axis, size in enumerate(shape):
-            probs = probs.narrow(2 + axis, 0, size)
+        for axis, (start, size) in enumerate(zip(first, shape, strict=True), 2):
+            probs = probs.narrow(axis, start, size)
         return probs
 
     def _steps(self, windows: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
@@ -90,11 +91,16 @@ class VolumeSampler:
         )
 
 
-def pad_to(image: Tensor, size: Sequence[int]) -> Tensor:
-    """Pad (C, *S) at the far ends to at least `size`, each channel with its own minimum."""
+def pad_to(image: Tensor, size: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
+    """Pad (C, *S) with zeros to at least `size`, centred as PatchSampler does.
+
+    Returns the padded image and the index of its first own voxel.
+    """
     widths = [max(p - n, 0) for n, p in zip(image.shape[1:], size, strict=True)]
-    if not any(widths):
-        return image
-    flat = [w for width in reversed(widths) for w in (0, width)]
-    low = image.flatten(1).amin(1).reshape(-1, *[1] * len(size))
-    return F.pad(image - low, flat) + low
+    first = tuple((width + 1) // 2 for width in widths)
+    flat = [
+        n
+        for low, width in reversed(list(zip(first, widths, strict=True)))
+        for n in (low, width - low)
+    ]
+    return F.pad(image, flat), first

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from recycleseg import __version__
 from recycleseg.config import TrainConfig
 from recycleseg.data.cache import PreparedDataset, prepare_dataset
 from recycleseg.data.layout import read_dataset
@@ -22,7 +23,7 @@ def load_training_data(config: TrainConfig, console: Console) -> PreparedDataset
     cache = cache_root(config)
     if config.data is None:
         p = config.phantom
-        root = cache / f"phantom-{p.spatial_dims}d-seed{p.seed}"
+        root = cache / f"phantom-{__version__}-{p.spatial_dims}d-seed{p.seed}"
         if not (root / "dataset.json").exists():
             console.print(f"writing the phantom data set to {root}")
             write_phantom(root, spatial_dims=p.spatial_dims, seed=p.seed)

@@ -7,13 +7,12 @@ import platform
 import shutil
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import recycleseg
+from recycleseg.ops.build_info import build_info
 
 
 class RunFolder:
@@ -62,12 +61,10 @@ class RunFolder:
 
 def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
     """Versions, machine and source commit of this process."""
-    packages = ("torch", "numpy", "nibabel", "triton", "safetensors")
     return {
-        "recycleseg": recycleseg.__version__,
+        **build_info(),
         "git_commit": _git_commit(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in packages},
         "platform": platform.platform(),
         "processor": _processor(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -80,13 +77,6 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON; NaN is refused, since other readers do not know it."""
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _git_commit() -> str | None:
