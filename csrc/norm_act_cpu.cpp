@@ -1,3 +1,5 @@
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -47,6 +49,26 @@ const NormActLoops<T>& loops() {
   return select<T>(baseline::kFloatLoops, baseline::kBFloat16Loops);
 }
 
+// Runs work() on `count` threads at once. torch's OpenMP threads keep spinning for some
+// milliseconds after their last convolution; threads of our own would have to share cores with
+// them, so the same team is used where the process has loaded one.
+template <class Work>
+void run_on_threads(std::int64_t count, const Work& work) {
+  using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+  static const auto parallel = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  if (count <= 1) {
+    work();
+  } else if (parallel != nullptr) {
+    const auto call = [](void* work) { (*static_cast<const Work*>(work))(); };
+    parallel(call, const_cast<Work*>(&work), static_cast<unsigned>(count), 0);
+  } else {
+    std::vector<std::thread> threads;
+    for (std::int64_t t = 1; t < count; ++t) threads.emplace_back(work);
+    work();
+    for (std::thread& thread : threads) thread.join();
+  }
+}
+
 // How the voxels of the samples are cut into chunks. Sums are taken chunk by chunk and then over
 // the chunks in order, so that they do not depend on the number of threads.
 struct Grid {
@@ -72,10 +94,7 @@ struct Grid {
       }
     };
     const std::int64_t useful = std::min(samples * chunks, size() / kThreadElements);
-    std::vector<std::thread> threads;
-    for (std::int64_t t = 1; t < std::min(num_threads, useful); ++t) threads.emplace_back(work);
-    work();
-    for (std::thread& thread : threads) thread.join();
+    run_on_threads(std::min(num_threads, useful), work);
   }
 };
 
