@@ -81,6 +81,8 @@ class Trainer:
         self.strategy = factory.make_strategy(config, self.diffusion, self.dataset.num_classes)
         self.timesteps = factory.make_timesteps(config)
         self.generator = torch.Generator(self.device)
+        # Parameters of an augmentation are a few numbers: drawn on the CPU, they start no kernels.
+        self.augment_generator = torch.Generator()
         self.patches = PatchSampler(
             self.data.cases("train"),
             self.patch_size,
@@ -142,16 +144,17 @@ class Trainer:
 
     def loss_of_batch(self, index: int) -> StepResult:
         """Forward passes and loss of batch `index`, a function of the seed and the index."""
-        seeds = np.random.SeedSequence([self.config.seed, index]).generate_state(2, np.uint64)
-        self.generator.manual_seed(int(seeds[0] >> 1))
-        torch.manual_seed(int(seeds[1] >> 1))
+        seeds = np.random.SeedSequence([self.config.seed, index]).generate_state(3).tolist()
+        self.generator.manual_seed(seeds[0])
+        self.augment_generator.manual_seed(seeds[1])
+        torch.manual_seed(seeds[2])  # dropout
         image, label = (x.to(self.device, non_blocking=True) for x in self.patches.batch(index))
         image, label = augment(
             image,
             label,
             self.config.augment,
             spacing=self.data.spacing,
-            generator=self.generator,
+            generator=self.augment_generator,
         )
         draws = RandomDraws(self.timesteps, self.generator)
         return self.strategy(self.forward, image, label, draws)
