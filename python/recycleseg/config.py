@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentError
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -303,3 +303,32 @@ def load_config(path: Path) -> TrainConfig:
         return config_from(parser, parser.parse_path(path))
     except (OSError, TypeError, ArgumentError) as error:
         raise ValueError(f"{path}: expected a run's config.yaml: {error}") from error
+
+
+def check_same_run(config: TrainConfig, saved: TrainConfig) -> None:
+    """Raise ValueError if a run saved with one configuration cannot go on with another.
+
+    What decides the run's numbers must be the same; where it is computed, how often it is
+    validated and which cases are evaluated at the end may change.
+    """
+    free = {"out", "runtime", "validation", "sampling", "final_split"}
+    changed = [
+        f"{name} is {theirs!r} in the run, {ours!r} now"
+        for (name, ours), (_, theirs) in zip(_flat(config), _flat(saved), strict=True)
+        if ours != theirs and name.split(".")[0] not in free
+    ]
+    if changed:
+        raise ValueError(
+            f"--resume: {'; '.join(changed)}. To go on with the run's own settings, use "
+            "--config RUN/config.yaml"
+        )
+
+
+def _flat(config: object, prefix: str = "") -> list[tuple[str, object]]:
+    """Every setting by its dotted name, in the order of the fields."""
+    flat: list[tuple[str, object]] = []
+    for f in fields(config):  # type: ignore[arg-type]
+        value = getattr(config, f.name)
+        nested = is_dataclass(value)
+        flat += _flat(value, f"{prefix}{f.name}.") if nested else [(prefix + f.name, value)]
+    return flat

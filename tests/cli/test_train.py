@@ -106,3 +106,22 @@ def test_folder_that_is_no_data_set(tmp_path: Path, capsys: pytest.CaptureFixtur
     error = capsys.readouterr().err
     assert "dataset.json" in error
     assert not (tmp_path / "run").exists()
+
+
+def test_unwritable_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    cache = str(tmp_path / "cache")
+    arguments = ["--out", str(tmp_path / "file" / "run"), "--runtime.cache", cache]
+    assert main([*arguments, "--phantom.spatial_dims", "2"]) == 2
+    assert "recycle-train: error: " in capsys.readouterr().err
+
+
+def test_interruption_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recycleseg.cli.train.Trainer", interrupted)
+    assert main([]) == 130
+    assert "--resume" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -179,3 +180,23 @@ def test_truncated_checkpoint_is_named(small_config: TrainConfig) -> None:
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"last\.safetensors: expected a whole safetensors file"):
         Trainer(small_config).fit(resume=True)
+
+
+def test_resuming_with_other_settings_is_refused(small_config: TrainConfig) -> None:
+    Trainer(small_config).fit()
+    changed = replace(small_config, model=replace(small_config.model, channels=(8, 32)))
+    message = r"model.channels is \(8, 16\) in the run, \(8, 32\) now.*--config RUN/config.yaml"
+    with pytest.raises(ValueError, match=message):
+        Trainer(changed).fit(resume=True)
+    # where and how often may change
+    Trainer(replace(small_config, validation=ValidationConfig(every=3))).fit(resume=True)
+
+
+def test_a_split_without_cases_is_named(small_config: TrainConfig, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(small_config.data or "", data)
+    split = json.loads((data / "split.json").read_text())
+    (data / "split.json").write_text(json.dumps({**split, "test": []}))
+    with pytest.raises(ValueError, match=r"expected cases in split 'test', got none"):
+        Trainer(replace(small_config, data=str(data)))
+    Trainer(replace(small_config, data=str(data), final_split="val"))

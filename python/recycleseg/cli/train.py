@@ -99,11 +99,19 @@ def _with_suggestion(message: str, parser: ArgumentParser) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `recycle-train`; returns the exit code: 0, or 2 for an error of the user's."""
+    """Entry point of `recycle-train`.
+
+    Returns the exit code: 0; 2 for input that does not fit; 130 when interrupted.
+    """
     try:
         command = parse_command(sys.argv[1:] if arguments is None else arguments)
         Trainer(command.config).fit(resume=command.resume, overwrite=command.overwrite)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"recycle-train: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(
+            "recycle-train: interrupted; --resume goes on from the last checkpoint", file=sys.stderr
+        )
+        return 130
     return 0

@@ -20,7 +20,7 @@ from recycleseg.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
-from recycleseg.config import TrainConfig
+from recycleseg.config import TrainConfig, check_same_run, load_config
 from recycleseg.data.augment import augment
 from recycleseg.data.patches import PatchSampler
 from recycleseg.diffusion.strategies import RandomDraws, StepResult
@@ -63,6 +63,11 @@ class Trainer:
         self.precision = factory.choose_precision(config.runtime.precision, self.device)
         self.data = load_training_data(config, self.console)
         self.dataset = self.data.dataset
+        for split in ("train", "val", config.final_split):
+            if not self.dataset.split[split]:
+                raise ValueError(
+                    f"{self.dataset.root}: expected cases in split {split!r}, got none"
+                )
         self.patch_size = factory.choose_patch_size(config, self.data.median_shape)
         self.folder = RunFolder(
             Path(config.out or f"runs/{self.dataset.name.lower()}-{config.strategy}")
@@ -103,6 +108,7 @@ class Trainer:
         config = self.config
         self.folder.open(resume=resume, overwrite=overwrite)
         if resume:
+            check_same_run(config, load_config(self.folder.config))
             self.restore(load_checkpoint(self.folder.last))
         write_run_description(self)
         print_plan(self)
