@@ -41,7 +41,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {k: v.detach().contiguous().cpu() for k, v in checkpoint.tensors.items()}
     header = json.dumps({"format_version": FORMAT_VERSION, **checkpoint.state})
     save_file(tensors, temporary, metadata={"recycleseg": header})
-    with open(temporary, "rb") as written:
+    with open(temporary, "rb+") as written:
         os.fsync(written.fileno())
     os.replace(temporary, path)
 
@@ -84,8 +84,9 @@ def load_optimizer_tensors(
     for key, value in tensors.items():
         name, quantity = key.rsplit("/", 1)
         parameter = parameters[name]
-        if value.ndim > 0:
-            value = value.to(parameter.device).to(memory_format=_layout(parameter))
+        value = value.to(parameter.device)
+        if value.shape == parameter.shape:
+            value = value.to(memory_format=_layout(parameter))
         optimizer.state[parameter][quantity] = value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,8 @@ def test_means_leave_out_what_does_not_apply_but_not_what_was_missed() -> None:
     evaluation = make_evaluation()
     assert evaluation.dice().shape == (3, 2, 2)
     assert evaluation.by_class() == {"a": pytest.approx(0.5), "b": pytest.approx(0.8)}
-    # five values that apply: (1 + 0 + 3 * 0.8) / 5
-    assert evaluation.by_step() == pytest.approx([(0.5 + 2.4) / 5, (1.0 + 2.4) / 5])
+    # class a: (0.5 + 0) / 2, then (1 + 0) / 2, over the two cases where it applies
+    assert evaluation.by_step() == pytest.approx([(0.25 + 0.8) / 2, (0.5 + 0.8) / 2])
     assert evaluation.mean_dice() == evaluation.by_step()[-1]
 
 
@@ -54,6 +55,7 @@ def test_summary_has_nnunets_keys() -> None:
     assert set(summary["mean"]) == {"1", "2"}
     assert summary["mean"]["1"]["Dice"] == pytest.approx(0.5)
     assert summary["foreground_mean"]["Dice"] == pytest.approx(0.65)
+    assert summary["by_step"] == pytest.approx([0.525, 0.65])
     assert summary["num_not_applicable"] == {"1": 1, "2": 0}
     case = summary["metric_per_case"][1]
     assert case["reference_file"] == "y.nii.gz"
@@ -89,3 +91,5 @@ def test_counts_of_exclusive_and_overlapping_classes() -> None:
 def test_a_class_nowhere_has_no_mean() -> None:
     nothing = Evaluation(("a",), {"x": torch.zeros(1, 1, 3, dtype=torch.int64)}, {"x": 8})
     assert math.isnan(nothing.mean_dice())
+    dataset = replace(make_dataset(), class_names=("background", "a"))
+    assert summarise(nothing, dataset)["by_step"] == [None]

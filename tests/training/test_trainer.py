@@ -200,3 +200,52 @@ def test_a_split_without_cases_is_named(small_config: TrainConfig, tmp_path: Pat
     with pytest.raises(ValueError, match=r"expected cases in split 'test', got none"):
         Trainer(replace(small_config, data=str(data)))
     Trainer(replace(small_config, data=str(data), final_split="val"))
+
+
+def test_resuming_on_other_data_is_refused(small_config: TrainConfig, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(small_config.data or "", data)
+    config = replace(small_config, data=str(data))
+    Trainer(config).fit()
+    split = json.loads((data / "split.json").read_text())
+    split["train"] = split["train"][:-1]
+    (data / "split.json").write_text(json.dumps(split))
+    with pytest.raises(ValueError, match=r"--resume: split of the data set differ"):
+        Trainer(config).fit(resume=True)
+
+
+def test_a_run_killed_before_its_first_validation_resumes(small_config: TrainConfig) -> None:
+    trainer = Trainer(small_config)
+
+    def die() -> tuple[torch.Tensor, torch.Tensor]:
+        raise KeyboardInterrupt
+
+    trainer.train_step = die  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    summary = Trainer(small_config).fit(resume=True)
+    assert summary["step"] in (6, 12)
+
+
+def test_gradients_that_stay_not_finite_end_the_run(small_config: TrainConfig) -> None:
+    trainer = Trainer(replace(small_config, optim=replace(small_config.optim, steps=100)))
+    with torch.no_grad():
+        trainer.network.head.bias.fill_(torch.nan)
+    with pytest.raises(ValueError, match="25 steps in a row, up to step 25: try a lower"):
+        trainer.fit()
+    assert trainer.step == 24
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("precision", ["bf16", "float32"])
+def test_trains_resumes_and_predicts_on_a_gpu(
+    small_config: TrainConfig, disc_dataset: Path, precision: str
+) -> None:
+    runtime = replace(small_config.runtime, device="cuda", precision=precision)
+    config = replace(small_config, runtime=runtime)
+    Trainer(config).fit()
+    longer = replace(config, validation=ValidationConfig(every=3))
+    Trainer(longer).fit(resume=True)
+    prediction = Predictor.load(config.out or "")(disc_dataset / "imagesTr" / "disc_6_0000.png")
+    assert prediction.label.shape == (32, 24)

@@ -35,8 +35,11 @@ class Evaluation:
         return dice_from_counts(torch.stack(list(self.counts.values())))
 
     def by_step(self) -> list[float]:
-        """Mean foreground Dice at every sampling step, over cases and classes that apply."""
-        return [float(d.nanmean()) for d in self.dice().unbind(1)]
+        """Mean foreground Dice at every sampling step: the mean of the classes' means.
+
+        A class's mean is over the cases where it applies; NaN where no class does.
+        """
+        return self.dice().nanmean(0).nanmean(-1).tolist()
 
     def by_class(self) -> dict[str, float]:
         """Mean Dice of every foreground class at the last step, over cases where it applies."""
@@ -69,11 +72,9 @@ def evaluate_cases(
         )
         probs = sampler(case.image.to(device), generator)
         reference = native_label(case).to(device)
-        steps = [restore(p, case) for p in probs]
-        evaluation.counts[case.case_id] = torch.stack(
-            [foreground_counts(p, reference, dataset.exclusive) for p in steps]
-        ).cpu()
-        evaluation.voxels[case.case_id] = math.prod(steps[0].shape[1:])
+        counts = [foreground_counts(restore(p, case), reference, dataset.exclusive) for p in probs]
+        evaluation.counts[case.case_id] = torch.stack(counts).cpu()
+        evaluation.voxels[case.case_id] = math.prod(case.native_shape)
         if on_case is not None:
             on_case(case, probs)
     return evaluation
@@ -122,7 +123,7 @@ def summarise(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
         "foreground_mean": _mean_of(list(mean.values())),
         "mean": mean,
         "num_not_applicable": not_applicable,
-        "by_step": evaluation.by_step(),
+        "by_step": [None if math.isnan(d) else d for d in evaluation.by_step()],
         "class_names": dict(zip(keys, evaluation.class_names, strict=True)),
         "metric_per_case": per_case,
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -73,3 +75,13 @@ class AveragedWeights:
         torch._foreach_lerp_(
             list(self.weights.values()), [current[k] for k in self.weights], 1.0 - decay
         )
+
+    @contextmanager
+    def applied_to(self, network: nn.Module) -> Iterator[None]:
+        """Let the network compute with the average while the block runs."""
+        trained = {k: v.clone() for k, v in network.state_dict().items()}
+        network.load_state_dict(self.weights)
+        try:
+            yield
+        finally:
+            network.load_state_dict(trained)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -15,7 +17,7 @@ from torch import Tensor
 from recycleseg.data.preprocess import PreparedCase
 from recycleseg.report.figures import StepsRow, save_steps_figure
 from recycleseg.training.evaluation import Evaluation
-from recycleseg.training.run_folder import describe_environment, write_json
+from recycleseg.training.run_folder import describe_environment, write_json, write_text
 
 if TYPE_CHECKING:
     from recycleseg.training.trainer import Trainer
@@ -27,18 +29,41 @@ def write_run_description(trainer: Trainer) -> None:
     """Write the configuration, the data set's description and the environment."""
     folder = trainer.folder
     config = json.loads(json.dumps(dataclasses.asdict(trainer.config)))
-    folder.config.write_text(yaml.safe_dump(config, sort_keys=False))
-    write_json(folder.dataset, trainer.data.plan.to_dict() | {"patch_size": trainer.patch_size})
+    write_text(folder.config, yaml.safe_dump(config, sort_keys=False))
+    write_json(folder.dataset, describe_data(trainer))
     write_json(folder.environment, describe_environment(trainer.device, trainer.precision))
+
+
+def describe_data(trainer: Trainer) -> dict[str, Any]:
+    """Preprocessing plan, patch and split, as JSON values: what the weights depend on."""
+    plan = trainer.data.plan.to_dict()
+    description = {**plan, "patch_size": trainer.patch_size, "split": dict(trainer.dataset.split)}
+    as_json: dict[str, Any] = json.loads(json.dumps(description))
+    return as_json
+
+
+def check_same_data(trainer: Trainer) -> None:
+    """Raise ValueError if the run to resume was trained on other data than it would be now."""
+    path = trainer.folder.dataset
+    saved, now = json.loads(path.read_text()), describe_data(trainer)
+    changed = [key for key in now if now[key] != saved.get(key)]
+    if changed:
+        raise ValueError(
+            f"--resume: {', '.join(changed)} of the data set differ from {path}; the run can only "
+            "go on with the data it began with"
+        )
 
 
 def print_plan(trainer: Trainer) -> None:
     """Say what is about to happen, with the time it will take, measured on the first batches."""
     config, data = trainer.config, trainer.data
     dataset = data.dataset
-    splits = ", ".join(f"{name} {len(data.cases(name))}" for name in ("train", "val", "test"))
+    splits = ", ".join(f"{name} {len(cases)}" for name, cases in dataset.split.items())
     parameters = sum(p.numel() for p in trainer.network.parameters())
-    small = [n for n, p in zip(data.median_shape, trainer.patch_size, strict=True) if n < p]
+    padded = sum(
+        any(n < p for n, p in zip(data.shapes[case_id], trainer.patch_size, strict=True))
+        for case_id in dataset.split["train"]
+    )
     patch = " x ".join(map(str, trainer.patch_size))
     spacing = " x ".join(f"{s:g}" for s in data.spacing)
     remaining = config.optim.steps - trainer.step
@@ -49,7 +74,7 @@ def print_plan(trainer: Trainer) -> None:
         "classes": ", ".join(dataset.class_names) + ("" if dataset.exclusive else " (overlapping)"),
         "channels": ", ".join(dataset.channel_names),
         "spacing": f"{spacing} mm",
-        "patch": patch + (" (larger than most images: padded)" if small else ""),
+        "patch": patch + (f" ({padded} training images are smaller: padded)" if padded else ""),
         "strategy": config.strategy,
         "parameters": f"{parameters:,}",
         "device": f"{trainer.device}, {trainer.precision}, {torch.get_num_threads()} CPU threads",
@@ -85,23 +110,30 @@ def format_duration(seconds: float) -> str:
     return f"{m} min {s} s" if m else f"{s} s"
 
 
-def save_validation_picture(
-    trainer: Trainer, cases: list[tuple[PreparedCase, Tensor]], evaluation: Evaluation
-) -> None:
-    """Save image, truth and the prediction at every step of the first validation cases."""
-    exclusive = trainer.dataset.exclusive
-    rows = []
-    for case, probs in cases[:PICTURED_CASES]:
-        assert case.label is not None  # preprocessing refuses training data without labels
-        counts = evaluation.counts[case.case_id]
-        dice = Evaluation(evaluation.class_names, {case.case_id: counts}).by_step()
-        truth = case.label if exclusive else _stacked(case.label)
-        maps = [p.argmax(0) if exclusive else _stacked(p > 0.5) for p in probs]
-        rows.append(StepsRow(case.case_id, case.image[0], truth, maps, dice))
-    path = trainer.folder.pictures / f"validation-{trainer.step:06d}.png"
-    spacing = trainer.data.spacing
-    aspect = spacing[0] / spacing[1] if len(spacing) == 2 else spacing[1] / spacing[0]
-    save_steps_figure(path, rows, aspect=aspect)
+class PictureMaker:
+    """Keeps label maps of the first cases that are evaluated, and draws them."""
+
+    def __init__(self, exclusive: bool) -> None:
+        self._exclusive = exclusive
+        self._kept: list[tuple[PreparedCase, list[Tensor]]] = []
+
+    def __call__(self, case: PreparedCase, probs: Tensor) -> None:
+        """Take a case and its probabilities (K, C, *S)."""
+        if len(self._kept) < PICTURED_CASES:
+            maps = [p.argmax(0) if self._exclusive else _stacked(p > 0.5) for p in probs]
+            self._kept.append((case, [m.to("cpu", torch.uint8) for m in maps]))
+
+    def save(self, path: Path, evaluation: Evaluation, spacing: Sequence[float]) -> None:
+        """Save image, truth and the prediction at every step, with its Dice."""
+        rows = []
+        for case, maps in self._kept:
+            assert case.label is not None  # preprocessing refuses training data without labels
+            counts = {case.case_id: evaluation.counts[case.case_id]}
+            dice = Evaluation(evaluation.class_names, counts).by_step()
+            truth = case.label if self._exclusive else _stacked(case.label)
+            rows.append(StepsRow(case.case_id, case.image[0], truth, maps, dice))
+        aspect = spacing[0] / spacing[1] if len(spacing) == 2 else spacing[1] / spacing[0]
+        save_steps_figure(path, rows, aspect=aspect)
 
 
 def _stacked(mask: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class RunFolder:
             if not self.last.is_file():
                 raise ValueError(
                     f"--resume: expected a checkpoint at {self.last}, found none; "
-                    "start the run without --resume"
+                    "start the run anew, with --overwrite if its folder exists"
                 )
         elif occupied and overwrite:
             if not self.config.is_file():
@@ -75,8 +75,15 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write indented JSON; NaN is refused, since other readers do not know it."""
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    """Write indented JSON in one rename; NaN is refused, since other readers do not know it."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a file in one rename, so that a kill leaves the old one or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(content)
+    temporary.replace(path)
 
 
 def _git_commit() -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,15 @@ from recycleseg.training.optim import (
     optimizer_step,
 )
 from recycleseg.training.reporting import (
+    PictureMaker,
+    check_same_data,
     final_table,
     print_plan,
-    save_validation_picture,
     write_run_description,
 )
 from recycleseg.training.run_folder import RunFolder, write_json
+
+MAX_SKIPPED_IN_A_ROW = 25
 
 
 class Trainer:
@@ -99,6 +102,7 @@ class Trainer:
         self.step = 0
         self.best_dice = -1.0
         self.validations_without_gain = 0
+        self.skipped_in_a_row = 0
 
     def fit(self, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
         """Train to the end, then evaluate the best checkpoint; returns summary.json's content.
@@ -109,20 +113,29 @@ class Trainer:
         self.folder.open(resume=resume, overwrite=overwrite)
         if resume:
             check_same_run(config, load_config(self.folder.config))
+            check_same_data(self)
             self.restore(load_checkpoint(self.folder.last))
         write_run_description(self)
         print_plan(self)
+        if not resume:
+            self.save(self.folder.last)
         with (
             RunLogger(self.folder.metrics, self.folder.tensorboard, self.step) as logger,
             StepProgress.over(self.console, config.optim.steps, self.step) as progress,
         ):
-            for rate in self._steps():
+            while not self._finished():
+                start = time.perf_counter()
                 loss, norm = self.train_step()
                 progress.advance()
                 if self.step % config.runtime.log_every == 0:
-                    lr = learning_rate(self.step - 1, config.optim)
-                    scalars = {"loss": float(loss), "grad_norm": float(norm), "lr": lr}
-                    logger.log(self.step, {**scalars, "steps_per_second": rate})
+                    scalars = {
+                        "loss": float(loss),
+                        "grad_norm": float(norm),
+                        "lr": learning_rate(self.step - 1, config.optim),
+                        "steps_per_second": 1.0 / (time.perf_counter() - start),
+                    }
+                    logger.log(self.step, scalars)
+                    rate = scalars["steps_per_second"]
                     progress.note(f"{rate:.2f} steps/s  loss {scalars['loss']:.4f}")
                 if self._due(config.validation.every):
                     self.validate(logger)
@@ -143,10 +156,22 @@ class Trainer:
             if result.t_index is not None:
                 self.timesteps.update(result.loss_per_sample.detach(), result.t_index)
         norm = optimizer_step(self.optimizer, self.network, self.step, self.config.optim)
+        self._check_gradient(norm)
         if self.average is not None:
             self.average.update(self.network)
         self.step += 1
         return total, norm
+
+    def _check_gradient(self, norm: Tensor) -> None:
+        """Count steps whose gradient is not finite, which change no weight; give up after many."""
+        self.skipped_in_a_row = 0 if torch.isfinite(norm) else self.skipped_in_a_row + 1
+        if self.skipped_in_a_row == 1:
+            self.console.print(f"step {self.step + 1}: gradient not finite, weights kept")
+        if self.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+            raise ValueError(
+                f"gradients were not finite {MAX_SKIPPED_IN_A_ROW} steps in a row, up to step "
+                f"{self.step + 1}: try a lower optim.lr_peak, or runtime.precision float32"
+            )
 
     def loss_of_batch(self, index: int) -> StepResult:
         """Forward passes and loss of batch `index`, a function of the seed and the index."""
@@ -168,15 +193,16 @@ class Trainer:
     def validate(self, logger: RunLogger) -> None:
         """Sample whole validation cases, log their Dice, keep the best weights."""
         cases = self.data.cases("val")[: self.config.validation.max_cases]
-        pictured: list[Any] = []
-        evaluation = self.evaluate(cases, on_case=lambda *c: pictured.append(c))
-        save_validation_picture(self, pictured, evaluation)
+        picture = PictureMaker(self.dataset.exclusive)
+        evaluation = self.evaluate(cases, on_case=picture)
+        path = self.folder.pictures / f"validation-{self.step:06d}.png"
+        picture.save(path, evaluation, self.data.spacing)
         by_step, by_class = evaluation.by_step(), evaluation.by_class()
         scores = {f"val_dice/{name}": dice for name, dice in by_class.items()}
         logger.log(self.step, {"val_dice": by_step[-1], "val_dice_by_step": by_step, **scores})
         steps = " ".join(f"{d:.4f}" for d in by_step)
         self.console.print(f"step {self.step}: validation Dice by sampling step {steps}")
-        if by_step[-1] > self.best_dice:
+        if not by_step[-1] <= self.best_dice:  # also NaN, so that there is a best at all
             self.best_dice = by_step[-1]
             self.validations_without_gain = 0
             self.save(self.folder.best)
@@ -185,11 +211,8 @@ class Trainer:
 
     def evaluate(self, cases: list[Any], **options: Any) -> Evaluation:
         """Sample and count whole cases with the weights that would be kept."""
-        trained = {k: v.clone() for k, v in self.network.state_dict().items()}
-        if self.average is not None:
-            self.network.load_state_dict(self.average.weights)
         self.network.eval()
-        try:
+        with self.average.applied_to(self.network) if self.average else nullcontext():
             return evaluate_cases(
                 self.volume_sampler(),
                 cases,
@@ -198,8 +221,6 @@ class Trainer:
                 device=self.device,
                 **options,
             )
-        finally:
-            self.network.load_state_dict(trained)
 
     def volume_sampler(self) -> VolumeSampler:
         """The sampler of whole volumes that validation uses."""
@@ -250,18 +271,13 @@ class Trainer:
         self.best_dice = checkpoint.state["best_dice"]
         self.validations_without_gain = checkpoint.state["validations_without_gain"]
 
-    def _steps(self) -> Iterator[float]:
-        """Count to the last step or to early stopping; yields the rate in steps per second."""
+    def _finished(self) -> bool:
+        """Whether the last step is done, or validation has not improved for long enough."""
         patience = self.config.validation.patience
-        rate = 0.0
-        while self.step < self.config.optim.steps:
-            if patience is not None and self.validations_without_gain >= patience:
-                self.console.print(f"no better validation Dice {patience} times: stopping")
-                return
-            start = time.perf_counter()
-            yield rate
-            latest = 1.0 / (time.perf_counter() - start)
-            rate = latest if rate == 0.0 else 0.95 * rate + 0.05 * latest
+        if patience is not None and self.validations_without_gain >= patience:
+            self.console.print(f"no better validation Dice {patience} times: stopping")
+            return True
+        return self.step >= self.config.optim.steps
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.optim.steps
