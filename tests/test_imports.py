@@ -21,7 +21,7 @@ LAYERS = [
     {"ops"},
     {"losses", "diffusion", "metrics"},
     {"models"},
-    {"config", "checkpoint"},
+    {"config", "config_ranges", "checkpoint"},
     {"factory", "inference", "report"},
     {"training"},
     {"cli"},

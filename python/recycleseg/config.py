@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from argparse import ArgumentError
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
+from recycleseg.config_ranges import range_problems
 from recycleseg.data.augment import AugmentConfig
 from recycleseg.data.preprocess import PreprocessConfig
 
@@ -231,6 +233,8 @@ class TrainConfig:
         seed: seed of weights, batches, noise and augmentation.
         imgx_compat: do what ImgX does wherever it departs from the literature.
         final_split: cases of the table at the end.
+
+    Raises ValueError naming every option whose value is out of its range.
     """
 
     data: str | None = None
@@ -254,28 +258,15 @@ class TrainConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
-        positive = {
-            "optim.steps": self.optim.steps,
-            "optim.batch_size": self.optim.batch_size,
-            "optim.accumulation": self.optim.accumulation,
-            "sampling.window_batch": self.sampling.window_batch,
-            "validation.every": self.validation.every,
-            "runtime.log_every": self.runtime.log_every,
-        }
-        for name, value in positive.items():
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
-        if not 2 <= self.sampling.num_steps <= self.diffusion.num_timesteps:
-            raise ValueError(
-                f"sampling.num_steps: expected 2 to diffusion.num_timesteps "
-                f"({self.diffusion.num_timesteps}), got {self.sampling.num_steps}"
-            )
-        if not 0.0 <= self.optim.ema_decay < 1.0:
-            raise ValueError(
-                f"optim.ema_decay: expected 0 <= decay < 1, got {self.optim.ema_decay}"
-            )
-        if not 0.0 <= self.patch.overlap < 1.0:
-            raise ValueError(f"patch.overlap: expected 0 to below 1, got {self.patch.overlap}")
+        settings = list(_flat(self))
+        problems = [
+            f"{name}: expected one of {', '.join(map(str, get_args(hint)))}, got {value!r}"
+            for name, value, hint in settings
+            if get_origin(hint) is Literal and value not in get_args(hint)
+        ]
+        problems += range_problems({name: value for name, value, _ in settings})
+        if problems:
+            raise ValueError("; ".join(problems))
 
 
 def add_config_arguments(parser: ArgumentParser) -> None:
@@ -283,13 +274,21 @@ def add_config_arguments(parser: ArgumentParser) -> None:
     parser.add_class_arguments(TrainConfig, as_group=False)
 
 
-def config_from(parser: ArgumentParser, parsed: Namespace) -> TrainConfig:
+def config_from(parsed: Namespace) -> TrainConfig:
     """The configuration in what such a parser has parsed.
 
-    Raises ValueError naming the option when a value is out of its range.
+    Raises ValueError naming the options whose values are out of their range.
     """
-    values = parser.instantiate(parsed)
-    return TrainConfig(**{f.name: values[f.name] for f in fields(TrainConfig)})
+    values: dict[str, Any] = {}
+    for name, default in vars(TrainConfig()).items():
+        values[name] = parsed[name]
+        if is_dataclass(default):
+            group: type[Any] = type(default)
+            try:
+                values[name] = group(**vars(parsed[name]))
+            except ValueError as error:
+                raise ValueError(f"{name}.{error}") from error
+    return TrainConfig(**values)
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -300,8 +299,8 @@ def load_config(path: Path) -> TrainConfig:
     parser = ArgumentParser(exit_on_error=False)
     add_config_arguments(parser)
     try:
-        return config_from(parser, parser.parse_path(path))
-    except (OSError, TypeError, ArgumentError) as error:
+        return config_from(parser.parse_path(path))
+    except (OSError, TypeError, ValueError, ArgumentError) as error:
         raise ValueError(f"{path}: expected a run's config.yaml: {error}") from error
 
 
@@ -314,7 +313,7 @@ def check_same_run(config: TrainConfig, saved: TrainConfig) -> None:
     free = {"out", "runtime", "validation", "sampling", "final_split"}
     changed = [
         f"{name} is {theirs!r} in the run, {ours!r} now"
-        for (name, ours), (_, theirs) in zip(_flat(config), _flat(saved), strict=True)
+        for (name, ours, _), (_, theirs, _) in zip(_flat(config), _flat(saved), strict=True)
         if ours != theirs and name.split(".")[0] not in free
     ]
     if changed:
@@ -324,11 +323,11 @@ def check_same_run(config: TrainConfig, saved: TrainConfig) -> None:
         )
 
 
-def _flat(config: object, prefix: str = "") -> list[tuple[str, object]]:
-    """Every setting by its dotted name, in the order of the fields."""
-    flat: list[tuple[str, object]] = []
-    for f in fields(config):  # type: ignore[arg-type]
-        value = getattr(config, f.name)
-        nested = is_dataclass(value)
-        flat += _flat(value, f"{prefix}{f.name}.") if nested else [(prefix + f.name, value)]
-    return flat
+def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted name, value and type of every setting, in the order of the fields."""
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if is_dataclass(value):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value, hint
