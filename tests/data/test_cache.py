@@ -58,15 +58,17 @@ def drop_training_case(dataset: Dataset) -> Dataset:
 
 def test_prepared_cases_follow_the_split(make_dataset: MakeDataset, tmp_path: Path) -> None:
     split = {"train": ["c2", "c0"], "val": ["c1"], "test": ["c4"]}
-    dataset = read_dataset(make_dataset(split=split, spacing=(1.0, 1.0, 2.0)))
+    root = make_dataset(split=split, spacing=(1.0, 1.0, 2.0))
+    (root / "imagesTr/c3_0000.nii.gz").write_bytes(b"broken, but in no part of the split")
+    dataset = read_dataset(root)
     done: list[tuple[int, int]] = []
     config = PreprocessConfig(spacing=(1.0, 1.0, 1.0))
     prepared = prepare_dataset(
         dataset, config, tmp_path / "cache", progress=lambda *counts: done.append(counts)
     )
-    assert done == [(case, 5) for case in range(1, 6)] * 2
+    assert done == [(case, 4) for case in range(1, 5)] * 2
     assert [case.case_id for case in prepared.cases("train")] == ["c2", "c0"]
-    assert prepared.shapes == {f"c{case}": (6, 7, 10) for case in range(5)}
+    assert prepared.shapes == {f"c{case}": (6, 7, 10) for case in (0, 1, 2, 4)}
     assert prepared.median_shape == (6, 7, 10)
     assert prepared.spacing == (1.0, 1.0, 1.0)
     case = prepared.cases("val")[0]

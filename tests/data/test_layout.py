@@ -47,11 +47,9 @@ def test_overlapping_regions(make_dataset: MakeDataset) -> None:
 
 def test_given_split_is_kept_in_order(make_dataset: MakeDataset) -> None:
     split = {"train": ["c3", "c0"], "val": ["c1"]}
-    assert read_dataset(make_dataset(split=split)).split == {
-        "train": ("c3", "c0"),
-        "val": ("c1",),
-        "test": (),
-    }
+    dataset = read_dataset(make_dataset(split=split))
+    assert dataset.split == {"train": ("c3", "c0"), "val": ("c1",), "test": ()}
+    assert list(dataset.cases) == ["c0", "c1", "c3"]
 
 
 def test_seeded_split_uses_every_case_once(make_dataset: MakeDataset) -> None:

@@ -46,7 +46,7 @@ class Dataset:
             regions: one name per region, no background.
         regions: label values that make up each overlapping region; None: exclusive classes.
         label_values: every value that a label file may hold, ascending.
-        cases: case_id -> files, sorted.
+        cases: case_id -> files, sorted; those of the split only.
         split: "train" | "val" | "test" -> case_ids.
     """
 
@@ -85,7 +85,7 @@ def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
     """Read the description of a data set, opening no image.
 
     Without `split.json` the sorted cases are shuffled by `seed` and divided 80/10/10.
-    Cases that `split.json` leaves out are not used.
+    Cases that `split.json` leaves out are not used and need not be sound.
 
     Raises:
         DatasetError: listing everything wrong with the folder, `dataset.json` and `split.json`.
@@ -106,6 +106,7 @@ def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
         split = _seeded_split(tuple(cases), seed, problems)
     if problems:
         raise dataset_error(root, problems)
+    used = {case_id for case_ids in split.values() for case_id in case_ids}
     return Dataset(
         root=root,
         name=str(description.get("name", root.name)),
@@ -114,7 +115,7 @@ def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
         class_names=class_names,
         regions=regions,
         label_values=label_values,
-        cases=cases,
+        cases={case_id: case for case_id, case in cases.items() if case_id in used},
         split=split,
     )
 
