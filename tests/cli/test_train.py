@@ -63,6 +63,29 @@ def test_print_config_is_a_configuration_file(
     assert parse_command(["--config", str(file)]) == expected
 
 
+@pytest.mark.parametrize(
+    ("arguments", "preset"),
+    [
+        ([], "imgx"),
+        (["--preset", "paper"], "paper"),
+        (["--preset=hippocampus"], "hippocampus"),
+    ],
+)
+def test_preset_named_in_a_file(tmp_path: Path, arguments: list[str], preset: str) -> None:
+    file, later = tmp_path / "mine.yaml", tmp_path / "later.yaml"
+    file.write_text("preset: imgx\noptim: {steps: 7}\n")
+    later.write_text("seed: 5\n")
+    own = parse_command(["--preset", preset, "--optim.steps", "7", "--seed", "5"])
+    assert parse_command(["--config", str(file), *arguments, f"--config={later}"]) == own
+
+
+def test_unknown_preset_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("preset: huge\n")
+    assert main(["--config", str(file)]) == 2
+    assert "preset: expected one of fetal_head," in capsys.readouterr().err
+
+
 def test_help_documents_every_option() -> None:
     text = build_parser().format_help()
     for line in ("--optim.steps", "optimiser steps of the run", "--preset", "--resume"):
@@ -74,14 +97,17 @@ def test_help_documents_every_option() -> None:
     [
         (["--optim.stps", "3"], "unknown option optim.stps; did you mean optim.steps?"),
         (["--strategi", "standard"], "unknown option strategi; did you mean strategy?"),
-        (["--preset", "tinny"], "--preset: expected one of"),
+        (["--preset", "tinny"], "preset: expected one of"),
         (["--optim.steps", "many"], "optim.steps"),
         (["--optim.steps", "0"], "optim.steps: expected at least 1, got 0"),
         (["--sampling.num_steps", "1"], "sampling.num_steps: expected 2 to"),
         (["--strategy", "recycle"], "strategy"),
         (["--resume", "--overwrite"], "expected at most one of them, got both"),
-        (["--augment.rotation", "-5"], "rotation: expected"),
-        (["--preprocess.spacing", "[1, -1]"], "spacing: expected positive mm"),
+        (["--augment.rotation", "-5"], "augment.rotation: expected"),
+        (["--preprocess.spacing", "[1, -1]"], "preprocess.spacing: expected positive mm"),
+        (["--sampling.eta", "2"], "sampling.eta: expected 0 to 1, got 2.0"),
+        (["--preset"], "expected one argument"),
+        (["--config", "missing.yaml"], "missing.yaml"),
     ],
 )
 def test_wrong_options_end_with_one_clear_line(
@@ -99,13 +125,6 @@ def test_unknown_key_in_a_file_is_named(tmp_path: Path, capsys: pytest.CaptureFi
     file.write_text("optim: {stps: 7}\n")
     assert main(["--config", str(file)]) == 2
     assert "unknown option optim.stps; did you mean optim.steps?" in capsys.readouterr().err
-
-
-def test_folder_that_is_no_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--data", str(tmp_path), "--out", str(tmp_path / "run")]) == 2
-    error = capsys.readouterr().err
-    assert "dataset.json" in error
-    assert not (tmp_path / "run").exists()
 
 
 def test_unwritable_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

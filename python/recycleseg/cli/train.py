@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 from typing import NamedTuple
 
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from recycleseg.config import TrainConfig, add_config_arguments, config_from
@@ -59,27 +62,38 @@ def parse_command(arguments: Sequence[str]) -> Command:
     Raises ValueError for unknown options, with the nearest known one, and for wrong values.
     """
     parser = build_parser()
-    preset, rest = _take_preset(list(arguments))
-    if preset not in preset_names():
-        raise ValueError(f"--preset: expected one of {', '.join(preset_names())}, got {preset!r}")
-    with resources.as_file(resources.files("recycleseg") / "presets" / f"{preset}.yaml") as path:
-        try:
-            parsed = parser.parse_args(["--preset", preset, "--config", str(path), *rest])
-        except ArgumentError as error:
-            raise ValueError(_with_suggestion(str(error), parser)) from error
+    try:
+        preset = _chosen_preset(arguments)
+        if preset not in preset_names():
+            raise ValueError(f"preset: expected one of {', '.join(preset_names())}, got {preset!r}")
+        with resources.as_file(resources.files("recycleseg") / f"presets/{preset}.yaml") as path:
+            parsed = parser.parse_args(["--config", str(path), *arguments, "--preset", preset])
+    except ArgumentError as error:
+        raise ValueError(_with_suggestion(str(error), parser)) from error
     if parsed.resume and parsed.overwrite:
         raise ValueError("--resume, --overwrite: expected at most one of them, got both")
-    return Command(config_from(parser, parsed), parsed.resume, parsed.overwrite)
+    return Command(config_from(parsed), parsed.resume, parsed.overwrite)
 
 
-def _take_preset(arguments: list[str]) -> tuple[str, list[str]]:
-    """Split off `--preset`, whose file comes before every other option, wherever it stands."""
-    for i, argument in enumerate(arguments):
-        if argument.startswith("--preset="):
-            return argument.removeprefix("--preset="), arguments[:i] + arguments[i + 1 :]
-        if argument == "--preset" and i + 1 < len(arguments):
-            return arguments[i + 1], arguments[:i] + arguments[i + 2 :]
-    return DEFAULT_PRESET, arguments
+def _chosen_preset(arguments: Sequence[str]) -> str:
+    """`--preset`, else what the last file with a `preset` key says, else the default.
+
+    The preset must be known before the rest is parsed: every other option goes over it.
+    """
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    options.add_argument("--preset")
+    options.add_argument("--config", action="append", default=[])
+    known, _ = options.parse_known_args(arguments)
+    if known.preset is not None:
+        return str(known.preset)
+    for file in reversed(known.config):
+        try:
+            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            continue  # the parser of all options will tell what is wrong with it
+        if isinstance(content, dict) and "preset" in content:
+            return str(content["preset"])
+    return DEFAULT_PRESET
 
 
 def _with_suggestion(message: str, parser: ArgumentParser) -> str:
