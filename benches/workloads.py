@@ -92,13 +92,13 @@ class Workload:
         self.network.eval()
         with self._layers():
             *_, probs = sample(
-                self.forward,
-                self.sampling,
-                self.image,
-                NUM_CLASSES,
-                generator=self.generator,
+                self.forward, self.sampling, self.image, NUM_CLASSES, noise=self._noise
             )
         return probs.cpu()
+
+    def _noise(self) -> Tensor:
+        shape = (len(self.image), NUM_CLASSES, *self.image.shape[2:])
+        return torch.randn(shape, generator=self.generator, device=self.image.device)
 
     def _layers(self) -> nullcontext[None] | _WithoutExtension:
         return _WithoutExtension() if self.plain else nullcontext()

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from recycleseg.config import TrainConfig
 from recycleseg.data.preprocess import Plan
 from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.samplers import Network
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.diffusion.strategies import (
     DiffusionObjective,
-    Network,
     Recycling,
     SelfConditioning,
     Standard,

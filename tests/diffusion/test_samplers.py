@@ -76,6 +76,11 @@ def test_steps_equal_imgx(
             assert of_ddim.equal(ours)
 
 
+def noise_of(*shape: int, seed: int = 0) -> Callable[[], Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(shape, generator=generator)
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_ddim_is_equation_12(eta: float) -> None:
     """Equations 12 and 16 of Song et al., in their own symbols, sample by sample in Python."""
@@ -126,12 +131,22 @@ def test_last_step_gives_the_prediction(step: Callable[..., tuple[Tensor, Tensor
 def test_imgx_sigma_is_the_log_variance() -> None:
     model_out, x_t, noise = torch.randn(3, 2, 3, 4, generator=seeded())
     t = torch.tensor([1, 4])
-    arguments = (diffusion_of(), model_out, x_t, t)
-    assert ddim_step(*arguments, eta=0.5, noise=noise)[0].isfinite().all()
-    imgx, _ = ddim_step(*arguments, eta=0.5, noise=noise, imgx_compat=True)
-    assert imgx[0].isnan().all()
-    plain, _ = ddim_step(*arguments)
-    torch.testing.assert_close(ddim_step(*arguments, imgx_compat=True)[0], plain)
+    ours, imgx = diffusion_of(), diffusion_of(imgx_compat=True)
+    assert ddim_step(ours, model_out, x_t, t, eta=0.5, noise=noise)[0].isfinite().all()
+    assert ddim_step(imgx, model_out, x_t, t, eta=0.5, noise=noise)[0][0].isnan().all()
+    plain, _ = ddim_step(ours, model_out, x_t, t)
+    torch.testing.assert_close(ddim_step(imgx, model_out, x_t, t)[0], plain)
+
+
+def test_sampling_follows_the_switch_of_the_diffusion() -> None:
+    network = Recorder(torch.randn(1, 2, 4, 3, generator=seeded()))
+    image = torch.zeros(1, 1, 4, 3)
+    for imgx_compat in (False, True):
+        diffusion = diffusion_of(imgx_compat=imgx_compat)
+        *_, probs = sample(network, diffusion, image, 2, noise=noise_of(1, 2, 4, 3), eta=0.5)
+        assert probs.isfinite().all()
+        # with ImgX's sigma, the state that the second step sees is lost
+        assert network.masks[-1].isnan().any() == imgx_compat
 
 
 def test_ddim_ignores_a_learned_variance() -> None:
@@ -167,7 +182,10 @@ class Recorder:
         self.masks: list[Tensor] = []
         self.times: list[Tensor] = []
 
-    def __call__(self, image: Tensor, mask: Tensor, t: Tensor) -> Tensor:
+    def __call__(
+        self, image: Tensor, mask: Tensor | None = None, t: Tensor | None = None
+    ) -> Tensor:
+        assert mask is not None and t is not None
         self.masks.append(mask)
         self.times.append(t)
         return self.logits + len(self.masks)
@@ -179,7 +197,9 @@ def test_sampling_loop(self_conditioning: bool) -> None:
     image = torch.zeros(2, 1, 4, 3)
     network = Recorder(torch.randn(2, 3, 4, 3, generator=seeded()).requires_grad_())
     x_T = torch.randn(2, 3, 4, 3, generator=seeded())
-    steps = list(sample(network, diffusion, image, 3, x_T=x_T, self_conditioning=self_conditioning))
+    steps = list(
+        sample(network, diffusion, image, 3, noise=lambda: x_T, self_conditioning=self_conditioning)
+    )
     assert len(steps) == len(network.masks) == 5
     assert not any(probs.requires_grad for probs in steps)
     # indices 1000, 750, 500, 250, 0 of the training schedule
@@ -200,14 +220,14 @@ def test_sampling_loop(self_conditioning: bool) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"eta": 1.0}, {"sampler": "ddpm"}])
 def test_sampling_is_seeded(options: dict[str, Any]) -> None:
-    def network(image: Tensor, mask: Tensor, t: Tensor) -> Tensor:
+    def network(image: Tensor, mask: Tensor | None = None, t: Tensor | None = None) -> Tensor:
+        assert mask is not None
         return 3 * mask + image
 
     def last(seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        *_, probs = sample(
-            network, diffusion_of(), torch.ones(1, 1, 8, 6, 4), 2, generator=generator, **options
-        )
+        noise = noise_of(1, 2, 8, 6, 4, seed=seed)
+        image = torch.ones(1, 1, 8, 6, 4)
+        *_, probs = sample(network, diffusion_of(), image, 2, noise=noise, **options)
         return probs
 
     assert last(1).shape == (1, 2, 8, 6, 4)
@@ -220,12 +240,12 @@ def test_sampling_finds_what_a_perfect_network_knows(sampler: Any) -> None:
     label = torch.randint(0, 3, (2, 6, 5), generator=seeded())
     x_start = diffusion_of().label_to_x(label, 3)
 
-    def network(image: Tensor, mask: Tensor, t: Tensor) -> Tensor:
+    def network(image: Tensor, mask: Tensor | None = None, t: Tensor | None = None) -> Tensor:
         return 20 * x_start
 
     for steps in (2, 5, 1001):
         arguments = (network, diffusion_of(steps), torch.zeros(2, 1, 6, 5), 3)
-        *_, probs = sample(*arguments, sampler=sampler, generator=seeded())
+        *_, probs = sample(*arguments, sampler=sampler, noise=noise_of(2, 3, 6, 5))
         assert probs.argmax(1).equal(label)
 
 
@@ -238,6 +258,6 @@ def test_bad_arguments() -> None:
         ddim_step(diffusion_of(), x, x, t, eta=0.5)
     network = Recorder(x)
     with pytest.raises(ValueError, match="unknown sampler 'euler', expected 'ddim' or 'ddpm'"):
-        next(sample(network, diffusion_of(), x, 2, sampler="euler"))
-    with pytest.raises(ValueError, match=r"x_T must have shape \(1, 4, 3\), got \(1, 2, 3\)"):
-        next(sample(network, diffusion_of(), x, 4, x_T=x))
+        next(sample(network, diffusion_of(), x, 2, noise=lambda: x, sampler="euler"))
+    with pytest.raises(ValueError, match=r"noise must give shape \(1, 4, 3\), got \(1, 2, 3\)"):
+        next(sample(network, diffusion_of(), x, 4, noise=lambda: x))

@@ -64,12 +64,43 @@ def test_supervised_network_has_one_step() -> None:
     torch.testing.assert_close(overlapping[0], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("window_batch", [1, 3, 100])
-def test_noise_of_a_window_does_not_depend_on_the_batch(window_batch: int) -> None:
-    image = torch.zeros(1, 17, 13)
-    expected = make_sampler(network=mask_network, window_batch=2)(image, generator())
-    probs = make_sampler(network=mask_network, window_batch=window_batch)(image, generator())
-    torch.testing.assert_close(probs, expected, rtol=0, atol=0)
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+            ],
+        ),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"eta": 1.0}, {"sampler": "ddpm"}], ids=str)
+def test_noise_of_a_window_does_not_depend_on_the_batch(
+    options: dict[str, object], device: str
+) -> None:
+    image = torch.zeros(1, 17, 13, device=device)
+    diffusion = GaussianDiffusion(NoiseSchedule("linear", 1001).respace(5)).to(device)
+
+    def probs(window_batch: int) -> Tensor:
+        sampler = make_sampler(
+            network=mask_network, diffusion=diffusion, window_batch=window_batch, **options
+        )
+        return sampler(image, torch.Generator(device).manual_seed(3))
+
+    expected = probs(2)
+    assert expected[:, 0].std() > 0.1  # the noise is seen
+    for window_batch in (1, 3, 100):
+        torch.testing.assert_close(probs(window_batch), expected, rtol=0, atol=0)
+
+
+def test_every_window_has_noise_of_its_own() -> None:
+    """Without overlap, two windows of an empty image differ in nothing but their noise."""
+    sampler = make_sampler(network=mask_network, overlap=0.0)
+    probs = sampler(torch.zeros(1, 16, 6), generator())
+    assert not torch.equal(probs[:, :, :8], probs[:, :, 8:])
 
 
 def test_noise_follows_the_generator() -> None:

@@ -5,7 +5,7 @@ Each step is x_prev = a * x_start + b * x_t + s * noise, with coefficients of it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, Protocol
 
 import torch
@@ -15,9 +15,14 @@ from recycleseg.diffusion.gaussian import GaussianDiffusion, weighted_sum
 
 
 class Network(Protocol):
-    """What a sampler asks: image (B, C_img, *S), mask (B, C or 2C, *S), t (B,) to model output."""
+    """A segmentation network, as strategies and samplers call it; supervised: without mask and t.
 
-    def __call__(self, image: Tensor, mask: Tensor, t: Tensor) -> Tensor: ...
+    image (B, C_img, *S), mask (B, C or 2C, *S), t (B,) -> (B, C_out, *S).
+    """
+
+    def __call__(
+        self, image: Tensor, mask: Tensor | None = None, t: Tensor | None = None
+    ) -> Tensor: ...
 
 
 def ddpm_step(
@@ -48,9 +53,11 @@ def ddim_step(
     *,
     eta: float = 0.0,
     noise: Tensor | None = None,
-    imgx_compat: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """x_{t-1} of Song et al. (arXiv 2010.02502), eq. 12, with sigma = eta * posterior std (eq. 16).
+
+    Where the diffusion is ``imgx_compat``, sigma = eta * posterior log variance, as in ImgX: NaN
+    for most eta > 0.
 
     Args:
         diffusion: the process; a learned variance is not used.
@@ -59,7 +66,6 @@ def ddim_step(
         t_index: (B,) int64.
         eta: 0 (deterministic) ... 1 (as noisy as DDPM).
         noise: normal noise (B, C, *S), needed where eta > 0.
-        imgx_compat: sigma = eta * posterior log variance, as ImgX: NaN for most eta > 0.
 
     Returns:
         x_prev and the predicted x_start, both as x_t.
@@ -72,7 +78,7 @@ def ddim_step(
     x_start = diffusion.predict_x_start(model_out, x_t, t_index)
     alphas_cumprod = diffusion.coefficient("alphas_cumprod", t_index, x_t)
     alphas_cumprod_prev = diffusion.coefficient("alphas_cumprod_prev", t_index, x_t)
-    if imgx_compat:
+    if diffusion.imgx_compat:
         sigma = eta * diffusion.coefficient("posterior_log_variance_clipped", t_index, x_t)
     else:
         sigma = eta * diffusion.coefficient("posterior_variance", t_index, x_t).sqrt()
@@ -95,11 +101,10 @@ def sample(
     image: Tensor,
     num_classes: int,
     *,
+    noise: Callable[[], Tensor],
     sampler: Literal["ddim", "ddpm"] = "ddim",
     eta: float = 0.0,
     self_conditioning: bool = False,
-    generator: torch.Generator | None = None,
-    x_T: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Segment an image by reversing the diffusion from noise, step by step.
 
@@ -108,29 +113,25 @@ def sample(
         diffusion: process whose schedule has been respaced to the wanted number of steps.
         image: (B, C_img, *S).
         num_classes: C.
+        noise: gives normal noise (B, C, *S), float32 on the image's device: called first for the
+            state to start from, then once a step by ddpm, and by ddim where eta > 0.
         sampler: ``ddim`` or ``ddpm``.
         eta: of DDIM.
         self_conditioning: whether the network's mask has C more channels, which hold the
             prediction of the step before (zeros at the first).
-        generator: source of all noise, on the device of the image.
-        x_T: float32 (B, C, *S) to start from, instead of normal noise.
 
     Yields:
         At each step, from the first to the last, the predicted mask (B, C, *S) in [0, 1].
 
     Raises:
-        ValueError: an unknown sampler, or x_T of another shape.
+        ValueError: an unknown sampler, or noise of another shape.
     """
     if sampler not in ("ddim", "ddpm"):
         raise ValueError(f"unknown sampler {sampler!r}, expected 'ddim' or 'ddpm'")
     shape = (image.shape[0], num_classes, *image.shape[2:])
-    if x_T is not None and x_T.shape != shape:
-        raise ValueError(f"x_T must have shape {shape}, got {tuple(x_T.shape)}")
-
-    def normal() -> Tensor:
-        return torch.randn(shape, generator=generator, device=image.device)
-
-    x_t = normal() if x_T is None else x_T
+    x_t = noise()
+    if x_t.shape != shape:
+        raise ValueError(f"noise must give shape {shape}, got {tuple(x_t.shape)}")
     predicted = torch.zeros_like(x_t)
     for index in reversed(range(diffusion.num_timesteps)):
         t_index = torch.full(shape[:1], index, device=image.device)
@@ -139,9 +140,9 @@ def sample(
             mask = torch.cat([mask, predicted], dim=1)
         model_out = network(image, mask, diffusion.network_time(t_index))
         if sampler == "ddpm":
-            x_t, x_start = ddpm_step(diffusion, model_out, x_t, t_index, noise=normal())
+            x_t, x_start = ddpm_step(diffusion, model_out, x_t, t_index, noise=noise())
         else:
-            noise = normal() if eta > 0 else None
-            x_t, x_start = ddim_step(diffusion, model_out, x_t, t_index, eta=eta, noise=noise)
+            added = noise() if eta > 0 else None
+            x_t, x_start = ddim_step(diffusion, model_out, x_t, t_index, eta=eta, noise=added)
         predicted = diffusion.x_to_mask(x_start)
         yield predicted

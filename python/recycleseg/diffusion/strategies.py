@@ -14,17 +14,9 @@ import torch
 from torch import Tensor
 
 from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.samplers import Network
 from recycleseg.diffusion.timesteps import Timesteps
 from recycleseg.losses import SegmentationLoss
-
-
-class Network(Protocol):
-    """A segmentation network, as strategies and samplers call it."""
-
-    def __call__(
-        self, image: Tensor, mask: Tensor | None = None, t: Tensor | None = None
-    ) -> Tensor:
-        """image (B, C_img, *S), mask (B, C_mask, *S), t (B,) -> (B, C_out, *S)."""
 
 
 class Draws(Protocol):

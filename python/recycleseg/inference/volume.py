@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recycleseg.diffusion.gaussian import GaussianDiffusion
-from recycleseg.diffusion.samplers import sample
-from recycleseg.diffusion.strategies import Network
+from recycleseg.diffusion.samplers import Network, sample
 from recycleseg.inference.windows import (
     WindowMerger,
     extract_windows,
@@ -44,9 +43,9 @@ class VolumeSampler:
     def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """Probabilities at every sampling step.
 
-        image: (C_img, *S) float32 on the network's device. generator: on the same device; the
-        starting noise of a window does not depend on `window_batch`. Returns (K, C, *S)
-        float32 in [0, 1], first step to last; K = 1 for a supervised network.
+        image: (C_img, *S) float32 on the network's device. generator: on the same device; it
+        seeds one generator for each window, so that no noise depends on `window_batch`. Returns
+        (K, C, *S) float32 in [0, 1], first step to last; K = 1 for a supervised network.
         """
         shape = image.shape[1:]
         image, first = pad_to(image, self.patch_size)
@@ -54,41 +53,44 @@ class VolumeSampler:
         overlap = [min(int(p * self.overlap), p - 1) for p in self.patch_size]
         starts = window_starts(image.shape[2:], self.patch_size, overlap)
         merger = WindowMerger(image.shape[2:], gaussian_weight(self.patch_size))
-        for batch in starts.split(self.window_batch):
-            windows = extract_windows(image, batch, self.patch_size)[0]
-            probs = torch.stack(list(self._steps(windows, generator)))
-            merger.add(probs, batch)
+        generators = spawn(generator, len(starts))
+        for first_window in range(0, len(starts), self.window_batch):
+            batch = slice(first_window, first_window + self.window_batch)
+            windows = extract_windows(image, starts[batch], self.patch_size)[0]
+            probs = torch.stack(list(self._steps(windows, generators[batch])))
+            merger.add(probs, starts[batch])
         probs = merger.merged()
         for axis, (start, size) in enumerate(zip(first, shape, strict=True), 2):
             probs = probs.narrow(axis, start, size)
         return probs
 
-    def _steps(self, windows: Tensor, generator: torch.Generator) -> Iterator[Tensor]:
+    def _steps(self, windows: Tensor, generators: list[torch.Generator]) -> Iterator[Tensor]:
         if self.diffusion is None:
             logits = self.network(windows, None, None)
             yield logits.softmax(1) if self.exclusive else logits.sigmoid()
             return
-        x_T = torch.stack(
-            [
-                torch.randn(
-                    (self.num_classes, *self.patch_size),
-                    generator=generator,
-                    device=windows.device,
-                )
-                for _ in windows
-            ]
-        )
+        shape = (self.num_classes, *self.patch_size)
+
+        def noise() -> Tensor:
+            drawn = [torch.randn(shape, generator=g, device=g.device) for g in generators]
+            return torch.stack(drawn)
+
         yield from sample(
             self.network,
             self.diffusion,
             windows,
             self.num_classes,
+            noise=noise,
             sampler=self.sampler,
             eta=self.eta,
-            generator=generator,
-            x_T=x_T,
             self_conditioning=self.self_conditioning,
         )
+
+
+def spawn(generator: torch.Generator, number: int) -> list[torch.Generator]:
+    """As many generators on the same device, each with a seed drawn from `generator`."""
+    seeds = torch.randint(2**63 - 1, (number,), generator=generator, device=generator.device)
+    return [torch.Generator(generator.device).manual_seed(seed) for seed in seeds.tolist()]
 
 
 def pad_to(image: Tensor, size: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
