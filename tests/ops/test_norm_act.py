@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -55,16 +56,29 @@ def assert_close(ours: list[Tensor], exact: list[Tensor], tolerance: float) -> N
         torch.testing.assert_close(value.double(), expected, rtol=0, atol=bound)
 
 
-@needs_cpp
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+BACKENDS = [
+    pytest.param("cpp", "cpu", marks=needs_cpp),
+    pytest.param("native", "cpu"),
+    pytest.param("native", "cuda", marks=[pytest.mark.gpu, needs_gpu]),
+]
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_forward_and_gradients_equal_the_reference_in_float64(
-    shape: tuple[int, ...], dtype: torch.dtype
+    shape: tuple[int, ...], dtype: torch.dtype, backend: str, device: str
 ) -> None:
     for residual, activation in itertools.product((False, True), (False, True)):
         arguments = random_arguments(shape, dtype, residual=residual)
         cotangent = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-        ours = with_gradients(arguments, cotangent, activation=activation, backend="cpp")
+        ours = with_gradients(
+            [None if a is None else a.to(device) for a in arguments],
+            cotangent.to(device),
+            activation=activation,
+            backend=backend,
+        )
         exact = with_gradients(
             [None if a is None else a.double() for a in arguments],
             cotangent.double(),
@@ -73,7 +87,7 @@ def test_forward_and_gradients_equal_the_reference_in_float64(
         )
         # Rounding of the result, and in the gradient of x of two terms that nearly cancel; where
         # there are two voxels, the variance may be small and its root magnify it.
-        assert_close(ours, exact, 2e-5 if dtype == torch.float32 else 2e-2)
+        assert_close([a.cpu() for a in ours], exact, 2e-5 if dtype == torch.float32 else 2e-2)
 
 
 @needs_cpp
@@ -143,7 +157,7 @@ def test_every_element_is_written_and_no_other(dtype: torch.dtype, channels: int
     assert tables[[0, 1, 2, 5]].isnan().all()
 
 
-@pytest.mark.parametrize("backend", ["reference", pytest.param("cpp", marks=needs_cpp)])
+@pytest.mark.parametrize("backend", ["reference", "native", pytest.param("cpp", marks=needs_cpp)])
 def test_agrees_with_torchs_instance_norm_and_gelu(backend: str) -> None:
     x = random_arguments((2, 8, 6, 7), torch.float32, residual=False)[0]
     assert x is not None
@@ -201,14 +215,44 @@ def test_compiled_full_graph_equals_eager() -> None:
         torch.testing.assert_close(left.grad, right.grad)
 
 
-def test_other_dtypes_take_the_reference() -> None:
+@pytest.mark.parametrize("backend", ["native", pytest.param("cpp", marks=needs_cpp)])
+def test_keeps_two_activations_in_half_precision(backend: str) -> None:
+    """native: x and what goes into GELU; cpp: x and the residual, which are the arguments."""
+    arguments = random_arguments((2, 4, 16, 16), torch.bfloat16, residual=True)
+    leaves = [a.requires_grad_() for a in arguments if a is not None]
+    kept: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        norm_act(*leaves, backend=backend)
+    large = [tensor for tensor in kept if tensor.numel() >= leaves[0].numel()]
+    assert len({tensor.data_ptr() for tensor in large}) <= 2
+    assert all(tensor.dtype == torch.bfloat16 for tensor in large)
+
+
+def test_native_has_the_dtype_of_x_under_autocast_and_when_compiled() -> None:
+    arguments = random_arguments((2, 4, 3, 5), torch.bfloat16, residual=True)
+    native = functools.partial(norm_act, backend="native")
+    expected = native(*arguments)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert native(*arguments).equal(expected)
+    compiled = torch.compile(native, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*arguments), expected)
+
+
+def test_other_dtypes_take_torchs_layers() -> None:
     for dtype in (torch.float64, torch.float16):
         arguments = random_arguments((2, 3, 4, 5), dtype, residual=False)
         if dtype == torch.float64:
             arguments = [None if a is None else a.double() for a in arguments]
         x, weight, bias, _ = arguments
         assert x is not None and weight is not None and bias is not None
-        assert norm_act(x, weight, bias).dtype == dtype
+        y = norm_act(x, weight, bias)
+        assert y.dtype == dtype
+        assert y.equal(norm_act(x, weight, bias, backend="native"))
         with pytest.raises((ValueError, RuntimeError), match="backend='cpp'"):
             norm_act(x, weight, bias, backend="cpp")
 
@@ -222,7 +266,7 @@ def test_other_dtypes_take_the_reference() -> None:
         ({"weight": torch.zeros(3)}, r"weight: expected torch.float32 of shape \(2, 3\), got .*"),
         ({"bias": torch.zeros(2, 3).double()}, "bias: expected torch.float32 .* torch.float64"),
         ({"residual": torch.zeros(2, 3, 5)}, r"residual: expected .* \(2, 3, 4\), got"),
-        ({"backend": "gpu"}, "backend: expected 'auto', 'cpp', 'cuda' or 'reference', got 'gpu'"),
+        ({"backend": "gpu"}, r"backend: expected one of \('auto', .*\), got 'gpu'"),
     ],
 )
 def test_bad_arguments_are_named(change: dict[str, Any], message: str) -> None:

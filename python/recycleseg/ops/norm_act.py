@@ -1,8 +1,10 @@
 """Instance normalisation with a per-sample affine, a residual and GELU, as one operation.
 
 Between two convolutions a network does little arithmetic but reads and writes its activations many
-times. Here they are read twice and written once forward, and nothing but the input is kept for the
-backward pass.
+times. The compiled extension reads them twice and writes them once forward, and keeps nothing but
+its arguments for the backward pass. Where it does not serve, on a GPU above all, PyTorch's own
+layers do: three passes, in the dtype of the activations, that keep what goes into the norm and what
+goes into GELU.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from torch import Tensor
 from recycleseg import _ext
 
 _COMPILED_DTYPES = (torch.float32, torch.bfloat16)
+_BACKENDS = ("auto", "cpp", "native", "reference")
 
 
 def norm_act(
@@ -32,9 +35,10 @@ def norm_act(
 
         y = act((x - mean) / sqrt(variance + eps) * weight + bias + residual)
 
-    with mean and biased variance over the voxels (Ulyanov et al. 2016, arXiv 1607.08022). The
-    arithmetic is float32 (float64 for float64), whatever the dtype of x; differentiable once in all
-    four tensors.
+    with mean and biased variance over the voxels (Ulyanov et al. 2016, arXiv 1607.08022). Mean and
+    variance are float32 (float64 for float64), whatever the dtype of x; so is all arithmetic, but
+    that "native" rounds to x's dtype after the affine and after the residual. Differentiable in all
+    four tensors, with "cpp" once.
 
     Args:
         x: (B, C, *S), floating point, not empty; fastest where it lies channels-last in memory.
@@ -44,26 +48,29 @@ def norm_act(
         activation: whether act is GELU or nothing.
         eps: added to the variance.
         backend: "cpp" (float32 and bfloat16 on a CPU; threads: ``torch.get_num_threads()``),
-            "reference" or "auto", the best that serves x.
+            "native" (PyTorch's layers, any device), "reference" (the equation, term by term), or
+            "auto": "cpp" where it was built and serves x, else "native".
 
     Returns:
-        (B, C, *S) in x's dtype, channels-last from "cpp".
+        (B, C, *S) in x's dtype, channels-last in memory from "cpp".
 
     Raises:
         ValueError: where an argument is not as said.
         RuntimeError: for a backend that was not built.
     """
     _check(x, weight, bias, residual)
+    if backend not in _BACKENDS:
+        raise ValueError(f"backend: expected one of {_BACKENDS}, got {backend!r}")
     compiled = x.dtype in _COMPILED_DTYPES and x.device.type == "cpu"
     if backend == "auto":
-        backend = "cpp" if compiled and _ext.HAS_CPP else "reference"
-    elif _ext.resolve_backend(backend, x.device) != "reference" and not compiled:
-        raise ValueError(
-            f"backend={backend!r}: expected float32 or bfloat16 on a CPU, "
-            f"got {x.dtype} on {x.device}"
-        )
+        backend = "cpp" if compiled and _ext.HAS_CPP else "native"
+    if backend == "native":
+        return _norm_act_native(x, weight, bias, residual, activation, eps)
     if backend == "reference":
         return norm_act_reference(x, weight, bias, residual, activation=activation, eps=eps)
+    _ext.resolve_backend(backend, x.device)
+    if not compiled:
+        raise ValueError(f"backend='cpp': expected float32 or bfloat16, got {x.dtype}")
     y: Tensor = _norm_act(x, weight, bias, residual, activation, eps)[0]
     return y
 
@@ -89,6 +96,24 @@ def norm_act_reference(
     if activation:
         y = F.gelu(y, approximate="tanh")
     return y.to(x.dtype)
+
+
+def _norm_act_native(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    activation: bool,
+    eps: float,
+) -> Tensor:
+    # One sample with B * C channels, for each sample has an affine of its own. Not F.instance_norm,
+    # which refuses a single voxel.
+    merged = x.reshape(1, -1, *x.shape[2:])
+    affine = weight.flatten(), bias.flatten()
+    y = torch.instance_norm(merged, *affine, None, None, True, 0.0, eps, True).reshape(x.shape)
+    if residual is not None:
+        y = y + residual
+    return F.gelu(y, approximate="tanh") if activation else y
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> None:
