@@ -35,7 +35,9 @@ def save_steps_figure(path: Path, rows: Sequence[StepsRow], aspect: float = 1.0)
     a pixel over its width, from the spacing.
     """
     steps = max(len(row.predictions) for row in rows)
-    figure = Figure(figsize=(2.0 * (steps + 2), 2.2 * len(rows)), layout="constrained")
+    height, width = _plane(rows[0].image, 0).shape
+    row_height = 2.0 * aspect * height / width + 0.25  # inches; a quarter for the titles
+    figure = Figure(figsize=(2.0 * (steps + 2), row_height * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), steps + 2, squeeze=False)
     for ax in axes.flat:
