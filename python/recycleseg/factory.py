@@ -34,16 +34,17 @@ MAX_AUTO_PATCH_VOXELS = 2**18
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of `runtime.device`; raises ValueError when it is not there."""
+    """The device of `runtime.device`; raises ValueError when it is not there or of another kind."""
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = {f"cuda:{n}" for n in range(num_gpus)} | ({"cuda"} if num_gpus else set())
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"runtime.device: expected auto, cpu or cuda[:N], got {name!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"runtime.device: expected a visible CUDA device for {name!r}, found none")
-    return device
+        return torch.device("cuda" if gpus else "cpu")
+    if name not in {"cpu", *gpus}:
+        raise ValueError(
+            "runtime.device: expected auto, cpu, cuda or cuda:N with N below the number of GPUs "
+            f"visible here ({num_gpus}), got {name!r}"
+        )
+    return torch.device(name)
 
 
 def choose_precision(name: str, device: torch.device) -> str:
@@ -55,7 +56,7 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 def _computes_in_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.exists() else ""
     return any(flag in flags for flag in ("avx512_bf16", "amx_bf16"))

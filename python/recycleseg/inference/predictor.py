@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,8 +21,9 @@ from recycleseg.data.volumes import Volume, read_volume, write_volume
 class Prediction:
     """A segmentation on the grid of the image file.
 
-    label: (*S) uint8 class values, or (C, *S) uint8 masks where classes overlap. probs: (C, *S)
-    float32. volume: the image file as read, whose grid this is.
+    label: (*S) uint8, the data set's label values, also where classes overlap (see
+    `paint_regions`). probs: (C, *S) float32; of overlapping classes a voxel belongs to each above
+    one half. volume: the image file as read, whose grid this is.
     """
 
     label: Tensor
@@ -57,13 +58,15 @@ class Predictor:
         self.sampler = factory.make_volume_sampler(config, forward, plan, patch_size, self.device)
 
     @classmethod
-    def load(cls, run: Path | str) -> Predictor:
-        """Load a run folder that `recycle-train` wrote.
+    def load(cls, run: Path | str, *, device: str = "auto") -> Predictor:
+        """Load a run folder that `recycle-train` wrote, onto a device as `runtime.device` names it.
 
-        Raises ValueError naming the file that is missing or not as expected.
+        The device need not be the one that the run was trained on. Raises ValueError naming the
+        file that is missing or not as expected, or the device that is not there.
         """
         root = Path(run)
         config = load_config(root / "config.yaml")
+        config = replace(config, runtime=replace(config.runtime, device=device))
         description = root / "dataset.json"
         if not description.is_file():
             raise ValueError(f"{description}: expected a run's data set description, found none")
@@ -83,5 +86,25 @@ class Predictor:
         case = preprocess_image(volumes, self.plan, case_id=Path(paths[0]).name)
         generator = torch.Generator(self.device).manual_seed(self.seed)
         probs = restore(self.sampler(case.image.to(self.device), generator)[-1].cpu(), case)
-        label = probs.argmax(0) if self.plan.exclusive else probs > 0.5
-        return Prediction(label.to(torch.uint8), probs, volumes[0])
+        if self.plan.regions is None:
+            label = probs.argmax(0).to(torch.uint8)
+        else:
+            label = paint_regions(probs > 0.5, self.plan.regions)
+        return Prediction(label, probs, volumes[0])
+
+
+def paint_regions(masks: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
+    """Label map (*S) uint8 of overlapping masks (C, *S) bool, whose label values are `regions`.
+
+    Regions of more label values are painted first and the more specific ones over them, as nnU-Net
+    does by its `regions_class_order`; each with its first label value that no region painted later
+    holds, or with its first one if there is none. Where regions are nested, and masks likewise,
+    `region_masks` of the result gives the masks back.
+    """
+    order = sorted(range(len(regions)), key=lambda index: -len(regions[index]))
+    label = torch.zeros(masks.shape[1:], dtype=torch.uint8)
+    for position, index in enumerate(order):
+        painted_later = {value for other in order[position + 1 :] for value in regions[other]}
+        own = [value for value in regions[index] if value not in painted_later]
+        label[masks[index]] = (own or regions[index])[0]
+    return label

@@ -1,0 +1,226 @@
+"""From a configuration to the objects it describes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recycleseg import factory
+from recycleseg.config import (
+    DiffusionConfig,
+    LossConfig,
+    ModelConfig,
+    PatchConfig,
+    RecyclingConfig,
+    RuntimeConfig,
+    SamplingConfig,
+    SelfConditioningConfig,
+    TrainConfig,
+)
+from recycleseg.data.preprocess import ChannelIntensity, Plan
+from recycleseg.diffusion.strategies import (
+    RandomDraws,
+    Recycling,
+    SelfConditioning,
+    Standard,
+    Supervised,
+)
+from recycleseg.diffusion.timesteps import ImportanceTimesteps, UniformTimesteps
+
+STRATEGIES = {
+    "recycling": Recycling,
+    "standard": Standard,
+    "self_conditioning": SelfConditioning,
+    "supervised": Supervised,
+}
+PLAN = Plan(
+    channel_names=("T1", "T2"),
+    class_names=("background", "a", "b"),
+    regions=None,
+    label_values=(0, 1, 2),
+    spatial_dims=2,
+    spacing=None,
+    shape=None,
+    intensities=(ChannelIntensity("none"),) * 2,
+)
+SMALL = TrainConfig(model=ModelConfig(channels=(8, 16), num_res_blocks=1, num_heads=2))
+
+
+@pytest.fixture(params=[0, 1, 3])
+def num_gpus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """As many GPUs as it says, though none is used."""
+    number: int = request.param
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: number)
+    return number
+
+
+def test_devices_that_are_there(num_gpus: int) -> None:
+    assert factory.choose_device("cpu") == torch.device("cpu")
+    assert factory.choose_device("auto") == torch.device("cuda" if num_gpus else "cpu")
+    for name in ["cuda", *(f"cuda:{n}" for n in range(num_gpus))] if num_gpus else []:
+        assert factory.choose_device(name) == torch.device(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["cuda:3", "cuda:10", "cuda:-1", "mps", "meta", "cpu:0", "gpu", ""]
+)
+def test_devices_that_are_not(num_gpus: int, name: str) -> None:
+    message = rf"runtime.device: expected auto, cpu, .* \({num_gpus}\), got {name!r}"
+    with pytest.raises(ValueError, match=message):
+        factory.choose_device(name)
+
+
+def test_no_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="runtime.device: .* got 'cuda'"):
+        factory.choose_device("cuda")
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_precision_is_bf16_where_the_machine_computes_in_it(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a GPU without bf16 units emulates it, slowly
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: including_emulation or native,
+    )
+    flags = "flags\t: fpu avx512_bf16 sse" if native else "flags\t: fpu sse"
+    monkeypatch.setattr(Path, "exists", lambda self: True)
+    monkeypatch.setattr(Path, "read_text", lambda self: flags)
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        assert factory.choose_precision("auto", device) == ("bf16" if native else "float32")
+        for name in ("bf16", "float32"):
+            assert factory.choose_precision(name, device) == name
+
+
+@pytest.mark.parametrize(
+    ("median_shape", "expected"),
+    [((33, 48, 31), (40, 48, 32)), ((1, 7), (8, 8)), ((512, 512), (512, 512))],
+)
+def test_patch_is_the_median_shape_rounded_up(
+    median_shape: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    assert factory.choose_patch_size(SMALL, median_shape) == expected
+
+
+def test_patch_is_cut_to_fit() -> None:
+    size = factory.choose_patch_size(SMALL, (300, 200, 40))
+    assert size[2] == 40 and all(n % 8 == 0 for n in size)
+    largest = factory.MAX_AUTO_PATCH_VOXELS
+    assert 0.8 * largest < math.prod(size) <= largest
+
+
+def test_patch_of_the_configuration() -> None:
+    config = replace(SMALL, patch=PatchConfig(size=(20, 12)))
+    assert factory.choose_patch_size(config, (300, 200)) == (20, 12)
+    with pytest.raises(ValueError, match=r"patch.size: expected 3 numbers, got \[20, 12\]"):
+        factory.choose_patch_size(config, (300, 200, 40))
+
+
+def test_cache_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert factory.cache_root(SMALL) == tmp_path / ".cache" / "recycleseg"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert factory.cache_root(SMALL) == tmp_path / "xdg" / "recycleseg"
+    config = replace(SMALL, runtime=RuntimeConfig(cache=str(tmp_path / "own")))
+    assert factory.cache_root(config) == tmp_path / "own"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("variance_type", ["fixed_small", "learned_range"])
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_parts_of_a_strategy_fit_together(
+    strategy: Any, variance_type: Any, exclusive: bool
+) -> None:
+    """A training step, and the sampling of an image that is larger than the patch."""
+    torch.manual_seed(0)
+    diffusion_config = DiffusionConfig(variance_type=variance_type, num_timesteps=11)
+    learned = variance_type == "learned_range" and strategy != "supervised"
+    loss = LossConfig(vlb=0.1 if learned else 0.0)
+    config = replace(SMALL, strategy=strategy, diffusion=diffusion_config, loss=loss)
+    plan = PLAN if exclusive else replace(PLAN, regions=((1, 2), (1,), (2,)))
+    network = factory.make_network(config, plan)
+    forward = factory.AutocastNetwork(network, torch.device("cpu"), "float32")
+
+    diffusion = factory.make_diffusion(config, exclusive)
+    assert (diffusion.num_timesteps, diffusion.exclusive) == (11, exclusive)
+    made = factory.make_strategy(config, diffusion, plan.num_classes)
+    assert type(made) is STRATEGIES[strategy]
+    label = torch.randint(3, (2, 8, 8)) if exclusive else torch.randint(2, (2, 3, 8, 8))
+    generator = torch.Generator().manual_seed(0)
+    draws = RandomDraws(factory.make_timesteps(config), generator)
+    result = made(forward, torch.randn(2, 2, 8, 8), label, draws)
+    assert result.loss.isfinite()
+    assert result.logits.shape == (2, 3, 8, 8)
+    result.loss.backward()
+
+    sampler = factory.make_volume_sampler(config, forward, plan, (8, 8), torch.device("cpu"))
+    network.eval()
+    probs = sampler(torch.randn(2, 11, 8), generator)
+    assert probs.shape == (1 if strategy == "supervised" else 5, 3, 11, 8)
+    assert 0 <= probs.min() and probs.max() <= 1
+    if exclusive:
+        torch.testing.assert_close(probs.sum(1), torch.ones_like(probs[:, 0]))
+
+
+def test_options_reach_their_objects() -> None:
+    config = replace(
+        SMALL,
+        imgx_compat=True,
+        diffusion=DiffusionConfig(
+            num_timesteps=101, prediction_type="noise", timesteps="importance"
+        ),
+        recycling=RecyclingConfig(prev_step="next", reverse_step=True),
+        self_conditioning=SelfConditioningConfig(prev_step="next", probability=0.25),
+        loss=LossConfig(dice=2.0, focal=3.0, cross_entropy=4.0, mse=5.0, vlb=6.0),
+        patch=PatchConfig(overlap=0.25),
+        sampling=SamplingConfig(sampler="ddpm", num_steps=7, eta=0.5, window_batch=3),
+    )
+    diffusion = factory.make_diffusion(config, True)
+    assert (diffusion.num_timesteps, diffusion.prediction_type) == (101, "noise")
+    assert diffusion.imgx_compat
+    timesteps = factory.make_timesteps(config)
+    assert isinstance(timesteps, ImportanceTimesteps) and timesteps.imgx_compat
+    assert isinstance(factory.make_timesteps(SMALL), UniformTimesteps)
+
+    recycling = factory.make_strategy(config, diffusion, 3)
+    assert isinstance(recycling, Recycling)
+    assert (recycling.prev_step, recycling.reverse_step) == ("next", True)
+    assert (recycling.objective.mse, recycling.objective.vlb) == (5.0, 6.0)
+    segmentation = recycling.objective.segmentation
+    assert segmentation.weights == {"dice": 2.0, "focal": 3.0, "cross_entropy": 4.0}
+    assert segmentation.imgx_compat
+    conditioned = factory.make_strategy(replace(config, strategy="self_conditioning"), diffusion, 3)
+    assert isinstance(conditioned, SelfConditioning)
+    assert (conditioned.prev_step, conditioned.probability) == ("next", 0.25)
+    assert conditioned.imgx_compat
+
+    device = torch.device("cpu")
+    sampler = factory.make_volume_sampler(config, lambda image: image, PLAN, (8, 8), device)
+    assert (sampler.sampler, sampler.eta, sampler.window_batch) == ("ddpm", 0.5, 3)
+    assert (sampler.overlap, sampler.patch_size) == (0.25, (8, 8))
+    assert sampler.diffusion is not None
+    assert (sampler.diffusion.num_timesteps, sampler.diffusion.imgx_compat) == (7, True)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "float32"])
+def test_autocast_gives_float32(precision: str) -> None:
+    seen = []
+
+    class Linear(torch.nn.Linear):
+        def forward(self, image: Any, mask: Any, t: Any) -> Any:  # type: ignore[override]
+            seen.append(super().forward(image).dtype)
+            return super().forward(image)
+
+    out = factory.AutocastNetwork(Linear(3, 2), torch.device("cpu"), precision)(torch.ones(1, 3))
+    assert out.dtype == torch.float32
+    assert seen == [torch.bfloat16 if precision == "bf16" else torch.float32]
