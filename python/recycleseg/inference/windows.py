@@ -60,12 +60,13 @@ def extract_windows(x: Tensor, starts: Tensor, patch_size: Sequence[int]) -> Ten
     return torch.stack([x[box] for box in _boxes(starts, patch_size, x.shape[2:])], dim=1)
 
 
-def gaussian_weight(patch_size: Sequence[int], sigma_scale: float = 0.125) -> Tensor:
+def gaussian_weight(patch_size: Sequence[int]) -> Tensor:
     """Weight of a window's voxels that falls off towards its rim (nnU-Net, Isensee et al. 2021).
+
+    A Gaussian whose standard deviation is an eighth of the size.
 
     Args:
         patch_size: n sizes.
-        sigma_scale: standard deviation as a fraction of the size.
 
     Returns:
         patch_size, float32, highest value 1, lowest above 0.
@@ -73,7 +74,7 @@ def gaussian_weight(patch_size: Sequence[int], sigma_scale: float = 0.125) -> Te
     weight = torch.ones((), dtype=torch.float64)
     for size in patch_size:
         offset = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
-        weight = weight[..., None] * torch.exp(-0.5 * (offset / (sigma_scale * size)) ** 2)
+        weight = weight[..., None] * torch.exp(-0.5 * (8 * offset / size) ** 2)
     return (weight / weight.max()).float()
 
 
