@@ -94,6 +94,12 @@ def _noise_problems(settings: Mapping[str, Any]) -> Iterator[str]:
             f"sampling.num_steps: expected 2 to diffusion.num_timesteps ({num_timesteps}), "
             f"got {num_steps}"
         )
+    if settings["imgx_compat"] and settings["sampling.sampler"] == "ddim":
+        if settings["sampling.eta"] > 0:
+            yield (
+                "sampling.eta: expected 0 with imgx_compat and sampler ddim, where ImgX's formula "
+                f"gives NaN, got {settings['sampling.eta']}"
+            )
     if settings["recycling.reverse_step"] and settings["recycling.prev_step"] == "max":
         yield (
             "recycling.reverse_step: expected false with recycling.prev_step max (one reverse step "

@@ -146,6 +146,9 @@ def test_specific_regions_are_painted_over_general_ones() -> None:
     # of as many label values: the later one; and no label value of the whole is its own
     masks = torch.tensor([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 1, 1]]).bool()
     assert paint_regions(masks, ((1, 2), (1,), (2,))).tolist() == [1, 1, 2, 2]
+    # regions that share a label value: it stands for the voxels that both hold
+    masks = torch.tensor([[1, 0, 1], [0, 1, 1]]).bool()
+    assert paint_regions(masks, ((1, 3), (2, 3))).tolist() == [1, 2, 3]
 
 
 def test_a_run_from_a_gpu_loads_here(tmp_path: Path) -> None:

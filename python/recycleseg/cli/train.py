@@ -86,9 +86,10 @@ def _chosen_preset(arguments: Sequence[str]) -> str:
     known, _ = options.parse_known_args(arguments)
     if known.preset is not None:
         return str(known.preset)
-    for file in reversed(known.config):
+    for given in reversed(known.config):
         try:
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+            is_file = Path(given).is_file()
+            content = yaml.safe_load(Path(given).read_text(encoding="utf-8") if is_file else given)
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
             continue  # the parser of all options will tell what is wrong with it
         if isinstance(content, dict) and "preset" in content:

@@ -85,7 +85,7 @@ def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
     """Read the description of a data set, opening no image.
 
     Without `split.json` the sorted cases are shuffled by `seed` and divided 80/10/10.
-    Cases that `split.json` leaves out are not used and need not be sound.
+    Cases that `split.json` leaves out are not used, their files not opened.
 
     Raises:
         DatasetError: listing everything wrong with the folder, `dataset.json` and `split.json`.

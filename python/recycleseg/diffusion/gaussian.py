@@ -46,7 +46,7 @@ class GaussianDiffusion:
         exclusive: exclusive classes (softmax, class 0 is background) or overlapping (sigmoid).
         imgx_compat: do as ImgX: network time from the respaced schedule; x_to_logits gives log p
             for overlapping classes too; the VLB takes KL(p, q), at t_index 0 the likelihood under
-            q, and never has a gradient through the mean.
+            q, and never has a gradient through the mean; DDIM's sigma is eta * log variance.
 
     Raises:
         ValueError: an unknown prediction or variance type.

@@ -96,10 +96,11 @@ class Predictor:
 def paint_regions(masks: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
     """Label map (*S) uint8 of overlapping masks (C, *S) bool, whose label values are `regions`.
 
-    Regions of more label values are painted first and the more specific ones over them, as nnU-Net
-    does by its `regions_class_order`; each with its first label value that no region painted later
-    holds, or with its first one if there is none. Where regions are nested, and masks likewise,
-    `region_masks` of the result gives the masks back.
+    A voxel takes the label value that lies in just the regions that hold it, if there is one: then
+    `region_masks` of the result gives the masks back. Elsewhere regions of more label values are
+    painted first and the more specific ones over them, as nnU-Net does by its
+    `regions_class_order`; each with its first label value that no region painted later holds, or
+    with its first one if there is none.
     """
     order = sorted(range(len(regions)), key=lambda index: -len(regions[index]))
     label = torch.zeros(masks.shape[1:], dtype=torch.uint8)
@@ -107,4 +108,8 @@ def paint_regions(masks: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
         painted_later = {value for other in order[position + 1 :] for value in regions[other]}
         own = [value for value in regions[index] if value not in painted_later]
         label[masks[index]] = (own or regions[index])[0]
+    for value in sorted({value for region in regions for value in region}):
+        held = torch.tensor([value in region for region in regions])
+        exact = (masks == held.reshape(-1, *[1] * (masks.ndim - 1))).all(0)
+        label[exact] = value
     return label

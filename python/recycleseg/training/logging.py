@@ -29,9 +29,7 @@ class RunLogger:
         """Open the logs; lines of steps after `first_step` (lost in a crash) are dropped."""
         self._drop_lines_after(metrics_path, first_step)
         self._file = open(metrics_path, "a", buffering=1)  # noqa: SIM115
-        # TensorBoard hides events from purge_step on; those of a first run have none before.
-        purge_step = first_step + 1 if first_step else None
-        self._writer = SummaryWriter(str(tensorboard), purge_step=purge_step)
+        self._writer = SummaryWriter(str(tensorboard), purge_step=first_step + 1)
 
     def __enter__(self) -> RunLogger:
         return self

@@ -170,7 +170,8 @@ class Trainer:
         if self.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
             raise ValueError(
                 f"gradients were not finite {MAX_SKIPPED_IN_A_ROW} steps in a row, up to step "
-                f"{self.step + 1}: try a lower optim.lr_peak, or runtime.precision float32"
+                f"{self.step + 1}: resume with runtime.precision float32, or start anew with a "
+                "lower optim.lr_peak"
             )
 
     def loss_of_batch(self, index: int) -> StepResult:
@@ -202,8 +203,8 @@ class Trainer:
         logger.log(self.step, {"val_dice": by_step[-1], "val_dice_by_step": by_step, **scores})
         steps = " ".join(f"{d:.4f}" for d in by_step)
         self.console.print(f"step {self.step}: validation Dice by sampling step {steps}")
-        if not by_step[-1] <= self.best_dice:  # also NaN, so that there is a best at all
-            self.best_dice = by_step[-1]
+        if by_step[-1] > self.best_dice or not self.folder.best.is_file():
+            self.best_dice = max(self.best_dice, by_step[-1])
             self.validations_without_gain = 0
             self.save(self.folder.best)
         else:
