@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from recycleseg.config import TrainConfig
+from recycleseg.config import TrainConfig, load_preset
 from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.samplers import ddim_step, ddpm_step
 from recycleseg.diffusion.schedule import NoiseSchedule
@@ -24,5 +24,6 @@ __all__ = [
     "__version__",
     "ddim_step",
     "ddpm_step",
+    "load_preset",
     "overlap_counts",
 ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from argparse import ArgumentError
 from collections.abc import Iterator
-from dataclasses import dataclass, field, is_dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, is_dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -302,6 +304,31 @@ def load_config(path: Path) -> TrainConfig:
         return config_from(parser.parse_path(path))
     except (OSError, TypeError, ValueError, ArgumentError) as error:
         raise ValueError(f"{path}: expected a run's config.yaml: {error}") from error
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that are installed."""
+    files = resources.files("recycleseg").joinpath("presets").iterdir()
+    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+
+
+def preset_file(name: str) -> AbstractContextManager[Path]:
+    """The YAML file of a preset, on disk while the block runs.
+
+    Raises ValueError for a name that is not installed.
+    """
+    if name not in preset_names():
+        raise ValueError(f"preset: expected one of {', '.join(preset_names())}, got {name!r}")
+    return resources.as_file(resources.files("recycleseg") / f"presets/{name}.yaml")
+
+
+def load_preset(name: str, **settings: Any) -> TrainConfig:
+    """The configuration of a preset, with fields of `TrainConfig` replaced by `settings`.
+
+    Raises ValueError for an unknown preset and for values out of their range.
+    """
+    with preset_file(name) as path:
+        return replace(load_config(path), **settings)
 
 
 def check_same_run(config: TrainConfig, saved: TrainConfig) -> None:

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recycleseg.cli.train import build_parser, main, parse_command, preset_names
+from recycleseg.cli.train import build_parser, main, parse_command
+from recycleseg.config import load_preset, preset_names
 
 
 def test_every_preset_is_a_configuration() -> None:
     assert {"tiny", "paper", "imgx", "hippocampus", "fetal_head"} <= set(preset_names())
     for name in preset_names():
         config = parse_command(["--preset", name]).config
-        assert config.optim.steps > 0
+        assert config == load_preset(name)
+        assert load_preset(name, seed=5).seed == 5
 
 
 def test_presets_of_the_paper() -> None:

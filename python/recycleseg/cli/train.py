@@ -8,14 +8,19 @@ import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
-from recycleseg.config import TrainConfig, add_config_arguments, config_from
+from recycleseg.config import (
+    TrainConfig,
+    add_config_arguments,
+    config_from,
+    preset_file,
+    preset_names,
+)
 from recycleseg.training.trainer import Trainer
 
 DEFAULT_PRESET = "tiny"
@@ -27,12 +32,6 @@ class Command(NamedTuple):
     config: TrainConfig
     resume: bool
     overwrite: bool
-
-
-def preset_names() -> list[str]:
-    """Names of the presets that are installed."""
-    files = resources.files("recycleseg").joinpath("presets").iterdir()
-    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
 
 
 def build_parser() -> ArgumentParser:
@@ -64,9 +63,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
     parser = build_parser()
     try:
         preset = _chosen_preset(arguments)
-        if preset not in preset_names():
-            raise ValueError(f"preset: expected one of {', '.join(preset_names())}, got {preset!r}")
-        with resources.as_file(resources.files("recycleseg") / f"presets/{preset}.yaml") as path:
+        with preset_file(preset) as path:
             parsed = parser.parse_args(["--config", str(path), *arguments, "--preset", preset])
     except ArgumentError as error:
         raise ValueError(_with_suggestion(str(error), parser)) from error
