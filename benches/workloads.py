@@ -64,7 +64,7 @@ class Workload:
             self.network.memory_format = torch.contiguous_format
             self.network.to(memory_format=torch.contiguous_format)
         if provider == "compiled":
-            forward = torch.compile(self.network)
+            forward = torch.compile(self.network, dynamic=False)
         self.forward = AutocastNetwork(forward, device, precision)
         self.config = OptimConfig()
         self.optimizer = make_optimizer(self.network, self.config)

@@ -29,6 +29,23 @@ _CONV_TRANSPOSE: dict[int, Callable[..., nn.ConvTranspose2d | nn.ConvTranspose3d
 TimeConditioning = Literal["film", "imgx"]
 
 
+def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Zero elements with probability `rate` and scale the others by 1 / (1 - rate), in training.
+
+    On a CPU the random numbers, drawn one after the other, would take a quarter of a training
+    step: one 64-bit draw serves four elements, the rate rounded to a multiple of 2^-16.
+    """
+    if not training or rate == 0.0:
+        return x
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.dropout(x, rate)
+    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    keep = words.view(torch.int16)[: x.numel()] >= round(rate * 2**16) - 2**15
+    scale = keep.to(x.dtype).mul_(1 / (1 - rate))
+    # in the layout that x has if it is dense, so that both are read in the order of memory
+    return x * scale.as_strided(x.shape, torch.empty_like(x).stride())
+
+
 def sinusoidal_embedding(t: Tensor, dim: int, max_period: float = 1000.0) -> Tensor:
     """Cosines, then sines, of ``t * max_period ** (1 - i / half)`` for i in 0 ... half - 1.
 
@@ -159,7 +176,7 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, t_emb: Tensor | None = None) -> Tensor:
         """(B, C, *S), (B, time_channels) -> (B, C, *S)."""
         y = self.norm1(self.conv1(x))
-        y = F.dropout(y, self.dropout, self.training)
+        y = dropout(y, self.dropout, self.training)
         y = self.conv2(y)
         film = None
         if self.time is not None and t_emb is not None:
@@ -259,8 +276,8 @@ class TransformerLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, C) -> (B, L, C)."""
-        x = x + F.dropout(self.attention(self.norm1(x)), self.dropout, self.training)
-        return x + F.dropout(self.mlp(self.norm2(x)), self.dropout, self.training)
+        x = x + dropout(self.attention(self.norm1(x)), self.dropout, self.training)
+        return x + dropout(self.mlp(self.norm2(x)), self.dropout, self.training)
 
 
 class Transformer(nn.Module):
