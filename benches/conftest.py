@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 
 from recycleseg.factory import choose_device, choose_precision
 from recycleseg.training.run_folder import describe_environment
@@ -19,4 +18,3 @@ def pytest_benchmark_update_machine_info(
     environment = describe_environment(device, choose_precision("auto", device))
     environment.pop("command")
     machine_info["recycleseg"] = environment
-    machine_info["torch_build"] = torch.__config__.show()

@@ -24,7 +24,6 @@ from recycleseg.config import TrainConfig, check_same_run, load_config
 from recycleseg.data.augment import augment
 from recycleseg.data.patches import PatchSampler
 from recycleseg.diffusion.strategies import RandomDraws, StepResult
-from recycleseg.inference.volume import VolumeSampler
 from recycleseg.training.data import load_training_data
 from recycleseg.training.evaluation import Evaluation, evaluate_cases, summarise
 from recycleseg.training.logging import RunLogger, StepProgress
@@ -199,12 +198,13 @@ class Trainer:
         path = self.folder.pictures / f"validation-{self.step:06d}.png"
         picture.save(path, evaluation, self.data.spacing)
         by_step, by_class = evaluation.by_step(), evaluation.by_class()
-        scores = {f"val_dice/{name}": dice for name, dice in by_class.items()}
-        logger.log(self.step, {"val_dice": by_step[-1], "val_dice_by_step": by_step, **scores})
+        dice = evaluation.mean_dice()
+        scores = {f"val_dice/{name}": value for name, value in by_class.items()}
+        logger.log(self.step, {"val_dice": dice, "val_dice_by_step": by_step, **scores})
         steps = " ".join(f"{d:.4f}" for d in by_step)
         self.console.print(f"step {self.step}: validation Dice by sampling step {steps}")
-        if by_step[-1] > self.best_dice or not self.folder.best.is_file():
-            self.best_dice = max(self.best_dice, by_step[-1])
+        if dice > self.best_dice or not self.folder.best.is_file():
+            self.best_dice = max(self.best_dice, dice)
             self.validations_without_gain = 0
             self.save(self.folder.best)
         else:
@@ -213,21 +213,18 @@ class Trainer:
     def evaluate(self, cases: list[Any], **options: Any) -> Evaluation:
         """Sample and count whole cases with the weights that would be kept."""
         self.network.eval()
+        sampler = factory.make_volume_sampler(
+            self.config, self.forward, self.data.plan, self.patch_size, self.device
+        )
         with self.average.applied_to(self.network) if self.average else nullcontext():
             return evaluate_cases(
-                self.volume_sampler(),
+                sampler,
                 cases,
                 self.dataset,
                 seed=self.config.seed,
                 device=self.device,
                 **options,
             )
-
-    def volume_sampler(self) -> VolumeSampler:
-        """The sampler of whole volumes that validation uses."""
-        return factory.make_volume_sampler(
-            self.config, self.forward, self.data.plan, self.patch_size, self.device
-        )
 
     def finish(self) -> dict[str, Any]:
         """Evaluate the best weights on the held-out split; write summary.json and the table."""
