@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 
+#include "dropout.hpp"
 #include "norm_act.hpp"
 #include "overlap_counts.hpp"
 #include "tensor_view.hpp"
@@ -93,6 +94,13 @@ void bind_norm_act_backward(const py::capsule& x, const py::capsule& weight,
       grad_affine_out.view(), num_threads);
 }
 
+void bind_dropout(const py::capsule& x, const py::capsule& y, double rate, std::int64_t seed,
+                  std::int64_t num_threads) {
+  const Borrowed x_in("x", x), y_out("y", y);
+  const py::gil_scoped_release release;
+  dropout_cpu(x_in.view(), y_out.view(), rate, static_cast<std::uint64_t>(seed), num_threads);
+}
+
 py::dict build_config() {
   py::dict config("cuda"_a = false, "cuda_version"_a = py::none(),
                   "cuda_architectures"_a = py::none(), "compiler"_a = RECYCLESEG_COMPILER);
@@ -110,6 +118,7 @@ py::dict build_config() {
 PYBIND11_MODULE(_C, module) {
   using namespace recycleseg;
   module.def("build_config", &build_config);
+  module.def("dropout_cpu", &bind_dropout, "x"_a, "y"_a, "rate"_a, "seed"_a, "num_threads"_a);
   module.def("overlap_counts_cpu", bind_overlap_counts(&overlap_counts_cpu), "pred"_a, "ref"_a,
              "counts"_a, "invalid"_a, "num_threads"_a);
   module.def("norm_act_forward_cpu", &bind_norm_act_forward, "x"_a, "weight"_a, "bias"_a,

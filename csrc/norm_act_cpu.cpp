@@ -1,27 +1,19 @@
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <stdexcept>
-#include <thread>
+#include <type_traits>
 #include <vector>
 
+#include "instruction_set.hpp"
 #include "norm_act.hpp"
 #include "norm_act_simd.hpp"
+#include "threads.hpp"
 
 namespace recycleseg {
 
-#define DECLARE_LOOPS(isa)                            \
-  namespace isa {                                     \
-  extern const NormActLoops<float> kFloatLoops;       \
-  extern const NormActLoops<BFloat16> kBFloat16Loops; \
-  }
-DECLARE_LOOPS(baseline)
-#ifdef RECYCLESEG_X86
-DECLARE_LOOPS(avx2)
-DECLARE_LOOPS(avx512)
-#endif
+RECYCLESEG_DECLARE_BUILDS(NormActLoops<float>, kFloatLoops)
+RECYCLESEG_DECLARE_BUILDS(NormActLoops<BFloat16>, kBFloat16Loops)
 
 namespace {
 
@@ -29,44 +21,11 @@ constexpr std::int64_t kChunkElements = 1 << 15;   // of bfloat16: half of a cor
 constexpr std::int64_t kThreadElements = 1 << 16;  // fewer take less time than a thread to start
 
 template <class T>
-const NormActLoops<T>& select(const NormActLoops<float>& wide, const NormActLoops<BFloat16>& half) {
-  if constexpr (std::is_same_v<T, float>)
-    return wide;
-  else
-    return half;
-}
-
-template <class T>
 const NormActLoops<T>& loops() {
-#ifdef RECYCLESEG_X86
-  static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  static const bool has_avx512 =
-      has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  if (has_avx512) return select<T>(avx512::kFloatLoops, avx512::kBFloat16Loops);
-  if (has_avx2) return select<T>(avx2::kFloatLoops, avx2::kBFloat16Loops);
-#endif
-  return select<T>(baseline::kFloatLoops, baseline::kBFloat16Loops);
-}
-
-// Runs work() on `count` threads at once. torch's OpenMP threads keep spinning for some
-// milliseconds after their last convolution; threads of our own would have to share cores with
-// them, so the same team is used where the process has loaded one.
-template <class Work>
-void run_on_threads(std::int64_t count, const Work& work) {
-  using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
-  static const auto parallel = reinterpret_cast<Parallel>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
-  if (count <= 1) {
-    work();
-  } else if (parallel != nullptr) {
-    const auto call = [](void* work) { (*static_cast<const Work*>(work))(); };
-    parallel(call, const_cast<Work*>(&work), static_cast<unsigned>(count), 0);
-  } else {
-    std::vector<std::thread> threads;
-    for (std::int64_t t = 1; t < count; ++t) threads.emplace_back(work);
-    work();
-    for (std::thread& thread : threads) thread.join();
-  }
+  if constexpr (std::is_same_v<T, float>)
+    return select(RECYCLESEG_BUILDS(kFloatLoops));
+  else
+    return select(RECYCLESEG_BUILDS(kBFloat16Loops));
 }
 
 // How the voxels of the samples are cut into chunks. Sums are taken chunk by chunk and then over

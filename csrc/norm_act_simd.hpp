@@ -4,12 +4,9 @@
 
 #include <cstdint>
 
-namespace recycleseg {
+#include "bfloat16.hpp"
 
-// A bfloat16 value as it lies in memory.
-struct BFloat16 {
-  std::uint16_t bits;
-};
+namespace recycleseg {
 
 // Per-channel factors of one sample, `channels` values each.
 struct Affine {

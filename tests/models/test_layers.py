@@ -19,7 +19,6 @@ from recycleseg.models.layers import (
     ResBlock,
     Transformer,
     UpSample,
-    dropout,
     linear,
     sinusoidal_embedding,
 )
@@ -162,39 +161,3 @@ def test_initial_standard_deviation_is_lecun_normal() -> None:
     transformer = Transformer(32, 4, num_layers=2)
     mlp = transformer.layers[0].mlp
     assert mlp[0].weight.std().item() == pytest.approx((1 / 32) ** 0.5, rel=0.05)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
-def test_dropout_drops_its_rate_and_keeps_the_mean(dtype: torch.dtype, layout: str) -> None:
-    x = torch.ones(2, 7, 101, 99, dtype=dtype)
-    if layout == "channels_last":
-        x = x.contiguous(memory_format=torch.channels_last)
-    elif layout == "strided":
-        x = torch.ones(2, 14, 101, 99, dtype=dtype)[:, ::2]
-    x.requires_grad_()
-    torch.manual_seed(0)
-    y = dropout(x, 0.1, True)
-    y.sum().backward()
-    kept = y.detach() != 0
-    # 140 000 draws: five standard deviations of the share are 0.004
-    assert abs(float(kept.double().mean()) - 0.9) < 0.004
-    torch.testing.assert_close(y.detach()[kept], torch.full_like(y.detach()[kept], 1 / 0.9))
-    assert x.grad is not None and torch.equal(x.grad, y.detach())
-    torch.manual_seed(0)
-    assert torch.equal(dropout(x, 0.1, True), y)
-    assert not torch.equal(dropout(x, 0.1, True), y)
-
-
-def test_dropout_of_neighbours_is_independent() -> None:
-    torch.manual_seed(0)
-    kept = (dropout(torch.ones(400_000), 0.5, True) != 0).double() - 0.5
-    for lag in (1, 2, 3, 4, 5, 8):
-        # the mean of n products of +-1/2 has a standard deviation of 1/4 / sqrt(n) = 0.0004
-        assert abs(float((kept[lag:] * kept[:-lag]).mean())) < 0.002
-
-
-def test_dropout_out_of_training_changes_nothing() -> None:
-    x = torch.randn(3, 5)
-    assert dropout(x, 0.5, False) is x
-    assert dropout(x, 0.0, True) is x

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recycleseg.ops.dropout import dropout
 from recycleseg.ops.norm_act import norm_act
 
 NORM_EPS = 1e-6
@@ -27,23 +28,6 @@ _CONV_TRANSPOSE: dict[int, Callable[..., nn.ConvTranspose2d | nn.ConvTranspose3d
 }
 
 TimeConditioning = Literal["film", "imgx"]
-
-
-def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Zero elements with probability `rate` and scale the others by 1 / (1 - rate), in training.
-
-    On a CPU the random numbers, drawn one after the other, would take a quarter of a training
-    step: one 64-bit draw serves four elements, the rate rounded to a multiple of 2^-16.
-    """
-    if not training or rate == 0.0:
-        return x
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.dropout(x, rate)
-    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    keep = words.view(torch.int16)[: x.numel()] >= round(rate * 2**16) - 2**15
-    scale = keep.to(x.dtype).mul_(1 / (1 - rate))
-    # in the layout that x has if it is dense, so that both are read in the order of memory
-    return x * scale.as_strided(x.shape, torch.empty_like(x).stride())
 
 
 def sinusoidal_embedding(t: Tensor, dim: int, max_period: float = 1000.0) -> Tensor:
