@@ -27,6 +27,16 @@ INLINE Floats exp(const Floats& x) {
   return p * copy_bits<Floats>(power << 23);
 }
 
+// 1 / x for x >= 1, to 2 units in the last place.
+INLINE Floats reciprocal(const Floats& x) {
+#ifdef __AVX512F__
+  const Floats estimate = copy_bits<Floats>(_mm512_rcp14_ps(copy_bits<__m512>(x)));
+  return estimate * (2.0f - x * estimate);  // one step of Newton's method doubles the 14 bits
+#else
+  return 1.0f / x;
+#endif
+}
+
 // GELU in its tanh form is z * sigmoid(q) with q = sqrt(8 / pi) (z + 0.044715 z^3).
 constexpr float kLinear = 1.5957691216f;
 constexpr float kCubic = kLinear * 0.044715f;
@@ -36,7 +46,7 @@ INLINE Floats gelu_sigmoid(const Floats& z) {
   const Floats end = Floats{} + kEndOfExp;
   q = q > end ? end : q;
   q = q < -end ? -end : q;
-  return 1.0f / (1.0f + exp(-q));
+  return reciprocal(1.0f + exp(-q));
 }
 INLINE Floats gelu(const Floats& z) { return z * gelu_sigmoid(z); }
 INLINE Floats gelu_slope(const Floats& z) {

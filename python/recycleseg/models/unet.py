@@ -209,8 +209,9 @@ class UNet(nn.Module):
             if level and position == 0:
                 x = self.ups[level - 1](x)
                 # Where the size was rounded up on the way down, up-sampling overshoots.
-                for axis in range(2, x.ndim):
-                    x = x.narrow(axis, 0, skip.shape[axis])
+                for axis, size in enumerate(skip.shape[2:], 2):
+                    if x.shape[axis] != size:
+                        x = x.narrow(axis, 0, size)
             x = self._run(block, x + skip, t_emb)
         logits: Tensor = self.head(x)
         return logits

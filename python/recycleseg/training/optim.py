@@ -43,13 +43,17 @@ def optimizer_step(
     """Clip the accumulated gradients, update the weights, clear the gradients.
 
     Returns the gradient norm before clipping, a scalar on the network's device. A non-finite
-    gradient changes nothing: the weights, once NaN, would be lost.
+    gradient changes nothing: the weights, once NaN, would be lost. Waits for no device.
     """
-    norm = nn.utils.clip_grad_norm_(network.parameters(), config.grad_clip)
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, config)
-    if torch.isfinite(norm):
-        optimizer.step()
+    # The fused update divides by the one and does nothing where the other is 1, in its only pass
+    # over the gradients; torch.amp.GradScaler hands them over in this way.
+    optimizer.grad_scale = (norm / config.grad_clip).clamp(min=1.0)  # type: ignore[attr-defined]
+    optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+    optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm
 
