@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from measure import PROVIDERS_AND_RIVALS, measure
 from pytest_benchmark.fixture import BenchmarkFixture
-from workloads import CASES, PROVIDERS, Workload, peak_memory_mb
+from workloads import CASES
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("provider", PROVIDERS_AND_RIVALS)
 @pytest.mark.parametrize("case", CASES)
 def test_sampler(benchmark: BenchmarkFixture, case: str, provider: str) -> None:
     benchmark.group = f"5-step sampling, case {case}"
-    if provider != "compiled":  # the compiler itself would be weighed
-        benchmark.extra_info["peak_memory_mb"] = peak_memory_mb(case, provider, "sample")
-    benchmark.pedantic(Workload(case, provider).sample, rounds=3, warmup_rounds=1)
+    measure(benchmark, case, provider, "sample")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rivals.monai import MonaiWorkload
 from torch import Tensor
 
 from recycleseg import _ext
@@ -17,7 +18,7 @@ from recycleseg.config import OptimConfig
 from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.samplers import sample
 from recycleseg.diffusion.schedule import NoiseSchedule
-from recycleseg.diffusion.strategies import DiffusionObjective, RandomDraws, Recycling, Standard
+from recycleseg.diffusion.strategies import DiffusionObjective, Recycling, Standard, make_draws
 from recycleseg.diffusion.timesteps import UniformTimesteps
 from recycleseg.factory import AutocastNetwork, choose_precision
 from recycleseg.losses import SegmentationLoss
@@ -74,7 +75,7 @@ class Workload:
         objective = DiffusionObjective(diffusion, SegmentationLoss(1.0, 1.0))
         self.strategy = STRATEGIES[strategy](objective, NUM_CLASSES)
         self.generator = torch.Generator(device).manual_seed(0)
-        self.draws = RandomDraws(UniformTimesteps(1001), self.generator)
+        self.timesteps = UniformTimesteps(1001)
         self.image = torch.randn((c.batch, 1, *c.shape), device=device)
         self.label = torch.randint(NUM_CLASSES, (c.batch, *c.shape), device=device)
 
@@ -82,7 +83,9 @@ class Workload:
         """One optimiser step, from noise to updated weights."""
         self.network.train()
         with self._layers():
-            loss = self.strategy(self.forward, self.image, self.label, self.draws).loss
+            shape = (len(self.image), NUM_CLASSES, *self.image.shape[2:])
+            draws = make_draws(self.strategy, self.timesteps, self.generator, shape)
+            loss = self.strategy(self.forward, self.image, self.label, draws).loss
             loss.backward()
             optimizer_step(self.optimizer, self.network, 0, self.config)
         loss.item()
@@ -114,6 +117,16 @@ class _WithoutExtension:
         _ext.HAS_CPP = self.had
 
 
+def make_workload(
+    case: str, provider: str, strategy: str = "recycling"
+) -> Workload | MonaiWorkload:
+    """Ours, or for the providers "monai" and "monai_bf16" MONAI's, which knows one strategy."""
+    if provider.startswith("monai"):
+        precision = "bf16" if provider.endswith("bf16") else "float32"
+        return MonaiWorkload(CASES[case], NUM_CLASSES, precision)
+    return Workload(case, provider, strategy)
+
+
 def peak_memory_mb(case: str, provider: str, work: str, strategy: str = "recycling") -> float:
     """Peak memory, in MB, of a process that does the work three times.
 
@@ -127,7 +140,7 @@ def peak_memory_mb(case: str, provider: str, work: str, strategy: str = "recycli
 def main() -> None:
     """Do the work three times and print the peak memory of the process in MB."""
     case, provider, work, strategy = sys.argv[1:]
-    run: Callable[[], object] = getattr(Workload(case, provider, strategy), work)
+    run: Callable[[], object] = getattr(make_workload(case, provider, strategy), work)
     for _ in range(3):
         run()
     if torch.cuda.is_available():

@@ -21,7 +21,7 @@ LAYERS = [
     {"ops"},
     {"losses", "diffusion", "metrics"},
     {"models"},
-    {"config", "config_ranges", "checkpoint"},
+    {"config", "config_ranges", "checkpoint", "compiling"},
     {"factory", "inference", "report"},
     {"training"},
     {"cli"},

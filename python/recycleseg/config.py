@@ -17,6 +17,7 @@ from recycleseg.data.augment import AugmentConfig
 from recycleseg.data.preprocess import PreprocessConfig
 
 StrategyName = Literal["recycling", "standard", "self_conditioning", "supervised"]
+CompileMode = Literal["auto", "off", "default", "max-autotune"]
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,7 @@ class TrainConfig:
         seed: seed of weights, batches, noise and augmentation.
         imgx_compat: do what ImgX does wherever it departs from the literature.
         final_split: cases of the table at the end.
+        compile: how torch.compile serves training and sampling; auto compiles on a GPU.
 
     Raises ValueError naming every option whose value is out of its range.
     """
@@ -245,6 +247,7 @@ class TrainConfig:
     seed: int = 0
     imgx_compat: bool = False
     final_split: Literal["test", "val"] = "test"
+    compile: CompileMode = "auto"
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     patch: PatchConfig = field(default_factory=PatchConfig)
@@ -337,7 +340,7 @@ def check_same_run(config: TrainConfig, saved: TrainConfig) -> None:
     What decides the run's numbers must be the same; where it is computed, how often it is
     validated and which cases are evaluated at the end may change.
     """
-    free = {"out", "runtime", "validation", "sampling", "final_split"}
+    free = {"out", "runtime", "compile", "validation", "sampling", "final_split"}
     changed = [
         f"{name} is {theirs!r} in the run, {ours!r} now"
         for (name, ours, _), (_, theirs, _) in zip(_flat(config), _flat(saved), strict=True)

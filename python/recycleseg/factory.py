@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from recycleseg.compiling import compiled, resolve_mode
 from recycleseg.config import TrainConfig
 from recycleseg.data.preprocess import Plan
 from recycleseg.diffusion.gaussian import GaussianDiffusion
-from recycleseg.diffusion.samplers import Network
+from recycleseg.diffusion.network import Network
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.diffusion.strategies import (
     DiffusionObjective,
@@ -63,7 +64,7 @@ def _computes_in_bf16(device: torch.device) -> bool:
 
 
 class AutocastNetwork:
-    """A network called under autocast, with float32 output: what strategies and samplers call."""
+    """A network called under autocast: what strategies and samplers call."""
 
     def __init__(self, network: nn.Module, device: torch.device, precision: str) -> None:
         self.network = network
@@ -80,7 +81,7 @@ class AutocastNetwork:
     ) -> Tensor:
         with self._autocast():
             out: Tensor = self.network(image, mask, t)
-        return out.float()
+        return out
 
 
 def choose_patch_size(config: TrainConfig, median_shape: Sequence[int]) -> tuple[int, ...]:
@@ -182,12 +183,13 @@ def make_volume_sampler(
     device: torch.device,
 ) -> VolumeSampler:
     """The sampler of whole volumes for a trained network."""
+    mode = resolve_mode(config.compile, device)
     supervised = config.strategy == "supervised"
     diffusion = None
     if not supervised:
         diffusion = make_sampling_diffusion(config, plan.exclusive).to(device)
     return VolumeSampler(
-        forward,
+        compiled(forward, mode),
         diffusion,
         plan.num_classes,
         plan.exclusive,
@@ -197,6 +199,7 @@ def make_volume_sampler(
         eta=config.sampling.eta,
         self_conditioning=config.strategy == "self_conditioning",
         window_batch=config.sampling.window_batch,
+        compiled=mode != "off",
     )
 
 

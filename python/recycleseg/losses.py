@@ -8,8 +8,10 @@ classes, and for exclusive ones that sum to 1.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from recycleseg.ops.dice_loss import LossTerms, check_gamma
+from recycleseg.ops.dice_loss import dice_loss as loss_terms
 
 
 def dice_loss(logits: Tensor, label: Tensor, *, exclusive: bool = True) -> Tensor:
@@ -18,10 +20,8 @@ def dice_loss(logits: Tensor, label: Tensor, *, exclusive: bool = True) -> Tenso
     Raises:
         ValueError: logits and label do not fit.
     """
-    logits, target = _flatten(logits, label, exclusive)
-    log_p, _ = _log_probs(logits, exclusive)
-    dice, present = _dice(log_p.exp(), target)
-    return torch.where(present, dice, torch.nan)
+    terms = loss_terms(logits, label, exclusive=exclusive, terms=("dice",))
+    return _dice_of_present(terms)
 
 
 def focal_loss(
@@ -34,9 +34,7 @@ def focal_loss(
     Raises:
         ValueError: logits and label do not fit, or a gamma below 1 that is not 0.
     """
-    _check_gamma(gamma)
-    logits, target = _flatten(logits, label, exclusive)
-    return _focal(*_log_probs(logits, exclusive), target, gamma)
+    return loss_terms(logits, label, exclusive=exclusive, gamma=gamma, terms=("focal",)).focal
 
 
 def cross_entropy_loss(logits: Tensor, label: Tensor, *, exclusive: bool = True) -> Tensor:
@@ -45,7 +43,8 @@ def cross_entropy_loss(logits: Tensor, label: Tensor, *, exclusive: bool = True)
     Raises:
         ValueError: logits and label do not fit.
     """
-    return focal_loss(logits, label, exclusive=exclusive, gamma=0.0)
+    terms = loss_terms(logits, label, exclusive=exclusive, terms=("cross_entropy",))
+    return terms.cross_entropy
 
 
 class SegmentationLoss(nn.Module):
@@ -81,7 +80,7 @@ class SegmentationLoss(nn.Module):
         weights = {"dice": dice, "focal": focal, "cross_entropy": cross_entropy}
         if min(weights.values()) < 0 or max(weights.values()) == 0:
             raise ValueError(f"weights must be at least 0 and not all 0, got {weights}")
-        _check_gamma(focal_gamma)
+        check_gamma(focal_gamma)
         self.weights = weights
         self.exclusive = exclusive
         self.focal_gamma = focal_gamma
@@ -93,32 +92,34 @@ class SegmentationLoss(nn.Module):
         Raises:
             ValueError: logits and label do not fit.
         """
-        logits, target = _flatten(logits, label, self.exclusive)
-        log_p, log_not_p = _log_probs(logits, self.exclusive)
-        loss = logits.new_zeros(logits.shape[0])
+        needed = tuple(name for name, weight in self.weights.items() if weight)
+        terms = self._terms(logits, label, needed)
+        loss = terms.focal.new_zeros(logits.shape[0])
         if self.weights["dice"]:
-            loss = loss + self.weights["dice"] * self._mean_dice(*_dice(log_p.exp(), target))
+            loss = loss + self.weights["dice"] * self._mean_dice(terms)
         if self.weights["focal"]:
-            focal = _focal(log_p, log_not_p, target, self.focal_gamma)
-            loss = loss + self.weights["focal"] * focal
+            loss = loss + self.weights["focal"] * terms.focal
         if self.weights["cross_entropy"]:
-            entropy = _focal(log_p, log_not_p, target, 0.0)
-            loss = loss + self.weights["cross_entropy"] * entropy
+            loss = loss + self.weights["cross_entropy"] * terms.cross_entropy
         return loss
 
     @torch.no_grad()
     def components(self, logits: Tensor, label: Tensor) -> dict[str, Tensor]:
         """Unweighted terms to log: dice (B, C), NaN if absent; focal and cross_entropy (B,)."""
-        logits, target = _flatten(logits, label, self.exclusive)
-        log_p, log_not_p = _log_probs(logits, self.exclusive)
-        dice, present = _dice(log_p.exp(), target)
+        terms = self._terms(logits, label, tuple(self.weights))
         return {
-            "dice": torch.where(present, dice, torch.nan),
-            "focal": _focal(log_p, log_not_p, target, self.focal_gamma),
-            "cross_entropy": _focal(log_p, log_not_p, target, 0.0),
+            "dice": _dice_of_present(terms),
+            "focal": terms.focal,
+            "cross_entropy": terms.cross_entropy,
         }
 
-    def _mean_dice(self, dice: Tensor, present: Tensor) -> Tensor:
+    def _terms(self, logits: Tensor, label: Tensor, needed: tuple[str, ...]) -> LossTerms:
+        return loss_terms(
+            logits, label, exclusive=self.exclusive, gamma=self.focal_gamma, terms=needed
+        )
+
+    def _mean_dice(self, terms: LossTerms) -> Tensor:
+        dice, present = terms.dice, terms.counts > 0
         if self.exclusive or self.imgx_compat:
             dice, present = dice[:, 1:], present[:, 1:]
         count = present.sum(1)
@@ -127,68 +128,5 @@ class SegmentationLoss(nn.Module):
         return torch.where(count > 0, mean, torch.nan) if self.imgx_compat else mean
 
 
-def _flatten(logits: Tensor, label: Tensor, exclusive: bool) -> tuple[Tensor, Tensor]:
-    """Logits (B, C, N) and label (B, N) int64 or mask (B, C, N), for N voxels."""
-    if logits.ndim < 3 or not logits.is_floating_point():
-        raise ValueError(
-            f"logits must be floating with shape (B, C, *S), got {logits.dtype} "
-            f"{tuple(logits.shape)}"
-        )
-    batch, classes, *spatial = logits.shape
-    is_mask = label.shape == logits.shape
-    if not is_mask and not (exclusive and label.shape == (batch, *spatial)):
-        label_shape = f"{(batch, *spatial)} or {tuple(logits.shape)}"
-        raise ValueError(
-            f"label must have shape {label_shape if exclusive else tuple(logits.shape)} "
-            f"for {'exclusive' if exclusive else 'overlapping'} classes, got {tuple(label.shape)}"
-        )
-    if not is_mask and (label.is_floating_point() or label.dtype == torch.bool):
-        raise ValueError(f"label {tuple(label.shape)} must be integer, got {label.dtype}")
-    # one pass that also undoes channels-last memory: the channel axis is reduced below
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    flat = logits.to(dtype, memory_format=torch.contiguous_format).flatten(2)
-    return flat, label.flatten(2).to(dtype) if is_mask else label.flatten(1).long()
-
-
-def _log_probs(logits: Tensor, exclusive: bool) -> tuple[Tensor, Tensor | None]:
-    """log p and, for overlapping classes, log (1 - p); both (B, C, N)."""
-    if exclusive:
-        return logits.log_softmax(1), None
-    return F.logsigmoid(logits), F.logsigmoid(-logits)
-
-
-def _dice(probs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """1 - soft Dice (B, C), and whether the label has the class (B, C)."""
-    if target.ndim == 2:
-        target = torch.zeros_like(probs).scatter_(1, target.unsqueeze(1), 1.0)
-    size = target.sum(2)
-    overlap = torch.linalg.vecdot(probs, target)
-    present = size > 0
-    # an absent class whose probability is 0 too would give 0 / 0, whose gradient is NaN
-    total = torch.where(present, probs.sum(2) + size, 1.0)
-    return 1 - 2 * overlap / total, present
-
-
-def _focal(log_p: Tensor, log_not_p: Tensor | None, target: Tensor, gamma: float) -> Tensor:
-    """Focal loss (B,)."""
-    if log_not_p is not None:
-        true = (gamma * log_not_p).exp() * log_p * target
-        false = (gamma * log_p).exp() * log_not_p * (1 - target)
-        return -(true + false).sum(1).mean(1)
-    if target.ndim == 2:
-        log_p_true = log_p.gather(1, target.unsqueeze(1)).squeeze(1)
-        return -(_focus(log_p_true, gamma) * log_p_true).mean(1)
-    return -(_focus(log_p, gamma) * log_p * target).sum(1).mean(1)
-
-
-def _focus(log_p: Tensor, gamma: float) -> Tensor | float:
-    """(1 - p)^gamma without loss of digits where p is almost 1."""
-    return (-log_p.expm1()).pow(gamma) if gamma else 1.0
-
-
-def _check_gamma(gamma: float) -> None:
-    if gamma != 0 and gamma < 1:
-        raise ValueError(
-            f"gamma must be 0 or at least 1, got {gamma}: between them the gradient is infinite "
-            "where a voxel is certain"
-        )
+def _dice_of_present(terms: LossTerms) -> Tensor:
+    return torch.where(terms.counts > 0, terms.dice, torch.nan)

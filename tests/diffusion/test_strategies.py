@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.diffusion.strategies import (
     DiffusionObjective,
+    Draws,
     Recycling,
     SelfConditioning,
     Standard,
@@ -26,28 +26,6 @@ from recycleseg.models.unet import UNet
 
 Arrays = dict[str, np.ndarray]
 NUM_CLASSES = 3
-
-
-@dataclass
-class GivenDraws:
-    """Draws that were made elsewhere, handed out in order; remembers the ranges asked for."""
-
-    t: Tensor
-    weight: Tensor
-    noises: list[Tensor]
-    uniforms: Tensor | None = None
-    ranges: list[tuple[int, int]] = field(default_factory=list)
-
-    def t_index(self, batch_size: int, low: int, high: int) -> tuple[Tensor, Tensor]:
-        self.ranges.append((low, high))
-        return self.t, self.weight
-
-    def noise(self, like: Tensor) -> Tensor:
-        return self.noises.pop(0).to(like)
-
-    def uniform(self, batch_size: int) -> Tensor:
-        assert self.uniforms is not None
-        return self.uniforms
 
 
 def make_objective(
@@ -134,13 +112,14 @@ def test_loss_step_matches_imgx(
     if case == "diffusion_importance":
         weight = importance_weight(arrays, t)
     uniforms = out.get("uniform_for_self_cond")
-    draws = GivenDraws(
+    draws = Draws(
         t,
         weight,
-        [channels_first(out[k]) for k in ("noise0", "noise1") if k in out],
-        None if uniforms is None else torch.from_numpy(uniforms),
+        tuple(channels_first(out[k]) for k in ("noise0", "noise1") if k in out),
+        weight if uniforms is None else torch.from_numpy(uniforms),
     )
-    result = make_strategy()(
+    strategy = make_strategy()
+    result = strategy(
         network,
         channels_first(arrays["in/image"]),
         torch.from_numpy(arrays["in/label"]),
@@ -169,9 +148,10 @@ def test_loss_step_matches_imgx(
         )
         compared += 1
     assert compared == len(subset(out, "grad/"))
-    assert not draws.noises, "a draw was not used"
-    whole_range = case.startswith("diffusion") or case == "selfcond_same"
-    assert draws.ranges == [(0, 1001 if whole_range else 1000)]
+    if not isinstance(strategy, Supervised):
+        assert strategy.num_noises == len(draws.noise)
+        whole_range = case.startswith("diffusion") or case == "selfcond_same"
+        assert strategy.t_range == (0, 1001 if whole_range else 1000)
 
 
 class RecordingNetwork:
@@ -184,16 +164,21 @@ class RecordingNetwork:
     def __call__(
         self, image: Tensor, mask: Tensor | None = None, t: Tensor | None = None
     ) -> Tensor:
-        self.calls.append((mask, t, torch.is_grad_enabled()))
+        assert mask is None
+        shown = None if t is None else image[:, 1:].clone()
+        self.calls.append((shown, t, torch.is_grad_enabled()))
         return self.logits * 1.0
 
 
-def record(strategy: Strategy, t: Tensor) -> tuple[RecordingNetwork, list[Tensor]]:
+def record(strategy: Strategy, t: Tensor) -> tuple[RecordingNetwork, tuple[Tensor, ...]]:
     generator = torch.Generator().manual_seed(0)
     network = RecordingNetwork(torch.randn(2, NUM_CLASSES, 6, 5, generator=generator))
-    noises = [torch.randn(2, NUM_CLASSES, 6, 5, generator=generator) for _ in range(2)]
+    noises = tuple(
+        torch.randn(2, NUM_CLASSES, 6, 5, generator=generator)
+        for _ in range(0 if isinstance(strategy, Supervised) else strategy.num_noises)
+    )
     label = torch.randint(NUM_CLASSES, (2, 6, 5), generator=generator)
-    draws = GivenDraws(t, torch.ones(2), list(noises), torch.zeros(2))
+    draws = Draws(t, torch.ones(2), noises, torch.zeros(2))
     strategy(network, torch.zeros(2, 1, 6, 5), label, draws).loss.backward()
     assert network.logits.grad is not None
     return network, noises
@@ -235,8 +220,7 @@ def test_supervised_shows_neither_mask_nor_time() -> None:
     network = RecordingNetwork(torch.zeros(2, NUM_CLASSES, 6, 5))
     strategy = Supervised(SegmentationLoss(**DICE_FOCAL))
     label = torch.ones(2, 6, 5, dtype=torch.int64)
-    draws = GivenDraws(torch.zeros(2), torch.ones(2), [])
-    result = strategy(network, torch.zeros(2, 1, 6, 5), label, draws)
+    result = strategy(network, torch.zeros(2, 1, 6, 5), label)
     assert network.calls == [(None, None, True)]
     assert result.t_index is None
 

@@ -178,7 +178,7 @@ def test_supervised_network_takes_neither_mask_nor_t() -> None:
     assert not [name for name, _ in network.named_parameters() if "time" in name]
     image = random_inputs(network, (4, 6, 5))[0]
     assert network(image).shape == (2, 3, 4, 6, 5)
-    with pytest.raises(ValueError, match="mask: expected None"):
+    with pytest.raises(ValueError, match="mask and t: expected None"):
         network(image, torch.zeros(2, 3, 4, 6, 5), torch.ones(2))
 
 
@@ -273,6 +273,14 @@ def test_bad_arguments_are_named(kwargs: dict[str, Any], message: str) -> None:
         UNet(**arguments)
 
 
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_an_image_with_its_mask_beside_it_is_as_good(spatial_dims: int) -> None:
+    network = small_unet(spatial_dims)
+    image, mask, t = random_inputs(network, (6, 5, 4))
+    expected = network(image, mask, t)
+    assert torch.equal(network(torch.cat([image, mask], dim=1), t=t), expected)
+
+
 def test_bad_inputs_are_named() -> None:
     network = small_unet(3)
     image, mask, t = random_inputs(network, (4, 4, 4))
@@ -280,8 +288,10 @@ def test_bad_inputs_are_named() -> None:
         network(image[..., 0], mask, t)
     with pytest.raises(ValueError, match=r"image: expected \(B, 2, \*S\)"):
         network(mask, mask, t)
-    with pytest.raises(ValueError, match="mask and t: expected both or neither"):
+    with pytest.raises(ValueError, match=r"t: expected times \(B,\) with a mask, got None"):
         network(image, mask)
+    with pytest.raises(ValueError, match=r"image: expected \(B, 5, \*S\) with 3 axes S"):
+        network(image, t=t)
     with pytest.raises(ValueError, match="mask: expected 3 channels, got None"):
         network(image)
     with pytest.raises(ValueError, match=r"mask: expected \(2, 3, 4, 4, 4\)"):

@@ -113,7 +113,7 @@ class GaussianDiffusion:
                 f"t_index must have shape ({x.shape[0]},), one index a sample, "
                 f"got {tuple(t_index.shape)}"
             )
-        return self._look_up(name, t_index).view(-1, *[1] * (x.ndim - 1))
+        return self.look_up(name, t_index).view(-1, *[1] * (x.ndim - 1))
 
     def network_time(self, t_index: Tensor) -> Tensor:
         """Time (B,) float32 in (0, 1] that the network is told: that of the training schedule.
@@ -121,9 +121,14 @@ class GaussianDiffusion:
         Raises:
             ValueError: t_index lies on another device than the tables.
         """
-        return self._look_up("time", t_index)
+        return self.look_up("time", t_index)
 
-    def _look_up(self, name: str, t_index: Tensor) -> Tensor:
+    def look_up(self, name: str, t_index: Tensor) -> Tensor:
+        """Values (B,) of one array of the schedule at t_index, float64 but for "time".
+
+        Raises:
+            ValueError: t_index lies on another device than the tables.
+        """
         table = self._tables[name]
         if table.device != t_index.device:
             raise ValueError(
@@ -131,6 +136,27 @@ class GaussianDiffusion:
                 "move it by diffusion.to(device)"
             )
         return table[t_index]
+
+    # coefficients of a whole batch, for the fused steps
+
+    def q_scales(self, t_index: Tensor) -> tuple[Tensor, Tensor]:
+        """Scales (B,) float32 of x_start and of the noise in q(x_t | x_0)."""
+        alphas_cumprod = self.look_up("alphas_cumprod", t_index)
+        return alphas_cumprod.sqrt().float(), (1 - alphas_cumprod).sqrt().float()
+
+    def posterior_mean_coefficients(self, t_index: Tensor) -> Tensor:
+        """Coefficients (B, 3) float64 of x_start, x_t and noise: the mean of q(x_{t-1} | x_t, x_0).
+
+        The last one is 0.
+        """
+        of_start = self.look_up("posterior_mean_coef_start", t_index)
+        of_x_t = self.look_up("posterior_mean_coef_t", t_index)
+        return torch.stack([of_start, of_x_t, torch.zeros_like(of_x_t)], dim=1)
+
+    def x_start_coefficients(self, t_index: Tensor) -> Tensor:
+        """Coefficients (B, 2) float64 of x_t and of the predicted noise in x_start."""
+        alphas_cumprod = self.look_up("alphas_cumprod", t_index)
+        return torch.stack([alphas_cumprod.rsqrt(), -(1 / alphas_cumprod - 1).sqrt()], dim=1)
 
     # between labels, probabilities, logits and x
 
@@ -287,16 +313,27 @@ class GaussianDiffusion:
         _, variance_out = self.split_model_out(model_out)
         if variance_out is not None and self.variance_type == "learned":
             return variance_out.to(x_t.dtype)
-        smallest = self.coefficient("posterior_log_variance_clipped", t_index, x_t)
-        if self.variance_type == "fixed_small":
-            return smallest.to(x_t.dtype)
-        largest = self.coefficient("betas", t_index, x_t).log()
         if variance_out is None:
-            # beta_0 is far above the decoder's best variance (Ho et al., section 3.2)
-            first = (t_index == 0).view(smallest.shape)
-            return torch.where(first, smallest, largest).to(x_t.dtype)
+            per_sample = (-1, *[1] * (x_t.ndim - 1))
+            return self.fixed_log_variance(t_index).view(per_sample).to(x_t.dtype)
+        smallest = self.coefficient("posterior_log_variance_clipped", t_index, x_t)
+        largest = self.coefficient("betas", t_index, x_t).log()
         fraction = variance_out.to(torch.promote_types(x_t.dtype, torch.float32)).sigmoid()
         return weighted_sum(x_t.dtype, (largest, fraction), (smallest, 1 - fraction))
+
+    def fixed_log_variance(self, t_index: Tensor) -> Tensor:
+        """Log variance (B,) float64 of p(x_{t-1} | x_t) where it is not learned.
+
+        Raises:
+            ValueError: it is learned.
+        """
+        if self.learns_variance:
+            raise ValueError(f"variance_type {self.variance_type!r} has no fixed variance")
+        smallest = self.look_up("posterior_log_variance_clipped", t_index)
+        if self.variance_type == "fixed_small":
+            return smallest
+        # beta_0 is far above the decoder's best variance (Ho et al., section 3.2)
+        return torch.where(t_index == 0, smallest, self.look_up("betas", t_index).log())
 
     # losses of the process
 

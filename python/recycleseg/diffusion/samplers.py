@@ -6,23 +6,14 @@ Each step is x_prev = a * x_start + b * x_t + s * noise, with coefficients of it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from recycleseg.diffusion.gaussian import GaussianDiffusion, weighted_sum
-
-
-class Network(Protocol):
-    """A segmentation network, as strategies and samplers call it; supervised: without mask and t.
-
-    image (B, C_img, *S), mask (B, C or 2C, *S), t (B,) -> (B, C_out, *S).
-    """
-
-    def __call__(
-        self, image: Tensor, mask: Tensor | None = None, t: Tensor | None = None
-    ) -> Tensor: ...
+from recycleseg.diffusion.network import Network, network_input
+from recycleseg.diffusion.steps import reverse
 
 
 def ddpm_step(
@@ -73,25 +64,47 @@ def ddim_step(
     Raises:
         ValueError: eta outside [0, 1], or eta > 0 without noise.
     """
+    coefficients = ddim_coefficients(diffusion, t_index, eta)
+    if eta > 0 and noise is None:
+        raise ValueError(f"eta = {eta} needs noise, got None")
+    per_sample = (-1, *[1] * (x_t.ndim - 1))
+    of_start, of_x_t, of_noise = (column.view(per_sample) for column in coefficients.unbind(1))
+    x_start = diffusion.predict_x_start(model_out, x_t, t_index)
+    terms = [(of_start, x_start), (of_x_t, x_t)]
+    if noise is not None:
+        terms.append((of_noise, noise))
+    return weighted_sum(x_t.dtype, *terms), x_start
+
+
+def ddim_coefficients(diffusion: GaussianDiffusion, t_index: Tensor, eta: float) -> Tensor:
+    """Coefficients (B, 3) float64 of x_start, x_t and noise in a step of DDIM; see `ddim_step`.
+
+    Raises:
+        ValueError: eta outside [0, 1].
+    """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must be in [0, 1], got {eta}")
-    x_start = diffusion.predict_x_start(model_out, x_t, t_index)
-    alphas_cumprod = diffusion.coefficient("alphas_cumprod", t_index, x_t)
-    alphas_cumprod_prev = diffusion.coefficient("alphas_cumprod_prev", t_index, x_t)
+    alphas_cumprod = diffusion.look_up("alphas_cumprod", t_index)
+    alphas_cumprod_prev = diffusion.look_up("alphas_cumprod_prev", t_index)
     if diffusion.imgx_compat:
-        sigma = eta * diffusion.coefficient("posterior_log_variance_clipped", t_index, x_t)
+        sigma = eta * diffusion.look_up("posterior_log_variance_clipped", t_index)
     else:
-        sigma = eta * diffusion.coefficient("posterior_variance", t_index, x_t).sqrt()
+        sigma = eta * diffusion.look_up("posterior_variance", t_index).sqrt()
     direction = (1 - alphas_cumprod_prev - sigma.square()).sqrt() / (1 - alphas_cumprod).sqrt()
-    terms = [
-        (alphas_cumprod_prev.sqrt() - direction * alphas_cumprod.sqrt(), x_start),
-        (direction, x_t),
-    ]
-    if eta > 0:
-        if noise is None:
-            raise ValueError(f"eta = {eta} needs noise, got None")
-        terms.append((sigma, noise))
-    return weighted_sum(x_t.dtype, *terms), x_start
+    of_start = alphas_cumprod_prev.sqrt() - direction * alphas_cumprod.sqrt()
+    return torch.stack([of_start, direction, sigma], dim=1)
+
+
+def ddpm_coefficients(diffusion: GaussianDiffusion, t_index: Tensor) -> Tensor:
+    """Coefficients (B, 3) float64 of x_start, x_t and noise in a step of DDPM; see `ddpm_step`.
+
+    Raises:
+        ValueError: the variance is learned: it has no coefficient.
+    """
+    std = (0.5 * diffusion.fixed_log_variance(t_index)).exp()
+    coefficients = diffusion.posterior_mean_coefficients(t_index)
+    coefficients[:, 2] = torch.where(t_index == 0, 0.0, std)
+    return coefficients
 
 
 @torch.no_grad()
@@ -109,7 +122,7 @@ def sample(
     """Segment an image by reversing the diffusion from noise, step by step.
 
     Args:
-        network: called as network(image, mask, t) once a step.
+        network: called as network(x, t=t) once a step, x being the image and the mask.
         diffusion: process whose schedule has been respaced to the wanted number of steps.
         image: (B, C_img, *S).
         num_classes: C.
@@ -128,21 +141,43 @@ def sample(
     """
     if sampler not in ("ddim", "ddpm"):
         raise ValueError(f"unknown sampler {sampler!r}, expected 'ddim' or 'ddpm'")
-    shape = (image.shape[0], num_classes, *image.shape[2:])
+    batch, first_channel, *spatial = image.shape
     x_t = noise()
-    if x_t.shape != shape:
-        raise ValueError(f"noise must give shape {shape}, got {tuple(x_t.shape)}")
-    predicted = torch.zeros_like(x_t)
+    if x_t.shape != (batch, num_classes, *spatial):
+        raise ValueError(
+            f"noise must give shape {(batch, num_classes, *spatial)}, got {tuple(x_t.shape)}"
+        )
+    x = network_input(image, num_classes * (2 if self_conditioning else 1))
+    mask, predicted = x[:, first_channel:].tensor_split([num_classes], dim=1)
+    mask.copy_(diffusion.x_to_mask(x_t))
+    predicted.zero_()
+    learned = sampler == "ddpm" and diffusion.learns_variance
+    stochastic = sampler == "ddpm" or eta > 0
     for index in reversed(range(diffusion.num_timesteps)):
-        t_index = torch.full(shape[:1], index, device=image.device)
-        mask = diffusion.x_to_mask(x_t)
-        if self_conditioning:
-            mask = torch.cat([mask, predicted], dim=1)
-        model_out = network(image, mask, diffusion.network_time(t_index))
-        if sampler == "ddpm":
+        t_index = torch.full((batch,), index, device=image.device)
+        model_out = network(x, t=diffusion.network_time(t_index))
+        if learned:
             x_t, x_start = ddpm_step(diffusion, model_out, x_t, t_index, noise=noise())
+            mask.copy_(diffusion.x_to_mask(x_t))
+            probs = diffusion.x_to_mask(x_start)
         else:
-            added = noise() if eta > 0 else None
-            x_t, x_start = ddim_step(diffusion, model_out, x_t, t_index, eta=eta, noise=added)
-        predicted = diffusion.x_to_mask(x_start)
-        yield predicted
+            if sampler == "ddpm":
+                coefficients = ddpm_coefficients(diffusion, t_index)
+            else:
+                coefficients = ddim_coefficients(diffusion, t_index, eta)
+            step = reverse(
+                diffusion,
+                model_out,
+                x_t,
+                t_index,
+                coefficients,
+                x,
+                first_channel,
+                noise=noise() if stochastic else None,
+                return_probs=True,
+            )
+            assert step.probs is not None
+            x_t, probs = step.x_prev, step.probs
+        if self_conditioning:
+            predicted.copy_(probs)
+        yield probs

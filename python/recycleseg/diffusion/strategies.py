@@ -8,49 +8,57 @@ truth (Ho et al. 2020); `self_conditioning` feeds a first prediction back (Chen 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from recycleseg.diffusion.gaussian import GaussianDiffusion
-from recycleseg.diffusion.samplers import Network
+from recycleseg.diffusion.network import Network, network_input
+from recycleseg.diffusion.steps import Noise, noise_label, noise_prediction, reverse
 from recycleseg.diffusion.timesteps import Timesteps
 from recycleseg.losses import SegmentationLoss
-
-
-class Draws(Protocol):
-    """Where a strategy takes its random numbers from."""
-
-    def t_index(self, batch_size: int, low: int, high: int) -> tuple[Tensor, Tensor]:
-        """Return t_index (B,) in [low, high) and the loss weight (B,) of each draw."""
-
-    def noise(self, like: Tensor) -> Tensor:
-        """Return standard normal noise of the shape, dtype and device of `like`."""
-
-    def uniform(self, batch_size: int) -> Tensor:
-        """Return (B,) uniform numbers in [0, 1)."""
+from recycleseg.ops.philox import PhiloxNoise
 
 
 @dataclass(frozen=True)
-class RandomDraws:
-    """Draws of a training run, all from one seeded generator."""
+class Draws:
+    """The random numbers of a training step, drawn before it so that it is a function of tensors.
 
-    timesteps: Timesteps
-    generator: torch.Generator
+    t_index, weight (of each sample's loss) and uniform (in [0, 1)): (B,). noise: as many as the
+    strategy takes, each (B, C, *S) float32 or what it is drawn by.
+    """
 
-    def t_index(self, batch_size: int, low: int, high: int) -> tuple[Tensor, Tensor]:
-        return self.timesteps.sample(
-            batch_size, low, high, generator=self.generator, device=self.generator.device
+    t_index: Tensor
+    weight: Tensor
+    noise: tuple[Noise, ...]
+    uniform: Tensor
+
+
+def make_draws(
+    strategy: DiffusionStrategy,
+    timesteps: Timesteps,
+    generator: torch.Generator,
+    noise_shape: tuple[int, ...],
+) -> Draws:
+    """Random numbers for a step of the strategy, on the generator's device.
+
+    On a GPU the noise (B, C, *S) is drawn by the kernel that needs it, from a seed.
+    """
+    device, batch = generator.device, noise_shape[0]
+    low, high = strategy.t_range
+    t_index, weight = timesteps.sample(batch, low, high, generator=generator, device=device)
+    noise: tuple[Noise, ...]
+    if device.type == "cuda":
+        seed = torch.randint(2**63 - 1, (), generator=generator, device=device)
+        noise = tuple(
+            PhiloxNoise(seed, torch.full((), i, device=device)) for i in range(strategy.num_noises)
         )
-
-    def noise(self, like: Tensor) -> Tensor:
-        return torch.randn(
-            like.shape, dtype=like.dtype, device=like.device, generator=self.generator
+    else:
+        noise = tuple(
+            torch.randn(noise_shape, generator=generator) for _ in range(strategy.num_noises)
         )
-
-    def uniform(self, batch_size: int) -> Tensor:
-        return torch.rand(batch_size, device=self.generator.device, generator=self.generator)
+    return Draws(t_index, weight, noise, torch.rand(batch, generator=generator, device=device))
 
 
 @dataclass(frozen=True)
@@ -76,33 +84,45 @@ class DiffusionObjective:
     mse: float = 0.0
     vlb: float = 0.0
 
+    @property
+    def needs_x(self) -> bool:
+        """Whether it takes x_t, rather than the network's output alone."""
+        return self.mse > 0 or self.vlb > 0 or self.diffusion.prediction_type == "noise"
+
     def __call__(
         self,
         model_out: Tensor,
-        x_start: Tensor,
-        x_t: Tensor,
-        noise: Tensor,
         label: Tensor,
-        t_index: Tensor,
-        weight: Tensor,
+        draws: Draws,
+        x_t: Tensor | None,
+        noise: Noise,
     ) -> StepResult:
-        logits = self.diffusion.predict_logits(model_out, x_t, t_index)
-        loss = self.segmentation(logits, label)
-        if self.mse > 0:
-            loss = loss + self.mse * self.diffusion.noise_mse_loss(model_out, x_t, t_index, noise)
-        if self.vlb > 0:
-            loss = loss + self.vlb * self.diffusion.vlb_loss(model_out, x_start, x_t, t_index)
-        return StepResult((loss * weight).mean(), loss, logits, t_index)
+        diffusion, t_index = self.diffusion, draws.t_index
+        if x_t is None:
+            logits, _ = diffusion.split_model_out(model_out)
+            loss = self.segmentation(logits, label)
+        else:
+            logits = diffusion.predict_logits(model_out, x_t, t_index)
+            loss = self.segmentation(logits, label)
+            if self.mse > 0:
+                drawn = noise.draw(x_t.shape) if isinstance(noise, PhiloxNoise) else noise
+                loss = loss + self.mse * diffusion.noise_mse_loss(model_out, x_t, t_index, drawn)
+            if self.vlb > 0:
+                x_start = diffusion.label_to_x(label, x_t.shape[1])
+                loss = loss + self.vlb * diffusion.vlb_loss(model_out, x_start, x_t, t_index)
+        return StepResult((loss * draws.weight).mean(), loss, logits, t_index)
 
 
 @dataclass(frozen=True)
 class Supervised:
-    """The network as a plain segmentation network: no mask, no time."""
+    """The network as a plain segmentation network: no mask, no time, nothing to draw."""
 
     segmentation: SegmentationLoss
 
-    def __call__(self, network: Network, image: Tensor, label: Tensor, draws: Draws) -> StepResult:
-        logits = network(image, None, None)
+    def __call__(
+        self, network: Network, image: Tensor, label: Tensor, draws: Draws | None = None
+    ) -> StepResult:
+        logits = network(image)
         loss = self.segmentation(logits, label)
         return StepResult(loss.mean(), loss, logits, None)
 
@@ -113,15 +133,21 @@ class Standard:
 
     objective: DiffusionObjective
     num_classes: int
+    num_noises = 1
+
+    @property
+    def t_range(self) -> tuple[int, int]:
+        """The range [low, high) of t_index."""
+        return 0, self.objective.diffusion.num_timesteps
 
     def __call__(self, network: Network, image: Tensor, label: Tensor, draws: Draws) -> StepResult:
-        diffusion = self.objective.diffusion
-        x_start = diffusion.label_to_x(label, self.num_classes)
-        t, weight = draws.t_index(len(image), 0, diffusion.num_timesteps)
-        noise = draws.noise(x_start)
-        x_t = diffusion.q_sample(x_start, t, noise)
-        model_out = network(image, diffusion.x_to_mask(x_t), diffusion.network_time(t))
-        return self.objective(model_out, x_start, x_t, noise, label, t, weight)
+        objective, C = self.objective, self.num_classes
+        diffusion = objective.diffusion
+        t, (noise,) = draws.t_index, draws.noise
+        x, at = network_input(image, C), image.shape[1]
+        x_t = noise_label(diffusion, label, t, noise, C, x, at, return_x=objective.needs_x)
+        model_out = network(x, t=diffusion.network_time(t))
+        return objective(model_out, label, draws, x_t, noise)
 
 
 @dataclass(frozen=True)
@@ -147,26 +173,43 @@ class Recycling:
                 "does not reach t), got True"
             )
 
+    @property
+    def t_range(self) -> tuple[int, int]:
+        """The range [low, high) of t_index."""
+        return 0, self.objective.diffusion.num_timesteps - 1
+
+    @property
+    def num_noises(self) -> int:
+        """How often noise is drawn."""
+        return 1 if self.reverse_step else 2
+
     def __call__(self, network: Network, image: Tensor, label: Tensor, draws: Draws) -> StepResult:
-        diffusion = self.objective.diffusion
+        objective, C = self.objective, self.num_classes
+        diffusion = objective.diffusion
         T = diffusion.num_timesteps
-        x_start = diffusion.label_to_x(label, self.num_classes)
-        t, weight = draws.t_index(len(image), 0, T - 1)
+        t, noise = draws.t_index, draws.noise
         t_prev = torch.full_like(t, T - 1) if self.prev_step == "max" else t + 1
+        x, at = network_input(image, C), image.shape[1]
 
         with torch.no_grad():
-            noise = draws.noise(x_start)
-            x_prev = diffusion.q_sample(x_start, t_prev, noise)
-            model_out = network(image, diffusion.x_to_mask(x_prev), diffusion.network_time(t_prev))
-            x_pred = diffusion.predict_x_start(model_out, x_prev, t_prev)
+            needs_x_prev = self.reverse_step or diffusion.prediction_type == "noise"
+            x_prev = noise_label(
+                diffusion, label, t_prev, noise[0], C, x, at, return_x=needs_x_prev
+            )
+            model_out = network(x, t=diffusion.network_time(t_prev))
+            x_t: Tensor | None
             if self.reverse_step:
-                x_t = diffusion.predict_x_prev(x_pred, x_prev, t_prev)
+                assert x_prev is not None
+                mean = diffusion.posterior_mean_coefficients(t_prev)
+                x_t = reverse(diffusion, model_out, x_prev, t_prev, mean, x, at).x_prev
             else:
-                noise = draws.noise(x_start)
-                x_t = diffusion.q_sample(x_pred, t, noise)
+                x_t = noise_prediction(
+                    diffusion, model_out, x_prev, t_prev, t, noise[1], x, at,
+                    return_x=objective.needs_x,
+                )  # fmt: skip
 
-        model_out = network(image, diffusion.x_to_mask(x_t), diffusion.network_time(t))
-        return self.objective(model_out, x_start, x_t, noise, label, t, weight)
+        model_out = network(x, t=diffusion.network_time(t))
+        return objective(model_out, label, draws, x_t, noise[-1])
 
 
 @dataclass(frozen=True)
@@ -184,6 +227,7 @@ class SelfConditioning:
     prev_step: Literal["same", "next"] = "same"
     probability: float = 0.5
     imgx_compat: bool = False
+    num_noises = 1
 
     def __post_init__(self) -> None:
         if self.prev_step not in ("same", "next"):
@@ -191,32 +235,41 @@ class SelfConditioning:
         if not 0.0 <= self.probability <= 1.0:
             raise ValueError(f"probability: expected 0 to 1, got {self.probability}")
 
+    @property
+    def t_range(self) -> tuple[int, int]:
+        """The range [low, high) of t_index."""
+        T = self.objective.diffusion.num_timesteps
+        return 0, T if self.prev_step == "same" else T - 1
+
     def __call__(self, network: Network, image: Tensor, label: Tensor, draws: Draws) -> StepResult:
-        diffusion = self.objective.diffusion
-        T = diffusion.num_timesteps
-        x_start = diffusion.label_to_x(label, self.num_classes)
+        objective, C = self.objective, self.num_classes
+        diffusion = objective.diffusion
         same = self.prev_step == "same"
-        t, weight = draws.t_index(len(image), 0, T if same else T - 1)
+        t, (noise,) = draws.t_index, draws.noise
         t_prev = t if same else t + 1
+        x, at = network_input(image, 2 * C), image.shape[1]
 
         with torch.no_grad():
-            noise = draws.noise(x_start)
-            x_prev = diffusion.q_sample(x_start, t_prev, noise)
-            mask_prev = diffusion.x_to_mask(x_prev)
-            model_out = network(
-                image,
-                torch.cat([mask_prev, torch.zeros_like(mask_prev)], dim=1),
-                diffusion.network_time(t_prev),
-            )
-            x_pred = diffusion.predict_x_start(model_out, x_prev, t_prev)
-            x_t = x_prev if same else diffusion.predict_x_prev(x_pred, x_prev, t_prev)
-            keep = draws.uniform(len(image)) <= self.probability
-            keep = keep.to(x_pred.dtype).reshape(-1, *[1] * (x_pred.ndim - 1))
-            mask_t = mask_prev if self.imgx_compat else diffusion.x_to_mask(x_t)
-            mask = torch.cat([mask_t, diffusion.x_to_mask(x_pred) * keep], dim=1)
+            x_prev = noise_label(diffusion, label, t_prev, noise, C, x, at, return_x=True)
+            assert x_prev is not None
+            mask, predicted = x[:, at:].chunk(2, dim=1)
+            predicted.zero_()
+            model_out = network(x, t=diffusion.network_time(t_prev))
+            mask_prev = mask.clone() if self.imgx_compat else None
+            to_t = torch.tensor([[0.0, 1.0, 0.0]], device=t.device).expand(len(t), -1)  # x_t itself
+            if not same:
+                to_t = diffusion.posterior_mean_coefficients(t_prev)
+            step = reverse(diffusion, model_out, x_prev, t_prev, to_t, x, at, return_probs=True)
+            if mask_prev is not None:
+                mask.copy_(mask_prev)
+            keep = draws.uniform <= self.probability
+            assert step.probs is not None
+            predicted.copy_(step.probs * keep.view(-1, *[1] * (x.ndim - 1)))
 
-        model_out = network(image, mask, diffusion.network_time(t))
-        return self.objective(model_out, x_start, x_t, noise, label, t, weight)
+        model_out = network(x, t=diffusion.network_time(t))
+        x_t = step.x_prev if objective.needs_x else None
+        return objective(model_out, label, draws, x_t, noise)
 
 
-Strategy = Supervised | Standard | Recycling | SelfConditioning
+DiffusionStrategy = Standard | Recycling | SelfConditioning
+Strategy = Supervised | DiffusionStrategy

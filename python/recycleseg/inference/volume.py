@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -11,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recycleseg.diffusion.gaussian import GaussianDiffusion
-from recycleseg.diffusion.samplers import Network, sample
+from recycleseg.diffusion.network import Network
+from recycleseg.diffusion.samplers import sample
+from recycleseg.inference.graphs import GraphedSteps
 from recycleseg.inference.windows import (
     WindowMerger,
     extract_windows,
@@ -24,8 +27,10 @@ from recycleseg.inference.windows import (
 class VolumeSampler:
     """Segments an image of any size with a network trained on patches.
 
-    network: called with (image, mask, t), or (image, None, None) when `diffusion` is None: the
-    supervised network. diffusion: the respaced process. overlap: fraction of a window.
+    network: see `Network`. diffusion: the respaced process; None: the network is supervised.
+    overlap: fraction of a window. compiled: the network is compiled, for one shape: batches are
+    filled up to window_batch, and on a GPU a trajectory that draws no noise on its way runs as a
+    CUDA graph.
     """
 
     network: Network
@@ -38,6 +43,7 @@ class VolumeSampler:
     eta: float = 0.0
     self_conditioning: bool = False
     window_batch: int = 2
+    compiled: bool = False
 
     @torch.no_grad()
     def __call__(self, image: Tensor, generator: torch.Generator) -> Tensor:
@@ -57,25 +63,41 @@ class VolumeSampler:
         for first_window in range(0, len(starts), self.window_batch):
             batch = slice(first_window, first_window + self.window_batch)
             windows = extract_windows(image, starts[batch], self.patch_size)[0]
-            probs = torch.stack(list(self._steps(windows, generators[batch])))
-            merger.add(probs, starts[batch])
+            merger.add(self._sample_windows(windows, generators[batch]), starts[batch])
         probs = merger.merged()
         for axis, (start, size) in enumerate(zip(first, shape, strict=True), 2):
             probs = probs.narrow(axis, start, size)
         return probs
 
-    def _steps(self, windows: Tensor, generators: list[torch.Generator]) -> Iterator[Tensor]:
-        if self.diffusion is None:
-            logits = self.network(windows, None, None)
-            yield logits.softmax(1) if self.exclusive else logits.sigmoid()
-            return
+    def _sample_windows(self, windows: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """Probabilities (K, N, C, *P) of N windows at every step, one generator for each."""
+        number = len(windows)
+        if self.compiled and number < self.window_batch:
+            missing = self.window_batch - number
+            windows = torch.cat([windows, windows[:1].expand(missing, *windows.shape[1:])])
+            generators = generators + spawn(generators[-1], missing)
         shape = (self.num_classes, *self.patch_size)
 
         def noise() -> Tensor:
             drawn = [torch.randn(shape, generator=g, device=g.device) for g in generators]
             return torch.stack(drawn)
 
-        yield from sample(
+        if self.diffusion is None:
+            logits = self.network(windows).float()
+            probs = (logits.softmax(1) if self.exclusive else logits.sigmoid()).unsqueeze(0)
+        elif self.compiled and windows.is_cuda and self.sampler == "ddim" and self.eta == 0:
+            probs = self._graphed(windows, noise())
+        else:
+            probs = self._trajectory(windows, noise)
+        return probs[:, :number]
+
+    @cached_property
+    def _graphed(self) -> GraphedSteps:
+        return GraphedSteps(lambda windows, x: self._trajectory(windows, lambda: x))
+
+    def _trajectory(self, windows: Tensor, noise: Callable[[], Tensor]) -> Tensor:
+        assert self.diffusion is not None
+        steps = sample(
             self.network,
             self.diffusion,
             windows,
@@ -85,6 +107,7 @@ class VolumeSampler:
             eta=self.eta,
             self_conditioning=self.self_conditioning,
         )
+        return torch.stack(list(steps))
 
 
 def spawn(generator: torch.Generator, number: int) -> list[torch.Generator]:

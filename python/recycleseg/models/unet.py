@@ -161,7 +161,8 @@ class UNet(nn.Module):
 
         Args:
             image: (B, in_channels, *S), of any size.
-            mask: (B, mask_channels, *S) in [0, 1]; None for the supervised network.
+            mask: (B, mask_channels, *S) in [0, 1]; None for the supervised network, and where
+                ``image`` holds it already: (B, in_channels + mask_channels, *S), with t.
             t: (B,) in (0, 1]; None for the supervised network.
 
         Returns:
@@ -226,20 +227,23 @@ class UNet(nn.Module):
 
     def _check(self, image: Tensor, mask: Tensor | None, t: Tensor | None) -> None:
         ranks = (4, 5) if self.spatial_dims == 2 else (5,)
-        if image.ndim not in ranks or image.shape[1] != self.in_channels:
+        # with t and without mask, the mask lies beside the image
+        channels = self.in_channels + (self.mask_channels if mask is None and t is not None else 0)
+        if image.ndim not in ranks or image.shape[1] != channels:
             raise ValueError(
-                f"image: expected (B, {self.in_channels}, *S) with "
+                f"image: expected (B, {channels}, *S) with "
                 f"{' or '.join(str(r - 2) for r in ranks)} axes S, got {tuple(image.shape)}"
             )
-        if (mask is None) != (t is None):
-            raise ValueError("mask and t: expected both or neither")
-        if (mask is None) != (self.mask_channels == 0):
-            expected = f"{self.mask_channels} channels" if self.mask_channels else "None"
-            raise ValueError(f"mask: expected {expected}, got {'None' if mask is None else 'one'}")
-        if mask is None or t is None:
+        if t is None:
+            if mask is not None:
+                raise ValueError("t: expected times (B,) with a mask, got None")
+            if self.mask_channels:
+                raise ValueError(f"mask: expected {self.mask_channels} channels, got None")
             return
+        if not self.mask_channels:
+            raise ValueError("mask and t: expected None of a supervised network, got t")
         expected_shape = (image.shape[0], self.mask_channels, *image.shape[2:])
-        if mask.shape != expected_shape:
+        if mask is not None and mask.shape != expected_shape:
             raise ValueError(f"mask: expected {expected_shape}, got {tuple(mask.shape)}")
         if t.shape != image.shape[:1]:
             raise ValueError(f"t: expected shape ({image.shape[0]},), got {tuple(t.shape)}")

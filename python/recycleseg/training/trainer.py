@@ -20,10 +20,11 @@ from recycleseg.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
+from recycleseg.compiling import compiled, resolve_mode
 from recycleseg.config import TrainConfig, check_same_run, load_config
 from recycleseg.data.augment import augment
 from recycleseg.data.patches import PatchSampler
-from recycleseg.diffusion.strategies import RandomDraws, StepResult
+from recycleseg.diffusion.strategies import StepResult, Supervised, make_draws
 from recycleseg.training.data import load_training_data
 from recycleseg.training.evaluation import Evaluation, evaluate_cases, summarise
 from recycleseg.training.logging import RunLogger, StepProgress
@@ -86,6 +87,7 @@ class Trainer:
         self.forward = factory.AutocastNetwork(self.network, self.device, self.precision)
         self.diffusion = factory.make_diffusion(config, self.dataset.exclusive).to(self.device)
         self.strategy = factory.make_strategy(config, self.diffusion, self.dataset.num_classes)
+        self.loss_step = compiled(self.strategy, resolve_mode(config.compile, self.device))
         self.timesteps = factory.make_timesteps(config)
         self.generator = torch.Generator(self.device)
         # Parameters of an augmentation are a few numbers: drawn on the CPU, they start no kernels.
@@ -101,7 +103,7 @@ class Trainer:
         self.step = 0
         self.best_dice = -1.0
         self.validations_without_gain = 0
-        self.skipped_in_a_row = 0
+        self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def fit(self, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
         """Train to the end, then evaluate the best checkpoint; returns summary.json's content.
@@ -127,6 +129,7 @@ class Trainer:
                 loss, norm = self.train_step()
                 progress.advance()
                 if self.step % config.runtime.log_every == 0:
+                    self.check_gradients()
                     scalars = {
                         "loss": float(loss),
                         "grad_norm": float(norm),
@@ -155,22 +158,21 @@ class Trainer:
             if result.t_index is not None:
                 self.timesteps.update(result.loss_per_sample.detach(), result.t_index)
         norm = optimizer_step(self.optimizer, self.network, self.step, self.config.optim)
-        self._check_gradient(norm)
+        self.skipped_in_a_row = torch.where(norm.isfinite(), 0, self.skipped_in_a_row + 1)
         if self.average is not None:
             self.average.update(self.network)
         self.step += 1
         return total, norm
 
-    def _check_gradient(self, norm: Tensor) -> None:
-        """Count steps whose gradient is not finite, which change no weight; give up after many."""
-        self.skipped_in_a_row = 0 if torch.isfinite(norm) else self.skipped_in_a_row + 1
-        if self.skipped_in_a_row == 1:
-            self.console.print(f"step {self.step + 1}: gradient not finite, weights kept")
-        if self.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+    def check_gradients(self) -> None:
+        """Say so where gradients were not finite, and changed no weight; give up after many."""
+        skipped = int(self.skipped_in_a_row)
+        if skipped:
+            self.console.print(f"step {self.step}: the last {skipped} gradients were not finite")
+        if skipped >= MAX_SKIPPED_IN_A_ROW:
             raise ValueError(
-                f"gradients were not finite {MAX_SKIPPED_IN_A_ROW} steps in a row, up to step "
-                f"{self.step + 1}: resume with runtime.precision float32, or start anew with a "
-                "lower optim.lr_peak"
+                f"gradients were not finite {skipped} steps in a row, up to step {self.step}: "
+                "resume with runtime.precision float32, or start anew with a lower optim.lr_peak"
             )
 
     def loss_of_batch(self, index: int) -> StepResult:
@@ -187,8 +189,11 @@ class Trainer:
             spacing=self.data.spacing,
             generator=self.augment_generator,
         )
-        draws = RandomDraws(self.timesteps, self.generator)
-        return self.strategy(self.forward, image, label, draws)
+        if isinstance(self.strategy, Supervised):
+            return self.loss_step(self.forward, image, label)
+        shape = (len(image), self.dataset.num_classes, *self.patch_size)
+        draws = make_draws(self.strategy, self.timesteps, self.generator, shape)
+        return self.loss_step(self.forward, image, label, draws)
 
     def validate(self, logger: RunLogger) -> None:
         """Sample whole validation cases, log their Dice, keep the best weights."""

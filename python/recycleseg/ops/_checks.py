@@ -1,0 +1,62 @@
+"""Checks of arguments that several operations take; each raises ValueError."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
+
+
+def tensor(
+    name: str, x: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> None:
+    """x has exactly this shape and dtype."""
+    if x.shape != torch.Size(shape) or x.dtype != dtype:
+        raise ValueError(
+            f"{name}: expected {dtype} of shape {tuple(shape)}, "
+            f"got {x.dtype} of shape {tuple(x.shape)}"
+        )
+    _same_device(name, x, device)
+
+
+def floating(name: str, x: Tensor, shape: Sequence[int], device: torch.device) -> None:
+    """x has this shape, and some floating dtype."""
+    if x.shape != torch.Size(shape) or not x.is_floating_point():
+        raise ValueError(
+            f"{name}: expected floating point of shape {tuple(shape)}, "
+            f"got {x.dtype} of shape {tuple(x.shape)}"
+        )
+    _same_device(name, x, device)
+
+
+def label(name: str, x: Tensor) -> None:
+    """x is a label (B, *S)."""
+    if x.ndim < 2 or x.dtype not in LABEL_DTYPES:
+        raise ValueError(
+            f"{name}: expected a label (B, *S) of uint8, int16, int32 or int64, "
+            f"got {x.dtype} of shape {tuple(x.shape)}"
+        )
+
+
+def network_input(
+    x: Tensor, shape: Sequence[int], first_channel: int, device: torch.device
+) -> None:
+    """x has room for a mask of this shape (B, C, *S) from channel first_channel on."""
+    batch, classes, *spatial = shape
+    room = x.ndim == len(shape) and 0 <= first_channel <= x.shape[1] - classes
+    if not (room and x.is_floating_point() and x.shape == (batch, x.shape[1], *spatial)):
+        expected = f"({batch}, C_total, {', '.join(map(str, spatial))})"
+        raise ValueError(
+            f"network_input: expected floating point of shape {expected} with room for {classes} "
+            f"channels from first_channel {first_channel} on, "
+            f"got {x.dtype} of shape {tuple(x.shape)}"
+        )
+    _same_device("network_input", x, device)
+
+
+def _same_device(name: str, x: Tensor, device: torch.device) -> None:
+    if x.device != device:
+        raise ValueError(f"{name}: expected a tensor on {device}, got {x.device}")

@@ -1,0 +1,200 @@
+"""Soft Dice, focal loss and cross entropy of the same logits, in one pass.
+
+The three share the probabilities. On a GPU the logits are read once forward and once backward,
+where the probabilities are computed anew, so that nothing of their size is kept but the arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recycleseg.ops._backend import use_triton
+from recycleseg.ops._layout import collapse_spatial
+
+TERMS = ("dice", "focal", "cross_entropy")
+
+
+class LossTerms(NamedTuple):
+    """dice: 1 - soft Dice (B, C); counts: voxels or mass of each class in the label (B, C).
+
+    focal, cross_entropy: (B,).
+    """
+
+    dice: Tensor
+    counts: Tensor
+    focal: Tensor
+    cross_entropy: Tensor
+
+
+def dice_loss(
+    logits: Tensor,
+    label: Tensor,
+    *,
+    exclusive: bool = True,
+    gamma: float = 2.0,
+    terms: Collection[str] = TERMS,
+    backend: str = "auto",
+) -> LossTerms:
+    """Terms of a segmentation loss, per sample, from logits.
+
+    With p the softmax of exclusive classes or the sigmoid of overlapping ones, y the label as a
+    mask, sums over the voxels v of a sample and means over them,
+
+        counts = sum_v y,    dice = 1 - 2 sum_v p y / (sum_v p + counts),
+        focal = -mean_v sum_c (1 - p)^gamma y log p,    cross_entropy = -mean_v sum_c y log p
+
+    (Milletari et al., arXiv 1606.04797, without squares; Lin et al., arXiv 1708.02002). Of
+    overlapping classes both add p^gamma (1 - y) log(1 - p), with gamma 0 for cross entropy. Where
+    counts is 0, dice is 1 and has no gradient.
+
+    Computed in float32 (float64 for float64 logits). Differentiable in logits, by "triton" once;
+    "reference", which "auto" then takes, is so in a soft mask too. "triton" gives the same bits
+    every time.
+
+    Args:
+        logits: (B, C, *S), floating point.
+        label: (B, *S) integers in [0, C), of exclusive classes; or a mask (B, C, *S), which may be
+            soft: for overlapping classes, and for exclusive ones that sum to 1. A label that is no
+            class raises on a CPU, and on a GPU makes the terms of its sample NaN.
+        exclusive: exclusive classes or overlapping ones.
+        gamma: exponent of the focal loss, 0 or at least 1.
+        terms: what is needed of "dice" (with counts), "focal" and "cross_entropy"; the rest is NaN.
+        backend: "triton" (CUDA; float32, float16 or bfloat16; up to 64 classes), "reference", or
+            "auto": "triton" where it serves.
+
+    Raises:
+        ValueError: where an argument is not as said.
+        RuntimeError: for "triton" where it is not installed.
+    """
+    _check(logits, label, exclusive, terms)
+    check_gamma(gamma)
+    if backend == "triton" and label.requires_grad:
+        raise ValueError("backend='triton': expected a label without gradient, got one with")
+    if backend == "auto" and (label.requires_grad or logits.numel() == 0):
+        backend = "reference"
+    if not use_triton(backend, logits.shape[1], logits, label):
+        return dice_loss_reference(logits, label, exclusive=exclusive, gamma=gamma, terms=terms)
+    return _dice_loss_triton(logits, label, exclusive, gamma, terms)
+
+
+def dice_loss_reference(
+    logits: Tensor,
+    label: Tensor,
+    *,
+    exclusive: bool = True,
+    gamma: float = 2.0,
+    terms: Collection[str] = TERMS,
+) -> LossTerms:
+    """What :func:`dice_loss` computes, in plain torch."""
+    # one pass that also undoes channels-last memory: the channel axis is reduced below
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    z = logits.to(dtype, memory_format=torch.contiguous_format).flatten(2)
+    is_mask = label.shape == logits.shape
+    target = label.flatten(2).to(dtype) if is_mask else label.flatten(1).long()
+    log_p = z.log_softmax(1) if exclusive else F.logsigmoid(z)
+    dice = counts = z.new_full(z.shape[:2], torch.nan)
+    focal = entropy = z.new_full(z.shape[:1], torch.nan)
+    if "dice" in terms:
+        p = log_p.exp()
+        mask = target if is_mask else torch.zeros_like(p).scatter_(1, target.unsqueeze(1), 1.0)
+        counts = mask.sum(2)
+        dice = _dice(torch.linalg.vecdot(p, mask), p.sum(2), counts)
+    if "focal" in terms or "cross_entropy" in terms:
+        # y log p of a truth y, with what focuses it: log p and, of overlapping classes, log(1 - p)
+        parts: list[tuple[Tensor, Tensor, Tensor | None]]
+        if not exclusive:
+            log_not_p = F.logsigmoid(-z)
+            true, false = log_p * target, log_not_p * (1 - target)
+            parts = [(true, log_p, log_not_p), (false, log_not_p, log_p)]
+        elif is_mask:
+            parts = [(log_p * target, log_p, None)]
+        else:
+            log_p_true = log_p.gather(1, target.unsqueeze(1))
+            parts = [(log_p_true, log_p_true, None)]
+        if "focal" in terms:
+            focal = _total([_focus(log, log_not, gamma) * true for true, log, log_not in parts])
+        if "cross_entropy" in terms:
+            entropy = _total([true for true, _, _ in parts])
+    return LossTerms(dice, counts, focal, entropy)
+
+
+def check_gamma(gamma: float) -> None:
+    """Raise ValueError unless gamma is 0 or at least 1."""
+    if gamma != 0 and gamma < 1:
+        raise ValueError(
+            f"gamma must be 0 or at least 1, got {gamma}: between them the gradient is infinite "
+            "where a voxel is certain"
+        )
+
+
+def _check(logits: Tensor, label: Tensor, exclusive: bool, terms: Collection[str]) -> None:
+    if logits.ndim < 3 or not logits.is_floating_point():
+        raise ValueError(
+            f"logits must be floating with shape (B, C, *S), got {logits.dtype} "
+            f"{tuple(logits.shape)}"
+        )
+    batch, _, *spatial = logits.shape
+    is_mask = label.shape == logits.shape
+    if not is_mask and not (exclusive and label.shape == (batch, *spatial)):
+        label_shape = f"{(batch, *spatial)} or {tuple(logits.shape)}"
+        raise ValueError(
+            f"label must have shape {label_shape if exclusive else tuple(logits.shape)} "
+            f"for {'exclusive' if exclusive else 'overlapping'} classes, got {tuple(label.shape)}"
+        )
+    if not is_mask and (label.is_floating_point() or label.dtype == torch.bool):
+        raise ValueError(f"label {tuple(label.shape)} must be integer, got {label.dtype}")
+    if label.device != logits.device:
+        raise ValueError(
+            f"label must be on the device of logits, {logits.device}, got {label.device}"
+        )
+    if not set(terms) <= set(TERMS):
+        raise ValueError(f"terms must be among {TERMS}, got {tuple(terms)}")
+
+
+def _dice(overlap: Tensor, probability: Tensor, counts: Tensor) -> Tensor:
+    # an absent class whose probability is 0 too would give 0 / 0, whose gradient is NaN
+    total = torch.where(counts > 0, probability + counts, 1.0)
+    return 1 - 2 * overlap / total
+
+
+def _focus(log_p: Tensor, log_not_p: Tensor | None, gamma: float) -> Tensor | float:
+    """(1 - p)^gamma without loss of digits where p is almost 1."""
+    if gamma == 0:
+        return 1.0
+    return (-log_p.expm1()).pow(gamma) if log_not_p is None else (gamma * log_not_p).exp()
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    """Loss (B,) from parts (B, C, V) of the log-likelihood."""
+    # summed, not averaged: the gradient of a mean over voxels is written out, of their size
+    sums = [part.sum(2).sum(1) for part in parts]
+    return -(sums[0] if len(sums) == 1 else sums[0] + sums[1]) / parts[0].shape[2]
+
+
+def _dice_loss_triton(
+    logits: Tensor, label: Tensor, exclusive: bool, gamma: float, terms: Collection[str]
+) -> LossTerms:
+    # Here, for it imports Triton, which may be absent and takes seconds.
+    from recycleseg.kernels.dice_loss import dice_loss_fwd
+
+    is_mask = label.shape == logits.shape
+    z = collapse_spatial(logits)
+    target = collapse_spatial(label if is_mask else label.unsqueeze(1))
+    target = target if is_mask else target.squeeze(1)
+    sums = dice_loss_fwd(z, target, exclusive, float(gamma))
+    overlap, probability, counts = sums[:, :-2].unflatten(1, (3, -1)).unbind(1)
+    focal, entropy = (sums[:, -2:] / z.shape[2]).unbind(1)
+    counts = counts.detach()
+    found = (_dice(overlap, probability, counts), counts, focal, entropy)
+    names = ("dice", "dice", "focal", "cross_entropy")
+    return LossTerms(
+        *(
+            term if name in terms else torch.full_like(term, torch.nan)
+            for name, term in zip(names, found, strict=True)
+        )
+    )

@@ -1,0 +1,203 @@
+"""The forward step of the diffusion, straight into the input of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from recycleseg.ops import _checks as check
+from recycleseg.ops._backend import use_triton
+from recycleseg.ops._layout import check_output, collapsible, empty_in_layout_of
+from recycleseg.ops.philox import as_int64, philox_normal
+
+SourceType = Literal["logits", "probs", "label"]
+
+
+class NoiseStep(NamedTuple):
+    """What :func:`noise_step` gives: the input of the network, and x_t where it is asked for."""
+
+    network_input: Tensor
+    x_t: Tensor | None
+
+
+@torch.no_grad()
+def noise_step(
+    source: Tensor,
+    scale_start: Tensor,
+    scale_noise: Tensor,
+    *,
+    source_type: SourceType,
+    num_classes: int,
+    exclusive: bool = True,
+    noise: Tensor | None = None,
+    seed: int | Tensor | None = None,
+    offset: int | Tensor = 0,
+    network_input: Tensor | None = None,
+    first_channel: int = 0,
+    return_x: bool = False,
+    backend: str = "auto",
+) -> NoiseStep:
+    """Noise a segmentation and write it, as mask, into channels of the network's input.
+
+        x_start = 2 * p - 1,     x_t[b] = scale_start[b] * x_start[b] + scale_noise[b] * noise[b],
+        mask = (clip(x_t, -1, 1) + 1) / 2,
+
+    with p the softmax (exclusive classes) or sigmoid of logits, given probabilities, or the one-hot
+    of a label, all zeros where it is not in [0, C). With scales sqrt(alphas_cumprod) and
+    sqrt(1 - alphas_cumprod) it is q(x_t | x_0) of Ho et al. (arXiv 2006.11239), eq. 4. Computed in
+    float32 (float64 for a float64 source), on a GPU in one pass that reads and writes every element
+    once; nothing here waits for the device. There is no gradient.
+
+    Args:
+        source: logits or probabilities (B, C, *S), any floating dtype, or a label (B, *S): uint8,
+            int16, int32 or int64; *S of one axis at least.
+        scale_start, scale_noise: (B,) float32 (float64 for a float64 source).
+        source_type: what source is. "label" needs exclusive classes.
+        num_classes: C.
+        exclusive: softmax of logits rather than sigmoid.
+        noise: (B, C, *S), any floating dtype; or else
+        seed, offset: those of :func:`recycleseg.ops.philox.philox_normal`, which is the noise. As
+            tensors they are read on the device, so that a CUDA graph draws anew at each replay if
+            it bumps the offset.
+        network_input: (B, C_total, *S), any floating dtype; its channels first_channel ...
+            first_channel + C - 1 are overwritten. Contiguous or channels-last; a slice of channels
+            is well. It must not overlap with the other arguments. None: a new (B, C, *S).
+        return_x: whether to give x_t too.
+        backend: "triton", "reference", or "auto": Triton on a GPU, where it is installed and C at
+            most 64, else the reference.
+
+    Returns:
+        NoiseStep: network_input; x_t (B, C, *S), not clipped, channels-last if network_input is.
+        New tensors have the dtype of the scales.
+
+    Raises:
+        ValueError: where an argument is not as said.
+        RuntimeError: for "triton" where it is not installed.
+    """
+    _check(source, source_type, num_classes, exclusive)
+    dtype = torch.float64 if source.dtype == torch.float64 else torch.float32
+    batch, *spatial = source.shape if source_type == "label" else source[:, 0].shape
+    shape = torch.Size((batch, num_classes, *spatial))
+    device = source.device
+    check.tensor("scale_start", scale_start, (batch,), dtype, device)
+    check.tensor("scale_noise", scale_noise, (batch,), dtype, device)
+    if (noise is None) == (seed is None):
+        both = "none" if noise is None else "both"
+        raise ValueError(f"noise, seed: expected exactly one of them, got {both}")
+    if noise is not None:
+        check.floating("noise", noise, shape, device)
+    if network_input is not None:
+        check.network_input(network_input, shape, first_channel, device)
+    elif first_channel != 0:
+        raise ValueError(f"first_channel: expected 0 without network_input, got {first_channel}")
+    fused = use_triton(backend, num_classes, source, noise, network_input)
+    if source_type == "label":
+        source = source.unsqueeze(1)
+    if network_input is None:
+        network_input = empty_in_layout_of(source, shape, dtype)
+    x_t = empty_in_layout_of(network_input, shape, dtype) if return_x else None
+    if fused:
+        check_output("network_input", network_input)
+        source, noise = collapsible(source), None if noise is None else collapsible(noise)
+    (_triton_op() if fused else _noise_step_in_plain_torch)(
+        source.detach(),
+        scale_start.contiguous(),
+        scale_noise.contiguous(),
+        noise,
+        None if seed is None else as_int64("seed", seed, device),
+        None if seed is None else as_int64("offset", offset, device),
+        network_input,
+        x_t,
+        source_type,
+        num_classes,
+        exclusive,
+        first_channel,
+    )
+    return NoiseStep(network_input, x_t)
+
+
+def noise_step_reference(
+    source: Tensor,
+    scale_start: Tensor,
+    scale_noise: Tensor,
+    noise: Tensor,
+    *,
+    source_type: SourceType,
+    num_classes: int,
+    exclusive: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """mask and x_t (B, C, *S) of :func:`noise_step` for a given noise, in plain torch."""
+    per_sample = (-1, *[1] * (noise.ndim - 1))
+    if source_type == "label":
+        classes = torch.arange(num_classes, device=source.device)
+        probs = source.unsqueeze(1) == classes.view(1, -1, *[1] * (source.ndim - 1))
+    elif source_type == "logits":
+        source = source.to(scale_start.dtype)
+        probs = source.softmax(1) if exclusive else source.sigmoid()
+    else:
+        probs = source
+    x_start = 2 * probs.to(scale_start.dtype) - 1
+    x_t = scale_start.view(per_sample) * x_start + scale_noise.view(per_sample) * noise
+    return (x_t.clamp(-1, 1) + 1) / 2, x_t
+
+
+def _triton_op() -> Callable[..., None]:
+    # Here, for it imports Triton, which may be absent and takes seconds.
+    from recycleseg.kernels.noise_step import noise_step_op
+
+    op: Callable[..., None] = noise_step_op
+    return op
+
+
+def _noise_step_in_plain_torch(
+    source: Tensor,
+    scale_start: Tensor,
+    scale_noise: Tensor,
+    noise: Tensor | None,
+    seed: Tensor | None,
+    offset: Tensor | None,
+    network_input: Tensor,
+    x_t: Tensor | None,
+    source_type: SourceType,
+    num_classes: int,
+    exclusive: bool,
+    first_channel: int,
+) -> None:
+    """What the Triton operator does, with its arguments."""
+    channels = network_input[:, first_channel : first_channel + num_classes]
+    if seed is not None and offset is not None:
+        noise = philox_normal(channels.shape, seed, offset)
+    assert noise is not None
+    mask, noised = noise_step_reference(
+        source.squeeze(1) if source_type == "label" else source,
+        scale_start,
+        scale_noise,
+        noise.to(scale_start.dtype),
+        source_type=source_type,
+        num_classes=num_classes,
+        exclusive=exclusive,
+    )
+    channels.copy_(mask)
+    if x_t is not None:
+        x_t.copy_(noised)
+
+
+def _check(source: Tensor, source_type: str, num_classes: int, exclusive: bool) -> None:
+    if source_type not in get_args(SourceType):
+        raise ValueError(
+            f"source_type: expected one of {get_args(SourceType)}, got {source_type!r}"
+        )
+    if num_classes < 1:
+        raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
+    if source_type == "label":
+        if not exclusive:
+            raise ValueError("source_type: expected 'logits' or 'probs' of overlapping classes")
+        check.label("source", source)
+    elif source.ndim < 3 or not source.is_floating_point() or source.shape[1] != num_classes:
+        raise ValueError(
+            f"source: expected floating point (B, {num_classes}, *S), "
+            f"got {source.dtype} of shape {tuple(source.shape)}"
+        )

@@ -1,0 +1,129 @@
+"""Normal noise by counter, in plain torch: what the Triton kernels draw, number for number.
+
+Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns a
+128-bit counter and a 64-bit key into four 32-bit words. An element's counter tells where it lies,
+so that its noise depends on nothing else: not on memory layout, block size or device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MAX_OFFSET = 2**60
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+# As Triton has them: |word| * SCALE < 1 for every int32, and log(0) is kept away.
+_UNIFORM_SCALE = 4.6566127342e-10
+_MIN_UNIFORM = 1e-7
+
+
+class PhiloxNoise(NamedTuple):
+    """Noise not yet drawn: seed and offset, 0-d int64, of :func:`philox_normal`."""
+
+    seed: Tensor
+    offset: Tensor
+
+    def draw(self, shape: Sequence[int]) -> Tensor:
+        """The noise (B, C, *S), float32."""
+        return philox_normal(shape, self.seed, self.offset)
+
+
+def philox_normal(
+    shape: Sequence[int],
+    seed: int | Tensor,
+    offset: int | Tensor = 0,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Standard normal noise (B, C, *S), float32.
+
+    Element (b, c, v), where v is the index of the voxel in row-major order among V, takes the
+    words of key `seed` and counter
+
+        (lo(n), hi(n), lo(offset), hi(offset) << 4 | c // 4),     n = b * V + v,
+
+    and of the four normals that Box-Muller makes of them the (c % 4)-th.
+
+    Args:
+        shape: (B, C, *S), with C at most 64.
+        seed: any int64, or a 0-d int64 tensor on the device.
+        offset: in [0, 2^60), likewise; one a draw: other offsets give independent noise.
+        device: of the result; None: that of the tensors among seed and offset, else the CPU.
+
+    Raises:
+        ValueError: where an argument is not as said.
+    """
+    if len(shape) < 2 or shape[1] > 64:
+        raise ValueError(f"shape: expected (B, C, *S) with C at most 64, got {tuple(shape)}")
+    if device is None:
+        tensors = [value for value in (seed, offset) if isinstance(value, Tensor)]
+        device = tensors[0].device if tensors else torch.device("cpu")
+    seed = as_int64("seed", seed, torch.device(device))
+    offset = as_int64("offset", offset, torch.device(device))
+    batch, classes, *spatial = shape
+    groups = (classes + 3) // 4
+    voxels = math.prod(spatial)
+    n = torch.arange(batch * voxels, device=device).view(batch, 1, voxels)
+    group = torch.arange(groups, device=device).view(1, groups, 1)
+    zero = torch.zeros_like(n + group)
+    counter = (n & _MASK, n >> 32, offset & _MASK, ((offset >> 32) << 4) | group)
+    words = philox_words([word + zero for word in counter], (seed & _MASK, (seed >> 32) & _MASK))
+    u = [_uniform(word) for word in words]
+    normals = torch.stack([*_box_muller(u[0], u[1]), *_box_muller(u[2], u[3])], dim=2)
+    return normals.flatten(1, 2)[:, :classes].reshape(shape)
+
+
+def as_int64(name: str, value: int | Tensor, device: torch.device) -> Tensor:
+    """A seed or offset as 0-d int64 tensor on `device`, made without waiting for it.
+
+    Raises:
+        ValueError: a tensor that is not so, or an int out of range.
+    """
+    if isinstance(value, Tensor):
+        if value.dtype != torch.int64 or value.ndim != 0 or value.device.type != device.type:
+            raise ValueError(
+                f"{name}: expected an int or a 0-d int64 tensor on {device}, got {value.dtype} "
+                f"of shape {tuple(value.shape)} on {value.device}"
+            )
+        return value
+    low, high = (0, MAX_OFFSET) if name == "offset" else (-(2**63), 2**63)
+    if not low <= value < high:
+        raise ValueError(f"{name}: expected {low} to {high - 1}, got {value}")
+    return torch.full((), value, dtype=torch.int64, device=device)
+
+
+def philox_words(counter: Sequence[Tensor], key: Sequence[Tensor]) -> list[Tensor]:
+    """The four words of Philox4x32-10, each int64 with a uint32's value, as are the arguments."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        high0, low0 = _multiply(c0, _MULTIPLIERS[0])
+        high2, low2 = _multiply(c2, _MULTIPLIERS[1])
+        c0, c1, c2, c3 = high2 ^ c1 ^ k0, low2, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + _KEY_STEPS[0]) & _MASK, (k1 + _KEY_STEPS[1]) & _MASK
+    return [c0, c1, c2, c3]
+
+
+def _multiply(a: Tensor, constant: int) -> tuple[Tensor, Tensor]:
+    """High and low word of a product of uint32, in halves: int64 does not hold all of it."""
+    low = (a & 0xFFFF) * constant
+    high = (a >> 16) * constant
+    return (high + (low >> 16)) >> 16, (((high & 0xFFFF) << 16) + low) & _MASK
+
+
+def _uniform(word: Tensor) -> Tensor:
+    """float32 in [0, 1) of a word, with 31 bits of it, as tl.uint_to_uniform_float."""
+    return torch.where(word >= 2**31, _MASK - word, word).float() * _UNIFORM_SCALE
+
+
+def _box_muller(u1: Tensor, u2: Tensor) -> tuple[Tensor, Tensor]:
+    """Two independent normals of two uniform numbers, as tl.pair_uniform_to_normal."""
+    radius = (-2.0 * u1.clamp(min=_MIN_UNIFORM).log()).sqrt()
+    angle = 2 * math.pi * u2
+    return radius * angle.cos(), radius * angle.sin()
