@@ -17,7 +17,14 @@ import torch
 import yaml
 
 from recycleseg.checkpoint import load_checkpoint
-from recycleseg.config import DiffusionConfig, TrainConfig, ValidationConfig, load_config
+from recycleseg.config import (
+    CompileMode,
+    DiffusionConfig,
+    StrategyName,
+    TrainConfig,
+    ValidationConfig,
+    load_config,
+)
 from recycleseg.inference.predictor import Predictor
 from recycleseg.training.trainer import Trainer
 
@@ -249,3 +256,22 @@ def test_trains_resumes_and_predicts_on_a_gpu(
     Trainer(longer).fit(resume=True)
     prediction = Predictor.load(config.out or "")(disc_dataset / "imagesTr" / "disc_6_0000.png")
     assert prediction.label.shape == (32, 24)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("mode", ["off", "default"])
+@pytest.mark.parametrize("strategy", ["recycling", "standard", "self_conditioning", "supervised"])
+def test_a_step_does_not_wait_for_the_gpu(
+    small_config: TrainConfig, mode: CompileMode, strategy: StrategyName
+) -> None:
+    runtime = replace(small_config.runtime, device="cuda")
+    trainer = Trainer(replace(small_config, runtime=runtime, compile=mode, strategy=strategy))
+    for _ in range(3):  # compiles, and chooses algorithms
+        trainer.train_step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss, _ = trainer.train_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert loss.isfinite()

@@ -82,8 +82,8 @@ def augment(
     matrix, gamma = random_parameters(
         image.shape[0], image.shape[2:], config, spacing=spacing, generator=generator
     )
-    image, label = warp(image, label, matrix.to(image.device))
-    return adjust_gamma(image, gamma.to(image.device)), label
+    image, label = warp(image, label, matrix.to(image.device, non_blocking=True))
+    return adjust_gamma(image, gamma.to(image.device, non_blocking=True)), label
 
 
 def random_parameters(
