@@ -28,6 +28,16 @@ def tolerance(device: torch.device) -> float:
 
 
 @pytest.fixture
+def opcheck(device: torch.device) -> Callable[..., None]:
+    """torch.library.opcheck; of it, in the interpreter, what runs no kernel on fake tensors."""
+    if triton_version() is None:
+        pytest.skip("Triton is not installed")
+    on_cpu = ("test_schema", "test_autograd_registration")
+    options = {"test_utils": on_cpu} if device.type == "cpu" else {}
+    return lambda operator, arguments: torch.library.opcheck(operator, arguments, **options)
+
+
+@pytest.fixture
 def fuse(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Has the named operation run its Triton kernel, on a CPU too, unless "reference" is asked."""
     if triton_version() is None:

@@ -248,19 +248,17 @@ def test_output_that_does_not_collapse_is_named(
         )
 
 
-@pytest.mark.gpu
-@needs_gpu
-def test_is_a_well_formed_operator() -> None:
+def test_is_a_well_formed_operator(opcheck: Callable[..., None], device: torch.device) -> None:
     from recycleseg.kernels.ddim_update import ddim_update_op
 
-    state = {name: t.cuda() for name, t in random_state((2, 4, 5), 3).items()}
+    state = {name: t.to(device) for name, t in random_state((2, 4, 5), 3).items()}
     model_out, x_t, coefficients, start_coefficients = state.values()
-    seed, offset = torch.tensor(1).cuda(), torch.tensor(2).cuda()
-    mask = torch.zeros(2, 4, 4, 5).cuda()
-    label = torch.zeros(2, 4, 5, dtype=torch.uint8).cuda()
+    seed, offset = torch.tensor(1).to(device), torch.tensor(2).to(device)
+    mask = torch.zeros(2, 4, 4, 5).to(device)
+    label = torch.zeros(2, 4, 5, dtype=torch.uint8).to(device)
     x_prev, probs, mean = (torch.zeros_like(x_t) for _ in range(3))
-    for asked in ((None,) * 5, (mask, label, probs, mean, torch.tensor(0.5).cuda())):
-        torch.library.opcheck(
+    for asked in ((None,) * 5, (mask, label, probs, mean, torch.tensor(0.5).to(device))):
+        opcheck(
             ddim_update_op,
             (
                 *(model_out, x_t, coefficients, start_coefficients, None, seed, offset, x_prev),

@@ -274,3 +274,17 @@ def test_segmentation_loss(
     torch.testing.assert_close(leaf.grad.double().cpu(), exact_leaf.grad, **close)
     for name, expected in loss.components(exact_leaf, wide).items():
         torch.testing.assert_close(components[name].double().cpu(), expected, **close)
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_is_a_well_formed_operator(
+    exclusive: bool, opcheck: Callable[..., None], device: torch.device
+) -> None:
+    from recycleseg.kernels.dice_loss import dice_loss_bwd, dice_loss_fwd
+
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 20, device=device, requires_grad=True)
+    label = torch.randint(3, (2, 20), device=device) if exclusive else logits.detach().sigmoid()
+    opcheck(dice_loss_fwd, (logits, label, exclusive, 2.0))
+    grad_sums = torch.randn(2, 11, device=device)
+    opcheck(dice_loss_bwd, (grad_sums, logits.detach(), label, exclusive, 2.0))

@@ -222,20 +222,19 @@ def test_output_that_does_not_collapse_is_named(
             )
 
 
-@pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("source_type", ["logits", "label"])
-def test_is_a_well_formed_operator(source_type: str) -> None:
+def test_is_a_well_formed_operator(
+    source_type: str, opcheck: Callable[..., None], device: torch.device
+) -> None:
     from recycleseg.kernels.noise_step import noise_step_op
 
-    device = torch.device("cuda")
     source = random_source(source_type, (2, 4, 5), 3).to(device)
     if source_type == "label":
         source = source.unsqueeze(1)
     seed, offset = torch.tensor(1, device=device), torch.tensor(2, device=device)
     network_input, x_t = torch.zeros(2, 4, 4, 5).to(device), torch.zeros(2, 3, 4, 5).to(device)
     arguments = source, *scales(2, device), None, seed, offset, network_input, x_t
-    torch.library.opcheck(noise_step_op, (*arguments, source_type, 3, True, 1))
+    opcheck(noise_step_op, (*arguments, source_type, 3, True, 1))
 
 
 @pytest.mark.gpu

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from recycleseg.ops.philox import philox_words
+from recycleseg.ops.noise_step import noise_step
+from recycleseg.ops.philox import philox_normal, philox_words
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 tl = pytest.importorskip("triton.language")
@@ -65,3 +67,21 @@ def test_draws_the_same_normals_where_counters_pass_32_bits(
         expected = radius * trigonometric(2 * math.pi * u[pair + 1])
         # The argument of cos is rounded to float32, which up to 2 pi is 2.4e-7.
         torch.testing.assert_close(y[:, c].cpu().double(), expected, rtol=0, atol=3 * tolerance)
+
+
+def test_a_million_draws_of_a_kernel_are_the_tested_ones(
+    fuse: Callable[[str], None], device: torch.device, tolerance: float
+) -> None:
+    """Those whose moments, distribution and independence tests/ops/test_philox.py looks at."""
+    fuse("noise_step")
+    source = torch.zeros(2, 4, 125_000, device=device)
+    zero, one = torch.zeros(2, device=device), torch.ones(2, device=device)
+    step = noise_step(source, zero, one, source_type="logits", num_classes=4, seed=7, return_x=True)
+    assert step.x_t is not None
+    expected = philox_normal(source.shape, 7, 0, device)
+    torch.testing.assert_close(step.x_t, expected, rtol=0, atol=3 * tolerance)
+    values = step.x_t.double().flatten()
+    # a million draws: standard deviations 0.001 of the mean, 0.0014 of the variance, 0.01 of x^4
+    assert abs(values.mean()) < 0.004
+    assert abs(values.var() - 1) < 0.006
+    assert abs(values.pow(4).mean() - 3) < 0.04

@@ -233,18 +233,6 @@ def test_gpu_equals_the_reference_in_float64(
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("target", TARGETS)
-def test_gpu_is_a_well_formed_operator(target: str) -> None:
-    logits, label, kind = random_case((2, 3, 60), target)
-    logits = logits.float().cuda().requires_grad_()
-    label = label.float().cuda() if label.is_floating_point() else label.cuda()
-    from recycleseg.kernels.dice_loss import dice_loss_fwd
-
-    torch.library.opcheck(dice_loss_fwd, (logits, label, kind["exclusive"], 2.0))
-
-
-@pytest.mark.gpu
-@needs_gpu
-@pytest.mark.parametrize("target", TARGETS)
 def test_gpu_compiled_full_graph_equals_eager(target: str) -> None:
     logits, label, kind = random_case((2, 3, 20, 30), target)
     label = label.float().cuda() if label.is_floating_point() else label.cuda()
