@@ -14,15 +14,17 @@ from rivals.monai import MonaiWorkload
 from torch import Tensor
 
 from recycleseg import _ext
-from recycleseg.config import OptimConfig
+from recycleseg.compiling import compiled, resolve_mode
+from recycleseg.config import CompileMode, OptimConfig
 from recycleseg.diffusion.gaussian import GaussianDiffusion
-from recycleseg.diffusion.samplers import sample
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.diffusion.strategies import DiffusionObjective, Recycling, Standard, make_draws
 from recycleseg.diffusion.timesteps import UniformTimesteps
 from recycleseg.factory import AutocastNetwork, choose_precision
+from recycleseg.inference.volume import VolumeSampler
 from recycleseg.losses import SegmentationLoss
 from recycleseg.models.unet import UNet
+from recycleseg.ops import _backend
 from recycleseg.training.optim import make_optimizer, optimizer_step
 
 NUM_CLASSES = 3
@@ -49,8 +51,9 @@ class Workload:
     """One case computed one way.
 
     provider: "fused": what recycle-train does here (bf16 where the processor has it, channels
-    last, compiled extension); "plain": the same network in float32 and contiguous, of PyTorch's own
-    layers (instance_norm with its affine, residual, gelu); "compiled": torch.compile of "plain".
+    last, the extension or Triton, on a GPU compiled); "plain": the same network in float32 and
+    contiguous, of PyTorch's own layers (instance_norm with its affine, residual, gelu) and steps;
+    "compiled": torch.compile of "plain".
     """
 
     def __init__(self, case: str, provider: str, strategy: str = "recycling") -> None:
@@ -59,22 +62,32 @@ class Workload:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = UNet(len(c.shape), 1, NUM_CLASSES, c.channels, dropout=0.1).to(device)
         self.plain = provider != "fused"
-        precision = choose_precision("auto", device) if provider == "fused" else "float32"
-        forward = self.network
         if self.plain:
             self.network.memory_format = torch.contiguous_format
             self.network.to(memory_format=torch.contiguous_format)
-        if provider == "compiled":
-            forward = torch.compile(self.network, dynamic=False)
-        self.forward = AutocastNetwork(forward, device, precision)
+        precision = "float32" if self.plain else choose_precision("auto", device)
+        wanted: dict[str, CompileMode] = {"fused": "auto", "plain": "off", "compiled": "default"}
+        mode = resolve_mode(wanted[provider], device)
+        forward = AutocastNetwork(self.network, device, precision)
         self.config = OptimConfig()
         self.optimizer = make_optimizer(self.network, self.config)
         schedule = NoiseSchedule("linear", 1001)
-        diffusion = GaussianDiffusion(schedule).to(device)
-        self.sampling = GaussianDiffusion(schedule.respace(5)).to(device)
-        objective = DiffusionObjective(diffusion, SegmentationLoss(1.0, 1.0))
+        objective = DiffusionObjective(
+            GaussianDiffusion(schedule).to(device), SegmentationLoss(1.0, 1.0)
+        )
         self.strategy = STRATEGIES[strategy](objective, NUM_CLASSES)
-        self.generator = torch.Generator(device).manual_seed(0)
+        loss_step = compiled(self.strategy, mode)
+        self.loss_step = lambda *arguments: loss_step(forward, *arguments)
+        self.sampler = VolumeSampler(
+            compiled(forward, mode),
+            GaussianDiffusion(schedule.respace(5)).to(device),
+            NUM_CLASSES,
+            exclusive=True,
+            patch_size=c.shape,
+            window_batch=c.batch,
+            compiled=mode != "off",
+        )
+        self.generators = [torch.Generator(device).manual_seed(i) for i in range(c.batch)]
         self.timesteps = UniformTimesteps(1001)
         self.image = torch.randn((c.batch, 1, *c.shape), device=device)
         self.label = torch.randint(NUM_CLASSES, (c.batch, *c.shape), device=device)
@@ -82,10 +95,10 @@ class Workload:
     def train(self) -> None:
         """One optimiser step, from noise to updated weights."""
         self.network.train()
-        with self._layers():
+        with self._operations():
             shape = (len(self.image), NUM_CLASSES, *self.image.shape[2:])
-            draws = make_draws(self.strategy, self.timesteps, self.generator, shape)
-            loss = self.strategy(self.forward, self.image, self.label, draws).loss
+            draws = make_draws(self.strategy, self.timesteps, self.generators[0], shape)
+            loss = self.loss_step(self.image, self.label, draws).loss
             loss.backward()
             optimizer_step(self.optimizer, self.network, 0, self.config)
         loss.item()
@@ -93,28 +106,22 @@ class Workload:
     def sample(self) -> Tensor:
         """Five DDIM steps."""
         self.network.eval()
-        with self._layers():
-            *_, probs = sample(
-                self.forward, self.sampling, self.image, NUM_CLASSES, noise=self._noise
-            )
-        return probs.cpu()
+        with self._operations():
+            return self.sampler.sample_windows(self.image, self.generators)[-1].cpu()
 
-    def _noise(self) -> Tensor:
-        shape = (len(self.image), NUM_CLASSES, *self.image.shape[2:])
-        return torch.randn(shape, generator=self.generator, device=self.image.device)
-
-    def _layers(self) -> nullcontext[None] | _WithoutExtension:
-        return _WithoutExtension() if self.plain else nullcontext()
+    def _operations(self) -> nullcontext[None] | _PlainOperations:
+        return _PlainOperations() if self.plain else nullcontext()
 
 
-class _WithoutExtension:
+class _PlainOperations:
     """Operations take PyTorch's own layers inside."""
 
     def __enter__(self) -> None:
-        self.had, _ext.HAS_CPP = _ext.HAS_CPP, False
+        self.had = _ext.HAS_CPP, _backend.HAS_TRITON
+        _ext.HAS_CPP = _backend.HAS_TRITON = False
 
     def __exit__(self, *_: object) -> None:
-        _ext.HAS_CPP = self.had
+        _ext.HAS_CPP, _backend.HAS_TRITON = self.had
 
 
 def make_workload(

@@ -63,14 +63,19 @@ class VolumeSampler:
         for first_window in range(0, len(starts), self.window_batch):
             batch = slice(first_window, first_window + self.window_batch)
             windows = extract_windows(image, starts[batch], self.patch_size)[0]
-            merger.add(self._sample_windows(windows, generators[batch]), starts[batch])
+            merger.add(self.sample_windows(windows, generators[batch]), starts[batch])
         probs = merger.merged()
         for axis, (start, size) in enumerate(zip(first, shape, strict=True), 2):
             probs = probs.narrow(axis, start, size)
         return probs
 
-    def _sample_windows(self, windows: Tensor, generators: list[torch.Generator]) -> Tensor:
-        """Probabilities (K, N, C, *P) of N windows at every step, one generator for each."""
+    @torch.no_grad()
+    def sample_windows(self, windows: Tensor, generators: list[torch.Generator]) -> Tensor:
+        """Probabilities (K, N, C, *P) of windows (N, C_img, *P) at every step.
+
+        generators: one for each window, on its device. Where the sampler is compiled, N is at most
+        window_batch, and on a GPU the next call may overwrite the result.
+        """
         number = len(windows)
         if self.compiled and number < self.window_batch:
             missing = self.window_batch - number

@@ -1,6 +1,21 @@
 """Operations with a fast implementation, each beside its plain reference."""
 
 from recycleseg.ops.build_info import build_info
+from recycleseg.ops.ddim_update import ddim_update
+from recycleseg.ops.dice_loss import dice_loss
+from recycleseg.ops.dropout import dropout
+from recycleseg.ops.noise_step import noise_step
+from recycleseg.ops.norm_act import norm_act
 from recycleseg.ops.overlap_counts import overlap_counts
+from recycleseg.ops.philox import philox_normal
 
-__all__ = ["build_info", "overlap_counts"]
+__all__ = [
+    "build_info",
+    "ddim_update",
+    "dice_loss",
+    "dropout",
+    "noise_step",
+    "norm_act",
+    "overlap_counts",
+    "philox_normal",
+]

@@ -11,7 +11,7 @@ MAX_CLASSES = 64
 _BACKENDS = ("auto", "triton", "reference")
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Looked up once: torch.compile cannot trace a look-up of installed packages.
-_HAS_TRITON = triton_version() is not None
+HAS_TRITON = triton_version() is not None
 
 
 def use_triton(backend: str, num_classes: int, *tensors: Tensor | None) -> bool:
@@ -35,7 +35,7 @@ def use_triton(backend: str, num_classes: int, *tensors: Tensor | None) -> bool:
     other = [t.dtype for t in present if t.is_floating_point() and t.dtype not in _DTYPES]
     served = device == "cuda" and not other and num_classes <= MAX_CLASSES
     if backend == "auto":
-        return served and _HAS_TRITON
+        return served and HAS_TRITON
     if device != "cuda":
         raise ValueError(f"backend='triton': expected CUDA tensors, got {device}")
     if other:
@@ -44,7 +44,7 @@ def use_triton(backend: str, num_classes: int, *tensors: Tensor | None) -> bool:
         raise ValueError(
             f"backend='triton': expected at most {MAX_CLASSES} classes, got {num_classes}"
         )
-    if not _HAS_TRITON:
+    if not HAS_TRITON:
         raise RuntimeError(
             "backend='triton' needs Triton, which is not installed. It comes with PyTorch's CUDA "
             "wheels for Linux."
