@@ -18,3 +18,8 @@ def pytest_benchmark_update_machine_info(
     environment = describe_environment(device, choose_precision("auto", device))
     environment.pop("command")
     machine_info["recycleseg"] = environment
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let a bench print warnings, which tests fail by: they may be of what it compares with."""
+    item.add_marker(pytest.mark.filterwarnings("default"))
