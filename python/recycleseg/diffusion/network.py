@@ -20,13 +20,27 @@ class Network(Protocol):
     ) -> Tensor: ...
 
 
-def network_input(image: Tensor, mask_channels: int) -> Tensor:
-    """Channels-last tensor (B, C_img + mask_channels, *S) that begins with the image.
+class NetworkInput:
+    """Image and mask side by side in one tensor: what a network sees.
 
-    The steps of the diffusion write their masks into the other channels, which are uninitialised.
+    The steps of the diffusion write their masks straight into it, from channel `mask_channel` on.
+
+    Args:
+        image: (B, C_img, *S), which is copied into the first channels.
+        mask_channels: number of further channels, uninitialised.
+
+    Attributes:
+        tensor: (B, C_img + mask_channels, *S), channels-last, the image's dtype.
+        mask_channel: first channel of the mask.
     """
-    batch, channels, *spatial = image.shape
-    shape = (batch, *spatial, channels + mask_channels)
-    x = torch.empty(shape, dtype=image.dtype, device=image.device).movedim(-1, 1)
-    x[:, :channels] = image
-    return x
+
+    def __init__(self, image: Tensor, mask_channels: int) -> None:
+        batch, self.mask_channel, *spatial = image.shape
+        shape = (batch, *spatial, self.mask_channel + mask_channels)
+        self.tensor = torch.empty(shape, dtype=image.dtype, device=image.device).movedim(-1, 1)
+        self.tensor[:, : self.mask_channel] = image
+
+    @property
+    def mask(self) -> Tensor:
+        """View of the mask (B, mask_channels, *S)."""
+        return self.tensor[:, self.mask_channel :]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recycleseg.diffusion.gaussian import GaussianDiffusion, weighted_sum
-from recycleseg.diffusion.network import Network, network_input
+from recycleseg.diffusion.network import Network, NetworkInput
 from recycleseg.diffusion.steps import reverse
 
 
@@ -122,7 +122,7 @@ def sample(
     """Segment an image by reversing the diffusion from noise, step by step.
 
     Args:
-        network: called as network(x, t=t) once a step, x being the image and the mask.
+        network: called as network(x.tensor, t=t) once a step, x being the image and the mask.
         diffusion: process whose schedule has been respaced to the wanted number of steps.
         image: (B, C_img, *S).
         num_classes: C.
@@ -141,21 +141,21 @@ def sample(
     """
     if sampler not in ("ddim", "ddpm"):
         raise ValueError(f"unknown sampler {sampler!r}, expected 'ddim' or 'ddpm'")
-    batch, first_channel, *spatial = image.shape
+    batch, _, *spatial = image.shape
     x_t = noise()
     if x_t.shape != (batch, num_classes, *spatial):
         raise ValueError(
             f"noise must give shape {(batch, num_classes, *spatial)}, got {tuple(x_t.shape)}"
         )
-    x = network_input(image, num_classes * (2 if self_conditioning else 1))
-    mask, predicted = x[:, first_channel:].tensor_split([num_classes], dim=1)
+    x = NetworkInput(image, num_classes * (2 if self_conditioning else 1))
+    mask, predicted = x.mask.tensor_split([num_classes], dim=1)
     mask.copy_(diffusion.x_to_mask(x_t))
     predicted.zero_()
     learned = sampler == "ddpm" and diffusion.learns_variance
     stochastic = sampler == "ddpm" or eta > 0
     for index in reversed(range(diffusion.num_timesteps)):
         t_index = torch.full((batch,), index, device=image.device)
-        model_out = network(x, t=diffusion.network_time(t_index))
+        model_out = network(x.tensor, t=diffusion.network_time(t_index))
         if learned:
             x_t, x_start = ddpm_step(diffusion, model_out, x_t, t_index, noise=noise())
             mask.copy_(diffusion.x_to_mask(x_t))
@@ -172,7 +172,6 @@ def sample(
                 t_index,
                 coefficients,
                 x,
-                first_channel,
                 noise=noise() if stochastic else None,
                 return_probs=True,
             )

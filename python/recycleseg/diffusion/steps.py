@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.network import NetworkInput
 from recycleseg.ops.ddim_update import DdimUpdate, ddim_update
 from recycleseg.ops.noise_step import noise_step
 from recycleseg.ops.philox import PhiloxNoise
@@ -25,8 +26,7 @@ def noise_label(
     t_index: Tensor,
     noise: Noise,
     num_classes: int,
-    x: Tensor,
-    first_channel: int,
+    x: NetworkInput,
     *,
     return_x: bool = False,
 ) -> Tensor | None:
@@ -38,8 +38,7 @@ def noise_label(
         t_index: (B,) int64.
         noise: (B, C, *S), or what it is drawn by.
         num_classes: C.
-        x: network input, whose channels first_channel ... first_channel + C - 1 get the mask.
-        first_channel: see x.
+        x: network input, whose first C channels of the mask are overwritten.
         return_x: whether to give x_t.
 
     Returns:
@@ -50,8 +49,8 @@ def noise_label(
         *diffusion.q_scales(t_index),
         source_type="label" if diffusion.exclusive else "probs",
         num_classes=num_classes,
-        network_input=x,
-        first_channel=first_channel,
+        network_input=x.tensor,
+        first_channel=x.mask_channel,
         return_x=return_x,
         **_drawn(noise),
     )
@@ -65,8 +64,7 @@ def noise_prediction(
     t_prev: Tensor,
     t_index: Tensor,
     noise: Noise,
-    x: Tensor,
-    first_channel: int,
+    x: NetworkInput,
     *,
     return_x: bool = False,
 ) -> Tensor | None:
@@ -84,8 +82,8 @@ def noise_prediction(
         source_type="logits" if diffusion.prediction_type == "x_start" else "probs",
         num_classes=prediction.shape[1],
         exclusive=diffusion.exclusive,
-        network_input=x,
-        first_channel=first_channel,
+        network_input=x.tensor,
+        first_channel=x.mask_channel,
         return_x=return_x,
         **_drawn(noise),
     )
@@ -98,8 +96,7 @@ def reverse(
     x_t: Tensor,
     t_index: Tensor,
     coefficients: Tensor,
-    x: Tensor,
-    first_channel: int,
+    x: NetworkInput,
     *,
     noise: Noise | None = None,
     return_probs: bool = False,
@@ -123,8 +120,8 @@ def reverse(
         prediction_type=diffusion.prediction_type,
         start_coefficients=of_start,
         exclusive=diffusion.exclusive,
-        network_input=x,
-        first_channel=first_channel,
+        network_input=x.tensor,
+        first_channel=x.mask_channel,
         return_probs=return_probs,
         **_drawn(noise),
     )

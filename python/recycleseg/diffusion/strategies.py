@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recycleseg.diffusion.gaussian import GaussianDiffusion
-from recycleseg.diffusion.network import Network, network_input
+from recycleseg.diffusion.network import Network, NetworkInput
 from recycleseg.diffusion.steps import Noise, noise_label, noise_prediction, reverse
 from recycleseg.diffusion.timesteps import Timesteps
 from recycleseg.losses import SegmentationLoss
@@ -144,9 +144,9 @@ class Standard:
         objective, C = self.objective, self.num_classes
         diffusion = objective.diffusion
         t, (noise,) = draws.t_index, draws.noise
-        x, at = network_input(image, C), image.shape[1]
-        x_t = noise_label(diffusion, label, t, noise, C, x, at, return_x=objective.needs_x)
-        model_out = network(x, t=diffusion.network_time(t))
+        x = NetworkInput(image, C)
+        x_t = noise_label(diffusion, label, t, noise, C, x, return_x=objective.needs_x)
+        model_out = network(x.tensor, t=diffusion.network_time(t))
         return objective(model_out, label, draws, x_t, noise)
 
 
@@ -189,26 +189,24 @@ class Recycling:
         T = diffusion.num_timesteps
         t, noise = draws.t_index, draws.noise
         t_prev = torch.full_like(t, T - 1) if self.prev_step == "max" else t + 1
-        x, at = network_input(image, C), image.shape[1]
+        x = NetworkInput(image, C)
 
         with torch.no_grad():
             needs_x_prev = self.reverse_step or diffusion.prediction_type == "noise"
-            x_prev = noise_label(
-                diffusion, label, t_prev, noise[0], C, x, at, return_x=needs_x_prev
-            )
-            model_out = network(x, t=diffusion.network_time(t_prev))
+            x_prev = noise_label(diffusion, label, t_prev, noise[0], C, x, return_x=needs_x_prev)
+            model_out = network(x.tensor, t=diffusion.network_time(t_prev))
             x_t: Tensor | None
             if self.reverse_step:
                 assert x_prev is not None
                 mean = diffusion.posterior_mean_coefficients(t_prev)
-                x_t = reverse(diffusion, model_out, x_prev, t_prev, mean, x, at).x_prev
+                x_t = reverse(diffusion, model_out, x_prev, t_prev, mean, x).x_prev
             else:
                 x_t = noise_prediction(
-                    diffusion, model_out, x_prev, t_prev, t, noise[1], x, at,
+                    diffusion, model_out, x_prev, t_prev, t, noise[1], x,
                     return_x=objective.needs_x,
                 )  # fmt: skip
 
-        model_out = network(x, t=diffusion.network_time(t))
+        model_out = network(x.tensor, t=diffusion.network_time(t))
         return objective(model_out, label, draws, x_t, noise[-1])
 
 
@@ -247,26 +245,27 @@ class SelfConditioning:
         same = self.prev_step == "same"
         t, (noise,) = draws.t_index, draws.noise
         t_prev = t if same else t + 1
-        x, at = network_input(image, 2 * C), image.shape[1]
+        x = NetworkInput(image, 2 * C)
 
         with torch.no_grad():
-            x_prev = noise_label(diffusion, label, t_prev, noise, C, x, at, return_x=True)
+            x_prev = noise_label(diffusion, label, t_prev, noise, C, x, return_x=True)
             assert x_prev is not None
-            mask, predicted = x[:, at:].chunk(2, dim=1)
+            mask, predicted = x.mask.chunk(2, dim=1)
             predicted.zero_()
-            model_out = network(x, t=diffusion.network_time(t_prev))
+            model_out = network(x.tensor, t=diffusion.network_time(t_prev))
             mask_prev = mask.clone() if self.imgx_compat else None
-            to_t = torch.tensor([[0.0, 1.0, 0.0]], device=t.device).expand(len(t), -1)  # x_t itself
-            if not same:
+            if same:
+                to_t = torch.eye(3, device=t.device)[1].expand(len(t), 3)  # x_t itself
+            else:
                 to_t = diffusion.posterior_mean_coefficients(t_prev)
-            step = reverse(diffusion, model_out, x_prev, t_prev, to_t, x, at, return_probs=True)
+            step = reverse(diffusion, model_out, x_prev, t_prev, to_t, x, return_probs=True)
             if mask_prev is not None:
                 mask.copy_(mask_prev)
             keep = draws.uniform <= self.probability
             assert step.probs is not None
-            predicted.copy_(step.probs * keep.view(-1, *[1] * (x.ndim - 1)))
+            predicted.copy_(step.probs * keep.view(-1, *[1] * (mask.ndim - 1)))
 
-        model_out = network(x, t=diffusion.network_time(t))
+        model_out = network(x.tensor, t=diffusion.network_time(t))
         x_t = step.x_prev if objective.needs_x else None
         return objective(model_out, label, draws, x_t, noise)
 
