@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,9 @@ OPERATIONS = sorted(
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_compiles_ahead_of_time_without_spills(operation: str, tmp_path: Path) -> None:
+def test_compiles_ahead_of_time_without_spills(
+    operation: str, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     if recycleseg.kernels.triton_version() is None:
         pytest.skip("Triton is not installed")
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
@@ -31,6 +34,8 @@ def test_compiles_ahead_of_time_without_spills(operation: str, tmp_path: Path) -
     assert run.returncode == 0, run.stderr
     compiled = [json.loads(line) for line in run.stdout.splitlines()]
     assert compiled
+    for usage in compiled:
+        record_property(usage["kernel"], f"{usage['registers']} registers")
     assert [usage for usage in compiled if usage["spilled_bytes"]] == []
     # Of 65536 a multiprocessor: room for 384 threads at least.
     assert [usage for usage in compiled if usage["registers"] > 168] == []
