@@ -31,10 +31,11 @@ def compiled(function: Callable[..., Result], mode: CompileMode) -> Callable[...
     """
     if mode == "off":
         return function
-    # Graphs of fixed shape are faster, and patches and batches have a fixed shape.
-    fast = torch.compile(
-        function, fullgraph=True, dynamic=False, mode=None if mode == "default" else mode
-    )
+    # Graphs of fixed shape are faster, and patches and batches have a fixed shape. Not with CUDA
+    # graphs of the compiler's own: accumulated gradients would lie in memory that they use again,
+    # and sampling is captured as a whole.
+    torch_mode = "max-autotune-no-cudagraphs" if mode == "max-autotune" else mode
+    fast = torch.compile(function, fullgraph=True, dynamic=False, mode=torch_mode)
 
     @wraps(function, updated=())
     def call(*arguments: Any, **options: Any) -> Result:

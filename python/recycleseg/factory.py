@@ -48,6 +48,14 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def use_device(name: str) -> torch.device:
+    """`choose_device`, and make a GPU the current one: kernels are launched there."""
+    device = choose_device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
 def choose_precision(name: str, device: torch.device) -> str:
     """ "bf16" or "float32": what `runtime.precision` means on the device."""
     if name != "auto":

@@ -65,8 +65,8 @@ def make_draws(
 class StepResult:
     """What one training step computed.
 
-    loss: scalar, the weighted mean that is differentiated. loss_per_sample: (B,), unweighted.
-    logits: (B, C, *S) of the predicted x_start. t_index: (B,), None for `supervised`.
+    loss: scalar, the weighted mean that is differentiated. Without gradient: loss_per_sample (B,),
+    unweighted; logits (B, C, *S) of the predicted x_start. t_index: (B,), None for `supervised`.
     """
 
     loss: Tensor
@@ -110,7 +110,7 @@ class DiffusionObjective:
             if self.vlb > 0:
                 x_start = diffusion.label_to_x(label, x_t.shape[1])
                 loss = loss + self.vlb * diffusion.vlb_loss(model_out, x_start, x_t, t_index)
-        return StepResult((loss * draws.weight).mean(), loss, logits, t_index)
+        return StepResult((loss * draws.weight).mean(), loss.detach(), logits.detach(), t_index)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Supervised:
     ) -> StepResult:
         logits = network(image)
         loss = self.segmentation(logits, label)
-        return StepResult(loss.mean(), loss, logits, None)
+        return StepResult(loss.mean(), loss.detach(), logits.detach(), None)
 
 
 @dataclass(frozen=True)

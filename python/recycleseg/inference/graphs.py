@@ -56,6 +56,8 @@ class GraphedSteps:
             for _ in range(self.WARM_UP):
                 self.function(*self.inputs)
         torch.cuda.current_stream(inputs[0].device).wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        graph = torch.cuda.CUDAGraph()
+        # On this stream, for that which torch takes by default is of one device.
+        with torch.cuda.graph(graph, stream=stream):
             self.output = self.function(*self.inputs)
+        self.graph = graph

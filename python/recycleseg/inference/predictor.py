@@ -49,7 +49,7 @@ class Predictor:
     ) -> None:
         self.plan = plan
         self.seed = config.seed
-        self.device = factory.choose_device(config.runtime.device)
+        self.device = factory.use_device(config.runtime.device)
         precision = factory.choose_precision(config.runtime.precision, self.device)
         network = factory.make_network(config, plan).to(self.device)
         network.load_state_dict(weights)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from functools import cached_property, partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +58,8 @@ class VolumeSampler:
         image = image[None]
         overlap = [min(int(p * self.overlap), p - 1) for p in self.patch_size]
         starts = window_starts(image.shape[2:], self.patch_size, overlap)
-        merger = WindowMerger(image.shape[2:], gaussian_weight(self.patch_size))
+        weight = gaussian_weight(self.patch_size).to(image.device)
+        merger = WindowMerger(image.shape[2:], weight)
         generators = spawn(generator, len(starts))
         for first_window in range(0, len(starts), self.window_batch):
             batch = slice(first_window, first_window + self.window_batch)
@@ -80,7 +81,10 @@ class VolumeSampler:
         if self.compiled and number < self.window_batch:
             missing = self.window_batch - number
             windows = torch.cat([windows, windows[:1].expand(missing, *windows.shape[1:])])
-            generators = generators + spawn(generators[-1], missing)
+            # of their own, for those of real windows must not move
+            generators = generators + [
+                torch.Generator(windows.device).manual_seed(i) for i in range(missing)
+            ]
         shape = (self.num_classes, *self.patch_size)
 
         def noise() -> Tensor:
@@ -93,26 +97,33 @@ class VolumeSampler:
         elif self.compiled and windows.is_cuda and self.sampler == "ddim" and self.eta == 0:
             probs = self._graphed(windows, noise())
         else:
-            probs = self._trajectory(windows, noise)
+            probs = self._trajectory(windows, noise=noise)
         return probs[:, :number]
 
     @cached_property
     def _graphed(self) -> GraphedSteps:
-        return GraphedSteps(lambda windows, x: self._trajectory(windows, lambda: x))
+        # Not of self, which holds it: a graph and its memory go when the sampler goes.
+        trajectory = self._trajectory
+        return GraphedSteps(lambda windows, x: trajectory(windows, noise=lambda: x))
 
-    def _trajectory(self, windows: Tensor, noise: Callable[[], Tensor]) -> Tensor:
+    @property
+    def _trajectory(self) -> Callable[..., Tensor]:
         assert self.diffusion is not None
-        steps = sample(
+        return partial(
+            _all_steps,
             self.network,
             self.diffusion,
-            windows,
-            self.num_classes,
-            noise=noise,
+            num_classes=self.num_classes,
             sampler=self.sampler,
             eta=self.eta,
             self_conditioning=self.self_conditioning,
         )
-        return torch.stack(list(steps))
+
+
+def _all_steps(
+    network: Network, diffusion: GaussianDiffusion, windows: Tensor, **options: Any
+) -> Tensor:
+    return torch.stack(list(sample(network, diffusion, windows, **options)))
 
 
 def spawn(generator: torch.Generator, number: int) -> list[torch.Generator]:

@@ -62,7 +62,7 @@ class Trainer:
         self.console = console or Console()
         if config.runtime.threads is not None:
             torch.set_num_threads(config.runtime.threads)
-        self.device = factory.choose_device(config.runtime.device)
+        self.device = factory.use_device(config.runtime.device)
         self.precision = factory.choose_precision(config.runtime.precision, self.device)
         self.data = load_training_data(config, self.console)
         self.dataset = self.data.dataset
@@ -156,7 +156,8 @@ class Trainer:
             (result.loss / accumulation).backward()
             total += result.loss.detach() / accumulation
             if result.t_index is not None:
-                self.timesteps.update(result.loss_per_sample.detach(), result.t_index)
+                self.timesteps.update(result.loss_per_sample, result.t_index)
+            del result  # and with it the logits, before the next batch
         norm = optimizer_step(self.optimizer, self.network, self.step, self.config.optim)
         self.skipped_in_a_row = torch.where(norm.isfinite(), 0, self.skipped_in_a_row + 1)
         if self.average is not None:
@@ -181,7 +182,11 @@ class Trainer:
         self.generator.manual_seed(seeds[0])
         self.augment_generator.manual_seed(seeds[1])
         torch.manual_seed(seeds[2])  # dropout
-        image, label = (x.to(self.device, non_blocking=True) for x in self.patches.batch(index))
+        image, label = self.patches.batch(index)
+        if self.device.type == "cuda":
+            # else the host waits while it copies
+            image, label = image.pin_memory(), label.pin_memory()
+        image, label = (x.to(self.device, non_blocking=True) for x in (image, label))
         image, label = augment(
             image,
             label,
