@@ -14,6 +14,7 @@ import yaml
 from rich.table import Table
 from torch import Tensor
 
+from recycleseg.compiling import resolve_mode
 from recycleseg.data.preprocess import PreparedCase
 from recycleseg.report.figures import StepsRow, save_steps_figure
 from recycleseg.training.evaluation import Evaluation
@@ -78,6 +79,7 @@ def print_plan(trainer: Trainer) -> None:
         "strategy": config.strategy,
         "parameters": f"{parameters:,}",
         "device": f"{trainer.device}, {trainer.precision}, {torch.get_num_threads()} CPU threads",
+        "torch.compile": resolve_mode(config.compile, trainer.device),
         "steps": f"{trainer.step} to {config.optim.steps}, batch {config.optim.batch_size}"
         + (f" x {config.optim.accumulation}" if config.optim.accumulation > 1 else ""),
         "expected time": format_duration(_seconds_per_step(trainer) * remaining)
@@ -95,7 +97,8 @@ def _seconds_per_step(trainer: Trainer) -> float:
         start = time.perf_counter()
         loss = trainer.loss_of_batch(index).loss
         loss.backward()
-        loss.item()  # waits for a GPU
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize(trainer.device)  # the backward pass too
         seconds = time.perf_counter() - start
         trainer.optimizer.zero_grad(set_to_none=True)
     return seconds * trainer.config.optim.accumulation
