@@ -255,6 +255,9 @@ def test_bad_arguments() -> None:
         ddim_step(diffusion_of(), x, x, t, eta=1.5)
     with pytest.raises(ValueError, match=r"eta = 0.5 needs noise, got None"):
         ddim_step(diffusion_of(), x, x, t, eta=0.5)
+    for step in (ddim_step, ddpm_step):
+        with pytest.raises(ValueError, match=r"t_index must have shape \(1,\)"):
+            step(diffusion_of(), x, x, torch.zeros(2, dtype=torch.int64), noise=x)
     network = Recorder(x)
     with pytest.raises(ValueError, match="unknown sampler 'euler', expected 'ddim' or 'ddpm'"):
         next(sample(network, diffusion_of(), x, 2, noise=lambda: x, sampler="euler"))

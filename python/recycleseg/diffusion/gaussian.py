@@ -30,6 +30,21 @@ def weighted_sum(dtype: torch.dtype, *terms: tuple[Tensor, Tensor]) -> Tensor:
     return sum(products[1:], products[0]).to(dtype)
 
 
+def columns_for(x: Tensor, t_index: Tensor, coefficients: Tensor) -> list[Tensor]:
+    """Columns of coefficients (B, n), looked up at t_index, each (B, 1, ..., 1) to go with x.
+
+    Raises:
+        ValueError: t_index is not (B,).
+    """
+    if t_index.shape != x.shape[:1]:
+        raise ValueError(
+            f"t_index must have shape ({x.shape[0]},), one index a sample, "
+            f"got {tuple(t_index.shape)}"
+        )
+    per_sample = (-1, *[1] * (x.ndim - 1))
+    return [column.view(per_sample) for column in coefficients.unbind(1)]
+
+
 class GaussianDiffusion:
     """The process x_t = sqrt(alphas_cumprod) * x_start + sqrt(1 - alphas_cumprod) * noise.
 
@@ -108,12 +123,8 @@ class GaussianDiffusion:
         Raises:
             ValueError: t_index is not (B,), or lies on another device than the tables.
         """
-        if t_index.shape != x.shape[:1]:
-            raise ValueError(
-                f"t_index must have shape ({x.shape[0]},), one index a sample, "
-                f"got {tuple(t_index.shape)}"
-            )
-        return self.look_up(name, t_index).view(-1, *[1] * (x.ndim - 1))
+        (column,) = columns_for(x, t_index, self.look_up(name, t_index).unsqueeze(1))
+        return column
 
     def network_time(self, t_index: Tensor) -> Tensor:
         """Time (B,) float32 in (0, 1] that the network is told: that of the training schedule.
@@ -219,20 +230,14 @@ class GaussianDiffusion:
 
     def predict_x_prev(self, x_start: Tensor, x_t: Tensor, t_index: Tensor) -> Tensor:
         """Mean of q(x_{t-1} | x_t, x_0)."""
-        return weighted_sum(
-            x_t.dtype,
-            (self.coefficient("posterior_mean_coef_start", t_index, x_t), x_start),
-            (self.coefficient("posterior_mean_coef_t", t_index, x_t), x_t),
-        )
+        coefficients = self.posterior_mean_coefficients(t_index)
+        of_start, of_x_t, _ = columns_for(x_t, t_index, coefficients)
+        return weighted_sum(x_t.dtype, (of_start, x_start), (of_x_t, x_t))
 
     def predict_x_start_from_noise(self, x_t: Tensor, t_index: Tensor, noise: Tensor) -> Tensor:
         """The x_start from which this noise leads to x_t."""
-        alphas_cumprod = self.coefficient("alphas_cumprod", t_index, x_t)
-        return weighted_sum(
-            x_t.dtype,
-            (alphas_cumprod.rsqrt(), x_t),
-            (-(1 / alphas_cumprod - 1).sqrt(), noise),
-        )
+        of_x_t, of_noise = columns_for(x_t, t_index, self.x_start_coefficients(t_index))
+        return weighted_sum(x_t.dtype, (of_x_t, x_t), (of_noise, noise))
 
     def predict_noise_from_x_start(self, x_t: Tensor, t_index: Tensor, x_start: Tensor) -> Tensor:
         """The noise that leads from this x_start to x_t."""

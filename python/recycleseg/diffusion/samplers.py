@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recycleseg.diffusion.gaussian import GaussianDiffusion, weighted_sum
+from recycleseg.diffusion.gaussian import GaussianDiffusion, columns_for, weighted_sum
 from recycleseg.diffusion.network import Network, NetworkInput
 from recycleseg.diffusion.steps import reverse
 
@@ -67,8 +67,7 @@ def ddim_step(
     coefficients = ddim_coefficients(diffusion, t_index, eta)
     if eta > 0 and noise is None:
         raise ValueError(f"eta = {eta} needs noise, got None")
-    per_sample = (-1, *[1] * (x_t.ndim - 1))
-    of_start, of_x_t, of_noise = (column.view(per_sample) for column in coefficients.unbind(1))
+    of_start, of_x_t, of_noise = columns_for(x_t, t_index, coefficients)
     x_start = diffusion.predict_x_start(model_out, x_t, t_index)
     terms = [(of_start, x_start), (of_x_t, x_t)]
     if noise is not None:

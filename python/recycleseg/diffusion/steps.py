@@ -14,7 +14,7 @@ from torch import Tensor
 from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.network import NetworkInput
 from recycleseg.ops.ddim_update import DdimUpdate, ddim_update
-from recycleseg.ops.noise_step import noise_step
+from recycleseg.ops.noise_step import SourceType, noise_step
 from recycleseg.ops.philox import PhiloxNoise
 
 Noise = Tensor | PhiloxNoise
@@ -44,17 +44,9 @@ def noise_label(
     Returns:
         x_t (B, C, *S) float32, or None.
     """
-    step = noise_step(
-        label if diffusion.exclusive else label.float(),
-        *diffusion.q_scales(t_index),
-        source_type="label" if diffusion.exclusive else "probs",
-        num_classes=num_classes,
-        network_input=x.tensor,
-        first_channel=x.mask_channel,
-        return_x=return_x,
-        **_drawn(noise),
-    )
-    return step.x_t
+    source_type: SourceType = "label" if diffusion.exclusive else "probs"
+    source = label if diffusion.exclusive else label.float()
+    return _noise_source(diffusion, source, source_type, t_index, noise, num_classes, x, return_x)
 
 
 def noise_prediction(
@@ -72,15 +64,32 @@ def noise_prediction(
 
     Otherwise as `noise_label`. x_prev: needed of a network that predicts the noise.
     """
-    prediction, _ = diffusion.split_model_out(model_out)
+    source, _ = diffusion.split_model_out(model_out)
+    source_type: SourceType = "logits"
     if diffusion.prediction_type == "noise":
         assert x_prev is not None
-        prediction = (diffusion.predict_x_start(model_out, x_prev, t_prev) + 1) / 2
+        source_type = "probs"
+        source = (diffusion.predict_x_start(model_out, x_prev, t_prev) + 1) / 2
+    return _noise_source(
+        diffusion, source, source_type, t_index, noise, source.shape[1], x, return_x
+    )
+
+
+def _noise_source(
+    diffusion: GaussianDiffusion,
+    source: Tensor,
+    source_type: SourceType,
+    t_index: Tensor,
+    noise: Noise,
+    num_classes: int,
+    x: NetworkInput,
+    return_x: bool,
+) -> Tensor | None:
     step = noise_step(
-        prediction,
+        source,
         *diffusion.q_scales(t_index),
-        source_type="logits" if diffusion.prediction_type == "x_start" else "probs",
-        num_classes=prediction.shape[1],
+        source_type=source_type,
+        num_classes=num_classes,
         exclusive=diffusion.exclusive,
         network_input=x.tensor,
         first_channel=x.mask_channel,
