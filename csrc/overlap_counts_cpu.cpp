@@ -1,15 +1,15 @@
 #include <algorithm>
 #include <mutex>
-#include <thread>
 #include <vector>
 
 #include "overlap_counts.hpp"
+#include "threads.hpp"
 
 namespace recycleseg {
 namespace {
 
-constexpr std::int64_t kVoxelsPerThread = 1
-                                          << 18;  // fewer cost less to count than a thread to start
+// Fewer cost less to count than a thread to start.
+constexpr std::int64_t kVoxelsPerChunk = 1 << 18;
 
 struct Totals {
   std::int64_t* counts;   // (B, C, 3)
@@ -53,22 +53,18 @@ void overlap_counts_cpu(const TensorView& pred, const TensorView& ref, const Ten
   Totals totals{
       static_cast<std::int64_t*>(counts.data), static_cast<std::int64_t*>(invalid.data), {}};
 
-  const std::int64_t useful = (size + kVoxelsPerThread - 1) / kVoxelsPerThread;
-  const std::int64_t workers = std::clamp<std::int64_t>(num_threads, 1, useful);
-  const std::int64_t share = (size + workers - 1) / workers;
-  const auto work = [&](std::int64_t worker) {
-    const std::int64_t begin = worker * share;
-    const std::int64_t end = std::min(begin + share, size);
+  const std::int64_t chunks = (size + kVoxelsPerChunk - 1) / kVoxelsPerChunk;
+  share_chunks(chunks, num_threads, [&](ChunkQueue& queue) {
     visit(pred, [&](const auto* pred_data) {
       visit(ref, [&](const auto* ref_data) {
-        count_range(pred_data, ref_data, begin, end, row_size, num_classes, totals);
+        for (std::int64_t chunk; queue.next(chunk);) {
+          const std::int64_t begin = chunk * kVoxelsPerChunk;
+          const std::int64_t end = std::min(begin + kVoxelsPerChunk, size);
+          count_range(pred_data, ref_data, begin, end, row_size, num_classes, totals);
+        }
       });
     });
-  };
-  std::vector<std::thread> threads;
-  for (std::int64_t worker = 1; worker < workers; ++worker) threads.emplace_back(work, worker);
-  work(0);
-  for (std::thread& thread : threads) thread.join();
+  });
 }
 
 }  // namespace recycleseg
