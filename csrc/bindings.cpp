@@ -1,4 +1,5 @@
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <memory>
 #include <optional>
@@ -6,6 +7,7 @@
 #include "dropout.hpp"
 #include "norm_act.hpp"
 #include "overlap_counts.hpp"
+#include "surface_distances.hpp"
 #include "tensor_view.hpp"
 
 namespace py = pybind11;
@@ -101,6 +103,23 @@ void bind_dropout(const py::capsule& x, const py::capsule& y, double rate, std::
   dropout_cpu(x_in.view(), y_out.view(), rate, static_cast<std::uint64_t>(seed), num_threads);
 }
 
+using Labels = std::optional<std::vector<std::vector<std::int64_t>>>;
+
+void bind_surface_distances(const py::capsule& pred, const py::capsule& ref, const Labels& labels,
+                            const std::vector<double>& spacing,
+                            const std::vector<double>& tolerances,
+                            const std::vector<double>& percentiles, bool surfel,
+                            bool border_is_outside, const py::capsule& directed,
+                            const py::capsule& pooled, std::int64_t num_threads) {
+  const Borrowed pred_in("pred", pred), ref_in("ref", ref);
+  const Borrowed directed_out("directed", directed), pooled_out("pooled", pooled);
+  const py::gil_scoped_release release;
+  surface_distances_cpu(pred_in.view(), ref_in.view(),
+                        {labels.value_or(Labels::value_type{}), !labels.has_value(), spacing,
+                         tolerances, percentiles, surfel, border_is_outside},
+                        directed_out.view(), pooled_out.view(), num_threads);
+}
+
 py::dict build_config() {
   py::dict config("cuda"_a = false, "cuda_version"_a = py::none(),
                   "cuda_architectures"_a = py::none(), "compiler"_a = RECYCLESEG_COMPILER);
@@ -126,6 +145,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("norm_act_backward_cpu", &bind_norm_act_backward, "x"_a, "weight"_a, "bias"_a,
              "residual"_a, "grad_y"_a, "moments"_a, "grad_x"_a, "grad_residual"_a, "grad_affine"_a,
              "activation"_a, "num_threads"_a);
+  module.def("surface_distances_cpu", &bind_surface_distances, "pred"_a, "ref"_a, "labels"_a,
+             "spacing"_a, "tolerances"_a, "percentiles"_a, "surfel"_a, "border_is_outside"_a,
+             "directed"_a, "pooled"_a, "num_threads"_a);
 #ifdef RECYCLESEG_WITH_CUDA
   module.def("overlap_counts_cuda", bind_overlap_counts(&overlap_counts_cuda), "pred"_a, "ref"_a,
              "counts"_a, "invalid"_a, "stream"_a);

@@ -1,0 +1,50 @@
+// Surfaces of the structures in two label maps, and the distances from each to the other.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tensor_view.hpp"
+
+#ifdef __CUDACC__
+#define RECYCLESEG_HOST_DEVICE __host__ __device__
+#else
+#define RECYCLESEG_HOST_DEVICE
+#endif
+
+namespace recycleseg {
+
+// What is asked for. Lengths are in mm, axes in the order of the arrays.
+struct SurfaceQuery {
+  // Per structure the labels whose union it is; nothing where the arguments are masks.
+  std::vector<std::vector<std::int64_t>> labels;
+  bool masks;
+  std::vector<double> spacing;
+  std::vector<double> tolerances;
+  std::vector<double> percentiles;
+  bool surfel;             // surface elements between voxels, weighted by area, not voxels
+  bool border_is_outside;  // whether voxels beyond the volume's border count as outside
+};
+
+// Columns of `directed` before the percentiles and the sizes within each tolerance.
+enum SurfaceColumn { kSurfaceSize, kMeanDistance, kMaxDistance, kSurfaceColumns };
+
+// A tolerance of exactly some voxels' distance includes them, whatever the rounding.
+constexpr double kToleranceSlack = 1e-9;
+
+// 64 voxels' bits: those of `self` with a face neighbour that is not in the structure.
+RECYCLESEG_HOST_DEVICE inline std::uint64_t border_bits(std::uint64_t self, std::uint64_t left,
+                                                        std::uint64_t right, std::uint64_t above,
+                                                        std::uint64_t below, std::uint64_t before,
+                                                        std::uint64_t behind) {
+  return self & ~(left & right & above & below & before & behind);
+}
+
+// pred, ref: (B, *S) contiguous label maps, or (B, C, *S) masks, S of 2 or 3 axes. Fills directed
+// (B, C, 2, 3 + P + K) and pooled (B, C, P), float64. Takes, per structure that is at work, half a
+// byte a voxel of its box and up to 24 bytes for each distinct distance.
+void surface_distances_cpu(const TensorView& pred, const TensorView& ref, const SurfaceQuery& query,
+                           const TensorView& directed, const TensorView& pooled,
+                           std::int64_t num_threads);
+
+}  // namespace recycleseg
