@@ -8,8 +8,10 @@ from recycleseg.ops.noise_step import noise_step
 from recycleseg.ops.norm_act import norm_act
 from recycleseg.ops.overlap_counts import overlap_counts
 from recycleseg.ops.philox import philox_normal
+from recycleseg.ops.surface_distances import SurfaceDistances, surface_distances
 
 __all__ = [
+    "SurfaceDistances",
     "build_info",
     "ddim_update",
     "dice_loss",
@@ -18,4 +20,5 @@ __all__ = [
     "norm_act",
     "overlap_counts",
     "philox_normal",
+    "surface_distances",
 ]
