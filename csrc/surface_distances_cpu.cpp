@@ -23,7 +23,6 @@ constexpr double kNearRows = 150;
 struct Structure {
   std::int64_t sample, index;
   Box box;  // of both sides
-  bool present[2];
   BitGrid mask[2], surface[2];
   std::once_flag cells_made[2];
   std::optional<PointCells> cells[2];
@@ -75,7 +74,7 @@ class Computation {
 
   // Completes the counts of these structures, each of which is present on one side at least.
   void measure(Structures& structures) const {
-    for_rows(structures, 4096, [&](const auto& s) { return s.box.extent(0) * s.box.extent(1); },
+    for_rows(structures, 4096, [](const auto& s) { return s.mask[0].depth * s.mask[0].height; },
              [&](Structure& s, int side, std::int64_t first, std::int64_t end) {
                for (std::int64_t row = first; row < end; ++row)
                  extract_mask_row(*maps_[side], shape_, query_, s.sample, s.index, s.box,
@@ -176,11 +175,6 @@ class Computation {
       const std::int64_t z = row / own.height, y = row % own.height;
       const RowQuery row_query{own.row(z, y), target.row(z, y), own.words,
                                static_cast<std::int32_t>(z), static_cast<std::int32_t>(y)};
-      if (!s.present[1 - side]) {
-        std::fill(squared.begin(), squared.end(), kInfinity);
-        count_row(s, side, row_query, squared.data(), counts);
-        continue;
-      }
       const auto measure = [&] {
         return surface_loops().nearest(row_query, near, far ? &*far : nullptr, spacing_, last,
                                        squared.data());
@@ -313,7 +307,6 @@ void surface_distances_cpu(const TensorView& pred, const TensorView& ref, const 
       voxels_at_work = 0;
     }
     at_work.push_back(computation.structure(i / shape.classes, i % shape.classes, box));
-    for (int side = 0; side < 2; ++side) at_work.back()->present[side] = !boxes[side][i].empty();
     voxels_at_work += box.voxels();
   }
   finish(at_work);

@@ -203,7 +203,7 @@ std::int64_t nearest(const RowQuery& query, const NearSearch& near, const FarSea
                                                      : near_squared(query.target, x, near);
       if (result <= near.squared_radius) continue;
       result = kInfinity;
-      if (far == nullptr) continue;
+      if (far == nullptr || far->num_blocks == 0) continue;
       if (!last.known) {
         const int i = __builtin_ctzll(far->cell_points[0]);
         last.nearest = {far->cell_corner[0][0] + (i >> 4), far->cell_corner[1][0] + (i >> 2 & 3),

@@ -73,8 +73,8 @@ struct SurfaceLoops {
   LabelLoops<std::int64_t> of_int64;
 
   // For the bits of query.own that are not in query.target, in order of x: the squared distance in
-  // mm^2 to the nearest bit of the target; where the near search finds none and `far` is null,
-  // infinity. Returns how many there were.
+  // mm^2 to the nearest bit of the target; infinity where the near search finds none and `far` is
+  // null or has no point. Returns how many there were.
   std::int64_t (*nearest)(const RowQuery& query, const NearSearch& near, const FarSearch* far,
                           const Spacing& spacing, LastFar& last, double* squared);
 };
