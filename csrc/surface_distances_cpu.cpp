@@ -17,7 +17,7 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // Rows that the near search looks through at most, before the far search is cheaper.
-constexpr double kNearRows = 150;
+constexpr double kNearRows = 200;
 
 // One structure of one sample while it is at work. Side 0 is pred, side 1 ref.
 struct Structure {
@@ -168,7 +168,7 @@ class Computation {
     std::vector<RowStep> steps;
     const NearSearch near = near_search(own, steps);
     std::optional<FarSearch> far;
-    LastFar last{};
+    std::vector<FarHint> hints(own.width / kHintWidth + 1);
     std::vector<double> squared(own.width);
     DistanceCounts counts;
     for (std::int64_t row = first; row < end; ++row) {
@@ -176,8 +176,8 @@ class Computation {
       const RowQuery row_query{own.row(z, y), target.row(z, y), own.words,
                                static_cast<std::int32_t>(z), static_cast<std::int32_t>(y)};
       const auto measure = [&] {
-        return surface_loops().nearest(row_query, near, far ? &*far : nullptr, spacing_, last,
-                                       squared.data());
+        return surface_loops().nearest(row_query, near, far ? &*far : nullptr, spacing_,
+                                       hints.data(), squared.data());
       };
       std::int64_t found = measure();
       if (!far && std::count(squared.begin(), squared.begin() + found, kInfinity) != 0) {

@@ -105,8 +105,8 @@ INLINE double squared_between(const Point& a, const Point& b, const Spacing& spa
   return (z * z + y * y) + x * x;
 }
 
-// For each axis the extent from `from` to a cube of `size` voxels: lower bounds of the squared
-// distances to kWidth cubes, less than they are by more than the rounding of floats.
+// Lower bounds of the squared distances from a voxel to kWidth cubes of `size` voxels a side: less
+// than they are by more than the rounding of floats.
 INLINE Floats lower_bounds(const std::int32_t* const corner[3], std::int64_t first,
                            const Point& from, std::int32_t size, const float spacing[3]) {
   const std::int32_t own[3] = {from.z, from.y, from.x};
@@ -127,15 +127,16 @@ INLINE Floats lower_bounds(const std::int32_t* const corner[3], std::int64_t fir
 // Improves `nearest`, and its squared distance `best` from `from`, by the points of one cell.
 INLINE void search_cell(const FarSearch& far, std::int64_t cell, const Point& from,
                         const Spacing& spacing, double& best, Point& nearest) {
-  const Point corner{far.cell_corner[0][cell], far.cell_corner[1][cell], far.cell_corner[2][cell]};
-  double z[kCellSize], y[kCellSize], x[kCellSize];
-  for (int i = 0; i < kCellSize; ++i) {
+  const auto& corners = far.levels[0].corner;
+  const Point corner{corners[0][cell], corners[1][cell], corners[2][cell]};
+  double z[4], y[4], x[4];
+  for (int i = 0; i < 4; ++i) {
     z[i] = (corner.z + i - from.z) * spacing.z;
     y[i] = (corner.y + i - from.y) * spacing.y;
     x[i] = (corner.x + i - from.x) * spacing.x;
     z[i] *= z[i], y[i] *= y[i], x[i] *= x[i];
   }
-  for (std::uint64_t points = far.cell_points[cell]; points != 0; points &= points - 1) {
+  for (std::uint64_t points = far.points[cell]; points != 0; points &= points - 1) {
     const int i = __builtin_ctzll(points);
     const double squared = (z[i >> 4] + y[i >> 2 & 3]) + x[i & 3];
     if (squared < best) {
@@ -145,74 +146,86 @@ INLINE void search_cell(const FarSearch& far, std::int64_t cell, const Point& fr
   }
 }
 
-// Calls visit(i) for the cubes i in [first, end) that may hold a point closer than `best`.
-template <class Visit>
-INLINE void for_close_cubes(const std::int32_t* const corner[3], std::int64_t first,
-                            std::int64_t end, std::int32_t size, const Point& from,
-                            const float spacing[3], const double& best, Visit&& visit) {
+// One bit for each lane that is not 0.
+INLINE std::uint32_t lanes_set(const Ints& lanes) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask(copy_bits<__m512i>(lanes));
+#else
+  std::uint32_t bits = 0;
+  for (int i = 0; i < kWidth; ++i) bits |= (lanes[i] & 1u) << i;
+  return bits;
+#endif
+}
+
+// Searches the cubes [first, end) of one level that may hold a point closer than `best`.
+template <int kLevel>
+INLINE void search_cubes(const FarSearch& far, std::int64_t first, std::int64_t end,
+                         const Point& from, const Spacing& spacing, const float lengths[3],
+                         double& best, Point& nearest) {
+  const FarSearch::Cubes& cubes = far.levels[kLevel];
   for (; first < end; first += kWidth) {
-    const Floats bounds = lower_bounds(corner, first, from, size, spacing);
-    const Ints close = bounds < static_cast<float>(best) * (1 + 1e-6f);
-    std::uint64_t any = 0;
-    for (unsigned i = 0; i < sizeof(close) / 8; ++i) {
-      std::uint64_t pair;
-      __builtin_memcpy(&pair, reinterpret_cast<const char*>(&close) + 8 * i, 8);
-      any |= pair;
+    const Floats bounds = lower_bounds(cubes.corner, first, from, kCubeSize[kLevel], lengths);
+    std::uint32_t close = lanes_set(bounds < static_cast<float>(best) * (1 + 1e-6f));
+    if (end - first < kWidth) close &= (1u << (end - first)) - 1;
+    for (; close != 0; close &= close - 1) {
+      const int lane = __builtin_ctz(close);
+      if (bounds[lane] >= best) continue;
+      if constexpr (kLevel == 0)
+        search_cell(far, first + lane, from, spacing, best, nearest);
+      else
+        search_cubes<kLevel - 1>(far, cubes.first_child[first + lane],
+                                 cubes.first_child[first + lane + 1], from, spacing, lengths, best,
+                                 nearest);
     }
-    if (any == 0) continue;
-    for (int lane = 0; lane < kWidth && first + lane < end; ++lane)
-      if (close[lane] && bounds[lane] < best) visit(first + lane);
   }
 }
 
-double far_squared(const FarSearch& far, const Point& from, const Spacing& spacing,
-                   Point& nearest) {
+INLINE double far_squared(const FarSearch& far, const Point& from, const Spacing& spacing,
+                          Point& nearest) {
   const float lengths[3] = {static_cast<float>(spacing.z), static_cast<float>(spacing.y),
                             static_cast<float>(spacing.x)};
   double best = squared_between(from, nearest, spacing);
-  for_close_cubes(far.block_corner, 0, far.num_blocks, kBlockSize, from, lengths, best,
-                  [&](std::int64_t block) {
-                    for_close_cubes(far.cell_corner, far.first_cell[block],
-                                    far.first_cell[block + 1], kCellSize, from, lengths, best,
-                                    [&](std::int64_t cell) {
-                                      search_cell(far, cell, from, spacing, best, nearest);
-                                    });
-                  });
+  search_cubes<kLevels - 1>(far, 0, far.levels[kLevels - 1].count, from, spacing, lengths, best,
+                            nearest);
   return best;
 }
 
 // Whether no point can be as near as the near search looks: distances of voxels differ by no more
 // than the voxels are apart.
-INLINE bool surely_far(const Point& from, const LastFar& last, const NearSearch& near,
+INLINE bool surely_far(const Point& from, const FarHint& hint, const NearSearch& near,
                        const Spacing& spacing) {
-  if (!last.known) return false;
-  const double apart = __builtin_sqrt(squared_between(from, last.from, spacing));
-  const double least = (last.distance - apart) * (1 - 1e-6);
+  if (!hint.known) return false;
+  const double apart = __builtin_sqrt(squared_between(from, hint.from, spacing));
+  const double least = (hint.distance - apart) * (1 - 1e-6);
   return least > 0 && least * least > near.squared_radius;
 }
 
 std::int64_t nearest(const RowQuery& query, const NearSearch& near, const FarSearch* far,
-                     const Spacing& spacing, LastFar& last, double* squared) {
+                     const Spacing& spacing, FarHint* hints, double* squared) {
   std::int64_t count = 0;
+  // Where no hint is known yet, the search starts from the point found last, or any.
+  Point last{};
+  if (far != nullptr && far->levels[0].count != 0) {
+    const auto& corner = far->levels[0].corner;
+    const int i = __builtin_ctzll(far->points[0]);
+    last = {corner[0][0] + (i >> 4), corner[1][0] + (i >> 2 & 3), corner[2][0] + (i & 3)};
+  }
   for (std::int64_t word = 0; word < query.words; ++word) {
     for (std::uint64_t bits = query.own[word] & ~query.target[word]; bits != 0; bits &= bits - 1) {
       const std::int64_t x = 64 * word + __builtin_ctzll(bits);
       const Point from{query.z, query.y, static_cast<std::int32_t>(x)};
+      FarHint& hint = hints[x / kHintWidth];
       double& result = squared[count++];
-      result = surely_far(from, last, near, spacing) ? kInfinity
+      result = surely_far(from, hint, near, spacing) ? kInfinity
                                                      : near_squared(query.target, x, near);
       if (result <= near.squared_radius) continue;
       result = kInfinity;
-      if (far == nullptr || far->num_blocks == 0) continue;
-      if (!last.known) {
-        const int i = __builtin_ctzll(far->cell_points[0]);
-        last.nearest = {far->cell_corner[0][0] + (i >> 4), far->cell_corner[1][0] + (i >> 2 & 3),
-                        far->cell_corner[2][0] + (i & 3)};
-      }
-      result = far_squared(*far, from, spacing, last.nearest);
-      last.known = true;
-      last.from = from;
-      last.distance = __builtin_sqrt(result);
+      if (far == nullptr || far->levels[0].count == 0) continue;
+      if (hint.known && squared_between(from, hint.nearest, spacing) <
+                            squared_between(from, last, spacing))
+        last = hint.nearest;
+      result = far_squared(*far, from, spacing, last);
+      hint = {true, from, last, __builtin_sqrt(result)};
     }
   }
   return count;

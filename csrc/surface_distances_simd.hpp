@@ -27,16 +27,19 @@ struct NearSearch {
   double squared_radius;     // a distance found up to here is the least
 };
 
-// The search for far points: cells of 4 x 4 x 4 voxels that hold a point, grouped by blocks of
-// 8 x 8 x 8 cells. A search starts from the point that was nearest to the last voxel, so that it
-// needs to open but few.
-constexpr std::int64_t kCellSize = 4, kBlockSize = 32;
+// The search for far points: cells of 4 x 4 x 4 voxels that hold a point, in cubes of 4 x 4 x 4
+// cells, in cubes of as many cubes. A search starts from the point that was nearest to the last
+// voxel, so that it opens but few of them.
+constexpr int kLevels = 3;
+constexpr std::int32_t kCubeSize[kLevels] = {4, 16, 64};  // voxels along each axis
 struct FarSearch {
-  std::int64_t num_blocks;
-  const std::int32_t* block_corner[3];  // z, y, x of the first voxel of each
-  const std::int64_t* first_cell;       // of each block, and the number of cells at the end
-  const std::int32_t* cell_corner[3];
-  const std::uint64_t* cell_points;  // bit 16 z + 4 y + x of a voxel in the cell
+  struct Cubes {
+    std::int64_t count;
+    const std::int32_t* corner[3];    // z, y, x of the first voxel of each; 16 more may be read
+    const std::int64_t* first_child;  // of each, on the level below, and where the last one's end
+  };
+  Cubes levels[kLevels];
+  const std::uint64_t* points;  // of each cell: bit 16 z + 4 y + x for a voxel in it
 };
 
 struct Point {
@@ -51,8 +54,10 @@ struct RowQuery {
   std::int32_t z, y;
 };
 
-// The last voxel that took the search for far points, and the point it found.
-struct LastFar {
+// A voxel that took the search for far points, and the point it found: where the search of the
+// next voxel near it starts. One for each kHintWidth voxels along x, of the rows gone before.
+constexpr std::int64_t kHintWidth = 8;
+struct FarHint {
   bool known;
   Point from, nearest;
   double distance;
@@ -76,7 +81,7 @@ struct SurfaceLoops {
   // mm^2 to the nearest bit of the target; infinity where the near search finds none and `far` is
   // null or has no point. Returns how many there were.
   std::int64_t (*nearest)(const RowQuery& query, const NearSearch& near, const FarSearch* far,
-                          const Spacing& spacing, LastFar& last, double* squared);
+                          const Spacing& spacing, FarHint* hints, double* squared);
 };
 
 }  // namespace recycleseg
