@@ -25,7 +25,7 @@ from recycleseg.inference.volume import VolumeSampler
 from recycleseg.losses import SegmentationLoss
 from recycleseg.models.unet import UNet
 from recycleseg.ops import _backend
-from recycleseg.training.optim import make_optimizer, optimizer_step
+from recycleseg.training.adamw import AdamW
 
 NUM_CLASSES = 3
 
@@ -69,8 +69,7 @@ class Workload:
         wanted: dict[str, CompileMode] = {"fused": "auto", "plain": "off", "compiled": "default"}
         mode = resolve_mode(wanted[provider], device)
         forward = AutocastNetwork(self.network, device, precision)
-        self.config = OptimConfig()
-        self.optimizer = make_optimizer(self.network, self.config)
+        self.optimizer = AdamW(self.network, OptimConfig(), mode)
         schedule = NoiseSchedule("linear", 1001)
         objective = DiffusionObjective(
             GaussianDiffusion(schedule).to(device), SegmentationLoss(1.0, 1.0)
@@ -100,7 +99,7 @@ class Workload:
             draws = make_draws(self.strategy, self.timesteps, self.generators[0], shape)
             loss = self.loss_step(self.image, self.label, draws).loss
             loss.backward()
-            optimizer_step(self.optimizer, self.network, 0, self.config)
+            self.optimizer.step(lr=1e-5)
         loss.item()
 
     def sample(self) -> Tensor:

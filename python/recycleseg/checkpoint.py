@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 FORMAT_VERSION = 1
 
+OptimizerState = dict[nn.Parameter, dict[str, Tensor]]
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -67,17 +69,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(tensors, state)
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
+def optimizer_tensors(state: OptimizerState, network: nn.Module) -> dict[str, Tensor]:
     """The optimiser's state as tensors "<parameter>/<quantity>"."""
     return {
         f"{name}/{quantity}": value
         for name, parameter in network.named_parameters()
-        for quantity, value in optimizer.state.get(parameter, {}).items()
+        for quantity, value in state.get(parameter, {}).items()
     }
 
 
 def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]
+    state: OptimizerState, network: nn.Module, tensors: Mapping[str, Tensor]
 ) -> None:
     """Put back what `optimizer_tensors` gave."""
     parameters = dict(network.named_parameters())
@@ -87,7 +89,7 @@ def load_optimizer_tensors(
         value = value.to(parameter.device)
         if value.shape == parameter.shape:
             value = value.to(memory_format=_layout(parameter))
-        optimizer.state[parameter][quantity] = value
+        state.setdefault(parameter, {})[quantity] = value
 
 
 def _layout(parameter: Tensor) -> torch.memory_format:

@@ -1,4 +1,4 @@
-"""The optimiser's parts: learning rate schedule, AdamW, averaged weights."""
+"""What goes with the optimiser: learning rate schedule, averaged weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from recycleseg.config import OptimConfig
 
@@ -23,39 +23,6 @@ def learning_rate(step: int, config: OptimConfig) -> float:
     progress = min((step - config.warmup_steps) / decay_steps, 1.0)
     cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
     return config.lr_end + (config.lr_peak - config.lr_end) * cosine
-
-
-def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW (0.9, 0.999, eps 1e-8) over all parameters of the network."""
-    return torch.optim.AdamW(
-        network.parameters(),
-        lr=config.lr_init,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-
-
-def optimizer_step(
-    optimizer: torch.optim.Optimizer, network: nn.Module, step: int, config: OptimConfig
-) -> Tensor:
-    """Clip the accumulated gradients, update the weights, clear the gradients.
-
-    Returns the gradient norm before clipping, a scalar on the network's device. A non-finite
-    gradient changes nothing: the weights, once NaN, would be lost. Waits for no device.
-    """
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, config)
-    # The fused update divides by the one and does nothing where the other is 1, in its only pass
-    # over the gradients; torch.amp.GradScaler hands them over in this way.
-    optimizer.grad_scale = (norm / config.grad_clip).clamp(min=1.0)  # type: ignore[attr-defined]
-    optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return norm
 
 
 class AveragedWeights:

@@ -100,7 +100,7 @@ def _seconds_per_step(trainer: Trainer) -> float:
         if trainer.device.type == "cuda":
             torch.cuda.synchronize(trainer.device)  # the backward pass too
         seconds = time.perf_counter() - start
-        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.network.zero_grad()
     return seconds * trainer.config.optim.accumulation
 
 

@@ -25,15 +25,11 @@ from recycleseg.config import TrainConfig, check_same_run, load_config
 from recycleseg.data.augment import augment
 from recycleseg.data.patches import PatchSampler
 from recycleseg.diffusion.strategies import StepResult, Supervised, make_draws
+from recycleseg.training.adamw import AdamW
 from recycleseg.training.data import load_training_data
 from recycleseg.training.evaluation import Evaluation, evaluate_cases, summarise
 from recycleseg.training.logging import RunLogger, StepProgress
-from recycleseg.training.optim import (
-    AveragedWeights,
-    learning_rate,
-    make_optimizer,
-    optimizer_step,
-)
+from recycleseg.training.optim import AveragedWeights, learning_rate
 from recycleseg.training.reporting import (
     PictureMaker,
     check_same_data,
@@ -83,11 +79,12 @@ class Trainer:
             if config.optim.ema_decay > 0
             else None
         )
-        self.optimizer = make_optimizer(self.network, config.optim)
+        mode = resolve_mode(config.compile, self.device)
+        self.optimizer = AdamW(self.network, config.optim, mode)
         self.forward = factory.AutocastNetwork(self.network, self.device, self.precision)
         self.diffusion = factory.make_diffusion(config, self.dataset.exclusive).to(self.device)
         self.strategy = factory.make_strategy(config, self.diffusion, self.dataset.num_classes)
-        self.loss_step = compiled(self.strategy, resolve_mode(config.compile, self.device))
+        self.loss_step = compiled(self.strategy, mode)
         self.timesteps = factory.make_timesteps(config)
         self.generator = torch.Generator(self.device)
         # Parameters of an augmentation are a few numbers: drawn on the CPU, they start no kernels.
@@ -158,7 +155,7 @@ class Trainer:
             if result.t_index is not None:
                 self.timesteps.update(result.loss_per_sample, result.t_index)
             del result  # and with it the logits, before the next batch
-        norm = optimizer_step(self.optimizer, self.network, self.step, self.config.optim)
+        norm = self.optimizer.step(learning_rate(self.step, self.config.optim))
         self.skipped_in_a_row = torch.where(norm.isfinite(), 0, self.skipped_in_a_row + 1)
         if self.average is not None:
             self.average.update(self.network)
@@ -253,7 +250,7 @@ class Trainer:
         owners = {
             "network": self.network.state_dict(),
             "average": self.average.weights if self.average else {},
-            "optimizer": optimizer_tensors(self.optimizer, self.network),
+            "optimizer": optimizer_tensors(self.optimizer.state, self.network),
             "timesteps": self.timesteps.state_dict(),
         }
         tensors = {f"{o}/{name}": t for o, owned in owners.items() for name, t in owned.items()}
@@ -268,7 +265,7 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to what `save` wrote."""
         self.network.load_state_dict(checkpoint.owned_by("network"))
-        load_optimizer_tensors(self.optimizer, self.network, checkpoint.owned_by("optimizer"))
+        load_optimizer_tensors(self.optimizer.state, self.network, checkpoint.owned_by("optimizer"))
         self.timesteps.load_state_dict(checkpoint.owned_by("timesteps"))
         if self.average is not None:
             weights = checkpoint.owned_by("average")
