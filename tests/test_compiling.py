@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from recycleseg import factory
 from recycleseg.compiling import compiled, resolve_mode
 from recycleseg.config import (
+    CompileMode,
     DiffusionConfig,
     LossConfig,
     ModelConfig,
@@ -100,23 +103,40 @@ def test_a_step_is_one_graph_and_gives_the_same_gradients(case: str) -> None:
         torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-5)
 
 
+def phantom_config(folder: Path, mode: CompileMode) -> TrainConfig:
+    return TrainConfig(
+        out=str(folder / mode),
+        compile=mode,
+        phantom=PhantomConfig(spatial_dims=2),
+        patch=PatchConfig(size=(32, 32)),
+        model=SMALL.model,
+        optim=OptimConfig(steps=20, batch_size=2, warmup_steps=5),
+        validation=ValidationConfig(every=20, max_cases=1),
+        runtime=RuntimeConfig(
+            device="cpu", precision="float32", log_every=1, cache=str(folder / "cache")
+        ),
+    )
+
+
+def test_a_step_of_training_is_two_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # without the code generator, as above
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch._dynamo.reset()
+    counters.clear()
+    trainer = Trainer(phantom_config(tmp_path, "default"))
+    trainer.train_step()
+    with torch.compiler.set_stance("fail_on_recompile"):
+        trainer.train_step()
+    assert counters["stats"]["unique_graphs"] == 2  # passes and loss; update
+    assert not counters["graph_break"]
+
+
 def test_compiled_training_follows_the_curve_of_eager_training(tmp_path: Path) -> None:
     curves = []
-    for mode in ("off", "default"):
-        config = TrainConfig(
-            out=str(tmp_path / mode),
-            compile=mode,  # type: ignore[arg-type]
-            phantom=PhantomConfig(spatial_dims=2),
-            patch=PatchConfig(size=(32, 32)),
-            model=SMALL.model,
-            optim=OptimConfig(steps=20, batch_size=2, warmup_steps=5),
-            validation=ValidationConfig(every=20, max_cases=1),
-            runtime=RuntimeConfig(
-                device="cpu", precision="float32", log_every=1, cache=str(tmp_path / "cache")
-            ),
-        )
+    modes: list[CompileMode] = ["off", "default"]
+    for mode in modes:
         torch._dynamo.reset()
-        Trainer(config).fit()
+        Trainer(phantom_config(tmp_path, mode)).fit()
         lines = (tmp_path / mode / "metrics.jsonl").read_text().splitlines()
         curves.append([row["loss"] for row in map(json.loads, lines) if "loss" in row])
     eager, ours = (torch.tensor(curve) for curve in curves)

@@ -23,11 +23,14 @@ def resolve_mode(mode: CompileMode, device: torch.device) -> CompileMode:
     return "default" if device.type == "cuda" else "off"
 
 
-def compiled(function: Callable[..., Result], mode: CompileMode) -> Callable[..., Result]:
+def compiled(
+    function: Callable[..., Result], mode: CompileMode, *, generate: bool = True
+) -> Callable[..., Result]:
     """The function compiled as one graph without a break, for each shape anew; itself if "off".
 
-    The mode must be resolved. What the compiler raises, at the first call, becomes a ValueError
-    that says why and names the way out.
+    The mode must be resolved. generate: False for a function that is one operation of ours, which
+    leaves the code generator nothing to do: its graph runs as it was traced. What the compiler
+    raises, at the first call, becomes a ValueError that says why and names the way out.
     """
     if mode == "off":
         return function
@@ -35,15 +38,16 @@ def compiled(function: Callable[..., Result], mode: CompileMode) -> Callable[...
     # graphs of the compiler's own: accumulated gradients would lie in memory that they use again,
     # and sampling is captured as a whole.
     torch_mode = "max-autotune-no-cudagraphs" if mode == "max-autotune" else mode
-    fast = torch.compile(function, fullgraph=True, dynamic=False, mode=torch_mode)
+    options: dict[str, Any] = {"mode": torch_mode} if generate else {"backend": "eager"}
+    fast = torch.compile(function, fullgraph=True, dynamic=False, **options)
 
     @wraps(function, updated=())
-    def call(*arguments: Any, **options: Any) -> Result:
+    def call(*arguments: Any, **named: Any) -> Result:
         # Imported here, for it takes a second that a run without compilation need not spend.
         from torch._dynamo.exc import TorchDynamoException
 
         try:
-            return fast(*arguments, **options)
+            return fast(*arguments, **named)
         except TorchDynamoException as error:
             why = str(error).strip().splitlines()[0]
             raise ValueError(

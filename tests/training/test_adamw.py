@@ -114,11 +114,14 @@ def test_updates_are_those_of_torch_optim() -> None:
         assert torch.equal(a, b)
 
 
-def test_compiled_update_is_one_graph_of_the_same_bits_at_any_learning_rate() -> None:
+@pytest.mark.parametrize("backend", ["as trained", "inductor"])
+def test_compiled_update_is_one_graph_of_the_same_bits_at_any_learning_rate(backend: str) -> None:
     outcomes = []
     for mode in MODES:
         network = small_network()
         optimizer = AdamW(network, OptimConfig(weight_decay=0.1), mode)
+        if mode != "off" and backend == "inductor":
+            optimizer.update = torch.compile(adamw_update, fullgraph=True)
         for seed, rate in enumerate(RATES):
             set_gradients(network, seed)
             with torch.compiler.set_stance("fail_on_recompile" if seed else "default"):

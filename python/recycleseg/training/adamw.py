@@ -109,7 +109,9 @@ class AdamW:
         self.parameters = list(network.parameters())
         self.config = config
         self.state: OptimizerState = {}
-        self.update = compiled(adamw_update, mode)
+        # The code generator would only pass the operation on, after time that grows with the square
+        # of the number of parameters.
+        self.update = compiled(adamw_update, mode, generate=False)
 
     @torch.no_grad()
     def step(self, lr: float) -> Tensor:
