@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 
+#include "distance_transform.hpp"
 #include "dropout.hpp"
 #include "norm_act.hpp"
 #include "overlap_counts.hpp"
@@ -39,6 +40,25 @@ class Borrowed {
   std::unique_ptr<dlpack::ManagedTensor, Release> managed_;
   TensorView view_;
 };
+
+void bind_distance_transform_cpu(const py::capsule& mask, const py::capsule& distance,
+                                 const std::vector<double>& spacing, std::int64_t num_threads) {
+  const Borrowed mask_in("mask", mask), distance_out("distance", distance);
+  const py::gil_scoped_release release;
+  distance_transform_cpu(mask_in.view(), distance_out.view(), spacing, num_threads);
+}
+
+#ifdef RECYCLESEG_WITH_CUDA
+void bind_distance_transform_cuda(const py::capsule& mask, const py::capsule& distance,
+                                  const py::capsule& workspace, const std::vector<double>& spacing,
+                                  std::uintptr_t stream) {
+  const Borrowed mask_in("mask", mask), distance_out("distance", distance);
+  const Borrowed workspace_out("workspace", workspace);
+  const py::gil_scoped_release release;
+  distance_transform_cuda(mask_in.view(), distance_out.view(), workspace_out.view(), spacing,
+                          stream);
+}
+#endif
 
 // Binds fn(pred, ref, counts, invalid, last) to capsules; fn runs without the GIL.
 template <class Last>
@@ -137,6 +157,8 @@ py::dict build_config() {
 PYBIND11_MODULE(_C, module) {
   using namespace recycleseg;
   module.def("build_config", &build_config);
+  module.def("distance_transform_cpu", &bind_distance_transform_cpu, "mask"_a, "distance"_a,
+             "spacing"_a, "num_threads"_a);
   module.def("dropout_cpu", &bind_dropout, "x"_a, "y"_a, "rate"_a, "seed"_a, "num_threads"_a);
   module.def("overlap_counts_cpu", bind_overlap_counts(&overlap_counts_cpu), "pred"_a, "ref"_a,
              "counts"_a, "invalid"_a, "num_threads"_a);
@@ -149,6 +171,8 @@ PYBIND11_MODULE(_C, module) {
              "spacing"_a, "tolerances"_a, "percentiles"_a, "surfel"_a, "border_is_outside"_a,
              "directed"_a, "pooled"_a, "num_threads"_a);
 #ifdef RECYCLESEG_WITH_CUDA
+  module.def("distance_transform_cuda", &bind_distance_transform_cuda, "mask"_a, "distance"_a,
+             "workspace"_a, "spacing"_a, "stream"_a);
   module.def("overlap_counts_cuda", bind_overlap_counts(&overlap_counts_cuda), "pred"_a, "ref"_a,
              "counts"_a, "invalid"_a, "stream"_a);
 #endif

@@ -9,6 +9,7 @@ from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.inference.predictor import Prediction, Predictor
 from recycleseg.losses import SegmentationLoss
 from recycleseg.models.unet import UNet
+from recycleseg.ops.distance_transform import distance_transform
 from recycleseg.ops.overlap_counts import overlap_counts
 from recycleseg.training.trainer import Trainer
 
@@ -24,6 +25,7 @@ __all__ = [
     "__version__",
     "ddim_step",
     "ddpm_step",
+    "distance_transform",
     "load_preset",
     "overlap_counts",
 ]

@@ -3,6 +3,7 @@
 from recycleseg.ops.build_info import build_info
 from recycleseg.ops.ddim_update import ddim_update
 from recycleseg.ops.dice_loss import dice_loss
+from recycleseg.ops.distance_transform import distance_transform
 from recycleseg.ops.dropout import dropout
 from recycleseg.ops.noise_step import noise_step
 from recycleseg.ops.norm_act import norm_act
@@ -15,6 +16,7 @@ __all__ = [
     "build_info",
     "ddim_update",
     "dice_loss",
+    "distance_transform",
     "dropout",
     "noise_step",
     "norm_act",
