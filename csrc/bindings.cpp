@@ -60,19 +60,6 @@ void bind_distance_transform_cuda(const py::capsule& mask, const py::capsule& di
 }
 #endif
 
-// Binds fn(pred, ref, counts, invalid, last) to capsules; fn runs without the GIL.
-template <class Last>
-auto bind_overlap_counts(void (*fn)(const TensorView&, const TensorView&, const TensorView&,
-                                    const TensorView&, Last)) {
-  return [fn](const py::capsule& pred, const py::capsule& ref, const py::capsule& counts,
-              const py::capsule& invalid, Last last) {
-    const Borrowed pred_in("pred", pred), ref_in("ref", ref);
-    const Borrowed counts_out("counts", counts), invalid_out("invalid", invalid);
-    const py::gil_scoped_release release;
-    fn(pred_in.view(), ref_in.view(), counts_out.view(), invalid_out.view(), last);
-  };
-}
-
 // A tensor that may be None.
 class Optional {
  public:
@@ -84,6 +71,20 @@ class Optional {
  private:
   std::optional<Borrowed> borrowed_;
 };
+
+// Binds fn(pred, ref, counts, invalid, last, sums) to capsules; fn runs without the GIL.
+template <class Last>
+auto bind_overlap_counts(void (*fn)(const TensorView&, const TensorView&, const TensorView&,
+                                    const TensorView&, Last, const TensorView*)) {
+  return [fn](const py::capsule& pred, const py::capsule& ref, const py::capsule& counts,
+              const py::capsule& invalid, Last last, const py::object& sums) {
+    const Borrowed pred_in("pred", pred), ref_in("ref", ref);
+    const Borrowed counts_out("counts", counts), invalid_out("invalid", invalid);
+    const Optional sums_out("sums", sums);
+    const py::gil_scoped_release release;
+    fn(pred_in.view(), ref_in.view(), counts_out.view(), invalid_out.view(), last, sums_out.view());
+  };
+}
 
 void bind_norm_act_forward(const py::capsule& x, const py::capsule& weight, const py::capsule& bias,
                            const py::object& residual, const py::capsule& y,
@@ -161,7 +162,7 @@ PYBIND11_MODULE(_C, module) {
              "spacing"_a, "num_threads"_a);
   module.def("dropout_cpu", &bind_dropout, "x"_a, "y"_a, "rate"_a, "seed"_a, "num_threads"_a);
   module.def("overlap_counts_cpu", bind_overlap_counts(&overlap_counts_cpu), "pred"_a, "ref"_a,
-             "counts"_a, "invalid"_a, "num_threads"_a);
+             "counts"_a, "invalid"_a, "num_threads"_a, "sums"_a = py::none());
   module.def("norm_act_forward_cpu", &bind_norm_act_forward, "x"_a, "weight"_a, "bias"_a,
              "residual"_a, "y"_a, "moments"_a, "activation"_a, "eps"_a, "num_threads"_a);
   module.def("norm_act_backward_cpu", &bind_norm_act_backward, "x"_a, "weight"_a, "bias"_a,
@@ -174,6 +175,6 @@ PYBIND11_MODULE(_C, module) {
   module.def("distance_transform_cuda", &bind_distance_transform_cuda, "mask"_a, "distance"_a,
              "workspace"_a, "spacing"_a, "stream"_a);
   module.def("overlap_counts_cuda", bind_overlap_counts(&overlap_counts_cuda), "pred"_a, "ref"_a,
-             "counts"_a, "invalid"_a, "stream"_a);
+             "counts"_a, "invalid"_a, "stream"_a, "sums"_a = py::none());
 #endif
 }

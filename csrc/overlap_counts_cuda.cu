@@ -1,6 +1,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "overlap_counts.hpp"
 
@@ -34,11 +35,12 @@ class DeviceGuard {
 };
 
 // Block (x, y) takes every gridDim.x-th stretch of the rows y, y + gridDim.y, ...
-// Its counts are kept in shared memory, (C, 3) uint32, and added to the totals once a row.
-template <class Pred, class Ref>
+// Its counts are kept in shared memory, (C, 3) uint32, and added to the totals once a row. Sums of
+// indices, where asked for, go to the totals (B, C, 2, axes) at once.
+template <bool kWithSums, class Pred, class Ref>
 __global__ void overlap_counts_kernel(const Pred* pred, const Ref* ref, std::int64_t num_rows,
-                                      std::int64_t row_size, std::int64_t num_classes,
-                                      Counter* counts, Counter* invalid) {
+                                      std::int64_t row_size, Grid grid, std::int64_t num_classes,
+                                      Counter* counts, Counter* invalid, Counter* sums) {
   extern __shared__ unsigned int row_counts[];
   const int table_size = static_cast<int>(num_classes) * kColumns;
   const auto add = [&](std::int64_t index, std::int64_t n) {
@@ -54,10 +56,20 @@ __global__ void overlap_counts_kernel(const Pred* pred, const Ref* ref, std::int
   for (std::int64_t row = blockIdx.y; row < num_rows; row += gridDim.y) {
     for (int i = threadIdx.x; i < table_size; i += blockDim.x) row_counts[i] = 0;
     __syncthreads();
+    const Pred* row_pred = pred + row * row_size;
+    const Ref* row_ref = ref + row * row_size;
     for (std::int64_t begin = thread * kVoxelsPerThread; begin < row_size; begin += step) {
       const std::int64_t rest = row_size - begin;
-      count_runs(pred + row * row_size + begin, ref + row * row_size + begin,
-                 rest < kVoxelsPerThread ? rest : kVoxelsPerThread, num_classes, add, reject);
+      const std::int64_t size = rest < kVoxelsPerThread ? rest : kVoxelsPerThread;
+      if constexpr (kWithSums) {
+        const auto add_sum = [&](std::int64_t index, std::int64_t sum) {
+          atomicAdd(&sums[row * num_classes * 2 * grid.axes + index], static_cast<Counter>(sum));
+        };
+        count_and_sum_runs(row_pred, row_ref, begin, begin + size, grid, num_classes, add, add_sum,
+                           reject);
+      } else {
+        count_runs(row_pred + begin, row_ref + begin, size, num_classes, add, reject);
+      }
     }
     __syncthreads();
     for (int i = threadIdx.x; i < table_size; i += blockDim.x)
@@ -69,10 +81,10 @@ __global__ void overlap_counts_kernel(const Pred* pred, const Ref* ref, std::int
 }  // namespace
 
 void overlap_counts_cuda(const TensorView& pred, const TensorView& ref, const TensorView& counts,
-                         const TensorView& invalid, std::uintptr_t stream) {
-  check_overlap_counts(pred, ref, counts, invalid, dlpack::kCuda);
-  for (const TensorView* view : {&ref, &counts, &invalid})
-    if (view->device.id != pred.device.id)
+                         const TensorView& invalid, std::uintptr_t stream, const TensorView* sums) {
+  check_overlap_counts(pred, ref, counts, invalid, sums, dlpack::kCuda);
+  for (const TensorView* view : {&ref, &counts, &invalid, sums})
+    if (view != nullptr && view->device.id != pred.device.id)
       throw std::invalid_argument(view->name + ": expected a tensor on the GPU of pred");
   if (pred.size() == 0) return;
   const std::int64_t num_rows = pred.shape[0];
@@ -81,17 +93,24 @@ void overlap_counts_cuda(const TensorView& pred, const TensorView& ref, const Te
   const std::int64_t voxels_per_block = kThreads * kVoxelsPerThread;
   const std::int64_t blocks =
       std::min((row_size + voxels_per_block - 1) / voxels_per_block, kMaxBlocks);
-  const dim3 grid(static_cast<unsigned int>(blocks),
-                  static_cast<unsigned int>(std::min(num_rows, kMaxRows)));
+  const dim3 dim_grid(static_cast<unsigned int>(blocks),
+                      static_cast<unsigned int>(std::min(num_rows, kMaxRows)));
   const std::size_t shared_bytes = num_classes * kColumns * sizeof(unsigned int);
 
   const DeviceGuard guard(pred.device.id);
   visit(pred, [&](const auto* pred_data) {
     visit(ref, [&](const auto* ref_data) {
-      overlap_counts_kernel<<<grid, kThreads, shared_bytes,
-                              reinterpret_cast<cudaStream_t>(stream)>>>(
-          pred_data, ref_data, num_rows, row_size, num_classes, static_cast<Counter*>(counts.data),
-          static_cast<Counter*>(invalid.data));
+      const auto launch = [&](auto kernel, Counter* sums_data) {
+        kernel<<<dim_grid, kThreads, shared_bytes, reinterpret_cast<cudaStream_t>(stream)>>>(
+            pred_data, ref_data, num_rows, row_size, grid_of(pred), num_classes,
+            static_cast<Counter*>(counts.data), static_cast<Counter*>(invalid.data), sums_data);
+      };
+      using Pred = std::remove_cv_t<std::remove_pointer_t<decltype(pred_data)>>;
+      using Ref = std::remove_cv_t<std::remove_pointer_t<decltype(ref_data)>>;
+      if (sums != nullptr)
+        launch(&overlap_counts_kernel<true, Pred, Ref>, static_cast<Counter*>(sums->data));
+      else
+        launch(&overlap_counts_kernel<false, Pred, Ref>, nullptr);
     });
   });
   check(cudaGetLastError());

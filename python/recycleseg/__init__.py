@@ -8,6 +8,8 @@ from recycleseg.diffusion.samplers import ddim_step, ddpm_step
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.inference.predictor import Prediction, Predictor
 from recycleseg.losses import SegmentationLoss
+from recycleseg.metrics.evaluate import evaluate
+from recycleseg.metrics.scores import Scores
 from recycleseg.models.unet import UNet
 from recycleseg.ops.distance_transform import distance_transform
 from recycleseg.ops.overlap_counts import overlap_counts
@@ -18,6 +20,7 @@ __all__ = [
     "NoiseSchedule",
     "Prediction",
     "Predictor",
+    "Scores",
     "SegmentationLoss",
     "TrainConfig",
     "Trainer",
@@ -26,6 +29,7 @@ __all__ = [
     "ddim_step",
     "ddpm_step",
     "distance_transform",
+    "evaluate",
     "load_preset",
     "overlap_counts",
 ]

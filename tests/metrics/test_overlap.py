@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
-from recycleseg.metrics.overlap import dice_from_counts, iou_from_counts
+from recycleseg.metrics.overlap import (
+    centroid_distance,
+    dice_from_counts,
+    iou_from_counts,
+    precision,
+    recall,
+    volumes,
+)
 
 
 def test_values_and_empty_cases() -> None:
@@ -33,3 +41,23 @@ def test_no_rounding_of_large_volumes() -> None:
     assert float(dice_from_counts(torch.tensor([huge - 1, huge, huge]))) == 2 * (huge - 1) / (
         2 * huge
     )
+
+
+def test_precision_and_recall() -> None:
+    counts = np.array([[30, 40, 60], [0, 0, 7], [0, 5, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(precision(counts), [0.75, 0, 0, np.nan])
+    np.testing.assert_array_equal(recall(counts), [0.5, 0, 0, np.nan])
+
+
+def test_volumes_are_numbers_whatever_is_empty() -> None:
+    counts = np.array([[30, 40, 60], [0, 0, 0]])
+    np.testing.assert_allclose(volumes(counts, (2.0, 0.5, 3.0)), [[0.12, 0.18], [0, 0]])
+    np.testing.assert_allclose(volumes(counts, (2.0, 0.5)), [[40, 60], [0, 0]])
+
+
+def test_centroid_distance() -> None:
+    counts = np.array([[1, 2, 4], [0, 0, 3], [0, 2, 0], [0, 0, 0]])
+    sums = np.array([[[2, 8], [16, 4]], [[0, 0], [3, 3]], [[4, 4], [0, 0]], [[0, 0], [0, 0]]])
+    # Centroids (1, 4) and (4, 1), of which the second axis is stretched by 4/3.
+    distance = centroid_distance(counts, sums, (1.0, 4 / 3))
+    np.testing.assert_allclose(distance, [5.0, np.inf, np.inf, np.nan], rtol=1e-15)

@@ -70,6 +70,44 @@ def test_matches_bincount_in_any_pair_of_dtypes(
     np.testing.assert_array_equal(counts.cpu(), bincount_oracle(pred, ref, num_classes))
 
 
+def index_sums_oracle(pred: Tensor, ref: Tensor, num_classes: int) -> np.ndarray:
+    """Sums (B, C, 2, D) of the indices that numpy.argwhere finds."""
+    sums = np.zeros((len(pred), num_classes, 2, pred.ndim - 1), dtype=np.int64)
+    for b, c in np.ndindex(*sums.shape[:2]):
+        for which, labels in enumerate((pred, ref)):
+            sums[b, c, which] = np.argwhere(labels[b].numpy() == c).sum(0)
+    return sums
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS)
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 1), (2, 35), (3, 5, 7), (2, 4, 3, 5), (1, 1, 1, 1), (2, 9, 50, 1), (0, 4, 3), (2, 0, 3)],
+    ids=str,
+)
+def test_sums_of_indices_match_argwhere(shape: tuple[int, ...], backend: str, device: str) -> None:
+    pred = random_labels(shape, 4, torch.int64, seed=20)
+    ref = random_labels(shape, 4, torch.uint8, seed=21)
+    counts, sums = overlap_counts(
+        pred.to(device), ref.to(device), 4, coordinate_sums=True, backend=backend
+    )
+    assert sums.dtype == torch.int64
+    assert counts.is_contiguous() and sums.is_contiguous()
+    np.testing.assert_array_equal(counts.cpu(), bincount_oracle(pred, ref, 4))
+    np.testing.assert_array_equal(sums.cpu(), index_sums_oracle(pred, ref, 4))
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS)
+def test_sums_of_indices_of_many_chunks(backend: str, device: str) -> None:
+    pred = random_labels((2, 60, 71, 83), 5, torch.uint8, seed=22)
+    ref = pred.roll(9, dims=3)
+    counts, sums = overlap_counts(
+        pred.to(device), ref.to(device), 5, coordinate_sums=True, backend=backend
+    )
+    np.testing.assert_array_equal(counts.cpu(), bincount_oracle(pred, ref, 5))
+    np.testing.assert_array_equal(sums.cpu(), index_sums_oracle(pred, ref, 5))
+
+
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
 @pytest.mark.parametrize("num_classes", [1, 2, 64, 256, 300, 4096])
 def test_matches_bincount_for_any_number_of_classes(
@@ -139,8 +177,11 @@ def test_arguments_are_not_written_to() -> None:
 def test_opcheck(backend: str, device: str) -> None:
     pred = random_labels((2, 5, 3), 3, torch.int64, seed=11).to(device)
     ref = random_labels((2, 5, 3), 3, torch.uint8, seed=12).to(device)
-    op = torch.ops.recycleseg.overlap_counts.default
-    assert set(torch.library.opcheck(op, (pred, ref, 3, backend)).values()) == {"SUCCESS"}
+    for op in (
+        torch.ops.recycleseg.overlap_counts.default,
+        torch.ops.recycleseg.overlap_counts_and_sums.default,
+    ):
+        assert set(torch.library.opcheck(op, (pred, ref, 3, backend)).values()) == {"SUCCESS"}
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
@@ -157,15 +198,20 @@ def test_compiled_without_graph_breaks_equals_eager(backend: str, device: str) -
 
 
 @pytest.mark.parametrize(("backend", "device"), BACKENDS)
+@pytest.mark.parametrize("coordinate_sums", [False, True])
 @pytest.mark.parametrize("value", [-1, 3, 30000])
 @pytest.mark.parametrize("name", ["pred", "ref"])
-def test_a_label_out_of_range_is_named(name: str, value: int, backend: str, device: str) -> None:
+def test_a_label_out_of_range_is_named(
+    name: str, value: int, coordinate_sums: bool, backend: str, device: str
+) -> None:
     labels = {"pred": torch.zeros(2, 40, dtype=torch.int16, device=device)}
     labels["ref"] = labels["pred"].clone()
     labels[name][1, 5:7] = value
     message = rf"{name}: .*labels in \[0, 3\), got {value} \(2 voxels are out of range\)"
     with pytest.raises(ValueError, match=message):
-        overlap_counts(labels["pred"], labels["ref"], 3, backend=backend)
+        overlap_counts(
+            labels["pred"], labels["ref"], 3, coordinate_sums=coordinate_sums, backend=backend
+        )
 
 
 LABEL = torch.zeros(2, 4, dtype=torch.uint8)
@@ -186,6 +232,13 @@ LABEL = torch.zeros(2, 4, dtype=torch.uint8)
 def test_bad_arguments_are_named(arguments: tuple[Tensor, Tensor, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         overlap_counts(*arguments)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 2, 2, 2, 2)], ids=str)
+def test_sums_of_indices_need_one_to_three_axes(shape: tuple[int, ...]) -> None:
+    label = torch.zeros(shape, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"pred: expected .* 1 to 3 axes in S .* got \("):
+        overlap_counts(label, label, 2, coordinate_sums=True)
 
 
 def test_an_unknown_backend_is_refused() -> None:
@@ -217,6 +270,8 @@ def test_auto_equals_the_reference() -> None:
         ({"pred": LABEL.float()}, "pred: expected dtype .* got DLPack code 2 with 32 bits"),
         ({"counts": torch.zeros(2, 2, 3, dtype=torch.int32)}, "counts: expected int64 of shape"),
         ({"invalid": torch.zeros(3, dtype=torch.int64)}, "invalid: expected int64 of shape"),
+        ({"sums": torch.zeros(2, 2, 2, 2, dtype=torch.int64)}, "sums: expected int64 of shape"),
+        ({"sums": torch.zeros(2, 2, 2, 1, dtype=torch.int32)}, "sums: expected int64 of shape"),
     ],
 )
 def test_the_extension_checks_what_it_writes_to(change: dict[str, Tensor], message: str) -> None:

@@ -78,6 +78,35 @@ def oracle(
     return np.array(rows, dtype=np.float64), pooled
 
 
+def surfel_oracle(pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+    """As `oracle`, with the tables of DeepMind's package and the steps of its functions."""
+    tables = pytest.importorskip("surface_distance.lookup_tables")
+    if len(spacing) == 3:
+        kernel = tables.ENCODE_NEIGHBOURHOOD_3D_KERNEL
+        areas = tables.create_table_neighbour_code_to_surface_area(spacing)
+    else:
+        kernel = tables.ENCODE_NEIGHBOURHOOD_2D_KERNEL
+        areas = tables.create_table_neighbour_code_to_contour_length(spacing)
+    codes = [
+        ndimage.correlate(np.pad(mask, 1).astype(np.uint8), kernel, mode="constant")
+        for mask in (pred, ref)
+    ]
+    surfaces = [(code != 0) & (code != len(areas) - 1) for code in codes]
+    rows = []
+    for way in (0, 1):
+        to_other = ndimage.distance_transform_edt(~surfaces[1 - way], sampling=spacing)
+        distances = to_other[surfaces[way]]
+        weights = areas[codes[way][surfaces[way]]]
+        order = np.argsort(distances, kind="stable")
+        reached = np.cumsum(weights[order]) / weights.sum()
+        at = np.searchsorted(reached, np.array(PERCENTILES) / 100)
+        percentiles = distances[order][np.minimum(at, len(distances) - 1)]
+        within = [weights[distances <= t * (1 + 1e-9)].sum() for t in TOLERANCES]
+        mean = (distances * weights).sum() / weights.sum()
+        rows.append([weights.sum(), mean, distances.max(), *percentiles, *within])
+    return np.array(rows)
+
+
 def check(
     pred: np.ndarray,
     ref: np.ndarray,
@@ -205,6 +234,26 @@ CASES: dict[str, tuple[np.ndarray, np.ndarray, tuple[float, ...]]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_matches_scipy(case: str, border_is_outside: bool, backend: str) -> None:
     check(*CASES[case], backend, border_is_outside=border_is_outside)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", [c for c in CASES if "empty" not in c])
+def test_surfels_match_those_of_deepmind(case: str, backend: str) -> None:
+    pytest.importorskip("recycleseg.ops.surfel_areas")
+    pred, ref, spacing = CASES[case]
+    directed, pooled = surface_distances(
+        torch.from_numpy(pred[None]),
+        torch.from_numpy(ref[None]),
+        labels=[1],
+        spacing=spacing,
+        tolerances=TOLERANCES,
+        percentiles=PERCENTILES,
+        definition="surfel",
+        backend=backend,
+    )
+    # Their areas are sums over triangles, of which the order may differ.
+    np.testing.assert_allclose(directed[0, 0], surfel_oracle(pred, ref, spacing), rtol=1e-9)
+    assert pooled.isnan().all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

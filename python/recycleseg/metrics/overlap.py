@@ -1,22 +1,89 @@
-"""Metrics that follow from voxel counts."""
+"""Metrics that follow from voxel counts and from sums of voxel indices.
+
+A structure that neither map has gives NaN, "not applicable"; one that only one of them has gives
+0, and an infinite distance of centroids, so that a missed structure never improves a mean.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Array = NDArray[np.float64]
+# counts: (..., 3) true positives, predicted and reference voxels, as recycleseg.ops.overlap_counts
+# gives them.
+Counts = NDArray[Any]
+
+
+def dice(counts: Counts) -> Array:
+    """Dice coefficient (...) of counts (..., 3): 2 TP / (predicted + reference)."""
+    tp, pred, ref = _split(counts)
+    return _ratio(2 * tp, pred + ref)
+
+
+def iou(counts: Counts) -> Array:
+    """Intersection over union (...) of counts (..., 3)."""
+    tp, pred, ref = _split(counts)
+    return _ratio(tp, pred + ref - tp)
+
+
+def precision(counts: Counts) -> Array:
+    """TP / predicted (...) of counts (..., 3); 0 where nothing was predicted of a structure."""
+    tp, pred, ref = _split(counts)
+    return _ratio(tp, np.where(pred == 0, ref, pred))
+
+
+def recall(counts: Counts) -> Array:
+    """TP / reference (...) of counts (..., 3); 0 where the reference lacks what was predicted."""
+    tp, pred, ref = _split(counts)
+    return _ratio(tp, np.where(ref == 0, pred, ref))
+
+
+def volumes(counts: Counts, spacing: Sequence[float]) -> Array:
+    """Sizes (..., 2), predicted and reference, in ml; in mm^2 where spacing (mm) has two axes."""
+    mm = math.prod(spacing)
+    return counts[..., 1:] * (mm / 1000 if len(spacing) == 3 else mm)
+
+
+def centroid_distance(
+    counts: Counts, coordinate_sums: NDArray[Any], spacing: Sequence[float]
+) -> Array:
+    """Distance (...) in mm between the centroids of a structure in both maps.
+
+    counts: (..., 3). coordinate_sums: (..., 2, D) sums of voxel indices, predicted and reference.
+    spacing: D numbers, in mm. inf where one map lacks the structure.
+    """
+    sizes = counts[..., 1:]
+    centroids = coordinate_sums / np.where(sizes == 0, np.nan, sizes)[..., None]
+    steps = (centroids[..., 0, :] - centroids[..., 1, :]) * np.asarray(spacing)
+    one_empty = (sizes[..., 0] == 0) != (sizes[..., 1] == 0)
+    return np.where(one_empty, np.inf, np.sqrt((steps**2).sum(-1)))
 
 
 def dice_from_counts(counts: Tensor) -> Tensor:
-    """Dice coefficient of every class.
-
-    counts: (..., 3) true positives, predicted and reference voxels (see
-    recycleseg.ops.overlap_counts). Returns float64 (...): 2 TP / (predicted + reference);
-    0 where one of both is empty, NaN ("not applicable") where both are.
-    """
-    tp, pred, ref = counts.double().unbind(-1)
-    return 2.0 * tp / (pred + ref)
+    """:func:`dice` of a tensor: int64 (..., 3) -> float64 (...)."""
+    return _of_tensor(dice, counts)
 
 
 def iou_from_counts(counts: Tensor) -> Tensor:
-    """Intersection over union of every class; shapes and empty cases as `dice_from_counts`."""
-    tp, pred, ref = counts.double().unbind(-1)
-    return tp / (pred + ref - tp)
+    """:func:`iou` of a tensor: int64 (..., 3) -> float64 (...)."""
+    return _of_tensor(iou, counts)
+
+
+def _of_tensor(metric: Callable[[Counts], Array], counts: Tensor) -> Tensor:
+    return torch.as_tensor(metric(counts.cpu().numpy()), device=counts.device)
+
+
+def _split(counts: Counts) -> tuple[Counts, Counts, Counts]:
+    return counts[..., 0], counts[..., 1], counts[..., 2]
+
+
+def _ratio(part: Counts, whole: Counts) -> Array:
+    """part / whole in float64, NaN where whole is 0."""
+    return part / np.where(whole == 0, np.nan, whole)

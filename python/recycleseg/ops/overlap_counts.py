@@ -1,9 +1,12 @@
 """Voxels per class of two label maps: true positives, predicted, reference.
 
-Dice, IoU and volumes follow from these three counts alone.
+Dice, IoU and volumes follow from these three counts alone, centroids from the sums of the voxels'
+indices.
 """
 
 from __future__ import annotations
+
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -11,10 +14,40 @@ from torch import Tensor
 from recycleseg import _ext
 
 MAX_CLASSES = 4096
+MAX_AXES = 3
 _LABEL_DTYPES = (torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
-def overlap_counts(pred: Tensor, ref: Tensor, num_classes: int, *, backend: str = "auto") -> Tensor:
+@overload
+def overlap_counts(
+    pred: Tensor,
+    ref: Tensor,
+    num_classes: int,
+    *,
+    coordinate_sums: Literal[False] = False,
+    backend: str = "auto",
+) -> Tensor: ...
+
+
+@overload
+def overlap_counts(
+    pred: Tensor,
+    ref: Tensor,
+    num_classes: int,
+    *,
+    coordinate_sums: Literal[True],
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]: ...
+
+
+def overlap_counts(
+    pred: Tensor,
+    ref: Tensor,
+    num_classes: int,
+    *,
+    coordinate_sums: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
     """Count the voxels of every class in a batch of label maps, in one pass.
 
     pred, ref: (B, *S) class labels in [0, num_classes), of the same shape and device; bool, uint8,
@@ -24,6 +57,10 @@ def overlap_counts(pred: Tensor, ref: Tensor, num_classes: int, *, backend: str 
     Returns int64 (B, C, 3) on the same device; along the last axis, with v over the voxels,
 
         [|{v: pred = ref = c}|, |{v: pred = c}|, |{v: ref = c}|].
+
+    With coordinate_sums, where S has D = 1 to 3 axes, returns these counts and, from the same pass,
+    int64 (B, C, 2, D): the sums of the indices along each axis of S over the voxels {v: pred = c}
+    and over {v: ref = c}. Divided by the counts they are the centroids.
 
     A single map (*S) is a batch of one: `overlap_counts(pred[None], ref[None], C)[0]`.
 
@@ -45,7 +82,15 @@ def overlap_counts(pred: Tensor, ref: Tensor, num_classes: int, *, backend: str 
         raise ValueError(f"ref: expected the device of pred, {pred.device}, got {ref.device}")
     if not 1 <= num_classes <= MAX_CLASSES:
         raise ValueError(f"num_classes: expected 1 to {MAX_CLASSES}, got {num_classes}")
+    if coordinate_sums and not 1 <= pred.ndim - 1 <= MAX_AXES:
+        raise ValueError(
+            f"pred: expected shape (B, *S) with 1 to {MAX_AXES} axes in S for coordinate_sums, "
+            f"got {tuple(pred.shape)}"
+        )
     resolved = _ext.resolve_backend(backend, pred.device)
+    if coordinate_sums:
+        counts, sums = _overlap_counts_and_sums(pred, ref, num_classes, resolved)
+        return counts, sums
     result: Tensor = _overlap_counts(pred, ref, num_classes, resolved)
     return result
 
@@ -65,26 +110,69 @@ def overlap_counts_reference(pred: Tensor, ref: Tensor, num_classes: int) -> Ten
     return torch.stack(per_class).permute(2, 0, 1).contiguous()
 
 
+def coordinate_sums_reference(pred: Tensor, ref: Tensor, num_classes: int) -> Tensor:
+    """The sums of indices of :func:`overlap_counts`, in plain torch, one class after the other."""
+    size, voxels = pred.shape[1:], tuple(range(1, pred.ndim))
+    indices = torch.meshgrid(*[torch.arange(n, device=pred.device) for n in size], indexing="ij")
+    per_class = [
+        torch.stack(
+            [torch.stack([((m == c) * i).sum(voxels) for i in indices]) for m in (pred, ref)]
+        )
+        for c in range(num_classes)
+    ]
+    return torch.stack(per_class).permute(3, 0, 1, 2).contiguous()
+
+
 @torch.library.custom_op("recycleseg::overlap_counts", mutates_args=())
 def _overlap_counts(pred: Tensor, ref: Tensor, num_classes: int, backend: str) -> Tensor:
     if backend == "reference":
         return overlap_counts_reference(pred, ref, num_classes)
-    counts = pred.new_zeros((pred.shape[0], num_classes, 3), dtype=torch.int64)
-    invalid = pred.new_zeros((2, 2), dtype=torch.int64)  # per argument: how many, one such value
-    views = [_ext.capsule(t) for t in (pred.contiguous(), ref.contiguous(), counts, invalid)]
-    if backend == "cuda":
-        _ext.C.overlap_counts_cuda(*views, torch.cuda.current_stream(pred.device).cuda_stream)
-    else:
-        _ext.C.overlap_counts_cpu(*views, torch.get_num_threads())
-    for name, (num, value) in zip(("pred", "ref"), invalid.tolist(), strict=True):
-        if num:
-            _raise_outside(name, num, value, num_classes)
-    return counts
+    return _count(pred, ref, num_classes, backend, None)
 
 
 @_overlap_counts.register_fake
 def _(pred: Tensor, ref: Tensor, num_classes: int, backend: str) -> Tensor:
     return pred.new_empty((pred.shape[0], num_classes, 3), dtype=torch.int64)
+
+
+@torch.library.custom_op("recycleseg::overlap_counts_and_sums", mutates_args=())
+def _overlap_counts_and_sums(
+    pred: Tensor, ref: Tensor, num_classes: int, backend: str
+) -> tuple[Tensor, Tensor]:
+    if backend == "reference":
+        return (
+            overlap_counts_reference(pred, ref, num_classes),
+            coordinate_sums_reference(pred, ref, num_classes),
+        )
+    sums = pred.new_zeros((pred.shape[0], num_classes, 2, pred.ndim - 1), dtype=torch.int64)
+    return _count(pred, ref, num_classes, backend, sums), sums
+
+
+@_overlap_counts_and_sums.register_fake
+def _(pred: Tensor, ref: Tensor, num_classes: int, backend: str) -> tuple[Tensor, Tensor]:
+    return (
+        pred.new_empty((pred.shape[0], num_classes, 3), dtype=torch.int64),
+        pred.new_empty((pred.shape[0], num_classes, 2, pred.ndim - 1), dtype=torch.int64),
+    )
+
+
+def _count(
+    pred: Tensor, ref: Tensor, num_classes: int, backend: str, sums: Tensor | None
+) -> Tensor:
+    """Counts by the extension, which adds to `sums` where given."""
+    counts = pred.new_zeros((pred.shape[0], num_classes, 3), dtype=torch.int64)
+    invalid = pred.new_zeros((2, 2), dtype=torch.int64)  # per argument: how many, one such value
+    sums_view = None if sums is None else _ext.capsule(sums)
+    views = [_ext.capsule(t) for t in (pred.contiguous(), ref.contiguous(), counts, invalid)]
+    if backend == "cuda":
+        stream = torch.cuda.current_stream(pred.device).cuda_stream
+        _ext.C.overlap_counts_cuda(*views, stream, sums_view)
+    else:
+        _ext.C.overlap_counts_cpu(*views, torch.get_num_threads(), sums_view)
+    for name, (num, value) in zip(("pred", "ref"), invalid.tolist(), strict=True):
+        if num:
+            _raise_outside(name, num, value, num_classes)
+    return counts
 
 
 def _raise_outside(name: str, num: int, value: int, num_classes: int) -> None:

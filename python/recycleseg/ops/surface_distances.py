@@ -358,6 +358,4 @@ def _check_numbers(
 def _resolve(backend: str, device: torch.device) -> str:
     if backend != "auto":
         return _ext.resolve_backend(backend, device)
-    if not (_ext.HAS_CPP and hasattr(_ext.C, "surface_distances_cpu")):
-        return "reference"
     return _ext.resolve_backend(backend, torch.device("cpu"))

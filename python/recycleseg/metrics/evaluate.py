@@ -1,0 +1,313 @@
+"""All metrics of a segmentation at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recycleseg.metrics import overlap
+from recycleseg.metrics.scores import Scores
+from recycleseg.metrics.surface import surface_metrics, tolerance_names
+from recycleseg.ops.overlap_counts import MAX_CLASSES, overlap_counts
+from recycleseg.ops.surface_distances import DEFINITIONS, surface_distances
+
+# The dtype that holds the values of one that the operations do not take.
+_WIDER = {
+    torch.int8: torch.int16,
+    torch.uint16: torch.int32,
+    torch.uint32: torch.int64,
+    torch.uint64: torch.int64,
+}
+Structures = list[tuple[int, ...]]
+
+
+def evaluate(
+    pred: Any,
+    ref: Any,
+    *,
+    spacing: Sequence[float],
+    labels: Mapping[str, int | tuple[int, ...]] | Sequence[str],
+    tolerance_mm: float | Sequence[float] = 1.0,
+    percentile: float = 95.0,
+    definitions: Sequence[str] = ("voxel",),
+    border_is_outside: bool = True,
+    backend: str = "auto",
+) -> Scores:
+    """Compare a segmentation, or a batch of them, with a reference.
+
+    Args:
+        pred, ref: NumPy arrays, torch tensors on a CPU or a GPU, or anything with `__dlpack__`;
+            booleans or integers, of one shape. Where `labels` is a mapping: label maps (*S), or a
+            batch (B, *S). Where it is a sequence: masks (C, *S) or (B, C, *S), nonzero inside. S
+            has as many axes as `spacing` has numbers, 2 or 3; one axis more makes a batch.
+        spacing: mm between voxels along each axis of S, in the order of the array's axes.
+        labels: name -> label value of each structure, from 0 to 4095, or a tuple of values whose
+            union it is; structures may overlap. Or the names of the C masks.
+        tolerance_mm: of surface Dice. One number gives "nsd"; a sequence "nsd_1mm", "nsd_2mm" ...
+        percentile: of the Hausdorff distance, whose name it gives: 95 is "hd95".
+        definitions: "voxel", "surfel" or both; see recycleseg.ops.surface_distances. Names of
+            "surfel" metrics begin with "surfel_".
+        border_is_outside: whether a structure cut off by the volume's border has a surface there.
+        backend: of the operations: "auto", "cpp", "cuda" or "reference".
+
+    Returns:
+        Scores: label -> metric -> float, of a batch an array (B,). Metrics: dice, iou, precision,
+        recall; pred_volume_ml, ref_volume_ml (2D: pred_area_mm2, ref_area_mm2); in mm,
+        centroid_distance, hd, hd95 (the larger of the two directed percentiles), assd (mean over
+        both surfaces together), masd (mean of the directed means), mean_pred_to_ref,
+        mean_ref_to_pred, hd95_pooled (percentile of both directions' distances together); nsd.
+        Where neither map has a structure all but its size is NaN. Where only one has it, dice, iou,
+        precision, recall and nsd are 0, and all distances inf.
+
+    Raises:
+        TypeError: pred or ref is no array. ValueError: an argument is not as said, or a label map
+            holds a label that is neither 0 nor in `labels`. RuntimeError: a backend that was not
+            built.
+    """
+    names, structures = _structures(labels)
+    spacing = tuple(float(s) for s in spacing)
+    single_tolerance = not isinstance(tolerance_mm, Sequence | np.ndarray)
+    tolerances = tuple(map(float, np.atleast_1d(np.asarray(tolerance_mm, dtype=np.float64))))
+    nsd_names = tolerance_names(tolerances, single_tolerance)
+    _check_options(spacing, tolerances, nsd_names, definitions, border_is_outside)
+    pred_maps, ref_maps, batched = _maps(pred, ref, len(spacing), None if structures else names)
+    if "surfel" not in definitions:  # whose areas depend on the order of axes
+        pred_maps, ref_maps, spacing_of_maps = _in_memory_order(pred_maps, ref_maps, spacing)
+    else:
+        spacing_of_maps = spacing
+
+    if structures is None:
+        counts, sums = _mask_counts(pred_maps, ref_maps, backend)
+    else:
+        counts, sums = _structure_counts(pred_maps, ref_maps, structures, backend)
+    sizes = overlap.volumes(counts, spacing)
+    unit = "volume_ml" if len(spacing) == 3 else "area_mm2"
+    table = {
+        "dice": overlap.dice(counts),
+        "iou": overlap.iou(counts),
+        "precision": overlap.precision(counts),
+        "recall": overlap.recall(counts),
+        f"pred_{unit}": sizes[..., 0],
+        f"ref_{unit}": sizes[..., 1],
+        "centroid_distance": overlap.centroid_distance(counts, sums, spacing_of_maps),
+    }
+    for definition in definitions:
+        distances = surface_distances(
+            pred_maps,
+            ref_maps,
+            labels=structures,
+            spacing=spacing_of_maps,
+            tolerances=tolerances,
+            percentiles=(percentile,),
+            definition=definition,
+            border_is_outside=border_is_outside,
+            backend=backend,
+        )
+        table |= surface_metrics(
+            distances.directed.cpu().numpy(),
+            distances.pooled.cpu().numpy(),
+            percentile=percentile,
+            tolerances=nsd_names,
+            definition=definition,
+        )
+    return Scores(
+        labels=names,
+        table=table,
+        batched=batched,
+        spacing=spacing,
+        tolerances_mm=tolerances,
+        percentile=float(percentile),
+        definitions=tuple(definitions),
+        border_is_outside=border_is_outside,
+    )
+
+
+def _structures(
+    labels: Mapping[str, int | tuple[int, ...]] | Sequence[str],
+) -> tuple[tuple[str, ...], Structures | None]:
+    """Names, and the label values of each structure; None for masks."""
+    if isinstance(labels, str) or not labels:
+        raise ValueError(
+            "labels: expected a mapping from names to labels, or a sequence of names of masks, "
+            f"got {labels!r}"
+        )
+    if not isinstance(labels, Mapping):
+        names = tuple(labels)
+        if len(set(names)) < len(names):
+            raise ValueError(f"labels: expected different names, got {names}")
+        return names, None
+    structures = []
+    for name, entry in labels.items():
+        values = entry if isinstance(entry, Sequence) else (entry,)
+        if isinstance(values, str) or not values:
+            raise ValueError(f"labels[{name!r}]: expected a label or several, got {entry!r}")
+        for value in values:
+            if not isinstance(value, int | np.integer) or not 0 <= value < MAX_CLASSES:
+                raise ValueError(
+                    f"labels[{name!r}]: expected integers from 0 to {MAX_CLASSES - 1}, "
+                    f"got {value!r}"
+                )
+        structures.append(tuple(sorted({int(value) for value in values})))
+    return tuple(labels), structures
+
+
+def _check_options(
+    spacing: tuple[float, ...],
+    tolerances: tuple[float, ...],
+    nsd_names: dict[str, float],
+    definitions: Sequence[str],
+    border_is_outside: bool,
+) -> None:
+    if len(spacing) not in (2, 3):
+        raise ValueError(f"spacing: expected 2 or 3 numbers, one per axis, got {spacing}")
+    if not all(0 < s < math.inf for s in spacing):
+        raise ValueError(f"spacing: expected positive, finite mm, got {spacing}")
+    if not all(0 <= t < math.inf for t in tolerances) or len(nsd_names) != len(tolerances):
+        raise ValueError(f"tolerance_mm: expected different, finite mm from 0 on, got {tolerances}")
+    if isinstance(definitions, str) or not set(definitions) <= set(DEFINITIONS):
+        raise ValueError(f"definitions: expected a tuple of {DEFINITIONS}, got {definitions!r}")
+    if "surfel" in definitions and not border_is_outside:
+        raise ValueError("border_is_outside: expected True for definition 'surfel', got False")
+
+
+def _maps(
+    pred: Any, ref: Any, num_axes: int, mask_names: tuple[str, ...] | None
+) -> tuple[Tensor, Tensor, bool]:
+    """Both as tensors with a batch axis, masks as bool; and whether they came with that axis."""
+    pred, ref = _tensor("pred", pred), _tensor("ref", ref)
+    one = num_axes + (mask_names is not None)
+    if pred.ndim not in (one, one + 1):
+        kind = "(*S) or (B, *S)" if mask_names is None else "(C, *S) or (B, C, *S)"
+        raise ValueError(
+            f"pred: expected shape {kind} with {num_axes} axes in S, as many as spacing has "
+            f"numbers, got {tuple(pred.shape)}"
+        )
+    if ref.shape != pred.shape:
+        raise ValueError(
+            f"ref: expected the shape of pred, {tuple(pred.shape)}, got {tuple(ref.shape)}"
+        )
+    if ref.device != pred.device:
+        raise ValueError(f"ref: expected the device of pred, {pred.device}, got {ref.device}")
+    if pred.numel() == 0:
+        raise ValueError(f"pred: expected at least one voxel, got shape {tuple(pred.shape)}")
+    batched = pred.ndim == one + 1
+    if not batched:
+        pred, ref = pred[None], ref[None]
+    if mask_names is None:
+        return pred, ref, batched
+    if pred.shape[1] != len(mask_names):
+        raise ValueError(
+            f"labels: expected {pred.shape[1]} names, one for each mask of pred, "
+            f"got {len(mask_names)}"
+        )
+    is_inside = [maps if maps.dtype == torch.bool else maps != 0 for maps in (pred, ref)]
+    return is_inside[0], is_inside[1], batched
+
+
+def _tensor(name: str, x: Any) -> Tensor:
+    """x as a tensor of a dtype that the operations take; copied only where torch cannot view it."""
+    if isinstance(x, np.ndarray):
+        if x.dtype.kind not in "biu":
+            raise ValueError(f"{name}: expected booleans or integers, got {x.dtype}")
+        viewable = x.flags.writeable and x.dtype.isnative and min(x.strides, default=0) >= 0
+        tensor = torch.from_numpy(
+            x if viewable else np.array(x, dtype=x.dtype.newbyteorder("="), order="K")
+        )
+    elif isinstance(x, Tensor):
+        tensor = x.detach()
+    elif hasattr(x, "__dlpack__"):
+        tensor = torch.from_dlpack(x)
+    else:
+        raise TypeError(
+            f"{name}: expected a NumPy array, a torch tensor or an object with __dlpack__, "
+            f"got {type(x).__name__}"
+        )
+    if tensor.is_floating_point() or tensor.is_complex():
+        raise ValueError(f"{name}: expected booleans or integers, got {tensor.dtype}")
+    return tensor.to(_WIDER.get(tensor.dtype, tensor.dtype))
+
+
+def _in_memory_order(
+    pred: Tensor, ref: Tensor, spacing: tuple[float, ...]
+) -> tuple[Tensor, Tensor, tuple[float, ...]]:
+    """The same maps with the axes of S in pred's order in memory, and the spacing so too.
+
+    Files of medical images are read with the first axis fastest; no metric depends on the order of
+    the axes, and so no copy in another order is needed.
+    """
+    first = pred.ndim - len(spacing)
+    order = sorted(range(len(spacing)), key=lambda axis: -pred.stride(first + axis))
+    axes = [*range(first), *(first + axis for axis in order)]
+    return pred.permute(axes), ref.permute(axes), tuple(spacing[axis] for axis in order)
+
+
+def _mask_counts(pred: Tensor, ref: Tensor, backend: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Counts (B, C, 3) and sums of indices (B, C, 2, D) of masks (B, C, *S)."""
+    counts, sums = overlap_counts(
+        pred.flatten(0, 1), ref.flatten(0, 1), 2, coordinate_sums=True, backend=backend
+    )
+    head = pred.shape[:2]
+    return (
+        counts[:, 1].unflatten(0, head).cpu().numpy(),
+        sums[:, 1].unflatten(0, head).cpu().numpy(),
+    )
+
+
+def _structure_counts(
+    pred: Tensor, ref: Tensor, structures: Structures, backend: str
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Counts (B, C, 3) and sums of indices (B, C, 2, D) of unions of labels in maps (B, *S)."""
+    values = sorted({value for structure in structures for value in structure})
+    counts, sums = (
+        t.cpu().numpy()
+        for t in overlap_counts(pred, ref, values[-1] + 1, coordinate_sums=True, backend=backend)
+    )
+    _check_labels(counts, values)
+    if all(len(structure) == 1 for structure in structures):
+        alone = [structure[0] for structure in structures]
+        return counts[:, alone], sums[:, alone]
+    confusion = _confusion(pred, ref, values)
+    position = {value: i for i, value in enumerate(values)}
+    united = np.stack([counts[:, s].sum(1) for s in structures], axis=1)
+    for c, structure in enumerate(structures):
+        at = [position[value] for value in structure]
+        united[:, c, 0] += confusion[:, at][:, :, at].sum((1, 2))
+    return united, np.stack([sums[:, s].sum(1) for s in structures], axis=1)
+
+
+def _check_labels(counts: NDArray[Any], values: list[int]) -> None:
+    if len({0, *values}) == counts.shape[1]:
+        return
+    others = np.ones(counts.shape[1], dtype=bool)
+    others[[0, *values]] = False
+    for column, name in ((1, "pred"), (2, "ref")):
+        voxels = np.where(others, counts[..., column].sum(0), 0)
+        if voxels.any():
+            value = int(voxels.argmax())
+            raise ValueError(
+                f"{name}: expected 0 and the labels {', '.join(map(str, values))}, "
+                f"got {value} ({voxels[value]} voxels)"
+            )
+
+
+def _confusion(pred: Tensor, ref: Tensor, values: list[int]) -> NDArray[Any]:
+    """(B, V, V): voxels with label values[i] in pred and another one, values[j], in ref."""
+    num = len(values) + 1  # the last for what is in no structure
+    position = torch.full((values[-1] + 1,), num - 1, device=pred.device)
+    position[values] = torch.arange(num - 1, device=pred.device)
+    rows = []
+    for p, r in zip(pred, ref, strict=True):
+        differ = (p != r).flatten()
+        if differ.device.type == "cpu":  # where torch's nonzero takes five times as long as NumPy's
+            at = torch.from_numpy(np.flatnonzero(differ.numpy()))
+        else:
+            at = differ.nonzero().squeeze(1)
+        joint = position[p.flatten()[at].long()] * num + position[r.flatten()[at].long()]
+        rows.append(torch.bincount(joint, minlength=num * num).view(num, num)[:-1, :-1])
+    return torch.stack(rows).cpu().numpy()

@@ -1,0 +1,95 @@
+"""Metrics that follow from surface distances.
+
+Each takes `directed` of recycleseg.ops.surface_distances as a NumPy array (..., 2, 3 + P + K). A
+structure that neither map has gives NaN, "not applicable"; one that only one of them has gives inf
+and a surface Dice of 0, so that a missed structure never improves a mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+_SIZE, _MEAN, _MAXIMUM, _FIRST_PERCENTILE = range(4)
+
+
+def hausdorff(directed: Array) -> Array:
+    """Hausdorff distance (...) in mm: the larger of the two directed maxima."""
+    return _larger(directed[..., _MAXIMUM])
+
+
+def percentile_hausdorff(directed: Array, index: int = 0) -> Array:
+    """The larger of the two directed percentiles (...) in mm, of the percentile number `index`."""
+    return _larger(directed[..., _FIRST_PERCENTILE + index])
+
+
+def directed_means(directed: Array) -> Array:
+    """Mean distance (..., 2) in mm from pred to ref and from ref to pred."""
+    means = directed[..., _MEAN]
+    return np.where(np.isnan(means), means[..., ::-1], means)
+
+
+def assd(directed: Array) -> Array:
+    """Average symmetric surface distance (...) in mm: the mean over both surfaces together."""
+    sizes = directed[..., _SIZE]
+    weighted = sizes * np.where(sizes == 0, 0.0, directed[..., _MEAN])
+    return _ratio(weighted.sum(-1), sizes.sum(-1))
+
+
+def masd(directed: Array) -> Array:
+    """Mean average surface distance (...) in mm: the mean of the two directed means."""
+    means = directed_means(directed)
+    mean: Array = 0.5 * (means[..., 0] + means[..., 1])
+    return mean
+
+
+def nsd(directed: Array, num_tolerances: int = 1, index: int = 0) -> Array:
+    """Normalized surface Dice (...): the share of both surfaces within tolerance number `index`."""
+    within = directed[..., directed.shape[-1] - num_tolerances + index]
+    return _ratio(within.sum(-1), directed[..., _SIZE].sum(-1))
+
+
+def surface_metrics(
+    directed: Array,
+    pooled: Array,
+    *,
+    percentile: float,
+    tolerances: dict[str, float],
+    definition: str = "voxel",
+) -> dict[str, Array]:
+    """Every metric above, by name; those of the definition "surfel" have names of their own.
+
+    directed: (..., 2, 4 + K), of one percentile. pooled: (..., 1). tolerances: K names of surface
+    Dice -> mm.
+    """
+    prefix = "" if definition == "voxel" else f"{definition}_"
+    means = directed_means(directed)
+    metrics = {
+        "hd": hausdorff(directed),
+        f"hd{percentile:g}": percentile_hausdorff(directed),
+        "assd": assd(directed),
+        "masd": masd(directed),
+        "mean_pred_to_ref": means[..., 0],
+        "mean_ref_to_pred": means[..., 1],
+    }
+    if definition == "voxel":
+        metrics[f"hd{percentile:g}_pooled"] = pooled[..., 0]
+    for index, name in enumerate(tolerances):
+        metrics[name] = nsd(directed, len(tolerances), index)
+    return {prefix + name: values for name, values in metrics.items()}
+
+
+def tolerance_names(tolerances: Sequence[float], single: bool) -> dict[str, float]:
+    """Name of the surface Dice at each tolerance in mm: "nsd" of one alone, else "nsd_2mm"."""
+    return {"nsd" if single else f"nsd_{t:g}mm": t for t in tolerances}
+
+
+def _larger(both: Array) -> Array:
+    return np.fmax(both[..., 0], both[..., 1])
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    return part / np.where(whole == 0, np.nan, whole)

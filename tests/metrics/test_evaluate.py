@@ -1,0 +1,349 @@
+"""All metrics at once, against SciPy and MONAI."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+import recycleseg as rs
+from recycleseg import _ext
+from recycleseg.metrics import Scores, evaluate
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+
+
+def label_map(shape: tuple[int, ...], num_labels: int, seed: int) -> np.ndarray:
+    """uint8 labels (*S) of blobs that touch one another."""
+    noise = np.random.default_rng(seed).normal(size=(num_labels, *shape))
+    return ndimage.gaussian_filter(noise, (0, *[2.0] * len(shape))).argmax(0).astype(np.uint8)
+
+
+def surface_of(mask: np.ndarray) -> np.ndarray:
+    return mask & ~ndimage.binary_erosion(mask)
+
+
+def oracle(
+    pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, ...], tolerance: float = 1.0
+) -> dict[str, float]:
+    """Every metric of two masks, none of them empty, by its definition."""
+    tp, n_pred, n_ref = (pred & ref).sum(), pred.sum(), ref.sum()
+    surfaces = surface_of(pred), surface_of(ref)
+    there, back = (
+        ndimage.distance_transform_edt(~other, sampling=spacing)[own]
+        for own, other in (surfaces, surfaces[::-1])
+    )
+    both = np.concatenate([there, back])
+    centroids = [np.argwhere(mask).mean(0) * spacing for mask in (pred, ref)]
+    voxel = math.prod(spacing)
+    unit, size = ("volume_ml", voxel / 1000) if len(spacing) == 3 else ("area_mm2", voxel)
+    return {
+        "dice": 2 * tp / (n_pred + n_ref),
+        "iou": tp / (pred | ref).sum(),
+        "precision": tp / n_pred,
+        "recall": tp / n_ref,
+        f"pred_{unit}": n_pred * size,
+        f"ref_{unit}": n_ref * size,
+        "centroid_distance": float(np.linalg.norm(centroids[0] - centroids[1])),
+        "hd": both.max(),
+        "hd95": max(np.percentile(there, 95), np.percentile(back, 95)),
+        "assd": both.mean(),
+        "masd": (there.mean() + back.mean()) / 2,
+        "mean_pred_to_ref": there.mean(),
+        "mean_ref_to_pred": back.mean(),
+        "hd95_pooled": np.percentile(both, 95),
+        "nsd": (both <= tolerance * (1 + 1e-9)).mean(),
+    }
+
+
+def same(scores: dict[str, Any], expected: dict[str, float]) -> None:
+    assert list(scores) == list(expected)
+    assert scores == pytest.approx(expected, rel=1e-10, abs=1e-12)
+
+
+PRED, REF = label_map((12, 14, 13), 4, 0), label_map((12, 14, 13), 4, 1)
+SPACING = (1.2, 0.7, 2.5)
+LABELS = {"a": 1, "b": (2,), "bc": (2, 3), "all": (1, 2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing"), [((12, 14, 13), SPACING), ((40, 37), (0.7, 0.9))], ids=["3D", "2D"]
+)
+def test_label_maps_match_scipy(shape: tuple[int, ...], spacing: tuple[float, ...]) -> None:
+    pred, ref = label_map(shape, 4, 2), label_map(shape, 4, 3)
+    scores = evaluate(pred, ref, spacing=spacing, labels=LABELS)
+    assert isinstance(scores, Scores)
+    assert list(scores) == list(LABELS)
+    for name, values in LABELS.items():
+        same(scores[name], oracle(np.isin(pred, values), np.isin(ref, values), spacing))
+        assert all(isinstance(value, float) for value in scores[name].values())
+    assert (scores.spacing, scores.tolerances_mm, scores.percentile) == (spacing, (1.0,), 95.0)
+    assert (scores.definitions, scores.border_is_outside) == (("voxel",), True)
+
+
+def test_is_exported() -> None:
+    assert rs.evaluate is evaluate
+    assert rs.Scores is Scores
+
+
+def test_a_batch_gives_arrays() -> None:
+    maps = [
+        np.stack([label_map((9, 11, 10), 3, seed) for seed in seeds]) for seeds in ((4, 5), (6, 7))
+    ]
+    scores = evaluate(*maps, spacing=SPACING, labels={"a": 1, "ab": (1, 2)})
+    assert scores["a"]["hd95"].shape == (2,)
+    for b in range(2):
+        one = evaluate(maps[0][b], maps[1][b], spacing=SPACING, labels={"a": 1, "ab": (1, 2)})
+        for name in one:
+            same({m: values[b] for m, values in scores[name].items()}, one[name])
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int32])
+def test_masks_may_overlap(dtype: type) -> None:
+    pred = np.stack([PRED == 1, PRED > 1, PRED > 0]).astype(dtype) * dtype(3)
+    ref = np.stack([REF == 1, REF > 1, REF > 0])
+    expected = evaluate(PRED, REF, spacing=SPACING, labels={"a": 1, "b": (2, 3), "c": (1, 2, 3)})
+    scores = evaluate(pred, ref, spacing=SPACING, labels=["a", "b", "c"])
+    for name in "abc":
+        same(scores[name], expected[name])
+    batch = evaluate(pred[None], ref[None], spacing=SPACING, labels=("a", "b", "c"))
+    np.testing.assert_array_equal(batch["b"]["hd95"], [scores["b"]["hd95"]])
+
+
+class OnlyDLPack:
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __dlpack__(self, **arguments: Any) -> Any:
+        return self.array.__dlpack__(**arguments)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.array.__dlpack_device__()
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+KINDS: dict[str, Callable[[np.ndarray], Any]] = {
+    "torch": torch.from_numpy,
+    "dlpack": OnlyDLPack,
+    "read-only": read_only,
+    "first axis fastest": np.asfortranarray,
+    "another order": lambda a: np.ascontiguousarray(a.transpose(1, 2, 0)).transpose(2, 0, 1),
+    "reversed": lambda a: np.ascontiguousarray(a[::-1, :, ::-1])[::-1, :, ::-1],
+    "big-endian": lambda a: a.astype(">i2"),
+    "sliced": lambda a: a.repeat(2, axis=1)[:, ::2],
+    **{
+        name: lambda a, name=name: a.astype(name)
+        for name in ("int8", "int16", "int32", "int64", "uint16", "uint32", "uint64")
+    },
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_array(kind: str) -> None:
+    expected = evaluate(PRED, REF, spacing=SPACING, labels=LABELS)
+    for maps in ((KINDS[kind](PRED), KINDS[kind](REF)), (PRED, KINDS[kind](REF))):
+        scores = evaluate(*maps, spacing=SPACING, labels=LABELS)
+        for name in LABELS:
+            same(scores[name], expected[name])
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_tensors_on_a_gpu() -> None:
+    expected = evaluate(PRED, REF, spacing=SPACING, labels=LABELS)
+    maps = [torch.from_numpy(array).cuda() for array in (PRED, REF)]
+    scores = evaluate(*maps, spacing=SPACING, labels=LABELS)
+    for name in LABELS:
+        same(scores[name], expected[name])
+
+
+@pytest.mark.parametrize(("num_axes", "unit"), [(2, "area_mm2"), (3, "volume_ml")])
+def test_empty_structures(num_axes: int, unit: str) -> None:
+    pred, ref = np.zeros((2, *[6] * num_axes), dtype=np.uint8)
+    pred[1, 2] = 1
+    ref[3, 4] = 2
+    labels = {"invented": 1, "missed": 2, "neither": 3}
+    scores = evaluate(pred, ref, spacing=(2.0,) * num_axes, labels=labels)
+    size = {2: 4.0, 3: 6 * 8.0 / 1000}[num_axes]
+    volumes = {"invented": (size, 0), "missed": (0, size), "neither": (0, 0)}
+    zero = {"dice", "iou", "precision", "recall", "nsd"}
+    for name, metrics in scores.items():
+        metrics = dict(metrics)
+        assert (metrics.pop(f"pred_{unit}"), metrics.pop(f"ref_{unit}")) == volumes[name]
+        for metric, value in metrics.items():
+            expected = math.nan if name == "neither" else 0.0 if metric in zero else math.inf
+            np.testing.assert_equal(value, expected, err_msg=f"{name} {metric}")
+    assert scores.aggregate()["missed"]["hd95"].num_inf == 1
+
+
+def test_tolerances_and_percentiles_name_their_metrics() -> None:
+    scores = evaluate(
+        PRED, REF, spacing=SPACING, labels=LABELS, tolerance_mm=(1, 2.5), percentile=90
+    )["a"]
+    assert "nsd" not in scores and "hd95" not in scores
+    for tolerance, name in ((1.0, "nsd_1mm"), (2.5, "nsd_2.5mm")):
+        assert scores[name] == pytest.approx(oracle(PRED == 1, REF == 1, SPACING, tolerance)["nsd"])
+    assert scores["hd90"] < scores["hd"]
+    assert "hd90_pooled" in scores
+
+
+def test_the_border_may_be_inside() -> None:
+    pred, ref = np.ones((2, 8, 9), dtype=np.uint8)
+    ref[:, 5:] = 0
+    outside = evaluate(pred, ref, spacing=(1, 1), labels={"a": 1})["a"]
+    inside = evaluate(pred, ref, spacing=(1, 1), labels={"a": 1}, border_is_outside=False)["a"]
+    assert outside["hd"] == 4.0
+    assert inside["hd"] == math.inf  # the full map has no surface
+    assert inside["dice"] == outside["dice"]
+
+
+def test_no_definition_leaves_the_overlap() -> None:
+    scores = evaluate(PRED, REF, spacing=SPACING, labels=LABELS, definitions=())
+    assert scores.metrics[-1] == "centroid_distance"
+
+
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # MONAI's own
+def test_matches_monai() -> None:
+    metrics = pytest.importorskip("monai.metrics")
+    scores = evaluate(PRED, REF, spacing=SPACING, labels={"a": 1, "b": 2, "c": 3})
+    masks = [torch.from_numpy(np.stack([a == c for c in range(4)])[None]) for a in (PRED, REF)]
+    spacing: dict[str, Any] = {"spacing": SPACING}
+    theirs = {
+        "dice": metrics.compute_dice(*masks, include_background=False),
+        "iou": metrics.compute_iou(*masks, include_background=False),
+        "hd": metrics.compute_hausdorff_distance(*masks, **spacing),
+        "hd95": metrics.compute_hausdorff_distance(*masks, percentile=95, **spacing),
+        "assd": metrics.compute_average_surface_distance(*masks, symmetric=True, **spacing),
+        "nsd": metrics.compute_surface_dice(*masks, class_thresholds=[1.0] * 3, **spacing),
+    }
+    for metric, values in theirs.items():
+        ours = [scores[name][metric] for name in "abc"]
+        np.testing.assert_allclose(ours, values[0], rtol=2e-6, err_msg=metric)  # theirs: float32
+
+
+@pytest.mark.parametrize("dim", ["2d", "3d"])
+def test_matches_imgx(reference: Callable[[str], dict[str, np.ndarray]], dim: str) -> None:
+    """ImgX gives NaN where one map lacks the structure, and for Dice of an empty reference."""
+    arrays = reference("f_metrics")
+    pred, ref = (arrays[f"{dim}/in/label_{name}"] for name in ("pred", "true"))
+    spacing = tuple(float(s) for s in arrays[f"{dim}/in/spacing_aniso"])
+    num_classes = arrays[f"{dim}/dice_score"].shape[1]
+    labels = {str(c): c for c in range(num_classes)}
+    table = evaluate(pred, ref, spacing=spacing, labels=labels).table
+    finite = np.isfinite(table["hd"])
+    for ours, theirs in {
+        "dice": "dice_score",
+        "iou": "iou",
+        "centroid_distance": "centroid_distance/aniso",
+        "hd": "hausdorff_distance_100/aniso/sym",
+        "hd95": "hausdorff_distance_95/aniso/sym",
+        "nsd": "normalized_surface_dice_tol1.0/aniso",
+    }.items():
+        expected = arrays[f"{dim}/{theirs}"]
+        np.testing.assert_allclose(table[ours][finite], expected[finite], rtol=2e-6, atol=1e-5)
+
+
+def test_surfels_have_names_of_their_own() -> None:
+    pytest.importorskip("recycleseg.ops.surfel_areas")
+    both = evaluate(PRED, REF, spacing=SPACING, labels=LABELS, definitions=("voxel", "surfel"))
+    scores = both["a"]
+    same(
+        {m: v for m, v in scores.items() if "surfel" not in m}, oracle(PRED == 1, REF == 1, SPACING)
+    )
+    assert 0 < scores["surfel_nsd"] < 1
+    assert 0 < scores["surfel_assd"] < scores["surfel_hd95"] <= scores["surfel_hd"]
+    assert "surfel_hd95_pooled" not in scores
+
+
+MASKS = np.zeros((2, 4, 5), dtype=bool)
+MAP = np.zeros((4, 5), dtype=np.uint8)
+WRONG = MAP.copy()
+WRONG[1, 2:4] = 2
+
+
+@pytest.mark.parametrize(
+    ("maps", "change", "message"),
+    [
+        ((WRONG, MAP), {"labels": {"a": 1}}, r"pred: .*labels in \[0, 2\), got 2 \(2 voxels"),
+        (
+            (MAP, WRONG),
+            {"labels": {"a": 1, "c": 3}},
+            r"ref: expected 0 and the labels 1, 3, got 2 \(2 voxels\)",
+        ),
+        ((MAP.astype(float), MAP), {}, "pred: expected booleans or integers, got float64"),
+        ((MAP, torch.zeros(4, 5)), {}, r"ref: expected booleans or integers, got torch\.float32"),
+        ((MAP.astype(str), MAP), {}, "pred: expected booleans or integers, got <U"),
+        ((MAP, MAP[:3]), {}, r"ref: expected the shape of pred, \(4, 5\), got \(3, 5\)"),
+        ((MAP, torch.zeros(4, 5, device="meta").byte()), {}, "ref: expected the device of pred"),
+        ((MAP[0], MAP[0]), {}, r"pred: expected shape \(\*S\) or \(B, \*S\) .* got \(5,\)"),
+        (
+            (MAP, MAP),
+            {"labels": ["a"]},
+            r"pred: expected shape \(C, \*S\) or \(B, C, \*S\) .* got \(4, 5\)",
+        ),
+        ((MAP[:0], MAP[:0]), {}, r"pred: expected at least one voxel, got shape \(0, 5\)"),
+        ((MASKS, MASKS), {"labels": ["a"]}, "labels: expected 2 names, .* got 1"),
+        ((MASKS, MASKS), {"labels": ["a", "a"]}, "labels: expected different names"),
+        ((MAP, MAP), {"labels": {}}, r"labels: expected a mapping .* got \{\}"),
+        ((MAP, MAP), {"labels": "liver"}, "labels: expected a mapping .* got 'liver'"),
+        (
+            (MAP, MAP),
+            {"labels": {"a": ()}},
+            r"labels\['a'\]: expected a label or several, got \(\)",
+        ),
+        (
+            (MAP, MAP),
+            {"labels": {"a": -1}},
+            r"labels\['a'\]: expected integers from 0 to 4095, got -1",
+        ),
+        ((MAP, MAP), {"labels": {"a": (1, 4096)}}, r"labels\['a'\]: .* got 4096"),
+        ((MAP, MAP), {"labels": {"a": 1.5}}, r"labels\['a'\]: .* got 1\.5"),
+        ((MAP, MAP), {"spacing": (1.0,)}, r"spacing: expected 2 or 3 numbers.*got \(1\.0,\)"),
+        ((MAP, MAP), {"spacing": (1.0, 0.0)}, r"spacing: expected positive, finite mm, got"),
+        ((MAP, MAP), {"spacing": (1.0, -1.0)}, r"spacing: expected positive, finite mm, got"),
+        ((MAP, MAP), {"spacing": (1.0, math.nan)}, r"spacing: expected positive, finite mm, got"),
+        ((MAP, MAP), {"tolerance_mm": -1}, r"tolerance_mm: .* got \(-1\.0,\)"),
+        ((MAP, MAP), {"tolerance_mm": (1, 1)}, r"tolerance_mm: expected different, .* got"),
+        ((MAP, MAP), {"percentile": 101}, "percentiles: expected 0 to 100, got 101"),
+        (
+            (MAP, MAP),
+            {"definitions": ("mesh",)},
+            r"definitions: expected a tuple of .* got \('mesh",
+        ),
+        ((MAP, MAP), {"definitions": "voxel"}, "definitions: expected a tuple of .* got 'voxel'"),
+        (
+            (MAP, MAP),
+            {"definitions": ("surfel",), "border_is_outside": False},
+            "border_is_outside: expected True for definition 'surfel'",
+        ),
+        ((MAP, MAP), {"backend": "gpu"}, "backend: expected 'auto'"),
+    ],
+)
+def test_bad_arguments_are_named(
+    maps: tuple[Any, Any], change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate(*maps, **{"spacing": (1.0, 1.0), "labels": {"a": 1}} | change)
+
+
+def test_what_is_no_array_is_refused() -> None:
+    with pytest.raises(TypeError, match="ref: expected a NumPy array, .* got list"):
+        evaluate(MAP, [[0, 1]], spacing=(1, 1), labels={"a": 1})
+
+
+def test_reference_backend_gives_the_same() -> None:
+    expected = evaluate(PRED, REF, spacing=SPACING, labels=LABELS, backend="reference")
+    scores = evaluate(PRED, REF, spacing=SPACING, labels=LABELS)
+    assert _ext.HAS_CPP or scores.table["dice"].shape == (1, 4)
+    for name in LABELS:
+        same(scores[name], expected[name])
