@@ -3,9 +3,11 @@
 
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "distance_transform.hpp"
 #include "dropout.hpp"
+#include "ensemble_vote.hpp"
 #include "norm_act.hpp"
 #include "overlap_counts.hpp"
 #include "surface_distances.hpp"
@@ -141,6 +143,49 @@ void bind_surface_distances(const py::capsule& pred, const py::capsule& ref, con
                         directed_out.view(), pooled_out.view(), num_threads);
 }
 
+// Binds fn(vote, views, last); `tensors` maps the names of VoteViews to capsules or None.
+template <class Last>
+auto bind_ensemble_vote(void (*fn)(Vote, const VoteViews&, Last)) {
+  return [fn](const py::list& members, const py::list& weights, const py::dict& tensors,
+              std::int32_t source, std::int32_t method, bool exclusive, std::int32_t kept,
+              std::int64_t num_classes, float total_weight, std::int64_t batch, std::int64_t voxels,
+              Last last) {
+    std::vector<Borrowed> borrowed;
+    VoteViews views{};
+    for (const py::handle member : members) {
+      borrowed.emplace_back("members", member.cast<py::capsule>());
+      views.members.push_back(borrowed.back().view());
+    }
+    for (const py::handle weight : weights) views.weights.push_back(weight.cast<float>());
+    const auto tensor = [&](const char* name) { return Optional(name, tensors[name]); };
+    const Optional thresholds = tensor("thresholds"), state = tensor("state");
+    const Optional label = tensor("label"), probs = tensor("probs"), entropy = tensor("entropy");
+    const Optional mutual_information = tensor("mutual_information"), share = tensor("share");
+    const Optional ref = tensor("ref"), counts = tensor("counts"), invalid = tensor("invalid");
+    views.thresholds = thresholds.view();
+    views.state = state.view();
+    views.label = label.view();
+    views.probs = probs.view();
+    views.entropy = entropy.view();
+    views.mutual_information = mutual_information.view();
+    views.share = share.view();
+    views.ref = ref.view();
+    views.counts = counts.view();
+    views.invalid = invalid.view();
+    views.batch = batch;
+    views.voxels = voxels;
+    const Vote vote{static_cast<VoteSource>(source),
+                    static_cast<VoteMethod>(method),
+                    exclusive,
+                    kept,
+                    num_classes,
+                    total_weight,
+                    nullptr};
+    const py::gil_scoped_release release;
+    fn(vote, views, last);
+  };
+}
+
 py::dict build_config() {
   py::dict config("cuda"_a = false, "cuda_version"_a = py::none(),
                   "cuda_architectures"_a = py::none(), "compiler"_a = RECYCLESEG_COMPILER);
@@ -161,6 +206,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("distance_transform_cpu", &bind_distance_transform_cpu, "mask"_a, "distance"_a,
              "spacing"_a, "num_threads"_a);
   module.def("dropout_cpu", &bind_dropout, "x"_a, "y"_a, "rate"_a, "seed"_a, "num_threads"_a);
+  module.def("ensemble_vote_cpu", bind_ensemble_vote(&ensemble_vote_cpu), "members"_a, "weights"_a,
+             "tensors"_a, "source"_a, "method"_a, "exclusive"_a, "kept"_a, "num_classes"_a,
+             "total_weight"_a, "batch"_a, "voxels"_a, "num_threads"_a);
   module.def("overlap_counts_cpu", bind_overlap_counts(&overlap_counts_cpu), "pred"_a, "ref"_a,
              "counts"_a, "invalid"_a, "num_threads"_a, "sums"_a = py::none());
   module.def("norm_act_forward_cpu", &bind_norm_act_forward, "x"_a, "weight"_a, "bias"_a,
@@ -172,6 +220,9 @@ PYBIND11_MODULE(_C, module) {
              "spacing"_a, "tolerances"_a, "percentiles"_a, "surfel"_a, "border_is_outside"_a,
              "directed"_a, "pooled"_a, "num_threads"_a);
 #ifdef RECYCLESEG_WITH_CUDA
+  module.def("ensemble_vote_cuda", bind_ensemble_vote(&ensemble_vote_cuda), "members"_a,
+             "weights"_a, "tensors"_a, "source"_a, "method"_a, "exclusive"_a, "kept"_a,
+             "num_classes"_a, "total_weight"_a, "batch"_a, "voxels"_a, "stream"_a);
   module.def("distance_transform_cuda", &bind_distance_transform_cuda, "mask"_a, "distance"_a,
              "workspace"_a, "spacing"_a, "stream"_a);
   module.def("overlap_counts_cuda", bind_overlap_counts(&overlap_counts_cuda), "pred"_a, "ref"_a,

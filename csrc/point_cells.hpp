@@ -37,10 +37,10 @@ class PointCells {
     FarSearch search{{}, points_.data()};
     for (int level = 0; level < kLevels; ++level) {
       const Cubes& cubes = levels_[level];
-      search.levels[level] = {counts_[level],
-                              {cubes.corner[0].data(), cubes.corner[1].data(),
-                               cubes.corner[2].data()},
-                              cubes.first_child.data()};
+      search.levels[level] = {
+          counts_[level],
+          {cubes.corner[0].data(), cubes.corner[1].data(), cubes.corner[2].data()},
+          cubes.first_child.data()};
     }
     return search;
   }

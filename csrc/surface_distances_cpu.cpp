@@ -43,8 +43,7 @@ struct NearRows {
 
   NearRows(const Spacing& spacing, bool flat) {
     constexpr double kPi = 3.14159265358979323846;
-    radius = flat ? kNearRows / 2 * spacing.y
-                  : std::sqrt(kNearRows / kPi * spacing.y * spacing.z);
+    radius = flat ? kNearRows / 2 * spacing.y : std::sqrt(kNearRows / kPi * spacing.y * spacing.z);
     radius = std::min(radius, kWindow * spacing.x);
     halo_y = static_cast<std::int64_t>(radius / spacing.y);
     halo_z = flat ? 0 : static_cast<std::int64_t>(radius / spacing.z);
@@ -74,13 +73,13 @@ class Computation {
 
   // Completes the counts of these structures, each of which is present on one side at least.
   void measure(Structures& structures) const {
-    for_rows(structures, 4096, [](const auto& s) { return s.mask[0].depth * s.mask[0].height; },
-             [&](Structure& s, int side, std::int64_t first, std::int64_t end) {
-               for (std::int64_t row = first; row < end; ++row)
-                 extract_mask_row(*maps_[side], shape_, query_, s.sample, s.index, s.box,
-                                  row / s.mask[side].height, row % s.mask[side].height,
-                                  s.mask[side]);
-             });
+    for_rows(
+        structures, 4096, [](const auto& s) { return s.mask[0].depth * s.mask[0].height; },
+        [&](Structure& s, int side, std::int64_t first, std::int64_t end) {
+          for (std::int64_t row = first; row < end; ++row)
+            extract_mask_row(*maps_[side], shape_, query_, s.sample, s.index, s.box,
+                             row / s.mask[side].height, row % s.mask[side].height, s.mask[side]);
+        });
     const auto surface_rows = [](const Structure& s) {
       return s.surface[0].depth * s.surface[0].height;
     };
@@ -101,8 +100,7 @@ class Computation {
     if (box.empty()) return s;
     const std::int64_t more = query_.surfel ? 1 : 0;  // corners than voxels
     for (int side = 0; side < 2; ++side) {
-      s->mask[side] =
-          BitGrid(box.extent(0), box.extent(1), box.extent(2), flat_ ? 0 : 1, 1);
+      s->mask[side] = BitGrid(box.extent(0), box.extent(1), box.extent(2), flat_ ? 0 : 1, 1);
       s->surface[side] = BitGrid(box.extent(0) + (flat_ ? 0 : more), box.extent(1) + more,
                                  box.extent(2) + more, near_.halo_z, near_.halo_y);
     }
@@ -110,8 +108,8 @@ class Computation {
   }
 
   void summarize(const Structure& s, double* directed, double* pooled) const {
-    const std::int64_t columns = kSurfaceColumns + query_.percentiles.size() +
-                                 query_.tolerances.size();
+    const std::int64_t columns =
+        kSurfaceColumns + query_.percentiles.size() + query_.tolerances.size();
     std::vector<DistanceCounts::Entry> both;
     for (int side = 0; side < 2; ++side) {
       const auto distances = s.counts[side].sorted();
@@ -200,10 +198,9 @@ class Computation {
       for (std::uint64_t bits = query_.surfel ? row.own[w] : row.own[w] & ~shared; bits != 0;
            bits &= bits - 1) {
         const std::uint64_t bit = bits & -bits;
-        const std::uint32_t kind =
-            query_.surfel ? neighbour_code(s.mask[side], flat_, row.z, row.y,
-                                           64 * w + __builtin_ctzll(bits))
-                          : 0;
+        const std::uint32_t kind = query_.surfel ? neighbour_code(s.mask[side], flat_, row.z, row.y,
+                                                                  64 * w + __builtin_ctzll(bits))
+                                                 : 0;
         counts.add((shared & bit) != 0 ? 0 : *squared++, kind, 1);
       }
     }
@@ -212,10 +209,9 @@ class Computation {
   NearSearch near_search(const BitGrid& grid, std::vector<RowStep>& steps) const {
     for (const NearRows::Row& row : near_.rows)
       steps.push_back({row.squared, 8 * (row.z * grid.stride_z + row.y * grid.stride)});
-    NearSearch near{steps.data(), static_cast<std::int64_t>(steps.size()), {},
-                    near_.radius * near_.radius};
-    for (int n = 0; n < 64; ++n)
-      near.squared_along[n] = (n * spacing_.x) * (n * spacing_.x);
+    NearSearch near{
+        steps.data(), static_cast<std::int64_t>(steps.size()), {}, near_.radius * near_.radius};
+    for (int n = 0; n < 64; ++n) near.squared_along[n] = (n * spacing_.x) * (n * spacing_.x);
     near.squared_along[64] = kInfinity;
     return near;
   }
@@ -263,8 +259,10 @@ void check(const TensorView& pred, const TensorView& ref, const SurfaceQuery& qu
 }
 
 VolumeShape volume_shape(const TensorView& pred, const SurfaceQuery& query) {
-  VolumeShape shape{pred.shape[0], query.masks ? pred.shape[1] : std::int64_t(query.labels.size()),
-                    {1, 1, 1}, query.masks};
+  VolumeShape shape{pred.shape[0],
+                    query.masks ? pred.shape[1] : std::int64_t(query.labels.size()),
+                    {1, 1, 1},
+                    query.masks};
   const std::size_t axes = query.spacing.size();
   for (std::size_t axis = 0; axis < axes; ++axis)
     shape.size[3 - axes + axis] = pred.shape[pred.shape.size() - axes + axis];

@@ -216,13 +216,13 @@ std::int64_t nearest(const RowQuery& query, const NearSearch& near, const FarSea
       const Point from{query.z, query.y, static_cast<std::int32_t>(x)};
       FarHint& hint = hints[x / kHintWidth];
       double& result = squared[count++];
-      result = surely_far(from, hint, near, spacing) ? kInfinity
-                                                     : near_squared(query.target, x, near);
+      result =
+          surely_far(from, hint, near, spacing) ? kInfinity : near_squared(query.target, x, near);
       if (result <= near.squared_radius) continue;
       result = kInfinity;
       if (far == nullptr || far->levels[0].count == 0) continue;
-      if (hint.known && squared_between(from, hint.nearest, spacing) <
-                            squared_between(from, last, spacing))
+      if (hint.known &&
+          squared_between(from, hint.nearest, spacing) < squared_between(from, last, spacing))
         last = hint.nearest;
       result = far_squared(*far, from, spacing, last);
       hint = {true, from, last, __builtin_sqrt(result)};

@@ -32,9 +32,9 @@ void set_nonzero_bits(const T* labels, std::int64_t count, std::uint64_t* bits) 
 
 }  // namespace
 
-void extract_mask_row(const TensorView& labels, const VolumeShape& shape,
-                      const SurfaceQuery& query, std::int64_t sample, std::int64_t structure,
-                      const Box& box, std::int64_t z, std::int64_t y, BitGrid& mask) {
+void extract_mask_row(const TensorView& labels, const VolumeShape& shape, const SurfaceQuery& query,
+                      std::int64_t sample, std::int64_t structure, const Box& box, std::int64_t z,
+                      std::int64_t y, BitGrid& mask) {
   const std::int64_t offset =
       shape.offset(sample, structure, z + box.low[0], y + box.low[1]) + box.low[2];
   visit(labels, [&](const auto* data) {

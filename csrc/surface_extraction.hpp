@@ -7,9 +7,9 @@
 namespace recycleseg {
 
 // Sets row (z, y) of `mask`, whose voxels are those of the box.
-void extract_mask_row(const TensorView& labels, const VolumeShape& shape,
-                      const SurfaceQuery& query, std::int64_t sample, std::int64_t structure,
-                      const Box& box, std::int64_t z, std::int64_t y, BitGrid& mask);
+void extract_mask_row(const TensorView& labels, const VolumeShape& shape, const SurfaceQuery& query,
+                      std::int64_t sample, std::int64_t structure, const Box& box, std::int64_t z,
+                      std::int64_t y, BitGrid& mask);
 
 // Sides of a box, low and high along z, y, x, beyond which voxels count as inside.
 struct OpenSides {

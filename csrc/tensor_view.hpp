@@ -48,7 +48,7 @@ struct ManagedTensor {
 
 }  // namespace dlpack
 
-enum class DType { uint8, int16, int32, int64, bfloat16, float32, float64 };
+enum class DType { uint8, int16, int32, int64, bfloat16, float16, float32, float64 };
 
 struct TensorView {
   std::string name;  // of the argument, for messages
@@ -89,11 +89,13 @@ inline DType element_type(const std::string& name, const dlpack::DataType& dtype
     if (dtype.bits == 32 && dtype.code == dlpack::kInt) return DType::int32;
     if (dtype.bits == 64 && dtype.code == dlpack::kInt) return DType::int64;
     if (dtype.bits == 16 && dtype.code == dlpack::kBFloat) return DType::bfloat16;
+    if (dtype.bits == 16 && dtype.code == dlpack::kFloat) return DType::float16;
     if (dtype.bits == 32 && dtype.code == dlpack::kFloat) return DType::float32;
     if (dtype.bits == 64 && dtype.code == dlpack::kFloat) return DType::float64;
   }
   throw std::invalid_argument(name + ": expected a dtype that torch calls bool, uint8, int16, " +
-                              "int32, int64, bfloat16, float32 or float64, got " + describe(dtype));
+                              "int32, int64, bfloat16, float16, float32 or float64, got " +
+                              describe(dtype));
 }
 
 inline TensorView make_view(const std::string& name, const dlpack::Tensor& tensor) {
@@ -122,8 +124,8 @@ inline void require_contiguous(const TensorView& view, std::int32_t device_type)
 }
 
 inline void require_labels(const TensorView& view) {
-  if (view.dtype == DType::bfloat16 || view.dtype == DType::float32 ||
-      view.dtype == DType::float64)
+  if (view.dtype == DType::bfloat16 || view.dtype == DType::float16 ||
+      view.dtype == DType::float32 || view.dtype == DType::float64)
     throw std::invalid_argument(view.name +
                                 ": expected dtype bool, uint8, int16, int32 or int64, got " +
                                 describe(view.dlpack_dtype));

@@ -12,6 +12,7 @@ from recycleseg.metrics.evaluate import evaluate
 from recycleseg.metrics.scores import Scores
 from recycleseg.models.unet import UNet
 from recycleseg.ops.distance_transform import distance_transform
+from recycleseg.ops.ensemble_vote import ensemble_vote
 from recycleseg.ops.overlap_counts import overlap_counts
 from recycleseg.training.trainer import Trainer
 
@@ -30,6 +31,7 @@ __all__ = [
     "ddpm_step",
     "distance_transform",
     "evaluate",
+    "ensemble_vote",
     "load_preset",
     "overlap_counts",
 ]

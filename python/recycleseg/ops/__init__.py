@@ -5,6 +5,7 @@ from recycleseg.ops.ddim_update import ddim_update
 from recycleseg.ops.dice_loss import dice_loss
 from recycleseg.ops.distance_transform import distance_transform
 from recycleseg.ops.dropout import dropout
+from recycleseg.ops.ensemble_vote import ensemble_vote
 from recycleseg.ops.noise_step import noise_step
 from recycleseg.ops.norm_act import norm_act
 from recycleseg.ops.overlap_counts import overlap_counts
@@ -18,6 +19,7 @@ __all__ = [
     "dice_loss",
     "distance_transform",
     "dropout",
+    "ensemble_vote",
     "noise_step",
     "norm_act",
     "overlap_counts",

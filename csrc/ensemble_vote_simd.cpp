@@ -1,0 +1,219 @@
+// Compiled once per instruction set, into the namespace RECYCLESEG_ISA.
+#include "ensemble_vote_simd.hpp"
+
+#include "simd_vector.hpp"
+
+namespace recycleseg {
+namespace RECYCLESEG_ISA {
+namespace {
+
+static_assert(kVoteAlignment % kWidth == 0, "rows hold whole vectors");
+
+struct Float16 {
+  std::uint16_t bits;
+};
+
+INLINE Floats read(const float* from) { return load<true>(from, kWidth); }
+INLINE Floats read(const BFloat16* from) { return load<true>(from, kWidth); }
+INLINE Floats read(const Float16* from) {
+  Halves raw;
+  __builtin_memcpy(&raw, from, sizeof(raw));
+  const Words half = __builtin_convertvector(raw, Words);
+  // Exponent and fraction move to their places in a float, whose exponent counts from 127 instead
+  // of 15: times 2^112. Infinity and NaN keep the largest exponent.
+  const Floats scaled = copy_bits<Floats>((half & 0x7fff) << 13) * 5.192296858534828e33f;
+  const Words special = (half & 0x7c00) == 0x7c00 ? Words{} + 0x7f800000 : Words{};
+  return copy_bits<Floats>(copy_bits<Words>(scaled) | special | (half & 0x8000) << 16);
+}
+INLINE float read_one(const float* from) { return *from; }
+template <class T>
+INLINE float read_one(const T* from) {
+  T copies[kWidth] = {*from};
+  return read(copies)[0];
+}
+
+using Bytes = std::uint8_t __attribute__((vector_size(kWidth)));
+using Shorts = std::int16_t __attribute__((vector_size(2 * kWidth)));
+
+struct WideLanes {
+  using Float = Floats;
+  using Int = Ints;
+  static constexpr int kCount = kWidth;
+  static INLINE Floats load(const float* from) { return read(from); }
+  template <class Value, class T>
+  static INLINE void store_some(const Value& value, T* to, std::int64_t count) {
+    if (count >= kWidth)
+      __builtin_memcpy(to, &value, sizeof(value));
+    else
+      __builtin_memcpy(to, &value, sizeof(T) * count);
+  }
+  static INLINE void store(const Floats& value, float* to, std::int64_t count) {
+    store_some(value, to, count);
+  }
+  static INLINE void store(const Ints& value, std::uint8_t* to, std::int64_t count) {
+    store_some(__builtin_convertvector(value, Bytes), to, count);
+  }
+  static INLINE void store(const Ints& value, std::int16_t* to, std::int64_t count) {
+    store_some(__builtin_convertvector(value, Shorts), to, count);
+  }
+  static INLINE std::int32_t lane(const Ints& value, int i) { return value[i]; }
+  static INLINE Ints bits(const Floats& x) { return copy_bits<Ints>(x); }
+
+  // To 2 units in the last place between -87 and 88, beyond which it stays: x = n ln 2 + r, exp(r)
+  // by a polynomial.
+  static INLINE Floats exp(const Floats& unbounded) {
+    Floats x = unbounded < -87.0f ? Floats{} - 87.0f : unbounded;
+    x = x > 88.0f ? Floats{} + 88.0f : x;
+    const float round_to_int = 12582912.0f;  // 1.5 * 2^23
+    const Floats biased = x * 1.44269504f + round_to_int;
+    const Floats n = biased - round_to_int;
+    const Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    Floats p = r * (1.0f / 5040) + (1.0f / 720);
+    p = p * r + (1.0f / 120);
+    p = p * r + (1.0f / 24);
+    p = p * r + (1.0f / 6);
+    p = p * r + 0.5f;
+    p = (p * r + 1.0f) * r + 1.0f;
+    const Ints power = __builtin_convertvector(n, Ints) + 127;
+    return p * copy_bits<Floats>(power << 23);
+  }
+
+  // Of a normal positive float, to 2 units in the last place: x = 2^n m with m in [sqrt(1/2),
+  // sqrt(2)), log(m) = 2 atanh(s) with s = (m - 1) / (m + 1).
+  static INLINE Floats log(const Floats& x) {
+    const Ints n = (copy_bits<Ints>(x) - 0x3f3504f3) >> 23;
+    const Floats m = copy_bits<Floats>(copy_bits<Ints>(x) - (n << 23));
+    const Floats s = (m - 1.0f) / (m + 1.0f);
+    const Floats s2 = s * s;
+    Floats series = s2 * (2.0f / 11) + (2.0f / 9);
+    series = series * s2 + (2.0f / 7);
+    series = series * s2 + (2.0f / 5);
+    series = series * s2 + (2.0f / 3);
+    const Floats exponent = __builtin_convertvector(n, Floats);
+    const Floats low = s * (s2 * series) - exponent * 2.12194440e-4f;
+    return exponent * 0.693359375f + (2.0f * s + low);
+  }
+};
+
+INLINE std::int32_t largest(const Ints& values) {
+  std::int32_t result = 0;
+  for (int lane = 0; lane < kWidth; ++lane) result = values[lane] > result ? values[lane] : result;
+  return result;
+}
+
+constexpr int kLine = 64;  // bytes that are brought into the cache at once
+
+// Reads rows one after the other, for a processor follows few streams at once, and asks for the
+// next row meanwhile: it cannot guess where that lies.
+template <class T>
+INLINE void prefetch(const T* from) {
+  __builtin_prefetch(reinterpret_cast<const char*>(from), 0, 2);
+}
+
+template <class T>
+void fetch(const MemberBlock& member, std::int64_t num_classes, std::int64_t count, float* rows,
+           std::int64_t stride) {
+  const std::int64_t whole = member.voxel_stride == 1 ? count / kWidth * kWidth : 0;
+  constexpr std::int64_t kPerLine = kLine / sizeof(T);
+  for (std::int64_t c = 0; c < num_classes; ++c) {
+    const T* const from = static_cast<const T*>(member.data) + c * member.class_stride;
+    float* const to = rows + c * stride;
+    for (std::int64_t v = 0; v < whole; v += kWidth) {
+      if (v % kPerLine == 0) prefetch(from + member.class_stride + v);
+      WideLanes::store(read(from + v), to + v, kWidth);
+    }
+    for (std::int64_t v = whole; v < count; ++v) to[v] = read_one(from + v * member.voxel_stride);
+    for (std::int64_t v = count; v % kWidth != 0; ++v) to[v] = 0;
+  }
+}
+
+std::int32_t add(const Vote& vote, float* rows, std::int64_t stride, float weight, const Sums& sums,
+                 std::int64_t count) {
+  Ints worst{};
+  for (std::int64_t v = 0; v < count; v += kWidth) {
+    const auto x = [&](std::int64_t c) { return read(rows + c * stride + v); };
+    if (vote.exclusive)
+      add_exclusive<WideLanes>(vote, x, weight, sums.at(v), rows + v, stride, worst);
+    else
+      add_overlapping<WideLanes>(vote, x, weight, sums.at(v), worst);
+  }
+  return largest(worst);
+}
+
+void finish(const Vote& vote, const Sums& sums, const VoteResults& results, std::int64_t count) {
+  for (std::int64_t v = 0; v < count; v += kWidth) {
+    if (vote.exclusive)
+      finish_exclusive<WideLanes>(vote, sums.at(v), results.at(v), count - v);
+    else
+      finish_overlapping<WideLanes>(vote, sums.at(v), results.at(v), count - v);
+  }
+}
+
+// Calls body(v) for every vector of a row, asking for the row `next` meanwhile.
+template <class T, class Body>
+INLINE void for_row(const T* next, std::int64_t count, const Body& body) {
+  constexpr std::int64_t kPerLine = kLine / sizeof(T);
+  for (std::int64_t v = 0; v < count; v += kWidth) {
+    if (v % kPerLine == 0) prefetch(next + v);
+    body(v);
+  }
+}
+
+template <class T>
+std::int32_t label_of_mean(const Vote& vote, const MemberBlock* members, std::int64_t num_members,
+                           std::int64_t count, float* scratch, const VoteResults& results) {
+  float* const sum = scratch;
+  float* const top = scratch + count;
+  auto* const winner = reinterpret_cast<std::int32_t*>(scratch + 2 * count);
+  Ints worst{};
+  for (std::int64_t c = 0; c < vote.num_classes; ++c) {
+    for (std::int64_t k = 0; k < num_members; ++k) {
+      const MemberBlock& member = members[k];
+      const bool is_last = k + 1 == num_members;
+      const MemberBlock& follower = members[is_last ? 0 : k + 1];
+      const T* const x = static_cast<const T*>(member.data) + c * member.class_stride;
+      const T* next = static_cast<const T*>(follower.data) + (c + is_last) * follower.class_stride;
+      if (is_last && c + 1 == vote.num_classes) next = static_cast<const T*>(follower.data) + count;
+      const float weight = member.weight;
+      const auto weighted = [&](std::int64_t v) {
+        const Floats value = read(x + v);
+        note_worst<WideLanes>(vote, value, worst);
+        return k == 0 ? value * weight : read(sum + v) + value * weight;
+      };
+      if (!is_last) {
+        for_row(next, count,
+                [&](std::int64_t v) { WideLanes::store(weighted(v), sum + v, kWidth); });
+      } else {
+        for_row(next, count, [&](std::int64_t v) {
+          const Floats value = weighted(v);
+          Ints before{};
+          Floats best = value;
+          if (c > 0) {
+            best = read(top + v);
+            __builtin_memcpy(&before, winner + v, sizeof(before));
+          }
+          const Ints now = value > best ? Ints{} + static_cast<std::int32_t>(c) : before;
+          WideLanes::store(value > best ? value : best, top + v, kWidth);
+          __builtin_memcpy(winner + v, &now, sizeof(now));
+        });
+      }
+    }
+  }
+  for (std::int64_t v = 0; v < count; v += kWidth) {
+    Ints label;
+    __builtin_memcpy(&label, winner + v, sizeof(label));
+    store_label<WideLanes>(results, v, label, kWidth);
+  }
+  return largest(worst);
+}
+
+template <class T>
+constexpr VoteReaders kReaders{fetch<T>, label_of_mean<T>};
+
+}  // namespace
+
+extern const VoteLoops kVoteLoops;
+const VoteLoops kVoteLoops{kReaders<float>, kReaders<BFloat16>, kReaders<Float16>, add, finish};
+
+}  // namespace RECYCLESEG_ISA
+}  // namespace recycleseg

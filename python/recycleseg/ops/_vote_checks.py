@@ -1,0 +1,141 @@
+"""Checks of the arguments of ensemble_vote; each raises ValueError."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recycleseg.ops._vote_run import (
+    FLOATS,
+    LABELS,
+    LARGEST_PROB,
+    METHODS,
+    SOURCES,
+    raise_label,
+    raise_value,
+)
+from recycleseg.ops.overlap_counts import MAX_CLASSES
+
+
+def as_tensor(name: str, x: Any) -> Tensor:
+    if isinstance(x, Tensor):
+        return x.detach() if x.requires_grad else x
+    if not hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
+        raise ValueError(f"{name}: expected tensors or arrays, got {type(x).__name__}")
+    if isinstance(x, np.ndarray) and not x.flags.writeable:
+        x = x.copy()  # torch has no tensors that cannot be written to
+    return torch.as_tensor(x) if hasattr(x, "__array__") else torch.from_dlpack(x)
+
+
+def choices(source_type: str, method: str, exclusive: bool, num_classes: int | None) -> None:
+    if source_type not in SOURCES:
+        raise ValueError(f"source_type: expected one of {SOURCES}, got {source_type!r}")
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
+    if source_type == "label":
+        if method == "max":
+            raise ValueError("method: expected 'mean' or 'majority' for labels, got 'max'")
+        if not exclusive:
+            raise ValueError(
+                "exclusive: expected True for labels, got False (masks are probabilities: give "
+                "them as floating point)"
+            )
+        if num_classes is None:
+            raise ValueError("num_classes: expected an int for labels, got None")
+
+
+def first(first: Tensor, source_type: str, num_classes: int | None) -> tuple[int, ...]:
+    """The shape (B, C, *S) of a good member."""
+    labels = source_type == "label"
+    least, dtypes = (1, LABELS) if labels else (2, FLOATS)
+    form = "(B, *S)" if labels else "(B, C, *S)"
+    if first.ndim < least:
+        raise ValueError(f"members: expected shape {form}, got {tuple(first.shape)}")
+    if first.dtype not in dtypes:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise ValueError(f"members: expected dtype {names}, got {first.dtype}")
+    if first.numel() == 0:
+        raise ValueError(f"members: expected at least one voxel, got shape {tuple(first.shape)}")
+    if labels:
+        assert num_classes is not None
+        shape = (first.shape[0], num_classes, *first.shape[1:])
+    else:
+        shape = tuple(first.shape)
+        if num_classes is not None and num_classes != shape[1]:
+            raise ValueError(
+                f"num_classes: expected {shape[1]}, that of members, got {num_classes}"
+            )
+    if not 1 <= shape[1] <= MAX_CLASSES:
+        raise ValueError(f"num_classes: expected 1 to {MAX_CLASSES}, got {shape[1]}")
+    return shape
+
+
+def same(member: Tensor, first: Tensor) -> None:
+    for name in ("shape", "dtype", "device"):
+        got, expected = getattr(member, name), getattr(first, name)
+        if got != expected:
+            if name == "shape":
+                got, expected = tuple(got), tuple(expected)
+            raise ValueError(f"members: expected the {name} of the first, {expected}, got {got}")
+
+
+def ref(ref: Any, shape: Sequence[int], exclusive: bool, device: torch.device) -> Tensor | None:
+    if ref is None:
+        return None
+    ref_tensor = as_tensor("ref", ref)
+    batch, _, *spatial = shape
+    expected = (batch, *spatial) if exclusive else tuple(shape)
+    if ref_tensor.dtype not in LABELS:
+        raise ValueError(
+            f"ref: expected dtype bool, uint8, int16, int32 or int64, got {ref_tensor.dtype}"
+        )
+    if tuple(ref_tensor.shape) != expected:
+        raise ValueError(f"ref: expected shape {expected}, got {tuple(ref_tensor.shape)}")
+    if ref_tensor.device != device:
+        raise ValueError(f"ref: expected the device of members, {device}, got {ref_tensor.device}")
+    return ref_tensor
+
+
+def numbers(name: str, values: Any, count: int) -> list[float]:
+    if isinstance(values, (int, float)):
+        values = [values] * count
+    floats = [float(value) for value in values]
+    if len(floats) != count:
+        raise ValueError(f"{name}: expected {count}, got {len(floats)}")
+    if not all(map(math.isfinite, floats)):
+        raise ValueError(f"{name}: expected finite numbers, got {floats}")
+    return floats
+
+
+def weights(weights: Any, count: int) -> list[float]:
+    if weights is None:
+        return [1.0] * count
+    if isinstance(weights, (int, float)):
+        raise ValueError(f"weights: expected {count}, one a member, got a number")
+    values = numbers("weights", weights, count)
+    if min(values) < 0 or sum(values) == 0:
+        raise ValueError(f"weights: expected >= 0 and not all 0, got {values}")
+    return values
+
+
+def values(members: Sequence[Tensor], source: int, num_classes: int) -> None:
+    """What members hold, as the extension checks it in its pass."""
+    if SOURCES[source] == "label":
+        wide = [x.long() for x in members]
+        outside = [x[(x < 0) | (x >= num_classes)] for x in wide]
+        if found := sum(x.numel() for x in outside):
+            raise_label("members", int(torch.cat(outside)[0]), num_classes, found)
+        return
+    for member in members:
+        x = member.float()
+        if SOURCES[source] == "probs":
+            bad = x[~(x.abs() <= LARGEST_PROB)].abs()
+        else:
+            bad = torch.cat([x[~(x < math.inf)], x.amax(1)[~(x.amax(1) > -math.inf)] * math.nan])
+        if bad.numel():
+            raise_value(source, float(bad.max()))

@@ -1,0 +1,383 @@
+"""One segmentation from those of several members, with its uncertainty, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recycleseg import _ext
+from recycleseg.ops import _vote_checks
+from recycleseg.ops._vote_run import (
+    MAX_FUSED_MEMBERS,
+    MAX_FUSED_ROWS,
+    METHODS,
+    SOURCES,
+    TALLY,
+    count,
+    empty_outputs,
+    kept_sums,
+    label_dtype,
+    member_shape,
+    new_invalid,
+    new_state,
+    nothing,
+    num_rows,
+    raise_if_invalid,
+    run,
+)
+
+
+class EnsembleVote(NamedTuple):
+    """What :func:`ensemble_vote` returns where more than the label is asked for; None: was not."""
+
+    label: Tensor
+    probs: Tensor | None
+    entropy: Tensor | None
+    mutual_information: Tensor | None
+    vote_share: Tensor | None
+    counts: Tensor | None
+
+
+def ensemble_vote(
+    members: Any,
+    *,
+    source_type: str = "probs",
+    method: str = "mean",
+    exclusive: bool = True,
+    num_classes: int | None = None,
+    weights: Sequence[float] | Tensor | None = None,
+    thresholds: float | Sequence[float] | Tensor = 0.5,
+    return_probs: bool = False,
+    return_entropy: bool = False,
+    return_mutual_information: bool = False,
+    return_vote_share: bool = False,
+    ref: Any = None,
+    validate: bool = True,
+    backend: str = "auto",
+) -> Tensor | EnsembleVote:
+    """Combine the predictions of K members, reading each once.
+
+    With p_k(c) the probability that member k gives class c at a voxel, w_k its weight and
+    W = sum_k w_k, the score of a class is
+
+        mean:      sum_k w_k p_k(c) / W
+        majority:  sum_k w_k [k votes for c] / W,  k votes for the class of largest p_k
+        max:       max_k p_k(c)
+
+    and the label is the class of the largest score. Ties, of float32 scores as of a member's own
+    classes, go to the lowest class index.
+
+    Where classes overlap (exclusive=False), the result is a mask: class c is on where its score is
+    >= its threshold; for "majority", k votes for c where p_k(c) >= the threshold, and c is on where
+    more than half of the weight votes for it.
+
+    Args:
+        members: a list or tuple of K members, or a tensor (K, ...) of them: read voxel by voxel
+            over all members. Any other iterable is read member by member, so that one is in memory
+            at a time. A member is (B, C, *S) float32, bfloat16 or float16, in any memory layout
+            (fastest: contiguous; a copy is made where the spatial axes have no single stride), or
+            for "label" (B, *S) bool, uint8, int16, int32 or int64. NumPy arrays, and what has
+            `__dlpack__`, are taken too. All of one shape, dtype and device.
+        source_type: "probs"; "logits", of which the softmax over C is taken, where classes overlap
+            the sigmoid; "label": maps of classes, for which "mean" and "majority" are one.
+        method: "mean", "majority" or "max" (not for "label").
+        exclusive: whether a voxel has one class.
+        num_classes: C, up to 4096; needed for "label" only.
+        weights: one a member, finite, >= 0, not all 0; default 1. Not for "max".
+        thresholds: of exclusive=False: one, or one a class.
+        return_probs: the scores, (B, C, *S) float32.
+        return_entropy: -sum_c q log q in nats of the mean q = sum_k w_k p_k / W, whatever the
+            method; where classes overlap that of (q, 1 - q) for each class. A label map counts as
+            p_k in {0, 1}.
+        return_mutual_information: entropy of the mean less the weighted mean of the members'
+            entropies, in nats: what members disagree about (BALD; Houlsby et al.,
+            arXiv 1112.5745).
+        return_vote_share: weight fraction of the members whose own vote is the result.
+        ref: a reference label (B, *S), where classes overlap masks (B, C, *S), nonzero is inside.
+        validate: raise for values that are no probabilities (NaN, or a magnitude over 1.01), for
+            logits that are NaN, inf or all -inf, and for labels out of range. They are looked for
+            in the pass itself; on a GPU the call then waits for the result. Never looked for: that
+            probabilities add up to 1. Without it such labels count for nothing.
+        backend: "cpp" (threads: `torch.get_num_threads()`), "cuda", "reference" or "auto", the best
+            that was built. The reference holds all members.
+
+    Returns:
+        The label, (B, *S) uint8 (int16 where C > 256), where classes overlap the mask (B, C, *S)
+        uint8, if nothing else is asked for; else an :class:`EnsembleVote` with the label and
+        `probs`, `entropy`, `mutual_information`, `vote_share` (the last three float32 of the
+        label's shape) and `counts`, int64 (B, C, 3): true positives, predicted and true voxels as
+        in :func:`overlap_counts`, on the CPU counted in the same pass.
+
+    Memory beyond input and output: on a CPU about 0.5 MB a thread, on a GPU nothing. For members
+    read one by one (and on a GPU with more than 64 members, or with more classes than shared memory
+    holds) a running sum of 4 C bytes a voxel, twice that where a method's scores are not those of
+    the uncertainty asked for.
+
+    Raises:
+        ValueError: where an argument is not as said. RuntimeError: a backend that was not built.
+    """
+    _vote_checks.choices(source_type, method, exclusive, num_classes)
+    listed = isinstance(members, (list, tuple)) or hasattr(members, "ndim")
+    if hasattr(members, "ndim"):
+        stacked = _vote_checks.as_tensor("members", members)
+        if stacked.ndim == 0:
+            raise ValueError("members: expected (K, ...) or a sequence, got a scalar")
+        members = stacked.unbind(0)
+    if weights is not None and method == "max":
+        raise ValueError("weights: expected none for method='max', which does not weigh, got some")
+    iterator = (_vote_checks.as_tensor("members", member) for member in members)
+    first = next(iterator, None)
+    if first is None:
+        raise ValueError("members: expected at least one, got none")
+    shape = _vote_checks.first(first, source_type, num_classes)
+    classes = shape[1]
+    limits = [] if exclusive else _vote_checks.numbers("thresholds", thresholds, classes)
+    reference = _vote_checks.ref(ref, shape, exclusive, first.device)
+    wanted = [return_probs, return_entropy, return_mutual_information, return_vote_share]
+    resolved = _ext.resolve_backend(backend, first.device)
+    settings = (SOURCES.index(source_type), METHODS.index(method), exclusive, classes)
+    options = (limits, reference, *settings, wanted, validate, resolved)
+    if listed or resolved == "reference":
+        rest = list(iterator)
+        for member in rest:
+            _vote_checks.same(member, first)
+        own = _vote_checks.weights(weights, 1 + len(rest))
+        outputs = _ensemble_vote([first, *rest], own, *options)
+    else:
+        outputs = _vote_one_by_one(first, iterator, shape, weights, options)
+    label: Tensor = outputs[0]
+    if not any(wanted) and ref is None:
+        return label
+    asked = [*wanted, ref is not None]
+    return EnsembleVote(
+        label, *(x if is_asked else None for x, is_asked in zip(outputs[1:], asked, strict=True))
+    )
+
+
+def ensemble_vote_reference(
+    members: Sequence[Tensor],
+    weights: Sequence[float],
+    thresholds: Sequence[float],
+    ref: Tensor | None,
+    source: int,
+    method: int,
+    exclusive: bool,
+    num_classes: int,
+    wanted: Sequence[bool],
+    validate: bool = True,
+) -> tuple[Tensor, ...]:
+    """What the registered operation computes, in plain torch, with all members in memory.
+
+    Returns label, probs, entropy, mutual information, vote share and counts.
+    """
+    if validate:
+        _vote_checks.values(members, source, num_classes)
+    if SOURCES[source] == "label":
+        maps = [x.long() for x in members]
+        labels = [torch.where((x >= 0) & (x < num_classes), x, num_classes) for x in maps]
+        probs = [F.one_hot(x, num_classes + 1)[..., :-1].movedim(-1, 1).float() for x in labels]
+        votes = probs
+    else:
+        probs = [x.float() for x in members]
+        limits = torch.tensor(thresholds, device=members[0].device)
+        limits = limits.reshape(-1, *[1] * (probs[0].ndim - 2))
+        if exclusive:
+            winners = [F.one_hot(x.argmax(1), num_classes).movedim(-1, 1) for x in probs]
+        if SOURCES[source] == "logits":
+            probs = [x.softmax(1) if exclusive else x.sigmoid() for x in probs]
+        votes = (
+            [x.float() for x in winners] if exclusive else [(x >= limits).float() for x in probs]
+        )
+
+    def weighted(values: Sequence[Tensor]) -> Tensor:
+        total = torch.zeros_like(values[0])
+        for weight, value in zip(weights, values, strict=True):
+            total = total + weight * value
+        return total / sum(weights)
+
+    def entropy_of(p: Tensor) -> Tensor:
+        entropy: Tensor = -torch.special.xlogy(p, p)
+        other: Tensor = torch.special.xlogy(1 - p, 1 - p)
+        return entropy.sum(1) if exclusive else entropy - other
+
+    mean, tally = weighted(probs), weighted(votes)
+    score = [mean, tally, torch.stack(probs).amax(0)][method]
+    if exclusive:
+        label = score.argmax(1)
+        share = tally.gather(1, label.unsqueeze(1)).squeeze(1)
+        label = label.to(label_dtype(exclusive, num_classes))
+    else:
+        label = (score > 0.5 if METHODS[method] == "majority" else score >= limits).to(torch.uint8)
+        share = torch.where(label > 0, tally, 1 - tally)
+    entropy = entropy_of(mean).clamp(min=0)
+    mutual = (entropy - weighted([entropy_of(p) for p in probs])).clamp(min=0)
+    values = [
+        x if keep else nothing(x)
+        for x, keep in zip((score, entropy, mutual, share), wanted, strict=True)
+    ]
+    counts = (
+        nothing(label, torch.int64) if ref is None else count(label, ref, num_classes, exclusive)
+    )
+    return label, *(x.contiguous() for x in values), counts
+
+
+@torch.library.custom_op("recycleseg::ensemble_vote", mutates_args=())
+def _ensemble_vote(
+    members: list[Tensor],
+    weights: list[float],
+    thresholds: list[float],
+    ref: Tensor | None,
+    source: int,
+    method: int,
+    exclusive: bool,
+    num_classes: int,
+    wanted: list[bool],
+    validate: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    settings = (source, method, exclusive, num_classes)
+    if backend == "reference":
+        arguments = (members, weights, thresholds, ref, *settings, wanted, validate)
+        return ensemble_vote_reference(*arguments)  # type: ignore[return-value]
+    kept = kept_sums(source, method, wanted)
+    batch, _, *spatial = member_shape(members[0], source, num_classes)
+    rows = num_rows(kept, exclusive, num_classes) + num_classes
+    if backend == "cuda" and (rows > MAX_FUSED_ROWS or len(members) > MAX_FUSED_MEMBERS):
+        state, invalid = new_state(members[0], (batch, num_classes, *spatial), kept, exclusive)
+        for member, weight in zip(members, weights, strict=True):
+            _add_member(state, invalid, member, weight, thresholds, *settings, kept, backend)
+    else:
+        state, invalid = None, new_invalid(members[0])
+    outputs = empty_outputs(members[0], [batch, *spatial], exclusive, num_classes, wanted, ref)
+    views = [] if state is not None else members
+    run(views, weights, thresholds, settings, kept, state, invalid, ref, outputs, backend)
+    return raise_if_invalid(outputs, invalid, ref, settings, validate, backend)
+
+
+@_ensemble_vote.register_fake
+def _(
+    members: list[Tensor],
+    weights: list[float],
+    thresholds: list[float],
+    ref: Tensor | None,
+    source: int,
+    method: int,
+    exclusive: bool,
+    num_classes: int,
+    wanted: list[bool],
+    validate: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    batch, _, *spatial = member_shape(members[0], source, num_classes)
+    return empty_outputs(members[0], [batch, *spatial], exclusive, num_classes, wanted, ref)
+
+
+@torch.library.custom_op("recycleseg::ensemble_vote_add", mutates_args=("state", "invalid"))
+def _add_member(
+    state: Tensor,
+    invalid: Tensor,
+    member: Tensor,
+    weight: float,
+    thresholds: list[float],
+    source: int,
+    method: int,
+    exclusive: bool,
+    num_classes: int,
+    kept: int,
+    backend: str,
+) -> None:
+    """Add one member to the state (B, rows, V rounded up to 16) float32."""
+    softmax = SOURCES[source] == "logits" and exclusive and kept & ~TALLY
+    if backend == "cuda" and softmax and num_classes > MAX_FUSED_ROWS:
+        member, source = member.float().softmax(1), SOURCES.index("probs")
+    settings = (source, method, exclusive, num_classes)
+    run([member], [weight], thresholds, settings, kept, state, invalid, None, None, backend)
+
+
+@_add_member.register_fake
+def _(
+    state: Tensor,
+    invalid: Tensor,
+    member: Tensor,
+    weight: float,
+    thresholds: list[float],
+    source: int,
+    method: int,
+    exclusive: bool,
+    num_classes: int,
+    kept: int,
+    backend: str,
+) -> None:
+    return None
+
+
+@torch.library.custom_op("recycleseg::ensemble_vote_finish", mutates_args=())
+def _finish(
+    state: Tensor,
+    invalid: Tensor,
+    spatial: list[int],
+    weights: list[float],
+    thresholds: list[float],
+    ref: Tensor | None,
+    source: int,
+    method: int,
+    exclusive: bool,
+    num_classes: int,
+    wanted: list[bool],
+    validate: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The results from the state to which all members were added."""
+    settings = (source, method, exclusive, num_classes)
+    shape = [state.shape[0], *spatial]
+    outputs = empty_outputs(state, shape, exclusive, num_classes, wanted, ref)
+    kept, invalid = kept_sums(source, method, wanted), invalid.clone()
+    run([], weights, thresholds, settings, kept, state, invalid, ref, outputs, backend)
+    return raise_if_invalid(outputs, invalid, ref, settings, validate, backend)
+
+
+@_finish.register_fake
+def _(
+    state: Tensor,
+    invalid: Tensor,
+    spatial: list[int],
+    weights: list[float],
+    thresholds: list[float],
+    ref: Tensor | None,
+    source: int,
+    method: int,
+    exclusive: bool,
+    num_classes: int,
+    wanted: list[bool],
+    validate: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return empty_outputs(state, [state.shape[0], *spatial], exclusive, num_classes, wanted, ref)
+
+
+def _vote_one_by_one(
+    first: Tensor, rest: Iterable[Tensor], shape: Sequence[int], weights: Any, options: Any
+) -> tuple[Tensor, ...]:
+    limits, _, source, method, exclusive, num_classes, wanted, _, backend = options
+    given = None if weights is None else _vote_checks.weights(weights, len(weights))
+    kept = kept_sums(source, method, wanted)
+    state, invalid = new_state(first, shape, kept, exclusive)
+    used: list[float] = []
+    member: Tensor | None = first
+    iterator = iter(rest)
+    while member is not None:
+        _vote_checks.same(member, first)
+        if given is not None and len(used) == len(given):
+            raise ValueError(f"weights: expected one a member, got {len(given)} for more members")
+        used.append(1.0 if given is None else given[len(used)])
+        _add_member(state, invalid, member, used[-1], limits, *options[2:6], kept, backend)
+        member = None  # which frees it before the next one is made
+        member = next(iterator, None)
+    if given is not None and len(used) != len(given):
+        raise ValueError(f"weights: expected {len(used)}, one a member, got {len(given)}")
+    outputs: tuple[Tensor, ...] = _finish(state, invalid, list(shape[2:]), used, *options)
+    return outputs
