@@ -11,6 +11,7 @@
 #include "norm_act.hpp"
 #include "overlap_counts.hpp"
 #include "surface_distances.hpp"
+#include "surfel_areas.hpp"
 #include "tensor_view.hpp"
 
 namespace py = pybind11;
@@ -219,6 +220,12 @@ PYBIND11_MODULE(_C, module) {
   module.def("surface_distances_cpu", &bind_surface_distances, "pred"_a, "ref"_a, "labels"_a,
              "spacing"_a, "tolerances"_a, "percentiles"_a, "surfel"_a, "border_is_outside"_a,
              "directed"_a, "pooled"_a, "num_threads"_a);
+  module.def(
+      "surfel_areas",
+      [](const std::vector<double>& spacing) {
+        return surfel_areas(spacing.data(), static_cast<int>(spacing.size()));
+      },
+      "spacing"_a);
 #ifdef RECYCLESEG_WITH_CUDA
   module.def("ensemble_vote_cuda", bind_ensemble_vote(&ensemble_vote_cuda), "members"_a,
              "weights"_a, "tensors"_a, "source"_a, "method"_a, "exclusive"_a, "kept"_a,

@@ -69,7 +69,9 @@ class Computation {
         spacing_{flat_ ? 1.0 : query.spacing[0], query.spacing[query.spacing.size() - 2],
                  query.spacing.back()},
         near_(spacing_, flat_),
-        areas_(query.surfel ? surfel_areas(query.spacing) : std::vector<double>{1.0}) {}
+        areas_(query.surfel
+                   ? surfel_areas(query.spacing.data(), static_cast<int>(query.spacing.size()))
+                   : std::vector<double>{1.0}) {}
 
   // Completes the counts of these structures, each of which is present on one side at least.
   void measure(Structures& structures) const {
