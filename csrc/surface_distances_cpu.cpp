@@ -121,11 +121,11 @@ class Computation {
         summarize_voxels(distances, query_, directed + side * columns);
       both.insert(both.end(), distances.begin(), distances.end());
     }
-    if (query_.surfel) return;
     std::sort(both.begin(), both.end(),
               [](const auto& a, const auto& b) { return a.squared < b.squared; });
     for (std::size_t p = 0; p < query_.percentiles.size(); ++p)
-      pooled[p] = percentile(both, query_.percentiles[p]);
+      pooled[p] = query_.surfel ? std::numeric_limits<double>::quiet_NaN()
+                                : percentile(both, query_.percentiles[p]);
   }
 
  private:
