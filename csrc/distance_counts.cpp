@@ -67,7 +67,7 @@ void summarize_surfels(const Entries& distances, const std::vector<double>& area
     *next = row[kMaxDistance];
     for (const auto& entry : distances) {
       passed += areas[entry.kind] * entry.count;
-      if (passed / row[kSurfaceSize] < percent / 100) continue;
+      if (passed / row[kSurfaceSize] < percent / 100 * (1 - kShareSlack)) continue;
       *next = std::sqrt(entry.squared);
       break;
     }

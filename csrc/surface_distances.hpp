@@ -31,6 +31,8 @@ enum SurfaceColumn { kSurfaceSize, kMeanDistance, kMaxDistance, kSurfaceColumns 
 
 // A tolerance of exactly some voxels' distance includes them, whatever the rounding.
 constexpr double kToleranceSlack = 1e-9;
+// So does a percentile that some area reaches exactly.
+constexpr double kShareSlack = 1e-12;
 
 // 64 voxels' bits: those of `self` with a face neighbour that is not in the structure.
 RECYCLESEG_HOST_DEVICE inline std::uint64_t border_bits(std::uint64_t self, std::uint64_t left,

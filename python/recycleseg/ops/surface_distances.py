@@ -236,7 +236,8 @@ def _percentiles(
         return torch.quantile(distances, shares)
     ordered, order = distances.sort()
     reached = weights[order].cumsum(0) / weights.sum()
-    return ordered[torch.searchsorted(reached, shares).clamp(max=len(ordered) - 1)]
+    at = torch.searchsorted(reached, shares * (1 - 1e-12))  # whatever the sum's rounding
+    return ordered[at.clamp(max=len(ordered) - 1)]
 
 
 @torch.library.custom_op("recycleseg::surface_distances", mutates_args=())
