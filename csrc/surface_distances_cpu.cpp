@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "distance_counts.hpp"
+#include "near_rows.hpp"
 #include "point_cells.hpp"
 #include "surface_extraction.hpp"
 #include "surface_loops.hpp"
@@ -16,46 +17,19 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// Rows that the near search looks through at most, before the far search is cheaper.
-constexpr double kNearRows = 200;
-
 // One structure of one sample while it is at work. Side 0 is pred, side 1 ref.
 struct Structure {
   std::int64_t sample, index;
   Box box;  // of both sides
   BitGrid mask[2], surface[2];
+  BitGrid groups[2];  // of the surface's rows, as NearSearch has them
+  std::optional<NearRows::InGrid> near;
   std::once_flag cells_made[2];
   std::optional<PointCells> cells[2];
   std::mutex mutex;
   DistanceCounts counts[2];  // of distances measured from each side
 };
 using Structures = std::vector<std::unique_ptr<Structure>>;
-
-// The near search that fits one spacing: rows around a voxel, nearest first, and how far they go.
-struct NearRows {
-  struct Row {
-    double squared;
-    std::int64_t z, y;
-  };
-  std::vector<Row> rows;
-  std::int64_t halo_z = 0, halo_y = 0;
-  double radius = 0;
-
-  NearRows(const Spacing& spacing, bool flat) {
-    constexpr double kPi = 3.14159265358979323846;
-    radius = flat ? kNearRows / 2 * spacing.y : std::sqrt(kNearRows / kPi * spacing.y * spacing.z);
-    radius = std::min(radius, kWindow * spacing.x);
-    halo_y = static_cast<std::int64_t>(radius / spacing.y);
-    halo_z = flat ? 0 : static_cast<std::int64_t>(radius / spacing.z);
-    for (std::int64_t z = -halo_z; z <= halo_z; ++z)
-      for (std::int64_t y = -halo_y; y <= halo_y; ++y) {
-        const double dz = z * spacing.z, dy = y * spacing.y;
-        if (dz * dz + dy * dy <= radius * radius) rows.push_back({dz * dz + dy * dy, z, y});
-      }
-    std::stable_sort(rows.begin(), rows.end(),
-                     [](const Row& a, const Row& b) { return a.squared < b.squared; });
-  }
-};
 
 class Computation {
  public:
@@ -82,17 +56,16 @@ class Computation {
             extract_mask_row(*maps_[side], shape_, query_, s.sample, s.index, s.box,
                              row / s.mask[side].height, row % s.mask[side].height, s.mask[side]);
         });
-    const auto surface_rows = [](const Structure& s) {
-      return s.surface[0].depth * s.surface[0].height;
-    };
-    for_rows(structures, 4096, surface_rows,
-             [&](Structure& s, int side, std::int64_t first, std::int64_t end) {
-               for (std::int64_t row = first; row < end; ++row) extract_surface(s, side, row);
-             });
-    for_rows(structures, 256, surface_rows,
-             [&](Structure& s, int side, std::int64_t first, std::int64_t end) {
-               measure_rows(s, side, first, end);
-             });
+    for_rows(
+        structures, 256, [](const auto& s) { return s.groups[0].depth * s.groups[0].height; },
+        [&](Structure& s, int side, std::int64_t first, std::int64_t end) {
+          for (std::int64_t row = first; row < end; ++row) extract_group(s, side, row);
+        });
+    for_rows(
+        structures, 1024, [](const auto& s) { return s.surface[0].depth * s.surface[0].height; },
+        [&](Structure& s, int side, std::int64_t first, std::int64_t end) {
+          measure_rows(s, side, first, end);
+        });
   }
 
   std::unique_ptr<Structure> structure(std::int64_t sample, std::int64_t index,
@@ -101,11 +74,16 @@ class Computation {
     s->sample = sample, s->index = index, s->box = box;
     if (box.empty()) return s;
     const std::int64_t more = query_.surfel ? 1 : 0;  // corners than voxels
+    const std::int64_t depth = box.extent(0) + (flat_ ? 0 : more);
+    const std::int64_t height = box.extent(1) + more, width = box.extent(2) + more;
+    const GroupSize group = near_.group();
     for (int side = 0; side < 2; ++side) {
       s->mask[side] = BitGrid(box.extent(0), box.extent(1), box.extent(2), flat_ ? 0 : 1, 1);
-      s->surface[side] = BitGrid(box.extent(0) + (flat_ ? 0 : more), box.extent(1) + more,
-                                 box.extent(2) + more, near_.halo_z, near_.halo_y);
+      s->surface[side] = BitGrid(depth, height, width, near_.halo_z(), near_.halo_y());
+      s->groups[side] = BitGrid((depth + group.z - 1) / group.z, (height + group.y - 1) / group.y,
+                                width, near_.groups_halo_z(), near_.groups_halo_y());
     }
+    s->near.emplace(near_, s->surface[0], s->groups[0]);
     return s;
   }
 
@@ -149,9 +127,24 @@ class Computation {
     });
   }
 
-  void extract_surface(Structure& s, int side, std::int64_t row) const {
-    BitGrid& surface = s.surface[side];
-    const std::int64_t z = row / surface.height, y = row % surface.height;
+  // Sets a group of rows of the surface, and the row of bits that stands for it.
+  void extract_group(Structure& s, int side, std::int64_t index) const {
+    BitGrid &surface = s.surface[side], &groups = s.groups[side];
+    const GroupSize group = near_.group();
+    const std::int64_t first_z = index / groups.height, first_y = index % groups.height;
+    std::uint64_t* const any = groups.row(first_z, first_y);
+    for (std::int64_t dz = 0; dz < group.z; ++dz)
+      for (std::int64_t dy = 0; dy < group.y; ++dy) {
+        const std::int64_t z = first_z * group.z + dz, y = first_y * group.y + dy;
+        if (z >= surface.depth || y >= surface.height) continue;
+        extract_surface(s, side, z, y, surface);
+        const std::uint64_t* const row = surface.row(z, y);
+        for (std::int64_t w = 0; w < surface.words; ++w) any[w] |= row[w];
+      }
+  }
+
+  void extract_surface(const Structure& s, int side, std::int64_t z, std::int64_t y,
+                       BitGrid& surface) const {
     if (query_.surfel) return extract_surfel_row(s.mask[side], flat_, z, y, surface);
     OpenSides open{};
     for (int axis = 0; axis < 3; ++axis) {
@@ -165,18 +158,21 @@ class Computation {
   // Counts the distances from the surface of `side`, rows [first, end), to the other one.
   void measure_rows(Structure& s, int side, std::int64_t first, std::int64_t end) const {
     const BitGrid &own = s.surface[side], &target = s.surface[1 - side];
-    std::vector<RowStep> steps;
-    const NearSearch near = near_search(own, steps);
+    const BitGrid& groups = s.groups[1 - side];
     std::optional<FarSearch> far;
-    std::vector<FarHint> hints(own.width / kHintWidth + 1);
+    std::vector<Hint> hints(own.width / kHintWidth + 1);
     std::vector<double> squared(own.width);
     DistanceCounts counts;
     for (std::int64_t row = first; row < end; ++row) {
       const std::int64_t z = row / own.height, y = row % own.height;
-      const RowQuery row_query{own.row(z, y), target.row(z, y), own.words,
-                               static_cast<std::int32_t>(z), static_cast<std::int32_t>(y)};
+      const RowQuery row_query{own.row(z, y),
+                               target.row(z, y),
+                               groups.row(z / near_.group().z, y / near_.group().y),
+                               own.words,
+                               static_cast<std::int32_t>(z),
+                               static_cast<std::int32_t>(y)};
       const auto measure = [&] {
-        return surface_loops().nearest(row_query, near, far ? &*far : nullptr, spacing_,
+        return surface_loops().nearest(row_query, s.near->search, far ? &*far : nullptr, spacing_,
                                        hints.data(), squared.data());
       };
       std::int64_t found = measure();
@@ -206,16 +202,6 @@ class Computation {
         counts.add((shared & bit) != 0 ? 0 : *squared++, kind, 1);
       }
     }
-  }
-
-  NearSearch near_search(const BitGrid& grid, std::vector<RowStep>& steps) const {
-    for (const NearRows::Row& row : near_.rows)
-      steps.push_back({row.squared, 8 * (row.z * grid.stride_z + row.y * grid.stride)});
-    NearSearch near{
-        steps.data(), static_cast<std::int64_t>(steps.size()), {}, near_.radius * near_.radius};
-    for (int n = 0; n < 64; ++n) near.squared_along[n] = (n * spacing_.x) * (n * spacing_.x);
-    near.squared_along[64] = kInfinity;
-    return near;
   }
 
   const TensorView* maps_[2];

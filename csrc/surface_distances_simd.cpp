@@ -78,31 +78,75 @@ std::int64_t run(const T* labels, std::int64_t count) {
   return i;
 }
 
-// Squared distance from voxel x of a row to the nearest bit in the rows around it, or an upper
-// bound of it, where it is beyond the search's radius.
-INLINE double near_squared(const std::uint64_t* row, std::int64_t x, const NearSearch& near) {
-  // The word that starts at this byte holds bit x at the place `bit`, 28 to 35.
-  const std::int64_t byte = ((x + 4) >> 3) - 4;
-  const int bit = static_cast<int>(x - 8 * byte);
-  const char* const base = reinterpret_cast<const char*>(row) + byte;
-  double best = kInfinity;
-  for (std::int64_t i = 0; i < near.num_steps && near.steps[i].squared < best; ++i) {
-    std::uint64_t window;
-    __builtin_memcpy(&window, base + near.steps[i].offset, 8);
-    const std::uint64_t right = window >> bit, left = window << (63 - bit);
-    const int to_right = right ? __builtin_ctzll(right) : 64;
-    const int to_left = left ? __builtin_clzll(left) : 64;
-    const int along = to_right < to_left ? to_right : to_left;
-    const double squared = near.steps[i].squared + near.squared_along[along];
-    best = squared < best ? squared : best;
-  }
-  return best;
-}
+// The window of bits around voxel x: where it starts, in bytes from the row's, and the bit of it
+// that is voxel x, 28 to 35.
+struct Window {
+  std::int64_t byte;
+  int bit;
+  explicit Window(std::int64_t x) : byte(((x + 4) >> 3) - 4), bit(static_cast<int>(x - 8 * byte)) {}
+};
 
 INLINE double squared_between(const Point& a, const Point& b, const Spacing& spacing) {
   const double z = (a.z - b.z) * spacing.z, y = (a.y - b.y) * spacing.y,
                x = (a.x - b.x) * spacing.x;
   return (z * z + y * y) + x * x;
+}
+
+// The nearest point that is known of.
+struct Best {
+  double squared;
+  Point point;
+};
+
+// From the window's voxel to the nearest bit of a row: voxels along x, left or right; 64 if there
+// is none.
+struct Along {
+  int left, right;
+  INLINE Along(const char* row, const Window& window) {
+    std::uint64_t bits;
+    __builtin_memcpy(&bits, row + window.byte, 8);
+    const std::uint64_t at_right = bits >> window.bit, at_left = bits << (63 - window.bit);
+    right = at_right ? __builtin_ctzll(at_right) : 64;
+    left = at_left ? __builtin_clzll(at_left) : 64;
+  }
+  INLINE int length() const { return right < left ? right : left; }
+  INLINE int signed_length() const { return right < left ? right : -left; }
+};
+
+// Improves `best` by one row at `squared` from the own one.
+INLINE void search_row(const char* row, const Window& window, double squared, std::int64_t z,
+                       std::int64_t y, std::int64_t x, const NearSearch& near, Best& best) {
+  const Along along(row, window);
+  squared += near.squared_along[along.length()];
+  if (squared < best.squared)
+    best = {squared,
+            {static_cast<std::int32_t>(z), static_cast<std::int32_t>(y),
+             static_cast<std::int32_t>(x + along.signed_length())}};
+}
+
+// Improves `best` by the rows around voxel x of a row. Where it is then beyond the search's radius,
+// there may be a nearer point still.
+INLINE void search_near(const RowQuery& query, std::int64_t x, std::int64_t place,
+                        const NearSearch& near, Best& best) {
+  const Window window(x);
+  const char* const row = reinterpret_cast<const char*>(query.target);
+  for (std::int64_t i = 0; i < near.num_rows && near.rows[i].squared < best.squared; ++i) {
+    const RowStep& step = near.rows[i];
+    search_row(row + step.offset, window, step.squared, query.z + step.z, query.y + step.y, x, near,
+               best);
+  }
+  if (best.squared <= near.squared_rows) return;
+  const char* const group_row = reinterpret_cast<const char*>(query.target_group);
+  const GroupStep* const groups = near.groups[place];
+  for (std::int64_t i = 0; i < near.num_groups[place] && groups[i].squared < best.squared; ++i) {
+    const GroupStep& group = groups[i];
+    const Along along(group_row + group.offset, window);
+    if (group.squared + near.squared_along[along.length()] >= best.squared) continue;
+    for (std::int32_t z = group.z; z < group.z + near.group.z; ++z)
+      for (std::int32_t y = group.y; y < group.y + near.group.y; ++y)
+        search_row(row + z * near.stride_z + y * near.stride_y, window,
+                   near.squared_z[z] + near.squared_y[y], query.z + z, query.y + y, x, near, best);
+  }
 }
 
 // Lower bounds of the squared distances from a voxel to kWidth cubes of `size` voxels a side: less
@@ -124,9 +168,9 @@ INLINE Floats lower_bounds(const std::int32_t* const corner[3], std::int64_t fir
   return sum * (1 - 1e-6f);
 }
 
-// Improves `nearest`, and its squared distance `best` from `from`, by the points of one cell.
+// Improves `best` by the points of one cell.
 INLINE void search_cell(const FarSearch& far, std::int64_t cell, const Point& from,
-                        const Spacing& spacing, double& best, Point& nearest) {
+                        const Spacing& spacing, Best& best) {
   const auto& corners = far.levels[0].corner;
   const Point corner{corners[0][cell], corners[1][cell], corners[2][cell]};
   double z[4], y[4], x[4];
@@ -139,10 +183,8 @@ INLINE void search_cell(const FarSearch& far, std::int64_t cell, const Point& fr
   for (std::uint64_t points = far.points[cell]; points != 0; points &= points - 1) {
     const int i = __builtin_ctzll(points);
     const double squared = (z[i >> 4] + y[i >> 2 & 3]) + x[i & 3];
-    if (squared < best) {
-      best = squared;
-      nearest = {corner.z + (i >> 4), corner.y + (i >> 2 & 3), corner.x + (i & 3)};
-    }
+    if (squared < best.squared)
+      best = {squared, {corner.z + (i >> 4), corner.y + (i >> 2 & 3), corner.x + (i & 3)}};
   }
 }
 
@@ -157,75 +199,77 @@ INLINE std::uint32_t lanes_set(const Ints& lanes) {
 #endif
 }
 
-// Searches the cubes [first, end) of one level that may hold a point closer than `best`.
+// Searches the cubes [first, end) of one level that may hold a point nearer than `best`.
 template <int kLevel>
 INLINE void search_cubes(const FarSearch& far, std::int64_t first, std::int64_t end,
                          const Point& from, const Spacing& spacing, const float lengths[3],
-                         double& best, Point& nearest) {
+                         Best& best) {
   const FarSearch::Cubes& cubes = far.levels[kLevel];
   for (; first < end; first += kWidth) {
     const Floats bounds = lower_bounds(cubes.corner, first, from, kCubeSize[kLevel], lengths);
-    std::uint32_t close = lanes_set(bounds < static_cast<float>(best) * (1 + 1e-6f));
+    std::uint32_t close = lanes_set(bounds < static_cast<float>(best.squared) * (1 + 1e-6f));
     if (end - first < kWidth) close &= (1u << (end - first)) - 1;
     for (; close != 0; close &= close - 1) {
       const int lane = __builtin_ctz(close);
-      if (bounds[lane] >= best) continue;
+      if (bounds[lane] >= best.squared) continue;
       if constexpr (kLevel == 0)
-        search_cell(far, first + lane, from, spacing, best, nearest);
+        search_cell(far, first + lane, from, spacing, best);
       else
         search_cubes<kLevel - 1>(far, cubes.first_child[first + lane],
-                                 cubes.first_child[first + lane + 1], from, spacing, lengths, best,
-                                 nearest);
+                                 cubes.first_child[first + lane + 1], from, spacing, lengths, best);
     }
   }
 }
 
-INLINE double far_squared(const FarSearch& far, const Point& from, const Spacing& spacing,
-                          Point& nearest) {
-  const float lengths[3] = {static_cast<float>(spacing.z), static_cast<float>(spacing.y),
-                            static_cast<float>(spacing.x)};
-  double best = squared_between(from, nearest, spacing);
-  search_cubes<kLevels - 1>(far, 0, far.levels[kLevels - 1].count, from, spacing, lengths, best,
-                            nearest);
-  return best;
-}
-
 // Whether no point can be as near as the near search looks: distances of voxels differ by no more
 // than the voxels are apart.
-INLINE bool surely_far(const Point& from, const FarHint& hint, const NearSearch& near,
+INLINE bool surely_far(const Point& from, const Hint& hint, const NearSearch& near,
                        const Spacing& spacing) {
-  if (!hint.known) return false;
+  if (!hint.known || hint.squared <= near.squared_radius) return false;
   const double apart = __builtin_sqrt(squared_between(from, hint.from, spacing));
-  const double least = (hint.distance - apart) * (1 - 1e-6);
+  const double least = (__builtin_sqrt(hint.squared) - apart) * (1 - 1e-6);
   return least > 0 && least * least > near.squared_radius;
 }
 
+// A point to start from: one of the first cell.
+INLINE Point any_point(const FarSearch& far) {
+  const auto& corner = far.levels[0].corner;
+  const int i = __builtin_ctzll(far.points[0]);
+  return {corner[0][0] + (i >> 4), corner[1][0] + (i >> 2 & 3), corner[2][0] + (i & 3)};
+}
+
 std::int64_t nearest(const RowQuery& query, const NearSearch& near, const FarSearch* far,
-                     const Spacing& spacing, FarHint* hints, double* squared) {
+                     const Spacing& spacing, Hint* hints, double* squared) {
+  const std::int64_t place = query.z % near.group.z * near.group.y + query.y % near.group.y;
+  const float lengths[3] = {static_cast<float>(spacing.z), static_cast<float>(spacing.y),
+                            static_cast<float>(spacing.x)};
   std::int64_t count = 0;
-  // Where no hint is known yet, the search starts from the point found last, or any.
-  Point last{};
-  if (far != nullptr && far->levels[0].count != 0) {
-    const auto& corner = far->levels[0].corner;
-    const int i = __builtin_ctzll(far->points[0]);
-    last = {corner[0][0] + (i >> 4), corner[1][0] + (i >> 2 & 3), corner[2][0] + (i & 3)};
-  }
+  Best best{kInfinity, {}};  // of the voxel before, in this row
   for (std::int64_t word = 0; word < query.words; ++word) {
     for (std::uint64_t bits = query.own[word] & ~query.target[word]; bits != 0; bits &= bits - 1) {
       const std::int64_t x = 64 * word + __builtin_ctzll(bits);
       const Point from{query.z, query.y, static_cast<std::int32_t>(x)};
-      FarHint& hint = hints[x / kHintWidth];
-      double& result = squared[count++];
-      result =
-          surely_far(from, hint, near, spacing) ? kInfinity : near_squared(query.target, x, near);
-      if (result <= near.squared_radius) continue;
-      result = kInfinity;
-      if (far == nullptr || far->levels[0].count == 0) continue;
-      if (hint.known &&
-          squared_between(from, hint.nearest, spacing) < squared_between(from, last, spacing))
-        last = hint.nearest;
-      result = far_squared(*far, from, spacing, last);
-      hint = {true, from, last, __builtin_sqrt(result)};
+      Hint& hint = hints[x / kHintWidth];
+      if (best.squared != kInfinity) best.squared = squared_between(from, best.point, spacing);
+      if (hint.known) {
+        const double known = squared_between(from, hint.nearest, spacing);
+        if (known < best.squared) best = {known, hint.nearest};
+      }
+      if (!surely_far(from, hint, near, spacing)) search_near(query, x, place, near, best);
+      if (best.squared > near.squared_radius) {
+        if (far == nullptr || far->levels[0].count == 0) {
+          squared[count++] = kInfinity;
+          continue;
+        }
+        if (best.squared == kInfinity) {
+          const Point start = any_point(*far);
+          best = {squared_between(from, start, spacing), start};
+        }
+        search_cubes<kLevels - 1>(*far, 0, far->levels[kLevels - 1].count, from, spacing, lengths,
+                                  best);
+      }
+      hint = {true, from, best.point, best.squared};
+      squared[count++] = best.squared;
     }
   }
   return count;

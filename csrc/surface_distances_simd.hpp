@@ -11,21 +11,41 @@ struct Spacing {
   double z, y, x;
 };
 
-// Rows around a voxel's own, nearest first.
+// A row near a voxel's own.
 struct RowStep {
   double squared;       // distance of the two rows, mm^2
   std::int64_t offset;  // bytes from the own row to this one
+  std::int32_t z, y;    // rows from the own row to this one
+};
+// A group of rows near a voxel's own, of which one row of bits says where any of them has a point.
+struct GroupStep {
+  double squared;       // least distance of its rows from the own, mm^2
+  std::int64_t offset;  // bytes from the own group to this one
+  std::int32_t z, y;    // from the own row to the first of the group
 };
 
-// The search for near points: in each row, the window of bits around the voxel's x that one load
-// gets, from kWindow on the left to kWindow on the right at least.
+// Rows are grouped by 4 x 4 in a volume, and by 8 in an image, which has one z.
+struct GroupSize {
+  std::int32_t z, y;
+};
+
+// The search for near points looks through rows, nearest first: a few of them one by one, then
+// group by group. Of each it sees the window of bits around the voxel's x that one load gets, from
+// kWindow on the left to kWindow on the right at least.
 constexpr std::int64_t kWindow = 28;
 struct NearSearch {
-  const RowStep* steps;
-  std::int64_t num_steps;
-  double squared_along[65];  // (n * spacing.x)^2; infinity at 64: there is no bit
-  double squared_radius;     // a distance found up to here is the least
+  const RowStep* rows;
+  std::int64_t num_rows;
+  double squared_rows;  // a distance up to here, found in these rows, is the least
+  GroupSize group;
+  const GroupStep* const* groups;  // for each place of the own row within its group
+  const std::int64_t* num_groups;
+  double squared_radius;                // a distance up to here, found in all groups, is the least
+  const double *squared_z, *squared_y;  // of n rows, for n from kLongest below 0 to above
+  std::int64_t stride_z, stride_y;      // bytes between rows
+  double squared_along[65];             // (n * spacing.x)^2; infinity at 64: there is no bit
 };
+constexpr std::int64_t kLongest = 64;
 
 // The search for far points: cells of 4 x 4 x 4 voxels that hold a point, in cubes of 4 x 4 x 4
 // cells, in cubes of as many cubes. A search starts from the point that was nearest to the last
@@ -48,19 +68,21 @@ struct Point {
 
 // A row of voxels whose nearest points are sought.
 struct RowQuery {
-  const std::uint64_t* own;     // the surface that is measured from
-  const std::uint64_t* target;  // the surface that is measured to, same row
+  const std::uint64_t* own;           // the surface that is measured from
+  const std::uint64_t* target;        // the surface that is measured to, same row
+  const std::uint64_t* target_group;  // and the group that this row is in
   std::int64_t words;
   std::int32_t z, y;
 };
 
-// A voxel that took the search for far points, and the point it found: where the search of the
-// next voxel near it starts. One for each kHintWidth voxels along x, of the rows gone before.
+// A voxel and the point that was found nearest to it: the nearest of the next voxel is seldom much
+// nearer, so few rows and cubes need to be opened. One for each kHintWidth voxels along x, of the
+// rows gone before.
 constexpr std::int64_t kHintWidth = 8;
-struct FarHint {
+struct Hint {
   bool known;
   Point from, nearest;
-  double distance;
+  double squared;
 };
 
 template <class T>
@@ -81,7 +103,7 @@ struct SurfaceLoops {
   // mm^2 to the nearest bit of the target; infinity where the near search finds none and `far` is
   // null or has no point. Returns how many there were.
   std::int64_t (*nearest)(const RowQuery& query, const NearSearch& near, const FarSearch* far,
-                          const Spacing& spacing, FarHint* hints, double* squared);
+                          const Spacing& spacing, Hint* hints, double* squared);
 };
 
 }  // namespace recycleseg
