@@ -10,14 +10,17 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recycleseg import _ext
+from recycleseg.ops._surfaces import Query, Surface, bounding_boxes, empty_result, measure
+from recycleseg.ops.distance_transform import distance_transform
 
 DEFINITIONS = ("voxel", "surfel")
 # A distance that equals the tolerance but for rounding lies within it.
 TOLERANCE_SLACK = 1 + 1e-9
+# The same for the distances of distance_transform, which are rounded to float32.
+FLOAT_TOLERANCE_SLACK = 1 + 1e-6
 _LABEL_DTYPES = (torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64)
 _PAIRS_AT_ONCE = 1 << 20
 
@@ -60,7 +63,8 @@ def surface_distances(
         labels: the C structures of label maps: each a label value, or a tuple of values whose union
             it is. Structures may overlap, and labels that belong to none are background.
         spacing: mm between voxel centres along each axis of S, in the order of the axes.
-        tolerances: in mm; a distance d is within one if d <= tolerance * (1 + 1e-9).
+        tolerances: in mm; a distance d is within one if d <= tolerance * (1 + 1e-9); with "cuda",
+            whose distances are rounded to float32 (2e-7 of them at most), (1 + 1e-6).
         percentiles: from 0 to 100.
         definition: "voxel": the surface is made of the structure's voxels with a face neighbour
             outside it; distances d^2 = sum_i (n_i spacing_i)^2 between voxel centres, n integer;
@@ -73,8 +77,19 @@ def surface_distances(
         border_is_outside: whether what lies beyond the volume counts as outside a structure, so
             that a structure cut off by the volume's border has a surface there. "surfel" knows no
             other way.
-        backend: "cpp" (threads: `torch.get_num_threads()`), "reference" (quadratic: for tests), or
-            "auto". Tensors on a GPU are copied to the CPU and the result back.
+        backend: "cpp" (threads: `torch.get_num_threads()`); "cuda": torch and
+            :func:`distance_transform` on the device, for spacing from 1e-9 to 1e9 mm; "reference"
+            (quadratic: for tests); or "auto", the best that was built. Where that is not "cuda",
+            "auto" copies tensors on a GPU to the CPU, if the extension was built at all, and the
+            result back.
+
+    Memory besides the arguments: "cpp" takes half a byte for each voxel of the boxes around the
+    structures that are at work (together at most one volume's), 24 bytes for each distinct distance
+    and, where distances are long, some 25 bytes for each 4x4x4 cell with surface; a tensor that is
+    not contiguous is copied. "cuda" takes, for one structure after the other, 12 bytes for each
+    voxel of the box around it and one voxel on each side, and some 100 bytes for each voxel or
+    corner of its two surfaces; first, to find the boxes, 5 bytes for each voxel of a volume. The
+    host waits for the device once for all boxes, and once for each surface.
 
     Returns:
         :class:`SurfaceDistances` on the device of pred. A surface that is empty has size 0 and 0
@@ -83,7 +98,8 @@ def surface_distances(
         where one is.
 
     Raises:
-        ValueError: an argument is not as said. RuntimeError: a backend that was not built.
+        ValueError: an argument is not as said, or a backend does not serve the device.
+        RuntimeError: a backend that was not built.
     """
     num_axes = pred.ndim - (2 if labels is None else 1)
     _check_maps(pred, ref, "(B, *S)" if labels is not None else "(B, C, *S)", num_axes)
@@ -127,117 +143,43 @@ def surface_distances_reference(
     border_is_outside: bool = True,
 ) -> SurfaceDistances:
     """What :func:`surface_distances` computes, in plain torch: every pair of surface points."""
-    structures = _structures(labels)
-    num_structures = pred.shape[1] if structures is None else len(structures)
-    num_rows, num_percentiles = pred.shape[0], len(percentiles)
-    shape = (num_rows, num_structures, num_percentiles, len(tolerances))
-    directed, pooled = _empty_result(pred, *shape)
-    pooled.fill_(math.nan)
-
-    for b in range(num_rows):
-        for c in range(num_structures):
-            surfaces = []
-            for maps in (pred, ref):
-                if structures is None:
-                    mask = maps[b, c] != 0
-                else:
-                    row = maps[b].long()  # as uint8, 255 would equal -1
-                    mask = torch.stack([row == value for value in structures[c]]).any(0)
-                if definition == "surfel":
-                    surfaces.append(_surfels(mask, spacing))
-                else:
-                    surfaces.append(_border_voxels(mask, border_is_outside))
-            distances = []
-            for way, (own, other) in enumerate((surfaces, surfaces[::-1])):
-                distances.append(_nearest(own[0], other[0], spacing))
-                directed[b, c, way] = _statistics(
-                    distances[way], own[1], tolerances, percentiles, definition
-                )
-            if definition == "voxel":
-                both = torch.cat(distances)
-                pooled[b, c] = _percentiles(both, torch.ones_like(both), percentiles, "voxel")
-    return SurfaceDistances(directed, pooled)
+    query = Query(
+        _structures(labels),
+        spacing,
+        tolerances,
+        percentiles,
+        definition == "surfel",
+        border_is_outside,
+    )
+    return SurfaceDistances(*_measure_by_pairs(pred, ref, query))
 
 
-def _border_voxels(mask: Tensor, border_is_outside: bool) -> tuple[Tensor, Tensor]:
-    """Indices (N, D) of voxels of mask (*S) with a face neighbour outside it, and weights 1."""
-    padded = F.pad(mask.byte(), (1, 1) * mask.ndim, value=int(not border_is_outside)).bool()
-    surrounded = torch.ones_like(mask)
-    for axis, size in enumerate(mask.shape):
-        line = padded
-        for other, other_size in enumerate(mask.shape):
-            if other != axis:
-                line = line.narrow(other, 1, other_size)
-        surrounded &= line.narrow(axis, 0, size) & line.narrow(axis, 2, size)
-    points = (mask & ~surrounded).nonzero()
-    return points, torch.ones(len(points), dtype=torch.float64, device=mask.device)
+def _measure_by_pairs(pred: Tensor, ref: Tensor, query: Query) -> tuple[Tensor, Tensor]:
+    return measure(pred, ref, query, None, _nearest_of_pairs, TOLERANCE_SLACK)
 
 
-def _surfels(mask: Tensor, spacing: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Corners (N, D) that the surface of mask (*S) passes, and its area around each, in mm^2.
-
-    Bit 0 of a corner's code is the voxel after it along every axis, the highest bit the one
-    before it along every axis; the last axis changes fastest.
-    """
-    from recycleseg.ops.surfel_areas import surfel_areas
-
-    num_bits = 2**mask.ndim
-    padded = F.pad(mask.byte(), (1, 1) * mask.ndim).long()
-    code = torch.zeros([size + 1 for size in mask.shape], dtype=torch.int64, device=mask.device)
-    for bit in range(num_bits):
-        neighbour = padded
-        for axis, size in enumerate(code.shape):
-            is_before = bit >> (mask.ndim - 1 - axis) & 1
-            neighbour = neighbour.narrow(axis, 1 - is_before, size)
-        code += neighbour << bit
-    points = ((code != 0) & (code != 2**num_bits - 1)).nonzero()
-    areas = surfel_areas(spacing).to(mask.device)
-    return points, areas[code[tuple(points.unbind(1))]]
-
-
-def _nearest(points: Tensor, others: Tensor, spacing: Sequence[float]) -> Tensor:
-    """Distance (N,) in mm from each of points (N, D) to the nearest of others (M, D), inf if 0."""
-    scale = torch.tensor(spacing, dtype=torch.float64, device=points.device)
-    if len(others) == 0:
-        return torch.full((len(points),), math.inf, dtype=torch.float64, device=points.device)
+def _nearest_of_pairs(own: Surface, other: Surface, spacing: Sequence[float]) -> Tensor:
+    scale = torch.tensor(spacing, dtype=torch.float64, device=own.points.device)
+    if len(other.points) == 0:
+        return torch.full_like(own.weights, math.inf)
     nearest = [
-        ((part[:, None] - others[None]) * scale).square().sum(-1).amin(1)
-        for part in points.split(max(1, _PAIRS_AT_ONCE // len(others)))
+        ((part[:, None] - other.points[None]) * scale).square().sum(-1).amin(1)
+        for part in own.points.split(max(1, _PAIRS_AT_ONCE // len(other.points)))
     ]
     return torch.cat(nearest).sqrt()
 
 
-def _statistics(
-    distances: Tensor,
-    weights: Tensor,
-    tolerances: Sequence[float],
-    percentiles: Sequence[float],
-    definition: str,
-) -> Tensor:
-    """One row of `directed`."""
-    size = weights.sum()
-    mean = (distances * weights).sum() / size if len(distances) else size.new_tensor(math.nan)
-    maximum = distances.max() if len(distances) else mean
-    within = [weights[distances <= tolerance * TOLERANCE_SLACK].sum() for tolerance in tolerances]
-    head = torch.stack([size, mean, maximum])
-    tail = torch.stack(within) if within else head[:0]
-    return torch.cat([head, _percentiles(distances, weights, percentiles, definition), tail])
+def _measure_by_transforms(pred: Tensor, ref: Tensor, query: Query) -> tuple[Tensor, Tensor]:
+    """The "cuda" backend: torch and distance_transform, on whatever device the maps are."""
+    boxes = bounding_boxes(pred, ref, query)
+    return measure(pred, ref, query, boxes, _nearest_by_transform, FLOAT_TOLERANCE_SLACK)
 
 
-def _percentiles(
-    distances: Tensor, weights: Tensor, percentiles: Sequence[float], definition: str
-) -> Tensor:
-    shares = torch.tensor(percentiles, dtype=torch.float64, device=distances.device) / 100
-    if len(distances) == 0:
-        return torch.full_like(shares, math.nan)
-    if distances.isinf().any():  # from a surface to nowhere
-        return torch.full_like(shares, math.inf)
-    if definition == "voxel":
-        return torch.quantile(distances, shares)
-    ordered, order = distances.sort()
-    reached = weights[order].cumsum(0) / weights.sum()
-    at = torch.searchsorted(reached, shares * (1 - 1e-12))  # whatever the sum's rounding
-    return ordered[at.clamp(max=len(ordered) - 1)]
+def _nearest_by_transform(own: Surface, other: Surface, spacing: Sequence[float]) -> Tensor:
+    if len(other.points) == 0:
+        return torch.full_like(own.weights, math.inf)
+    distance = distance_transform(~other.grid[None], spacing=spacing)[0]
+    return distance[own.points.unbind(1)].double()
 
 
 @torch.library.custom_op("recycleseg::surface_distances", mutates_args=())
@@ -257,30 +199,17 @@ def _surface_distances(
     if label_values is not None and structure_sizes is not None:
         values = iter(label_values)
         structures = [tuple(next(values) for _ in range(size)) for size in structure_sizes]
+    query = Query(structures, spacing, tolerances, percentiles, surfel, border_is_outside)
     if backend == "reference" or pred.numel() == 0:
-        return surface_distances_reference(
-            pred,
-            ref,
-            labels=structures,
-            spacing=spacing,
-            tolerances=tolerances,
-            percentiles=percentiles,
-            definition="surfel" if surfel else "voxel",
-            border_is_outside=border_is_outside,
-        )
+        return _measure_by_pairs(pred, ref, query)
+    if backend == "cuda":
+        return _measure_by_transforms(pred, ref, query)
+    maps = [maps.cpu().contiguous() for maps in (pred, ref)]
     num_structures = pred.shape[1] if structures is None else len(structures)
-    directed, pooled = _empty_result(
-        torch.empty(0), pred.shape[0], num_structures, len(percentiles), len(tolerances)
-    )
+    directed, pooled = empty_result(maps[0], num_structures, len(percentiles), len(tolerances))
     _ext.C.surface_distances_cpu(
-        _ext.capsule(pred.cpu().contiguous()),
-        _ext.capsule(ref.cpu().contiguous()),
-        structures,
-        spacing,
-        tolerances,
-        percentiles,
-        surfel,
-        border_is_outside,
+        *map(_ext.capsule, maps),
+        *query,
         _ext.capsule(directed),
         _ext.capsule(pooled),
         torch.get_num_threads(),
@@ -302,17 +231,7 @@ def _(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     num_structures = pred.shape[1] if structure_sizes is None else len(structure_sizes)
-    return _empty_result(pred, pred.shape[0], num_structures, len(percentiles), len(tolerances))
-
-
-def _empty_result(
-    like: Tensor, num_rows: int, num_structures: int, num_percentiles: int, num_tolerances: int
-) -> tuple[Tensor, Tensor]:
-    head, width = (num_rows, num_structures), 3 + num_percentiles + num_tolerances
-    return (
-        like.new_empty((*head, 2, width), dtype=torch.float64),
-        like.new_empty((*head, num_percentiles), dtype=torch.float64),
-    )
+    return empty_result(pred, num_structures, len(percentiles), len(tolerances))
 
 
 def _structures(labels: Labels | None) -> list[tuple[int, ...]] | None:
@@ -357,6 +276,6 @@ def _check_numbers(
 
 
 def _resolve(backend: str, device: torch.device) -> str:
-    if backend != "auto":
-        return _ext.resolve_backend(backend, device)
-    return _ext.resolve_backend(backend, torch.device("cpu"))
+    if backend == "auto" and not (device.type == "cuda" and _ext.HAS_CUDA):
+        device = torch.device("cpu")
+    return _ext.resolve_backend(backend, device)
