@@ -29,6 +29,9 @@ class Query(NamedTuple):
     surfel: bool
     border_is_outside: bool
 
+    def num_structures(self, maps: Tensor) -> int:
+        return maps.shape[1] if self.structures is None else len(self.structures)
+
     def mask(self, maps: Tensor, sample: int, structure: int, box: Box) -> Tensor:
         """Bool mask of one structure within a box of one sample."""
         if self.structures is None:
@@ -100,9 +103,8 @@ def measure(
     if there is none. slack: the factor by which a distance within a tolerance may exceed it.
     """
     pairs = list(_samples_and_structures(pred, query))
-    num_structures = pred.shape[1] if query.structures is None else len(query.structures)
     directed, pooled = empty_result(
-        pred, num_structures, len(query.percentiles), len(query.tolerances)
+        pred, query.num_structures(pred), len(query.percentiles), len(query.tolerances)
     )
     pooled.fill_(math.nan)
     areas = surfel_areas(query.spacing).to(pred.device) if query.surfel else None
@@ -128,8 +130,7 @@ def measure(
 
 
 def _samples_and_structures(pred: Tensor, query: Query) -> itertools.product[tuple[int, int]]:
-    num_structures = pred.shape[1] if query.structures is None else len(query.structures)
-    return itertools.product(range(pred.shape[0]), range(num_structures))
+    return itertools.product(range(pred.shape[0]), range(query.num_structures(pred)))
 
 
 def _border_voxels(mask: Tensor, border_is_outside: bool) -> Surface:

@@ -205,8 +205,9 @@ def _surface_distances(
     if backend == "cuda":
         return _measure_by_transforms(pred, ref, query)
     maps = [maps.cpu().contiguous() for maps in (pred, ref)]
-    num_structures = pred.shape[1] if structures is None else len(structures)
-    directed, pooled = empty_result(maps[0], num_structures, len(percentiles), len(tolerances))
+    directed, pooled = empty_result(
+        maps[0], query.num_structures(pred), len(percentiles), len(tolerances)
+    )
     _ext.C.surface_distances_cpu(
         *map(_ext.capsule, maps),
         *query,
