@@ -189,7 +189,11 @@ auto bind_ensemble_vote(void (*fn)(Vote, const VoteViews&, Last)) {
 
 py::dict build_config() {
   py::dict config("cuda"_a = false, "cuda_version"_a = py::none(),
-                  "cuda_architectures"_a = py::none(), "compiler"_a = RECYCLESEG_COMPILER);
+                  "cuda_architectures"_a = py::none(), "compiler"_a = RECYCLESEG_COMPILER,
+                  "sanitized"_a = false);
+#ifdef RECYCLESEG_SANITIZE
+  config["sanitized"] = true;
+#endif
 #ifdef RECYCLESEG_WITH_CUDA
   config["cuda"] = true;
   config["cuda_version"] = RECYCLESEG_CUDA_VERSION;
