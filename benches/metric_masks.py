@@ -16,22 +16,22 @@ Field = NDArray[np.float32]
 class Volume:
     """A kind of segmentation: its grid, mm per axis, and how large and how wrong its blobs are.
 
-    radius: of the blobs, as a share of the half distance between neighbouring ones. error_mm:
-    standard deviation of a prediction's boundary, of the first class and of the last.
+    radius: of the blobs, as a share of the half distance between neighbouring ones, of the first
+    class and of the last. error_mm: standard deviation of a prediction's boundary, likewise.
     """
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     num_classes: int
-    radius: float
+    radius: tuple[float, float]
     error_mm: tuple[float, float]
 
 
 VOLUMES = {
-    "d2": Volume((512, 480), (0.7, 0.9), 1, 0.75, (12.0, 12.0)),
-    "c4": Volume((128, 128, 96), (0.9, 0.9, 2.5), 4, 0.74, (0.7, 6.0)),
-    "amos": Volume((192, 128, 128), (1.2, 1.2, 3.0), 15, 0.75, (1.0, 9.5)),
-    "brats": Volume((240, 240, 155), (1.0, 1.0, 1.5), 3, 0.79, (2.0, 15.0)),
+    "d2": Volume((512, 480), (0.7, 0.9), 1, (0.75, 0.75), (5.0, 5.0)),
+    "c4": Volume((128, 128, 96), (0.9, 0.9, 2.5), 4, (1.0, 0.4), (1.0, 4.0)),
+    "amos": Volume((192, 128, 128), (1.2, 1.2, 3.0), 15, (1.0, 0.5), (1.0, 4.5)),
+    "brats": Volume((240, 240, 155), (1.0, 1.0, 1.5), 3, (1.0, 0.4), (1.5, 7.0)),
 }
 VARIANTS = ("good", "shifted", "salt")
 
@@ -66,8 +66,8 @@ def _blobs(volume: Volume) -> tuple[Labels, Labels]:
     best = [np.zeros(volume.shape, np.float32) for _ in range(2)]
     labels = [np.zeros(volume.shape, np.uint8) for _ in range(2)]
     errors = np.linspace(*volume.error_mm, volume.num_classes)
-    for c, (centre, error) in enumerate(zip(centres, errors, strict=True), start=1):
-        radius = volume.radius * half_distance
+    radii = half_distance * np.linspace(*volume.radius, volume.num_classes)
+    for c, (centre, radius, error) in enumerate(zip(centres, radii, errors, strict=True), start=1):
         squares = ((a * s - m) ** 2 for a, s, m in zip(axes, volume.spacing, centre, strict=True))
         depth = radius - np.sqrt(sum(squares)).astype(np.float32)
         depth += 0.15 * radius * _smooth_noise(volume, radius / 2, rng)
