@@ -59,7 +59,7 @@ class DistanceCounts {
   }
 
   void grow() {
-    std::vector<Entry> old(std::max<std::size_t>(64, 2 * slots_.size()));
+    std::vector<Entry> old(std::max<std::size_t>(512, 2 * slots_.size()));
     old.swap(slots_);
     for (const Entry& entry : old)
       if (entry.count != 0) find(entry.squared, entry.kind) = entry;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "tensor_view.hpp"
 
@@ -25,6 +26,38 @@ struct Grid {
   std::int64_t y, x;
 };
 
+// How many voxels from the first on, of `size`, have its labels in both maps.
+template <class Pred, class Ref>
+RECYCLESEG_HOST_DEVICE std::int64_t run_length(const Pred* pred, const Ref* ref,
+                                               std::int64_t size) {
+  const Pred p = pred[0];
+  const Ref r = ref[0];
+  std::int64_t n = 1;
+  while (n < size && pred[n] == p && ref[n] == r) ++n;
+  return n;
+}
+
+#ifndef __CUDA_ARCH__
+// The same for bytes, of which it compares eight at a time once a run has proved long.
+template <>
+inline std::int64_t run_length(const std::uint8_t* pred, const std::uint8_t* ref,
+                               std::int64_t size) {
+  const auto eight = [](const std::uint8_t* bytes) {
+    std::uint64_t word;
+    std::memcpy(&word, bytes, sizeof(word));
+    return word;
+  };
+  const std::uint64_t every_byte = 0x0101010101010101u;
+  const std::uint64_t p = every_byte * pred[0], r = every_byte * ref[0];
+  const auto same = [&](std::int64_t i) { return pred[i] == pred[0] && ref[i] == ref[0]; };
+  std::int64_t n = 1;
+  if (n < size && same(n))
+    while (n + 8 <= size && ((eight(pred + n) ^ p) | (eight(ref + n) ^ r)) == 0) n += 8;
+  while (n < size && same(n)) ++n;
+  return n;
+}
+#endif
+
 // Walks `size` voxels and calls run(first, n, p, r) for every stretch of n voxels, from `first`
 // on, that share the labels p and r. Label maps are constant over long runs, so a whole run is
 // added at once: on a GPU that also keeps the threads of a warp from queueing for the
@@ -32,11 +65,10 @@ struct Grid {
 template <class Pred, class Ref, class Run>
 RECYCLESEG_HOST_DEVICE void for_each_run(const Pred* pred, const Ref* ref, std::int64_t size,
                                          Run&& run) {
-  for (std::int64_t begin = 0, end = 0; begin < size; begin = end) {
-    const Pred p = pred[begin];
-    const Ref r = ref[begin];
-    for (end = begin + 1; end < size && pred[end] == p && ref[end] == r;) ++end;
-    run(begin, end - begin, static_cast<std::int64_t>(p), static_cast<std::int64_t>(r));
+  for (std::int64_t begin = 0; begin < size;) {
+    const std::int64_t n = run_length(pred + begin, ref + begin, size - begin);
+    run(begin, n, static_cast<std::int64_t>(pred[begin]), static_cast<std::int64_t>(ref[begin]));
+    begin += n;
   }
 }
 

@@ -12,7 +12,9 @@ namespace {
 
 constexpr std::int64_t kVoxelsPerChunk = 1 << 17;
 
-// Which structures a label belongs to: pairs of both, sorted.
+using Pair = std::pair<std::int64_t, std::int64_t>;
+
+// Which structures a label belongs to.
 class StructuresOf {
  public:
   explicit StructuresOf(const SurfaceQuery& query) {
@@ -20,28 +22,39 @@ class StructuresOf {
       for (const std::int64_t label : query.labels[c]) pairs_.emplace_back(label, c);
     std::sort(pairs_.begin(), pairs_.end());
   }
-  template <class Visit>
-  void visit(std::int64_t label, Visit&& visit) const {
-    auto pair = std::lower_bound(pairs_.begin(), pairs_.end(),
-                                 std::pair<std::int64_t, std::int64_t>(label, 0));
-    for (; pair != pairs_.end() && pair->first == label; ++pair) visit(pair->second);
+  // The pairs (label, structure) of this label: first and end.
+  std::pair<const Pair*, const Pair*> of(std::int64_t label) const {
+    const auto pairs =
+        std::equal_range(pairs_.begin(), pairs_.end(), Pair(label, 0),
+                         [](const Pair& a, const Pair& b) { return a.first < b.first; });
+    return {pairs_.data() + (pairs.first - pairs_.begin()),
+            pairs_.data() + (pairs.second - pairs_.begin())};
   }
 
  private:
-  std::vector<std::pair<std::int64_t, std::int64_t>> pairs_;
+  std::vector<Pair> pairs_;
 };
 
-// Extends the boxes of one map by its row (z, y). Label maps are constant over long runs.
+// Extends the boxes of one map by its voxels [begin, end). Label maps are constant over long runs,
+// of which most are background, in no structure.
 template <class T>
-void include_row(const T* labels, std::int64_t width, std::int64_t z, std::int64_t y,
-                 const LabelLoops<T>& loops, const StructuresOf* structures, Box* boxes) {
-  for (std::int64_t begin = 0, end = 0; begin < width; begin = end) {
-    end = begin + loops.run(labels + begin, width - begin);
-    const Box run{{z, y, begin}, {z + 1, y + 1, end}};
-    if (structures != nullptr)
-      structures->visit(labels[begin], [&](std::int64_t c) { boxes[c].include(run); });
-    else if (labels[begin] != 0)
-      boxes->include(run);
+void include_voxels(const T* labels, std::int64_t begin, std::int64_t end, const VolumeShape& shape,
+                    const StructuresOf& structures, Box* boxes) {
+  const auto& loops = label_loops(labels);
+  const std::int64_t height = shape.size[1], width = shape.size[2];
+  for (std::int64_t next = begin; begin < end; begin = next) {
+    next = begin + loops.run(labels + begin, end - begin);
+    const Pair in_mask(1, 0);
+    const auto [first, last] = shape.masks ? std::pair(&in_mask, &in_mask + (labels[begin] != 0))
+                                           : structures.of(labels[begin]);
+    if (first == last) continue;
+    const std::int64_t row = begin / width, last_row = (next - 1) / width;
+    const std::int64_t z = row / height, last_z = last_row / height;
+    const bool one_row = row == last_row, one_slice = z == last_z;
+    const Box run{{z, one_slice ? row % height : 0, one_row ? begin % width : 0},
+                  {last_z + 1, one_slice ? last_row % height + 1 : height,
+                   one_row ? (next - 1) % width + 1 : width}};
+    for (const Pair* pair = first; pair != last; ++pair) boxes[pair->second].include(run);
   }
 }
 
@@ -51,8 +64,8 @@ void find_boxes(const TensorView& pred, const TensorView& ref, const VolumeShape
                 const SurfaceQuery& query, std::int64_t num_threads, Boxes& boxes) {
   const StructuresOf structures(query);
   const std::int64_t maps = shape.batch * (shape.masks ? shape.classes : 1);
-  const std::int64_t rows_per_chunk = std::max<std::int64_t>(1, kVoxelsPerChunk / shape.size[2]);
-  const std::int64_t chunks_per_map = (shape.rows() + rows_per_chunk - 1) / rows_per_chunk;
+  const std::int64_t voxels = shape.rows() * shape.size[2];
+  const std::int64_t chunks_per_map = (voxels + kVoxelsPerChunk - 1) / kVoxelsPerChunk;
   const std::int64_t structures_per_map = shape.masks ? 1 : shape.classes;
   for (auto& side : boxes) side.assign(shape.batch * shape.classes, Box{});
   std::mutex mutex;
@@ -61,15 +74,11 @@ void find_boxes(const TensorView& pred, const TensorView& ref, const VolumeShape
     for (std::int64_t chunk; queue.next(chunk);) {
       const int side = static_cast<int>(chunk % 2);
       const std::int64_t map = chunk / 2 / chunks_per_map;
-      const std::int64_t first = chunk / 2 % chunks_per_map * rows_per_chunk;
-      const std::int64_t end = std::min(first + rows_per_chunk, shape.rows());
+      const std::int64_t begin = chunk / 2 % chunks_per_map * kVoxelsPerChunk;
+      const std::int64_t end = std::min(begin + kVoxelsPerChunk, voxels);
       own.assign(structures_per_map, Box{});
       visit(side == 0 ? pred : ref, [&](const auto* data) {
-        const auto& loops = label_loops(data);
-        for (std::int64_t row = first; row < end; ++row)
-          include_row(data + (map * shape.rows() + row) * shape.size[2], shape.size[2],
-                      row / shape.size[1], row % shape.size[1], loops,
-                      shape.masks ? nullptr : &structures, own.data());
+        include_voxels(data + map * voxels, begin, end, shape, structures, own.data());
       });
       const std::lock_guard<std::mutex> lock(mutex);
       for (std::int64_t i = 0; i < structures_per_map; ++i)

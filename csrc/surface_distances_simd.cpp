@@ -63,15 +63,15 @@ void equal(const T* labels, std::int64_t count, T value, std::uint64_t* bits) {
   std::int64_t i = 0;
   for (; i + 64 <= count; i += 64) bits[i / 64] |= equal64(labels + i, value);
   if (i == count) return;
-  std::uint8_t flags[64] = {};
-  for (std::int64_t j = i; j < count; ++j) flags[j - i] = labels[j] == value;
-  bits[i / 64] |= pack(flags);
+  T rest[64];
+  __builtin_memcpy(rest, labels + i, sizeof(T) * (count - i));
+  bits[i / 64] |= equal64(rest, value) & ((std::uint64_t{1} << (count - i)) - 1);
 }
 
 template <class T>
 std::int64_t run(const T* labels, std::int64_t count) {
   const T value = labels[0];
-  std::int64_t i = 1;
+  std::int64_t i = 0;
   for (; i + 64 <= count; i += 64)
     if (const std::uint64_t other = ~equal64(labels + i, value)) return i + __builtin_ctzll(other);
   while (i < count && labels[i] == value) ++i;
