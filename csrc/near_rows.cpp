@@ -9,7 +9,7 @@ namespace {
 
 // Rows that are looked through one by one lie within so many voxels, and groups within so many
 // voxels: of an image farther, for its groups are few.
-constexpr double kRowsRadius = 2.3, kRadius = 20, kFlatRadius = 28;
+constexpr double kRowsRadius = 4.2, kRadius = 20, kFlatRadius = 28;
 
 std::vector<double> squares(double spacing) {
   std::vector<double> values;

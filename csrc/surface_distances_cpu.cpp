@@ -50,22 +50,21 @@ class Computation {
   // Completes the counts of these structures, each of which is present on one side at least.
   void measure(Structures& structures) const {
     for_rows(
-        structures, 4096, [](const auto& s) { return s.mask[0].depth * s.mask[0].height; },
-        [&](Structure& s, int side, std::int64_t first, std::int64_t end) {
-          for (std::int64_t row = first; row < end; ++row)
-            extract_mask_row(*maps_[side], shape_, query_, s.sample, s.index, s.box,
-                             row / s.mask[side].height, row % s.mask[side].height, s.mask[side]);
+        structures, 4096, [](Structure& s, int side) -> BitGrid& { return s.mask[side]; },
+        [&](Structure& s, int side, const Rows& rows) {
+          rows.visit([&](std::int64_t z, std::int64_t y) {
+            extract_mask_row(*maps_[side], shape_, query_, s.sample, s.index, s.box, z, y,
+                             s.mask[side]);
+          });
         });
     for_rows(
-        structures, 256, [](const auto& s) { return s.groups[0].depth * s.groups[0].height; },
-        [&](Structure& s, int side, std::int64_t first, std::int64_t end) {
-          for (std::int64_t row = first; row < end; ++row) extract_group(s, side, row);
+        structures, 256, [](Structure& s, int side) -> BitGrid& { return s.groups[side]; },
+        [&](Structure& s, int side, const Rows& rows) {
+          rows.visit([&](std::int64_t z, std::int64_t y) { extract_group(s, side, z, y); });
         });
     for_rows(
-        structures, 1024, [](const auto& s) { return s.surface[0].depth * s.surface[0].height; },
-        [&](Structure& s, int side, std::int64_t first, std::int64_t end) {
-          measure_rows(s, side, first, end);
-        });
+        structures, 1024, [](Structure& s, int side) -> BitGrid& { return s.surface[side]; },
+        [&](Structure& s, int side, const Rows& rows) { measure_rows(s, side, rows); });
   }
 
   std::unique_ptr<Structure> structure(std::int64_t sample, std::int64_t index,
@@ -107,35 +106,50 @@ class Computation {
   }
 
  private:
-  // Calls work(structure, side, first, end) on threads, for stretches of each side's rows.
-  template <class Rows, class Work>
-  void for_rows(Structures& structures, std::int64_t rows_per_chunk, const Rows& rows,
+  // Some rows of a grid, one after the other.
+  struct Rows {
+    std::int64_t first, end, height;
+    template <class Visit>
+    void visit(const Visit& visit) const {
+      std::int64_t z = first / height, y = first % height;
+      for (std::int64_t row = first; row < end; ++row) {
+        visit(z, y);
+        if (++y == height) ++z, y = 0;
+      }
+    }
+  };
+
+  // Calls work(structure, side, rows) on threads, for stretches of the rows of grid(structure,
+  // side), of all structures and both sides.
+  template <class Grid, class Work>
+  void for_rows(Structures& structures, std::int64_t rows_per_chunk, const Grid& grid,
                 const Work& work) const {
     struct Chunk {
       Structure* structure;
       int side;
-      std::int64_t first, end;
+      Rows rows;
     };
     std::vector<Chunk> chunks;
     for (const auto& s : structures)
-      for (int side = 0; side < 2; ++side)
-        for (std::int64_t row = 0, all = rows(*s); row < all; row += rows_per_chunk)
-          chunks.push_back({s.get(), side, row, std::min(row + rows_per_chunk, all)});
+      for (int side = 0; side < 2; ++side) {
+        const std::int64_t height = grid(*s, side).height, all = grid(*s, side).depth * height;
+        for (std::int64_t row = 0; row < all; row += rows_per_chunk)
+          chunks.push_back({s.get(), side, {row, std::min(row + rows_per_chunk, all), height}});
+      }
     share_chunks(chunks.size(), num_threads_, [&](ChunkQueue& queue) {
       for (std::int64_t i; queue.next(i);)
-        work(*chunks[i].structure, chunks[i].side, chunks[i].first, chunks[i].end);
+        work(*chunks[i].structure, chunks[i].side, chunks[i].rows);
     });
   }
 
   // Sets a group of rows of the surface, and the row of bits that stands for it.
-  void extract_group(Structure& s, int side, std::int64_t index) const {
-    BitGrid &surface = s.surface[side], &groups = s.groups[side];
+  void extract_group(Structure& s, int side, std::int64_t group_z, std::int64_t group_y) const {
+    BitGrid& surface = s.surface[side];
     const GroupSize group = near_.group();
-    const std::int64_t first_z = index / groups.height, first_y = index % groups.height;
-    std::uint64_t* const any = groups.row(first_z, first_y);
+    std::uint64_t* const any = s.groups[side].row(group_z, group_y);
     for (std::int64_t dz = 0; dz < group.z; ++dz)
       for (std::int64_t dy = 0; dy < group.y; ++dy) {
-        const std::int64_t z = first_z * group.z + dz, y = first_y * group.y + dy;
+        const std::int64_t z = group_z * group.z + dz, y = group_y * group.y + dy;
         if (z >= surface.depth || y >= surface.height) continue;
         extract_surface(s, side, z, y, surface);
         const std::uint64_t* const row = surface.row(z, y);
@@ -155,24 +169,24 @@ class Computation {
     extract_border_row(s.mask[side], open, z, y, surface);
   }
 
-  // Counts the distances from the surface of `side`, rows [first, end), to the other one.
-  void measure_rows(Structure& s, int side, std::int64_t first, std::int64_t end) const {
+  // Counts the distances from some rows of the surface of `side` to the other one.
+  void measure_rows(Structure& s, int side, const Rows& rows) const {
     const BitGrid &own = s.surface[side], &target = s.surface[1 - side];
-    const BitGrid& groups = s.groups[1 - side];
     std::optional<FarSearch> far;
     std::vector<Hint> hints(own.width / kHintWidth + 1);
     std::vector<double> squared(own.width);
     DistanceCounts counts;
-    for (std::int64_t row = first; row < end; ++row) {
-      const std::int64_t z = row / own.height, y = row % own.height;
-      const RowQuery row_query{own.row(z, y),
-                               target.row(z, y),
-                               groups.row(z / near_.group().z, y / near_.group().y),
-                               own.words,
-                               static_cast<std::int32_t>(z),
-                               static_cast<std::int32_t>(y)};
+    rows.visit([&](std::int64_t z, std::int64_t y) {
+      const std::uint64_t* const bits = own.row(z, y);
+      if (std::all_of(bits, bits + own.words, [](std::uint64_t word) { return word == 0; })) return;
+      const RowQuery query{bits,
+                           target.row(z, y),
+                           s.groups[1 - side].row(z / near_.group().z, y / near_.group().y),
+                           own.words,
+                           static_cast<std::int32_t>(z),
+                           static_cast<std::int32_t>(y)};
       const auto measure = [&] {
-        return surface_loops().nearest(row_query, s.near->search, far ? &*far : nullptr, spacing_,
+        return surface_loops().nearest(query, s.near->search, far ? &*far : nullptr, spacing_,
                                        hints.data(), squared.data());
       };
       std::int64_t found = measure();
@@ -181,27 +195,33 @@ class Computation {
         far = s.cells[1 - side]->view();
         found = measure();
       }
-      count_row(s, side, row_query, squared.data(), counts);
-    }
+      query_.surfel ? count_surfels(s, side, query, squared.data(), counts)
+                    : count_voxels(query, squared.data(), found, counts);
+    });
     const std::lock_guard<std::mutex> lock(s.mutex);
     s.counts[side].add(counts);
   }
 
-  // Adds the distances of one row, 0 where both surfaces have the point.
-  void count_row(const Structure& s, int side, const RowQuery& row, const double* squared,
-                 DistanceCounts& counts) const {
-    for (std::int64_t w = 0; w < row.words; ++w) {
-      const std::uint64_t shared = row.own[w] & row.target[w];
-      if (!query_.surfel && shared != 0) counts.add(0, 0, __builtin_popcountll(shared));
-      for (std::uint64_t bits = query_.surfel ? row.own[w] : row.own[w] & ~shared; bits != 0;
-           bits &= bits - 1) {
-        const std::uint64_t bit = bits & -bits;
-        const std::uint32_t kind = query_.surfel ? neighbour_code(s.mask[side], flat_, row.z, row.y,
-                                                                  64 * w + __builtin_ctzll(bits))
-                                                 : 0;
-        counts.add((shared & bit) != 0 ? 0 : *squared++, kind, 1);
+  // Adds the distances of one row: those that were measured, and 0 where both surfaces have the
+  // point.
+  void count_voxels(const RowQuery& row, const double* squared, std::int64_t measured,
+                    DistanceCounts& counts) const {
+    std::int64_t shared = 0;
+    for (std::int64_t w = 0; w < row.words; ++w)
+      shared += __builtin_popcountll(row.own[w] & row.target[w]);
+    if (shared != 0) counts.add(0, 0, shared);
+    for (std::int64_t i = 0; i < measured; ++i) counts.add(squared[i], 0, 1);
+  }
+
+  void count_surfels(const Structure& s, int side, const RowQuery& row, const double* squared,
+                     DistanceCounts& counts) const {
+    for (std::int64_t w = 0; w < row.words; ++w)
+      for (std::uint64_t bits = row.own[w]; bits != 0; bits &= bits - 1) {
+        const int bit = __builtin_ctzll(bits);
+        const bool shared = row.target[w] >> bit & 1;
+        counts.add(shared ? 0 : *squared++,
+                   neighbour_code(s.mask[side], flat_, row.z, row.y, 64 * w + bit), 1);
       }
-    }
   }
 
   const TensorView* maps_[2];

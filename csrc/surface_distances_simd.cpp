@@ -113,27 +113,25 @@ struct Along {
   INLINE int signed_length() const { return right < left ? right : -left; }
 };
 
-// Improves `best` by one row at `squared` from the own one.
-INLINE void search_row(const char* row, const Window& window, double squared, std::int64_t z,
-                       std::int64_t y, std::int64_t x, const NearSearch& near, Best& best) {
-  const Along along(row, window);
-  squared += near.squared_along[along.length()];
-  if (squared < best.squared)
-    best = {squared,
-            {static_cast<std::int32_t>(z), static_cast<std::int32_t>(y),
-             static_cast<std::int32_t>(x + along.signed_length())}};
-}
-
 // Improves `best` by the rows around voxel x of a row. Where it is then beyond the search's radius,
 // there may be a nearer point still.
 INLINE void search_near(const RowQuery& query, std::int64_t x, std::int64_t place,
                         const NearSearch& near, Best& best) {
   const Window window(x);
   const char* const row = reinterpret_cast<const char*>(query.target);
-  for (std::int64_t i = 0; i < near.num_rows && near.rows[i].squared < best.squared; ++i) {
-    const RowStep& step = near.rows[i];
-    search_row(row + step.offset, window, step.squared, query.z + step.z, query.y + step.y, x, near,
-               best);
+  // Where the least was found is kept as one number, so that no branch is taken for it.
+  double least = best.squared;
+  std::int64_t found = -1;
+  for (std::int64_t i = 0; i < near.num_rows && near.rows[i].squared < least; ++i) {
+    const Along along(row + near.rows[i].offset, window);
+    const double squared = near.rows[i].squared + near.squared_along[along.length()];
+    found = squared < least ? i * 256 + along.signed_length() + 128 : found;
+    least = squared < least ? squared : least;
+  }
+  if (found >= 0) {
+    const RowStep& step = near.rows[found / 256];
+    best = {least,
+            {query.z + step.z, query.y + step.y, static_cast<std::int32_t>(x + found % 256 - 128)}};
   }
   if (best.squared <= near.squared_rows) return;
   const char* const group_row = reinterpret_cast<const char*>(query.target_group);
@@ -143,9 +141,14 @@ INLINE void search_near(const RowQuery& query, std::int64_t x, std::int64_t plac
     const Along along(group_row + group.offset, window);
     if (group.squared + near.squared_along[along.length()] >= best.squared) continue;
     for (std::int32_t z = group.z; z < group.z + near.group.z; ++z)
-      for (std::int32_t y = group.y; y < group.y + near.group.y; ++y)
-        search_row(row + z * near.stride_z + y * near.stride_y, window,
-                   near.squared_z[z] + near.squared_y[y], query.z + z, query.y + y, x, near, best);
+      for (std::int32_t y = group.y; y < group.y + near.group.y; ++y) {
+        const Along own(row + z * near.stride_z + y * near.stride_y, window);
+        const double squared =
+            (near.squared_z[z] + near.squared_y[y]) + near.squared_along[own.length()];
+        if (squared < best.squared)
+          best = {squared,
+                  {query.z + z, query.y + y, static_cast<std::int32_t>(x + own.signed_length())}};
+      }
   }
 }
 
