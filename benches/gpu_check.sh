@@ -20,7 +20,8 @@
 #             rich markdown-it-py mdurl pygments
 #             matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil
 #             tensorboard absl-py grpcio markdown protobuf tensorboard-data-server werkzeug
-#   to test:  pytest iniconfig pluggy pytest-benchmark py-cpuinfo2 einops monai
+#   to test:  pytest iniconfig pluggy pytest-benchmark py-cpuinfo2 einops monai scipy
+#             hypothesis sortedcontainers
 # Of the `test` extra, clang-format, mypy, ruff and types-pyyaml are not needed.
 set -uo pipefail
 out=$(mkdir -p "$1" && cd "$1" && pwd) || exit 2
@@ -75,8 +76,8 @@ install() {
         "${pip[@]}" --no-build-isolation -C cmake.define.RECYCLESEG_CUDA=ON . &&
         python3 - <<'PY'
 # What is missing shows here, not as a test that skips or runs on the CPU.
-import einops, jsonargparse, matplotlib, monai, nibabel, pytest_benchmark, rich, safetensors
-import torch, triton, yaml
+import einops, hypothesis, jsonargparse, matplotlib, monai, nibabel, pytest_benchmark, rich
+import safetensors, scipy, torch, triton, yaml
 
 from recycleseg.ops.build_info import build_info
 
@@ -93,7 +94,7 @@ pytest=(python3 -m pytest -ra --durations=10)
 bench=("${pytest[@]}" -W default --benchmark-only --benchmark-max-time=0.2
     '--benchmark-columns=median,rounds,iterations')
 
-part build 80 install "$work/site" "$wheels" || finish
+part build 110 install "$work/site" "$wheels" || finish
 for name in "${parts[@]}"; do
     case $name in
     kernels)
@@ -104,12 +105,13 @@ for name in "${parts[@]}"; do
         # Without PyTorch's caching, every tensor is an allocation whose bounds are checked.
         part sanitizer 50 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
             compute-sanitizer --error-exitcode 9 "${pytest[@]}" \
-            tests/ops/test_overlap_counts.py tests/kernels \
+            tests/ops/test_{overlap_counts,distance_transform,ensemble_vote}.py tests/kernels \
             -k 'cuda-cuda and shape or written or layout or through_a_view or tiles'
         ;;
     benches) # not norm_act, which on a GPU has no kernel of ours
         part benches 190 "${bench[@]}" --benchmark-json="$out/benches.json" \
-            benches/bench_{copy,noise_step,ddim_update,dice_loss,overlap_counts}.py
+            benches/bench_{copy,noise_step,ddim_update,dice_loss,overlap_counts}.py \
+            benches/bench_{distance_transform,ensemble_vote}.py
         ;;
     steps)
         part steps 410 "${bench[@]}" --benchmark-json="$out/steps.json" \

@@ -60,7 +60,8 @@ void transform(const Mask* mask, float* out, const DistanceGrid& grid, std::int6
   const std::int64_t planes = grid.batch * grid.depth;
   const std::int64_t planes_per_chunk = std::max(kVoxelsPerChunk / grid.plane(), std::int64_t{1});
   const std::int64_t plane_chunks = (planes + planes_per_chunk - 1) / planes_per_chunk;
-  share_chunks(plane_chunks, num_threads, [&](ChunkQueue& queue) {
+  Team team(num_threads);
+  team.share(plane_chunks, [&](ChunkQueue& queue) {
     Transform transform(grid.height);
     for (std::int64_t chunk; queue.next(chunk);) {
       const std::int64_t begin = chunk * planes_per_chunk;
@@ -78,7 +79,7 @@ void transform(const Mask* mask, float* out, const DistanceGrid& grid, std::int6
   const std::int64_t per_chunk =
       std::max(kVoxelsPerChunk / grid.depth / kDistanceLanes, std::int64_t{1}) * kDistanceLanes;
   const std::int64_t chunks = (grid.plane() + per_chunk - 1) / per_chunk;
-  share_chunks(grid.batch * chunks, num_threads, [&](ChunkQueue& queue) {
+  team.share(grid.batch * chunks, [&](ChunkQueue& queue) {
     Transform transform(grid.depth);
     for (std::int64_t chunk; queue.next(chunk);) {
       const std::int64_t begin = chunk % chunks * per_chunk;

@@ -51,8 +51,14 @@ inline std::int64_t run_length(const std::uint8_t* pred, const std::uint8_t* ref
   const std::uint64_t p = every_byte * pred[0], r = every_byte * ref[0];
   const auto same = [&](std::int64_t i) { return pred[i] == pred[0] && ref[i] == ref[0]; };
   std::int64_t n = 1;
-  if (n < size && same(n))
-    while (n + 8 <= size && ((eight(pred + n) ^ p) | (eight(ref + n) ^ r)) == 0) n += 8;
+  const auto all_same = [&](std::int64_t i) {
+    return ((eight(pred + i) ^ p) | (eight(ref + i) ^ r)) == 0;
+  };
+  if (n < size && same(n)) {
+    while (n + 32 <= size && all_same(n) && all_same(n + 8) && all_same(n + 16) && all_same(n + 24))
+      n += 32;
+    while (n + 8 <= size && all_same(n)) n += 8;
+  }
   while (n < size && same(n)) ++n;
   return n;
 }

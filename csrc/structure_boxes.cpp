@@ -5,7 +5,6 @@
 #include "instruction_set.hpp"
 #include "surface_distances_simd.hpp"
 #include "surface_loops.hpp"
-#include "threads.hpp"
 
 namespace recycleseg {
 namespace {
@@ -61,7 +60,7 @@ void include_voxels(const T* labels, std::int64_t begin, std::int64_t end, const
 }  // namespace
 
 void find_boxes(const TensorView& pred, const TensorView& ref, const VolumeShape& shape,
-                const SurfaceQuery& query, std::int64_t num_threads, Boxes& boxes) {
+                const SurfaceQuery& query, Team& team, Boxes& boxes) {
   const StructuresOf structures(query);
   const std::int64_t maps = shape.batch * (shape.masks ? shape.classes : 1);
   const std::int64_t voxels = shape.rows() * shape.size[2];
@@ -69,7 +68,7 @@ void find_boxes(const TensorView& pred, const TensorView& ref, const VolumeShape
   const std::int64_t structures_per_map = shape.masks ? 1 : shape.classes;
   for (auto& side : boxes) side.assign(shape.batch * shape.classes, Box{});
   std::mutex mutex;
-  share_chunks(2 * maps * chunks_per_map, num_threads, [&](ChunkQueue& queue) {
+  team.share(2 * maps * chunks_per_map, [&](ChunkQueue& queue) {
     std::vector<Box> own;
     for (std::int64_t chunk; queue.next(chunk);) {
       const int side = static_cast<int>(chunk % 2);

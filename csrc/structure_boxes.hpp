@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "surface_distances.hpp"
+#include "threads.hpp"
 
 namespace recycleseg {
 
@@ -41,6 +42,6 @@ struct VolumeShape {
 // boxes[side][b * classes + c]: of structure c in sample b of pred (side 0) and ref (side 1).
 using Boxes = std::vector<Box>[2];
 void find_boxes(const TensorView& pred, const TensorView& ref, const VolumeShape& shape,
-                const SurfaceQuery& query, std::int64_t num_threads, Boxes& boxes);
+                const SurfaceQuery& query, Team& team, Boxes& boxes);
 
 }  // namespace recycleseg

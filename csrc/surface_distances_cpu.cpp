@@ -10,12 +10,14 @@
 #include "surface_extraction.hpp"
 #include "surface_loops.hpp"
 #include "surfel_areas.hpp"
-#include "threads.hpp"
 
 namespace recycleseg {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// Fewer, of all structures, are done before another thread has started.
+constexpr std::int64_t kVoxelsPerThread = 1 << 19;
 
 // One structure of one sample while it is at work. Side 0 is pred, side 1 ref.
 struct Structure {
@@ -34,11 +36,11 @@ using Structures = std::vector<std::unique_ptr<Structure>>;
 class Computation {
  public:
   Computation(const TensorView& pred, const TensorView& ref, const VolumeShape& shape,
-              const SurfaceQuery& query, std::int64_t num_threads)
+              const SurfaceQuery& query, Team& team)
       : maps_{&pred, &ref},
         shape_(shape),
         query_(query),
-        num_threads_(num_threads),
+        team_(team),
         flat_(query.spacing.size() == 2),
         spacing_{flat_ ? 1.0 : query.spacing[0], query.spacing[query.spacing.size() - 2],
                  query.spacing.back()},
@@ -136,7 +138,7 @@ class Computation {
         for (std::int64_t row = 0; row < all; row += rows_per_chunk)
           chunks.push_back({s.get(), side, {row, std::min(row + rows_per_chunk, all), height}});
       }
-    share_chunks(chunks.size(), num_threads_, [&](ChunkQueue& queue) {
+    team_.share(chunks.size(), [&](ChunkQueue& queue) {
       for (std::int64_t i; queue.next(i);)
         work(*chunks[i].structure, chunks[i].side, chunks[i].rows);
     });
@@ -227,7 +229,7 @@ class Computation {
   const TensorView* maps_[2];
   const VolumeShape shape_;
   const SurfaceQuery& query_;
-  const std::int64_t num_threads_;
+  Team& team_;
   const bool flat_;
   const Spacing spacing_;
   const NearRows near_;
@@ -285,14 +287,16 @@ void surface_distances_cpu(const TensorView& pred, const TensorView& ref, const 
   check(pred, ref, query, directed, pooled);
   const VolumeShape shape = volume_shape(pred, query);
   Boxes boxes;
-  find_boxes(pred, ref, shape, query, num_threads, boxes);
+  const std::int64_t voxels = shape.rows() * shape.size[2];
+  Team team(std::min(num_threads, 1 + shape.batch * shape.classes * voxels / kVoxelsPerThread));
+  find_boxes(pred, ref, shape, query, team, boxes);
 
-  const Computation computation(pred, ref, shape, query, num_threads);
+  const Computation computation(pred, ref, shape, query, team);
   auto* const directed_rows = static_cast<double*>(directed.data);
   auto* const pooled_rows = static_cast<double*>(pooled.data);
   const auto finish = [&](Structures& structures) {
     computation.measure(structures);
-    share_chunks(structures.size(), num_threads, [&](ChunkQueue& queue) {
+    team.share(structures.size(), [&](ChunkQueue& queue) {
       for (std::int64_t i; queue.next(i);) {
         const std::int64_t row = structures[i]->sample * shape.classes + structures[i]->index;
         computation.summarize(*structures[i], directed_rows + row * 2 * directed.shape[3],
@@ -302,7 +306,6 @@ void surface_distances_cpu(const TensorView& pred, const TensorView& ref, const 
     structures.clear();
   };
   // As many at once as fit into what one that fills the volume would take.
-  const std::int64_t voxels = shape.rows() * shape.size[2];
   Structures at_work;
   std::int64_t voxels_at_work = 0;
   for (std::int64_t i = 0; i < shape.batch * shape.classes; ++i) {

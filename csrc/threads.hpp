@@ -7,10 +7,12 @@
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace recycleseg {
@@ -50,54 +52,96 @@ class ChunkQueue {
   std::atomic<std::int64_t> next_{0};
 };
 
-// Calls work(queue) here and on up to `num_threads - 1` further threads at once, where work takes
-// chunks from the queue until none is left. Returns when each chunk is done; rethrows the first
-// exception. For whole metrics, not for the small steps of a training: its threads are made for
-// the call and never spin, and one that the system has not yet started when the work is done is
-// not waited for, so that busy cores cost no time.
-template <class Work>
-void share_chunks(std::int64_t count, std::int64_t num_threads, const Work& work) {
-  struct State {
-    explicit State(std::int64_t count) : queue(count) {}
-    ChunkQueue queue;
-    std::mutex mutex;
-    std::condition_variable left;
-    std::int64_t inside = 0;
-    bool closed = false;
-    std::exception_ptr error;
-  };
-  const auto state = std::make_shared<State>(count);
-  const auto run = [&work, state] {
-    try {
-      work(state->queue);
-    } catch (...) {
-      for (std::int64_t chunk; state->queue.next(chunk);) continue;
-      const std::lock_guard<std::mutex> lock(state->mutex);
-      if (!state->error) state->error = std::current_exception();
-    }
-  };
-  const auto join_in = [run, state] {
-    {
-      const std::lock_guard<std::mutex> lock(state->mutex);
-      if (state->closed) return;
-      ++state->inside;
-    }
-    run();
-    const std::lock_guard<std::mutex> lock(state->mutex);
-    if (--state->inside == 0) state->left.notify_all();
-  };
-  for (std::int64_t t = 1; t < std::min(num_threads, count); ++t) {
-    try {
-      std::thread(join_in).detach();
-    } catch (const std::system_error&) {
-      break;  // the system gives no more threads; those there are do the work
-    }
+// Threads that share the work of one call, step by step: for whole metrics, not for the small steps
+// of a training. They are made for the call and never spin, and one that the system has not woken
+// when a step is done is not waited for, so that busy cores cost no time.
+class Team {
+ public:
+  using Work = std::function<void(ChunkQueue&)>;
+
+  explicit Team(std::int64_t num_threads) : num_threads_(num_threads) {}
+  ~Team() {
+    const std::lock_guard<std::mutex> lock(state_->mutex);
+    state_->stop = true;
+    state_->wake.notify_all();
   }
-  run();
-  std::unique_lock<std::mutex> lock(state->mutex);
-  state->closed = true;
-  state->left.wait(lock, [&] { return state->inside == 0; });
-  if (state->error) std::rethrow_exception(state->error);
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  // Calls work(queue) here and on the other threads at once, where work takes chunks from the
+  // queue until none is left. Returns when each chunk is done; rethrows the first exception.
+  void share(std::int64_t count, const Work& work) {
+    ChunkQueue queue(count);
+    if (count <= 1 || num_threads_ <= 1) return work(queue);
+    start(std::min(num_threads_, count) - 1);
+    {
+      const std::lock_guard<std::mutex> lock(state_->mutex);
+      state_->work = &work, state_->queue = &queue;
+      ++state_->step;
+    }
+    state_->wake.notify_all();
+    state_->run(work, queue);
+    std::unique_lock<std::mutex> lock(state_->mutex);
+    state_->work = nullptr;
+    state_->left.wait(lock, [&] { return state_->inside == 0; });
+    if (const std::exception_ptr error = std::exchange(state_->error, nullptr))
+      std::rethrow_exception(error);
+  }
+
+ private:
+  // Outlives the team where a thread does.
+  struct State {
+    std::mutex mutex;
+    std::condition_variable wake, left;
+    const Work* work = nullptr;  // of the step that is open
+    ChunkQueue* queue = nullptr;
+    std::int64_t step = 0, inside = 0;
+    bool stop = false;
+    std::exception_ptr error;
+
+    void run(const Work& work, ChunkQueue& queue) {
+      try {
+        work(queue);
+      } catch (...) {
+        for (std::int64_t chunk; queue.next(chunk);) continue;
+        const std::lock_guard<std::mutex> lock(mutex);
+        if (!error) error = std::current_exception();
+      }
+    }
+
+    void help() {
+      std::unique_lock<std::mutex> lock(mutex);
+      for (std::int64_t seen = 0;;) {
+        wake.wait(lock, [&] { return stop || (work != nullptr && step != seen); });
+        if (stop) return;
+        seen = step;
+        ++inside;
+        const Work& own_work = *work;
+        ChunkQueue& own_queue = *queue;
+        lock.unlock();
+        run(own_work, own_queue);
+        lock.lock();
+        if (--inside == 0) left.notify_all();
+      }
+    }
+  };
+
+  void start(std::int64_t helpers) {
+    for (; helpers_ < helpers; ++helpers_) try {
+        std::thread([state = state_] { state->help(); }).detach();
+      } catch (const std::system_error&) {
+        num_threads_ = helpers_ + 1;  // the system gives no more; those there are do the work
+        return;
+      }
+  }
+
+  std::int64_t num_threads_, helpers_ = 0;
+  const std::shared_ptr<State> state_ = std::make_shared<State>();
+};
+
+// One step of a team of its own.
+inline void share_chunks(std::int64_t count, std::int64_t num_threads, const Team::Work& work) {
+  Team(num_threads).share(count, work);
 }
 
 }  // namespace recycleseg
