@@ -15,8 +15,9 @@ RECYCLESEG_DECLARE_BUILDS(VoteLoops, kVoteLoops)
 
 namespace {
 
-constexpr std::int64_t kBlock = 2048;             // voxels at once; rows of 8 KiB
-constexpr std::int64_t kBlocksPerChunk = 16;      // that a thread takes at once
+constexpr std::int64_t kBlock = 4096;             // voxels at once; rows of 32 KiB
+constexpr std::int64_t kSmallBlock = 1024;        // voxels at once of what is not a plain mean
+constexpr std::int64_t kBlocksPerChunk = 8;       // that a thread takes at once
 constexpr std::int64_t kScratchFloats = 1 << 16;  // of a thread: what its second cache holds
 
 std::int64_t element_bytes(DType dtype) {
@@ -50,7 +51,7 @@ class Voting {
       : vote_(vote), views_(views), plain_(is_plain()) {
     const std::int64_t rows = vote.rows() + vote.num_classes;  // sums and a member
     const std::int64_t fits = kScratchFloats / rows / kVoteAlignment * kVoteAlignment;
-    block_ = plain_ ? kBlock : std::clamp(fits, kVoteAlignment, kBlock / 2);
+    block_ = plain_ ? kBlock : std::clamp(fits, kVoteAlignment, kSmallBlock);
     blocks_ = (views.voxels + block_ - 1) / block_;
     chunks_ = (blocks_ + kBlocksPerChunk - 1) / kBlocksPerChunk;
   }

@@ -149,56 +149,87 @@ void finish(const Vote& vote, const Sums& sums, const VoteResults& results, std:
   }
 }
 
-// Calls body(v) for every vector of a row, asking for the row `next` meanwhile.
-template <class T, class Body>
-INLINE void for_row(const T* next, std::int64_t count, const Body& body) {
-  constexpr std::int64_t kPerLine = kLine / sizeof(T);
-  for (std::int64_t v = 0; v < count; v += kWidth) {
-    if (v % kPerLine == 0) prefetch(next + v);
-    body(v);
+// Adds the next kMembers members, of one class, to the sums of a vector of voxels. Reads the same
+// class of all members side by side: few streams, of long runs, so that the processor follows them.
+template <class T, int kMembers>
+struct Streams {
+  const T* from[kMembers];
+  Floats weight[kMembers];
+
+  INLINE Streams(const MemberBlock* members, std::int64_t c) {
+    for (int k = 0; k < kMembers; ++k) {
+      from[k] = static_cast<const T*>(members[k].data) + c * members[k].class_stride;
+      weight[k] = Floats{} + members[k].weight;
+    }
+  }
+  INLINE Floats add(const Vote& vote, std::int64_t v, Floats sum, Ints& worst) const {
+    constexpr std::int64_t kPerLine = kLine / sizeof(T), kAhead = 8192 / sizeof(T);
+    for (int k = 0; k < kMembers; ++k) {
+      if (v % kPerLine == 0) prefetch(from[k] + v + kAhead);
+      const Floats value = read(from[k] + v);
+      note_worst<WideLanes>(vote, value, worst);
+      sum += value * weight[k];
+    }
+    return sum;
+  }
+};
+
+// Calls take(v, sum) with the sums over members of class c, for every vector of voxels; `sums` is
+// used where there are more members than streams that are followed at once.
+template <class T, class Take>
+INLINE void sum_class(const Vote& vote, const MemberBlock* members, std::int64_t num_members,
+                      std::int64_t c, std::int64_t count, float* sums, Ints& worst,
+                      const Take& take) {
+  const auto pass = [&](auto streams, bool is_first, bool is_last) {
+    for (std::int64_t v = 0; v < count; v += kWidth) {
+      const Floats sum = streams.add(vote, v, is_first ? Floats{} : read(sums + v), worst);
+      if (is_last)
+        take(v, sum);
+      else
+        WideLanes::store(sum, sums + v, kWidth);
+    }
+  };
+  constexpr int kMost = 5;
+  for (std::int64_t k = 0; k < num_members; k += kMost) {
+    const bool is_first = k == 0, is_last = k + kMost >= num_members;
+    switch (is_last ? num_members - k : kMost) {
+      case 1:
+        pass(Streams<T, 1>(members + k, c), is_first, is_last);
+        break;
+      case 2:
+        pass(Streams<T, 2>(members + k, c), is_first, is_last);
+        break;
+      case 3:
+        pass(Streams<T, 3>(members + k, c), is_first, is_last);
+        break;
+      case 4:
+        pass(Streams<T, 4>(members + k, c), is_first, is_last);
+        break;
+      default:
+        pass(Streams<T, kMost>(members + k, c), is_first, is_last);
+    }
   }
 }
 
 template <class T>
 std::int32_t label_of_mean(const Vote& vote, const MemberBlock* members, std::int64_t num_members,
                            std::int64_t count, float* scratch, const VoteResults& results) {
-  float* const sum = scratch;
-  float* const top = scratch + count;
+  float *const sums = scratch, *const top = scratch + count;
   auto* const winner = reinterpret_cast<std::int32_t*>(scratch + 2 * count);
   Ints worst{};
-  for (std::int64_t c = 0; c < vote.num_classes; ++c) {
-    for (std::int64_t k = 0; k < num_members; ++k) {
-      const MemberBlock& member = members[k];
-      const bool is_last = k + 1 == num_members;
-      const MemberBlock& follower = members[is_last ? 0 : k + 1];
-      const T* const x = static_cast<const T*>(member.data) + c * member.class_stride;
-      const T* next = static_cast<const T*>(follower.data) + (c + is_last) * follower.class_stride;
-      if (is_last && c + 1 == vote.num_classes) next = static_cast<const T*>(follower.data) + count;
-      const float weight = member.weight;
-      const auto weighted = [&](std::int64_t v) {
-        const Floats value = read(x + v);
-        note_worst<WideLanes>(vote, value, worst);
-        return k == 0 ? value * weight : read(sum + v) + value * weight;
-      };
-      if (!is_last) {
-        for_row(next, count,
-                [&](std::int64_t v) { WideLanes::store(weighted(v), sum + v, kWidth); });
-      } else {
-        for_row(next, count, [&](std::int64_t v) {
-          const Floats value = weighted(v);
-          Ints before{};
-          Floats best = value;
-          if (c > 0) {
-            best = read(top + v);
-            __builtin_memcpy(&before, winner + v, sizeof(before));
-          }
-          const Ints now = value > best ? Ints{} + static_cast<std::int32_t>(c) : before;
-          WideLanes::store(value > best ? value : best, top + v, kWidth);
-          __builtin_memcpy(winner + v, &now, sizeof(now));
-        });
-      }
-    }
-  }
+  sum_class<T>(vote, members, num_members, 0, count, sums, worst,
+               [&](std::int64_t v, const Floats& sum) { WideLanes::store(sum, top + v, kWidth); });
+  __builtin_memset(winner, 0, sizeof(*winner) * count);
+  for (std::int64_t c = 1; c < vote.num_classes; ++c)
+    sum_class<T>(vote, members, num_members, c, count, sums, worst,
+                 [&](std::int64_t v, const Floats& sum) {
+                   const Floats best = read(top + v);
+                   Ints before;
+                   __builtin_memcpy(&before, winner + v, sizeof(before));
+                   const Ints now = sum > best ? Ints{} + static_cast<std::int32_t>(c) : before;
+                   WideLanes::store(sum > best ? sum : best, top + v, kWidth);
+                   __builtin_memcpy(winner + v, &now, sizeof(now));
+                 });
   for (std::int64_t v = 0; v < count; v += kWidth) {
     Ints label;
     __builtin_memcpy(&label, winner + v, sizeof(label));

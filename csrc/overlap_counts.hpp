@@ -111,9 +111,8 @@ RECYCLESEG_HOST_DEVICE void count_and_sum_runs(const Pred* pred, const Ref* ref,
                                                std::int64_t end, const Grid& grid,
                                                std::int64_t num_classes, Add&& add,
                                                AddSum&& add_sum, Reject&& reject) {
+  std::int64_t x = begin % grid.x, y = begin / grid.x % grid.y, z = begin / grid.x / grid.y;
   for (std::int64_t stop = 0; begin < end; begin = stop) {
-    const std::int64_t line = begin / grid.x, x = begin % grid.x;
-    const std::int64_t z = line / grid.y, y = line % grid.y;
     stop = begin + (grid.x - x) < end ? begin + (grid.x - x) : end;
     for_each_run(pred + begin, ref + begin, stop - begin,
                  [&](std::int64_t first, std::int64_t n, std::int64_t p, std::int64_t r) {
@@ -126,6 +125,8 @@ RECYCLESEG_HOST_DEVICE void count_and_sum_runs(const Pred* pred, const Ref* ref,
                      if (is_class(r, num_classes)) add_sum((2 * r + 1) * grid.axes + axis, sum);
                    }
                  });
+    x = 0;
+    if (++y == grid.y) ++z, y = 0;
   }
 }
 
