@@ -15,9 +15,9 @@ namespace recycleseg {
 class DistanceCounts {
  public:
   struct Entry {
-    double squared;      // mm^2
-    std::uint32_t kind;  // of surface element: index of its area
-    std::int64_t count;  // 0: an empty slot
+    double squared;            // mm^2
+    std::uint64_t kind : 8;    // of surface element: index of its area
+    std::uint64_t count : 56;  // 0: an empty slot
   };
 
   void add(double squared, std::uint32_t kind, std::int64_t count) {

@@ -112,22 +112,23 @@ RECYCLESEG_HOST_DEVICE void count_and_sum_runs(const Pred* pred, const Ref* ref,
                                                std::int64_t num_classes, Add&& add,
                                                AddSum&& add_sum, Reject&& reject) {
   std::int64_t x = begin % grid.x, y = begin / grid.x % grid.y, z = begin / grid.x / grid.y;
-  for (std::int64_t stop = 0; begin < end; begin = stop) {
-    stop = begin + (grid.x - x) < end ? begin + (grid.x - x) : end;
-    for_each_run(pred + begin, ref + begin, stop - begin,
-                 [&](std::int64_t first, std::int64_t n, std::int64_t p, std::int64_t r) {
-                   count_run(n, p, r, num_classes, add, reject);
-                   const std::int64_t sums[kMaxAxes] = {n * z, n * y,
-                                                        n * (x + first) + n * (n - 1) / 2};
-                   for (int axis = 0; axis < grid.axes; ++axis) {
-                     const std::int64_t sum = sums[kMaxAxes - grid.axes + axis];
-                     if (is_class(p, num_classes)) add_sum(2 * p * grid.axes + axis, sum);
-                     if (is_class(r, num_classes)) add_sum((2 * r + 1) * grid.axes + axis, sum);
-                   }
-                 });
-    x = 0;
-    if (++y == grid.y) ++z, y = 0;
-  }
+  for_each_run(pred + begin, ref + begin, end - begin,
+               [&](std::int64_t, std::int64_t n, std::int64_t p, std::int64_t r) {
+                 count_run(n, p, r, num_classes, add, reject);
+                 std::int64_t sums[kMaxAxes] = {};  // z, y, x
+                 while (n > 0) {                    // row by row
+                   const std::int64_t m = n < grid.x - x ? n : grid.x - x;
+                   sums[0] += m * z, sums[1] += m * y, sums[2] += m * x + m * (m - 1) / 2;
+                   n -= m, x += m;
+                   if (x == grid.x) ++y, x = 0;
+                   if (y == grid.y) ++z, y = 0;
+                 }
+                 for (int axis = 0; axis < grid.axes; ++axis) {
+                   const std::int64_t sum = sums[kMaxAxes - grid.axes + axis];
+                   if (is_class(p, num_classes)) add_sum(2 * p * grid.axes + axis, sum);
+                   if (is_class(r, num_classes)) add_sum((2 * r + 1) * grid.axes + axis, sum);
+                 }
+               });
 }
 
 // pred, ref: (B, *S) contiguous, of any two label types. Adds to counts (B, C, 3) int64, which
