@@ -199,6 +199,8 @@ void ensemble_vote_cuda(Vote vote, const VoteViews& views, std::uintptr_t stream
       return launch<LabelMember<std::int32_t>>(job, members, on);
     case DType::int64:
       return launch<LabelMember<std::int64_t>>(job, members, on);
+    case DType::float64:
+      throw std::invalid_argument("members: expected float32, float16 or bfloat16, got float64");
   }
 }
 

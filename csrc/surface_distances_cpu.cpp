@@ -19,6 +19,9 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 // Fewer, of all structures, are done before another thread has started.
 constexpr std::int64_t kVoxelsPerThread = 1 << 19;
 
+// What a structure takes even where its box is small, counted in voxels.
+constexpr std::int64_t kVoxelsOfAny = 1 << 15;
+
 // One structure of one sample while it is at work. Side 0 is pred, side 1 ref.
 struct Structure {
   std::int64_t sample, index;
@@ -246,8 +249,8 @@ void check(const TensorView& pred, const TensorView& ref, const SurfaceQuery& qu
     throw std::invalid_argument("spacing: expected 2 or 3 lengths, got " +
                                 std::to_string(query.spacing.size()));
   for (const double length : query.spacing)
-    if (!(length > 0 && length < kInfinity))
-      throw std::invalid_argument("spacing: expected positive, finite lengths");
+    if (!(length >= 1e-9 && length <= 1e9))  // whose squares are normal floats
+      throw std::invalid_argument("spacing: expected lengths from 1e-9 to 1e9");
   const std::size_t leading = query.masks ? 2 : 1;
   if (pred.shape != ref.shape || pred.shape.size() != leading + query.spacing.size())
     throw std::invalid_argument("pred, ref: expected one shape that fits spacing");
@@ -316,7 +319,7 @@ void surface_distances_cpu(const TensorView& pred, const TensorView& ref, const 
       voxels_at_work = 0;
     }
     at_work.push_back(computation.structure(i / shape.classes, i % shape.classes, box));
-    voxels_at_work += box.voxels();
+    voxels_at_work += box.voxels() + kVoxelsOfAny;
   }
   finish(at_work);
 }

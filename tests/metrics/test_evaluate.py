@@ -274,7 +274,11 @@ WRONG[1, 2:4] = 2
 @pytest.mark.parametrize(
     ("maps", "change", "message"),
     [
-        ((WRONG, MAP), {"labels": {"a": 1}}, r"pred: .*labels in \[0, 2\), got 2 \(2 voxels"),
+        (
+            (WRONG, MAP),
+            {"labels": {"a": 1}},
+            r"pred: expected 0 and the labels 1, got 2 \(2 voxels",
+        ),
         (
             (MAP, WRONG),
             {"labels": {"a": 1, "c": 3}},
@@ -299,22 +303,39 @@ WRONG[1, 2:4] = 2
         (
             (MAP, MAP),
             {"labels": {"a": ()}},
-            r"labels\['a'\]: expected a label or several, got \(\)",
+            r"labels\['a'\]: expected a label or a tuple of them, got \(\)",
         ),
         (
             (MAP, MAP),
             {"labels": {"a": -1}},
-            r"labels\['a'\]: expected integers from 0 to 4095, got -1",
+            r"labels\['a'\]: expected integers from 0 to 4095, .*got -1",
         ),
         ((MAP, MAP), {"labels": {"a": (1, 4096)}}, r"labels\['a'\]: .* got 4096"),
         ((MAP, MAP), {"labels": {"a": 1.5}}, r"labels\['a'\]: .* got 1\.5"),
+        ((MAP, MAP), {"spacing": 1.0}, r"spacing: expected 2 or 3 numbers.*got \(1\.0,\)"),
+        ((MAP, MAP), {"spacing": "abc"}, r"spacing: expected numbers, got 'abc'"),
+        ((MAP, MAP), {"labels": np.array([1, 2])}, r"labels: expected a mapping.*got array"),
+        ((MAP, MAP), {"labels": ["a", 1]}, r"labels: expected different names.*got \['a', 1\]"),
+        ((MAP, MAP), {"definitions": None}, r"definitions: expected a tuple .*got None"),
         ((MAP, MAP), {"spacing": (1.0,)}, r"spacing: expected 2 or 3 numbers.*got \(1\.0,\)"),
-        ((MAP, MAP), {"spacing": (1.0, 0.0)}, r"spacing: expected positive, finite mm, got"),
-        ((MAP, MAP), {"spacing": (1.0, -1.0)}, r"spacing: expected positive, finite mm, got"),
-        ((MAP, MAP), {"spacing": (1.0, math.nan)}, r"spacing: expected positive, finite mm, got"),
+        (
+            (MAP, MAP),
+            {"spacing": (1.0, 0.0)},
+            r"spacing: expected mm from 1e-09 .*got",
+        ),
+        (
+            (MAP, MAP),
+            {"spacing": (1.0, -1.0)},
+            r"spacing: expected mm from 1e-09 .*got",
+        ),
+        (
+            (MAP, MAP),
+            {"spacing": (1.0, math.nan)},
+            r"spacing: expected mm from 1e-09 .*got",
+        ),
         ((MAP, MAP), {"tolerance_mm": -1}, r"tolerance_mm: .* got \(-1\.0,\)"),
         ((MAP, MAP), {"tolerance_mm": (1, 1)}, r"tolerance_mm: expected different, .* got"),
-        ((MAP, MAP), {"percentile": 101}, "percentiles: expected 0 to 100, got 101"),
+        ((MAP, MAP), {"percentile": 101}, "percentile: expected one number from 0 to 100"),
         (
             (MAP, MAP),
             {"definitions": ("mesh",)},
@@ -347,3 +368,11 @@ def test_reference_backend_gives_the_same() -> None:
     assert _ext.HAS_CPP or scores.table["dice"].shape == (1, 4)
     for name in LABELS:
         same(scores[name], expected[name])
+
+
+def test_masks_with_labels_are_not_taken_for_a_batch() -> None:
+    masks = np.zeros((2, 5, 6), dtype=bool)
+    masks[:, 1:3, 2:4] = True
+    with pytest.raises(ValueError, match="labels: expected names alone, one for each mask"):
+        evaluate(masks, masks, spacing=(1.0, 1.0), labels={"a": 1, "b": 2})
+    assert evaluate(masks, masks, spacing=(1.0, 1.0), labels=["a", "b"])["b"]["dice"] == 1.0

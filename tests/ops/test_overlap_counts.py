@@ -291,3 +291,11 @@ def test_the_extension_takes_a_capsule_once() -> None:
     capsule = _ext.capsule(LABEL)
     with pytest.raises(ValueError, match="ref: expected an unused DLPack capsule"):
         _ext.C.overlap_counts_cpu(capsule, capsule, capsule, capsule, 1)
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS)
+def test_bytes_have_room_for_256_classes(backend: str, device: str) -> None:
+    label = torch.tensor([[0, 1, 255]], dtype=torch.uint8, device=device)
+    counts = overlap_counts(label, label, 256, backend=backend)
+    assert counts[0, [0, 1, 255]].tolist() == [[1, 1, 1]] * 3
+    assert counts.sum() == 9

@@ -14,6 +14,7 @@ from torch import Tensor
 from recycleseg.metrics import overlap
 from recycleseg.metrics.scores import Scores
 from recycleseg.metrics.surface import surface_metrics, tolerance_names
+from recycleseg.ops.distance_transform import MAX_SPACING, MIN_SPACING
 from recycleseg.ops.overlap_counts import MAX_CLASSES, overlap_counts
 from recycleseg.ops.surface_distances import DEFINITIONS, surface_distances
 
@@ -71,10 +72,12 @@ def evaluate(
             built.
     """
     names, structures = _structures(labels)
-    spacing = tuple(float(s) for s in spacing)
-    single_tolerance = not isinstance(tolerance_mm, Sequence | np.ndarray)
-    tolerances = tuple(map(float, np.atleast_1d(np.asarray(tolerance_mm, dtype=np.float64))))
-    nsd_names = tolerance_names(tolerances, single_tolerance)
+    spacing = _numbers("spacing", spacing)
+    tolerances = _numbers("tolerance_mm", tolerance_mm)
+    percentile = _numbers("percentile", percentile)[0] if np.ndim(percentile) == 0 else math.nan
+    if not 0 <= percentile <= 100:
+        raise ValueError("percentile: expected one number from 0 to 100")
+    nsd_names = tolerance_names(tolerances, single=np.ndim(tolerance_mm) == 0)
     _check_options(spacing, tolerances, nsd_names, definitions, border_is_outside)
     pred_maps, ref_maps, batched = _maps(pred, ref, len(spacing), None if structures else names)
     if "surfel" not in definitions:  # whose areas depend on the order of axes
@@ -82,6 +85,11 @@ def evaluate(
     else:
         spacing_of_maps = spacing
 
+    if batched and structures and max(map(max, structures)) > 1 and pred_maps.dtype == torch.bool:
+        raise ValueError(
+            f"labels: expected names alone, one for each mask, for boolean arrays (C, *S) as pred, "
+            f"got {labels!r}: a mapping from names to labels is for label maps"
+        )
     if structures is None:
         counts, sums = _mask_counts(pred_maps, ref_maps, backend)
     else:
@@ -122,7 +130,7 @@ def evaluate(
         batched=batched,
         spacing=spacing,
         tolerances_mm=tolerances,
-        percentile=float(percentile),
+        percentile=percentile,
         definitions=tuple(definitions),
         border_is_outside=border_is_outside,
     )
@@ -132,29 +140,42 @@ def _structures(
     labels: Mapping[str, int | tuple[int, ...]] | Sequence[str],
 ) -> tuple[tuple[str, ...], Structures | None]:
     """Names, and the label values of each structure; None for masks."""
-    if isinstance(labels, str) or not labels:
+    if not isinstance(labels, Mapping | Sequence) or isinstance(labels, str) or not labels:
         raise ValueError(
             "labels: expected a mapping from names to labels, or a sequence of names of masks, "
             f"got {labels!r}"
         )
     if not isinstance(labels, Mapping):
         names = tuple(labels)
-        if len(set(names)) < len(names):
-            raise ValueError(f"labels: expected different names, got {names}")
+        if len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                "labels: expected different names, one for each mask, or for label maps a mapping "
+                f"from names to labels, got {labels!r}"
+            )
         return names, None
     structures = []
     for name, entry in labels.items():
         values = entry if isinstance(entry, Sequence) else (entry,)
         if isinstance(values, str) or not values:
-            raise ValueError(f"labels[{name!r}]: expected a label or several, got {entry!r}")
+            raise ValueError(
+                f"labels[{name!r}]: expected a label or a tuple of them, got {entry!r}"
+            )
         for value in values:
             if not isinstance(value, int | np.integer) or not 0 <= value < MAX_CLASSES:
                 raise ValueError(
-                    f"labels[{name!r}]: expected integers from 0 to {MAX_CLASSES - 1}, "
-                    f"got {value!r}"
+                    f"labels[{name!r}]: expected integers from 0 to {MAX_CLASSES - 1}, one or a "
+                    f"tuple of them, got {value!r}"
                 )
         structures.append(tuple(sorted({int(value) for value in values})))
     return tuple(labels), structures
+
+
+def _numbers(name: str, values: Any) -> tuple[float, ...]:
+    """One number or several, as floats."""
+    try:
+        return tuple(np.asarray(values, dtype=np.float64).reshape(-1).tolist())
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: expected numbers, got {values!r}") from None
 
 
 def _check_options(
@@ -166,11 +187,12 @@ def _check_options(
 ) -> None:
     if len(spacing) not in (2, 3):
         raise ValueError(f"spacing: expected 2 or 3 numbers, one per axis, got {spacing}")
-    if not all(0 < s < math.inf for s in spacing):
-        raise ValueError(f"spacing: expected positive, finite mm, got {spacing}")
+    if not all(MIN_SPACING <= s <= MAX_SPACING for s in spacing):
+        raise ValueError(f"spacing: expected mm from {MIN_SPACING} to {MAX_SPACING}, got {spacing}")
     if not all(0 <= t < math.inf for t in tolerances) or len(nsd_names) != len(tolerances):
         raise ValueError(f"tolerance_mm: expected different, finite mm from 0 on, got {tolerances}")
-    if isinstance(definitions, str) or not set(definitions) <= set(DEFINITIONS):
+    known = isinstance(definitions, Sequence) and not isinstance(definitions, str)
+    if not known or not set(definitions) <= set(DEFINITIONS):
         raise ValueError(f"definitions: expected a tuple of {DEFINITIONS}, got {definitions!r}")
     if "surfel" in definitions and not border_is_outside:
         raise ValueError("border_is_outside: expected True for definition 'surfel', got False")
@@ -264,9 +286,11 @@ def _structure_counts(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Counts (B, C, 3) and sums of indices (B, C, 2, D) of unions of labels in maps (B, *S)."""
     values = sorted({value for structure in structures for value in structure})
+    # Any label of a byte is counted, so that one that is not listed can be named.
+    num_classes = max(values[-1] + 1, 256)
     counts, sums = (
         t.cpu().numpy()
-        for t in overlap_counts(pred, ref, values[-1] + 1, coordinate_sums=True, backend=backend)
+        for t in overlap_counts(pred, ref, num_classes, coordinate_sums=True, backend=backend)
     )
     _check_labels(counts, values)
     if all(len(structure) == 1 for structure in structures):
@@ -282,8 +306,6 @@ def _structure_counts(
 
 
 def _check_labels(counts: NDArray[Any], values: list[int]) -> None:
-    if len({0, *values}) == counts.shape[1]:
-        return
     others = np.ones(counts.shape[1], dtype=bool)
     others[[0, *values]] = False
     for column, name in ((1, "pred"), (2, "ref")):

@@ -112,7 +112,7 @@ class Scores(Mapping[str, dict[str, Any]]):
         head = ["case", "label"] if self.batched else ["label"]
         cells = [[*head, *self.table]]
         for row in self.rows():
-            cells.append([v if isinstance(v, str) else f"{v:.4g}" for v in row.values()])
+            cells.append([f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()])
         if not self.batched:
             cells = [list(column) for column in zip(*cells, strict=True)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -98,7 +98,8 @@ def overlap_counts(
 def overlap_counts_reference(pred: Tensor, ref: Tensor, num_classes: int) -> Tensor:
     """What :func:`overlap_counts` computes, in plain torch, one class after the other."""
     for name, label in (("pred", pred), ("ref", ref)):
-        outside = (label < 0) | (label >= num_classes) if label.dtype != torch.bool else label[:0]
+        wide = label.long()  # in which num_classes, unlike in a byte, has room
+        outside = (wide < 0) | (wide >= num_classes) if label.dtype != torch.bool else label[:0]
         if num := int(outside.sum()):
             _raise_outside(name, num, int(label[outside][0]), num_classes)
     pred, ref = pred[..., None], ref[..., None]  # an axis to sum over, where *S has none

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from recycleseg import _ext
 from recycleseg.ops._surfaces import Query, Surface, bounding_boxes, empty_result, measure
-from recycleseg.ops.distance_transform import distance_transform
+from recycleseg.ops.distance_transform import MAX_SPACING, MIN_SPACING, distance_transform
 
 DEFINITIONS = ("voxel", "surfel")
 # A distance that equals the tolerance but for rounding lies within it.
@@ -62,7 +62,8 @@ def surface_distances(
             axes.
         labels: the C structures of label maps: each a label value, or a tuple of values whose union
             it is. Structures may overlap, and labels that belong to none are background.
-        spacing: mm between voxel centres along each axis of S, in the order of the axes.
+        spacing: mm between voxel centres along each axis of S, in the order of the axes;
+            from 1e-9 to 1e9.
         tolerances: in mm; a distance d is within one if d <= tolerance * (1 + 1e-9); with "cuda",
             whose distances are rounded to float32 (2e-7 of them at most), (1 + 1e-6).
         percentiles: from 0 to 100.
@@ -103,7 +104,12 @@ def surface_distances(
     """
     num_axes = pred.ndim - (2 if labels is None else 1)
     _check_maps(pred, ref, "(B, *S)" if labels is not None else "(B, C, *S)", num_axes)
-    _check_numbers("spacing", spacing, "positive, finite mm", lambda s: 0 < s < math.inf)
+    _check_numbers(
+        "spacing",
+        spacing,
+        f"mm from {MIN_SPACING} to {MAX_SPACING}",
+        lambda s: MIN_SPACING <= s <= MAX_SPACING,
+    )
     if len(spacing) != num_axes:
         raise ValueError(
             f"spacing: expected {num_axes} numbers, one for each axis of S in "
