@@ -1,11 +1,9 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#include <cuda_runtime.h>
 
 #include <algorithm>
-#include <stdexcept>
-#include <string>
 
+#include "cuda_device.hpp"
 #include "ensemble_vote.hpp"
 
 namespace recycleseg {
@@ -15,25 +13,6 @@ using Counter = unsigned long long;  // the 64-bit type that atomics take
 
 constexpr int kThreads = 128;
 constexpr std::int64_t kMaxBlocks = 4096;
-
-void check(cudaError_t error) {
-  if (error != cudaSuccess)
-    throw std::runtime_error(std::string("ensemble_vote: CUDA: ") + cudaGetErrorString(error));
-}
-
-class DeviceGuard {
- public:
-  explicit DeviceGuard(int device) {
-    check(cudaGetDevice(&previous_));
-    check(cudaSetDevice(device));
-  }
-  ~DeviceGuard() { cudaSetDevice(previous_); }
-  DeviceGuard(const DeviceGuard&) = delete;
-  DeviceGuard& operator=(const DeviceGuard&) = delete;
-
- private:
-  int previous_ = 0;
-};
 
 struct Member {
   const void* data;
@@ -134,7 +113,7 @@ void launch(const Job& job, const Members& members, cudaStream_t stream) {
       static_cast<unsigned int>(std::min((size + kThreads - 1) / kThreads, kMaxBlocks));
   ensemble_vote_kernel<Reader>
       <<<blocks, kThreads, rows * kThreads * sizeof(float), stream>>>(job, members);
-  check(cudaGetLastError());
+  check_cuda("ensemble_vote", cudaGetLastError());
 }
 
 template <class T>
@@ -181,7 +160,7 @@ void ensemble_vote_cuda(Vote vote, const VoteViews& views, std::uintptr_t stream
                                  views.weights[members.count]};
     ++members.count;
   }
-  const DeviceGuard guard(device.id);
+  const DeviceGuard guard("ensemble_vote", device.id);
   const auto on = reinterpret_cast<cudaStream_t>(stream);
   const DType dtype = views.members.empty() ? DType::float32 : views.members[0].dtype;
   switch (dtype) {

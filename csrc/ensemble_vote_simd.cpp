@@ -59,23 +59,11 @@ struct WideLanes {
   static INLINE std::int32_t lane(const Ints& value, int i) { return value[i]; }
   static INLINE Ints bits(const Floats& x) { return copy_bits<Ints>(x); }
 
-  // To 2 units in the last place between -87 and 88, beyond which it stays: x = n ln 2 + r, exp(r)
-  // by a polynomial.
+  // Below -87 and above 88, the last whose exponential is finite, it stays.
   static INLINE Floats exp(const Floats& unbounded) {
-    Floats x = unbounded < -87.0f ? Floats{} - 87.0f : unbounded;
+    Floats x = unbounded < -kEndOfExp ? Floats{} - kEndOfExp : unbounded;
     x = x > 88.0f ? Floats{} + 88.0f : x;
-    const float round_to_int = 12582912.0f;  // 1.5 * 2^23
-    const Floats biased = x * 1.44269504f + round_to_int;
-    const Floats n = biased - round_to_int;
-    const Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    Floats p = r * (1.0f / 5040) + (1.0f / 720);
-    p = p * r + (1.0f / 120);
-    p = p * r + (1.0f / 24);
-    p = p * r + (1.0f / 6);
-    p = p * r + 0.5f;
-    p = (p * r + 1.0f) * r + 1.0f;
-    const Ints power = __builtin_convertvector(n, Ints) + 127;
-    return p * copy_bits<Floats>(power << 23);
+    return RECYCLESEG_ISA::exp(x);
   }
 
   // Of a normal positive float, to 2 units in the last place: x = 2^n m with m in [sqrt(1/2),

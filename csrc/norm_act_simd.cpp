@@ -9,24 +9,6 @@ namespace recycleseg {
 namespace RECYCLESEG_ISA {
 namespace {
 
-constexpr float kEndOfExp = 87.0f;  // exp(+-87) is a normal float32
-
-// exp for |x| <= kEndOfExp, to 2 units in the last place: x = n ln 2 + r, exp(r) by a polynomial.
-INLINE Floats exp(const Floats& x) {
-  const float round_to_int = 12582912.0f;  // 1.5 * 2^23
-  const Floats biased = x * 1.44269504f + round_to_int;
-  const Floats n = biased - round_to_int;
-  const Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Floats p = r * (1.0f / 5040) + (1.0f / 720);
-  p = p * r + (1.0f / 120);
-  p = p * r + (1.0f / 24);
-  p = p * r + (1.0f / 6);
-  p = p * r + 0.5f;
-  p = (p * r + 1.0f) * r + 1.0f;
-  const Ints power = __builtin_convertvector(n, Ints) + 127;
-  return p * copy_bits<Floats>(power << 23);
-}
-
 // 1 / x for x >= 1, to 2 units in the last place.
 INLINE Floats reciprocal(const Floats& x) {
 #ifdef __AVX512F__

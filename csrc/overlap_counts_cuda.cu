@@ -1,8 +1,7 @@
-#include <cuda_runtime.h>
-
 #include <algorithm>
 #include <type_traits>
 
+#include "cuda_device.hpp"
 #include "overlap_counts.hpp"
 
 namespace recycleseg {
@@ -14,25 +13,6 @@ constexpr int kThreads = 256;
 constexpr std::int64_t kVoxelsPerThread = 16;  // consecutive, so that a thread sees whole runs
 constexpr std::int64_t kMaxBlocks = 1024;      // per row: enough to fill a GPU
 constexpr std::int64_t kMaxRows = 65535;       // the largest grid.y
-
-void check(cudaError_t error) {
-  if (error != cudaSuccess)
-    throw std::runtime_error(std::string("overlap_counts: CUDA: ") + cudaGetErrorString(error));
-}
-
-class DeviceGuard {
- public:
-  explicit DeviceGuard(int device) {
-    check(cudaGetDevice(&previous_));
-    check(cudaSetDevice(device));
-  }
-  ~DeviceGuard() { cudaSetDevice(previous_); }
-  DeviceGuard(const DeviceGuard&) = delete;
-  DeviceGuard& operator=(const DeviceGuard&) = delete;
-
- private:
-  int previous_ = 0;
-};
 
 // Block (x, y) takes every gridDim.x-th stretch of the rows y, y + gridDim.y, ...
 // Its counts are kept in shared memory, (C, 3) uint32, and added to the totals once a row. Sums of
@@ -97,7 +77,7 @@ void overlap_counts_cuda(const TensorView& pred, const TensorView& ref, const Te
                       static_cast<unsigned int>(std::min(num_rows, kMaxRows)));
   const std::size_t shared_bytes = num_classes * kColumns * sizeof(unsigned int);
 
-  const DeviceGuard guard(pred.device.id);
+  const DeviceGuard guard("overlap_counts", pred.device.id);
   visit(pred, [&](const auto* pred_data) {
     visit(ref, [&](const auto* ref_data) {
       const auto launch = [&](auto kernel, Counter* sums_data) {
@@ -113,7 +93,7 @@ void overlap_counts_cuda(const TensorView& pred, const TensorView& ref, const Te
         launch(&overlap_counts_kernel<false, Pred, Ref>, nullptr);
     });
   });
-  check(cudaGetLastError());
+  check_cuda("overlap_counts", cudaGetLastError());
 }
 
 }  // namespace recycleseg
