@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -14,6 +12,7 @@ from typing import NamedTuple
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
+from recycleseg.cli._common import run_command, with_suggestion
 from recycleseg.config import (
     TrainConfig,
     add_config_arguments,
@@ -66,7 +65,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
         with preset_file(preset) as path:
             parsed = parser.parse_args(["--config", str(path), *arguments, "--preset", preset])
     except ArgumentError as error:
-        raise ValueError(_with_suggestion(str(error), parser)) from error
+        raise ValueError(with_suggestion(str(error), parser)) from error
     if parsed.resume and parsed.overwrite:
         raise ValueError("--resume, --overwrite: expected at most one of them, got both")
     return Command(config_from(parsed), parsed.resume, parsed.overwrite)
@@ -94,36 +93,14 @@ def _chosen_preset(arguments: Sequence[str]) -> str:
     return DEFAULT_PRESET
 
 
-def _with_suggestion(message: str, parser: ArgumentParser) -> str:
-    """Add the nearest known option to a message about an unknown one."""
-    known = [key for key, _ in parser.get_defaults().items(branches=True)]
-    unknown = re.search(r"unrecognized arguments: --([\w.]+)", message)
-    option = re.search(r"(?:Group '([\w.]+)' )?does not accept (?:option|key) '([\w.]+)'", message)
-    if unknown:
-        name = unknown[1]
-    elif option:
-        name = ".".join(part for part in option.groups() if part)
-    else:
-        return message
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else "; --help lists the options"
-    return f"unknown option {name}{hint}"
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `recycle-train`.
+    """Entry point of `recycle-train`; gives the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    interrupted = "--resume goes on from the last checkpoint"
+    return run_command("recycle-train", lambda: _train(given), interrupted)
 
-    Returns the exit code: 0; 2 for input that does not fit; 130 when interrupted.
-    """
-    try:
-        command = parse_command(sys.argv[1:] if arguments is None else arguments)
-        Trainer(command.config).fit(resume=command.resume, overwrite=command.overwrite)
-    except (ValueError, OSError) as error:
-        print(f"recycle-train: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "recycle-train: interrupted; --resume goes on from the last checkpoint", file=sys.stderr
-        )
-        return 130
+
+def _train(arguments: Sequence[str]) -> int:
+    command = parse_command(arguments)
+    Trainer(command.config).fit(resume=command.resume, overwrite=command.overwrite)
     return 0

@@ -1,0 +1,41 @@
+"""What all commands share: exit codes, and messages for what they were told wrongly."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Callable
+
+from jsonargparse import ArgumentParser
+
+
+def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
+    """Run a command and give its exit code: its own; 2 for input that does not fit, 130 by Ctrl-C.
+
+    interrupted: what to say of going on.
+    """
+    try:
+        return command()
+    except (ValueError, OSError) as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; {interrupted}", file=sys.stderr)
+        return 130
+
+
+def with_suggestion(message: str, parser: ArgumentParser) -> str:
+    """Add the nearest known option to a message about an unknown one."""
+    known = [key for key, _ in parser.get_defaults().items(branches=True)]
+    unknown = re.search(r"unrecognized arguments: --([\w.]+)", message)
+    option = re.search(r"(?:Group '([\w.]+)' )?does not accept (?:option|key) '([\w.]+)'", message)
+    if unknown:
+        name = unknown[1]
+    elif option:
+        name = ".".join(part for part in option.groups() if part)
+    else:
+        return message
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else "; --help lists the options"
+    return f"unknown option {name}{hint}"
