@@ -8,7 +8,9 @@ enum class InstructionSet { baseline, avx2, avx512, avx512bf16 };
 
 inline InstructionSet instruction_set() {
 #ifdef RECYCLESEG_X86
-  static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                               __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+                               __builtin_cpu_supports("lzcnt") && __builtin_cpu_supports("popcnt");
   static const bool has_avx512 =
       has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");

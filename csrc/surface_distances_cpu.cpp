@@ -180,6 +180,8 @@ class Computation {
     std::optional<FarSearch> far;
     std::vector<Hint> hints(own.width / kHintWidth + 1);
     std::vector<double> squared(own.width);
+    std::vector<std::uint16_t> steps(own.width);
+    std::vector<std::int64_t> short_counts(kManySteps);
     DistanceCounts counts;
     rows.visit([&](std::int64_t z, std::int64_t y) {
       const std::uint64_t* const bits = own.row(z, y);
@@ -192,7 +194,7 @@ class Computation {
                            static_cast<std::int32_t>(y)};
       const auto measure = [&] {
         return surface_loops().nearest(query, s.near->search, far ? &*far : nullptr, spacing_,
-                                       hints.data(), squared.data());
+                                       hints.data(), squared.data(), steps.data());
       };
       std::int64_t found = measure();
       if (!far && std::count(squared.begin(), squared.begin() + found, kInfinity) != 0) {
@@ -200,22 +202,36 @@ class Computation {
         far = s.cells[1 - side]->view();
         found = measure();
       }
-      query_.surfel ? count_surfels(s, side, query, squared.data(), counts)
-                    : count_voxels(query, squared.data(), found, counts);
+      query_.surfel
+          ? count_surfels(s, side, query, squared.data(), counts)
+          : count_voxels(query, squared.data(), steps.data(), found, short_counts, counts);
     });
+    add_short(short_counts, counts);
     const std::lock_guard<std::mutex> lock(s.mutex);
     s.counts[side].add(counts);
   }
 
   // Adds the distances of one row: those that were measured, and 0 where both surfaces have the
   // point.
-  void count_voxels(const RowQuery& row, const double* squared, std::int64_t measured,
+  void count_voxels(const RowQuery& row, const double* squared, const std::uint16_t* steps,
+                    std::int64_t measured, std::vector<std::int64_t>& short_counts,
                     DistanceCounts& counts) const {
-    std::int64_t shared = 0;
     for (std::int64_t w = 0; w < row.words; ++w)
-      shared += __builtin_popcountll(row.own[w] & row.target[w]);
-    if (shared != 0) counts.add(0, 0, shared);
-    for (std::int64_t i = 0; i < measured; ++i) counts.add(squared[i], 0, 1);
+      short_counts[0] += __builtin_popcountll(row.own[w] & row.target[w]);
+    for (std::int64_t i = 0; i < measured; ++i)
+      if (steps[i] != kManySteps)
+        ++short_counts[steps[i]];
+      else
+        counts.add(squared[i], 0, 1);
+  }
+
+  // Adds distances that were counted by their steps.
+  void add_short(const std::vector<std::int64_t>& short_counts, DistanceCounts& counts) const {
+    for (std::int32_t steps = 0; steps < kManySteps; ++steps) {
+      if (short_counts[steps] == 0) continue;
+      const Point to{steps / kStepsX / kStepsY, steps / kStepsX % kStepsY, steps % kStepsX};
+      counts.add(squared_between(Point{}, to, spacing_), 0, short_counts[steps]);
+    }
   }
 
   void count_surfels(const Structure& s, int side, const RowQuery& row, const double* squared,

@@ -86,12 +86,6 @@ struct Window {
   explicit Window(std::int64_t x) : byte(((x + 4) >> 3) - 4), bit(static_cast<int>(x - 8 * byte)) {}
 };
 
-INLINE double squared_between(const Point& a, const Point& b, const Spacing& spacing) {
-  const double z = (a.z - b.z) * spacing.z, y = (a.y - b.y) * spacing.y,
-               x = (a.x - b.x) * spacing.x;
-  return (z * z + y * y) + x * x;
-}
-
 // The nearest point that is known of.
 struct Best {
   double squared;
@@ -242,7 +236,7 @@ INLINE Point any_point(const FarSearch& far) {
 }
 
 std::int64_t nearest(const RowQuery& query, const NearSearch& near, const FarSearch* far,
-                     const Spacing& spacing, Hint* hints, double* squared) {
+                     const Spacing& spacing, Hint* hints, double* squared, std::uint16_t* steps) {
   const std::int64_t place = query.z % near.group.z * near.group.y + query.y % near.group.y;
   const float lengths[3] = {static_cast<float>(spacing.z), static_cast<float>(spacing.y),
                             static_cast<float>(spacing.x)};
@@ -261,6 +255,7 @@ std::int64_t nearest(const RowQuery& query, const NearSearch& near, const FarSea
       if (!surely_far(from, hint, near, spacing)) search_near(query, x, place, near, best);
       if (best.squared > near.squared_radius) {
         if (far == nullptr || far->levels[0].count == 0) {
+          steps[count] = kManySteps;
           squared[count++] = kInfinity;
           continue;
         }
@@ -272,6 +267,7 @@ std::int64_t nearest(const RowQuery& query, const NearSearch& near, const FarSea
                                   best);
       }
       hint = {true, from, best.point, best.squared};
+      steps[count] = steps_between(from, best.point);
       squared[count++] = best.squared;
     }
   }

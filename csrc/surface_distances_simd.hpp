@@ -85,6 +85,28 @@ struct Hint {
   double squared;
 };
 
+// The voxels along z, y and x between a point and the nearest one, where they are few, as one
+// number: most distances are short, and counted in a small table by these. Else kManySteps.
+constexpr std::int32_t kStepsZ = 8, kStepsY = 8, kStepsX = 16;
+constexpr std::uint16_t kManySteps = kStepsZ * kStepsY * kStepsX;
+// Each file has its own copies, of its instruction set.
+namespace {
+
+inline double squared_between(const Point& a, const Point& b, const Spacing& spacing) {
+  const double z = (a.z - b.z) * spacing.z, y = (a.y - b.y) * spacing.y,
+               x = (a.x - b.x) * spacing.x;
+  return (z * z + y * y) + x * x;
+}
+
+inline std::uint16_t steps_between(const Point& a, const Point& b) {
+  const std::int32_t z = a.z < b.z ? b.z - a.z : a.z - b.z;
+  const std::int32_t y = a.y < b.y ? b.y - a.y : a.y - b.y;
+  const std::int32_t x = a.x < b.x ? b.x - a.x : a.x - b.x;
+  return z < kStepsZ && y < kStepsY && x < kStepsX ? (z * kStepsY + y) * kStepsX + x : kManySteps;
+}
+
+}  // namespace
+
 template <class T>
 struct LabelLoops {
   // Sets bit i of `bits` where labels[i] is `value`, for i < count.
@@ -100,10 +122,11 @@ struct SurfaceLoops {
   LabelLoops<std::int64_t> of_int64;
 
   // For the bits of query.own that are not in query.target, in order of x: the squared distance in
-  // mm^2 to the nearest bit of the target; infinity where the near search finds none and `far` is
-  // null or has no point. Returns how many there were.
+  // mm^2 to the nearest bit of the target, and the steps to it; infinity, and kManySteps, where the
+  // near search finds none and `far` is null or has no point. Returns how many there were.
   std::int64_t (*nearest)(const RowQuery& query, const NearSearch& near, const FarSearch* far,
-                          const Spacing& spacing, Hint* hints, double* squared);
+                          const Spacing& spacing, Hint* hints, double* squared,
+                          std::uint16_t* steps);
 };
 
 }  // namespace recycleseg
