@@ -107,27 +107,32 @@ struct Along {
   INLINE int signed_length() const { return right < left ? right : -left; }
 };
 
-// Improves `best` by the rows around voxel x of a row. Where it is then beyond the search's radius,
-// there may be a nearer point still.
-INLINE void search_near(const RowQuery& query, std::int64_t x, std::int64_t place,
-                        const NearSearch& near, Best& best) {
-  const Window window(x);
+// The number of a double that is not negative: of two, the larger has the larger one.
+INLINE std::int64_t ordinal(double value) { return copy_bits<std::int64_t>(value); }
+
+// Of the rows that may hold a point nearer than `least`, the one that holds the nearest; -1: none.
+// `least` is then its distance. A function of its own, whose few variables stay in registers, and
+// which compares integers, so that no branch is taken for a new least.
+__attribute__((noinline)) std::int64_t nearest_row(const char* row, const Window& window,
+                                                   const NearSearch& near, double& least) {
+  const RowStep* const rows = near.rows;
+  const std::int64_t num_rows = near.num_rows;
+  std::int64_t ordinal_of_least = ordinal(least), found = -1;
+  for (std::int64_t i = 0; i < num_rows && ordinal(rows[i].squared) < ordinal_of_least; ++i) {
+    const Along along(row + rows[i].offset, window);
+    const std::int64_t own = ordinal(rows[i].squared + near.squared_along[along.length()]);
+    found = own < ordinal_of_least ? i : found;
+    ordinal_of_least = own < ordinal_of_least ? own : ordinal_of_least;
+  }
+  least = copy_bits<double>(ordinal_of_least);
+  return found;
+}
+
+// Improves `best` by the groups of rows around voxel x of a row.
+__attribute__((noinline)) void search_groups(const RowQuery& query, std::int64_t x,
+                                             const Window& window, std::int64_t place,
+                                             const NearSearch& near, Best& best) {
   const char* const row = reinterpret_cast<const char*>(query.target);
-  // Where the least was found is kept as one number, so that no branch is taken for it.
-  double least = best.squared;
-  std::int64_t found = -1;
-  for (std::int64_t i = 0; i < near.num_rows && near.rows[i].squared < least; ++i) {
-    const Along along(row + near.rows[i].offset, window);
-    const double squared = near.rows[i].squared + near.squared_along[along.length()];
-    found = squared < least ? i * 256 + along.signed_length() + 128 : found;
-    least = squared < least ? squared : least;
-  }
-  if (found >= 0) {
-    const RowStep& step = near.rows[found / 256];
-    best = {least,
-            {query.z + step.z, query.y + step.y, static_cast<std::int32_t>(x + found % 256 - 128)}};
-  }
-  if (best.squared <= near.squared_rows) return;
   const char* const group_row = reinterpret_cast<const char*>(query.target_group);
   const GroupStep* const groups = near.groups[place];
   for (std::int64_t i = 0; i < near.num_groups[place] && groups[i].squared < best.squared; ++i) {
@@ -144,6 +149,22 @@ INLINE void search_near(const RowQuery& query, std::int64_t x, std::int64_t plac
                   {query.z + z, query.y + y, static_cast<std::int32_t>(x + own.signed_length())}};
       }
   }
+}
+
+// Improves `best` by the rows around voxel x of a row. Where it is then beyond the search's radius,
+// there may be a nearer point still.
+INLINE void search_near(const RowQuery& query, std::int64_t x, std::int64_t place,
+                        const NearSearch& near, Best& best) {
+  const Window window(x);
+  const char* const row = reinterpret_cast<const char*>(query.target);
+  const std::int64_t found = nearest_row(row, window, near, best.squared);
+  if (found >= 0) {
+    const RowStep& step = near.rows[found];
+    const Along along(row + step.offset, window);
+    best.point = {query.z + step.z, query.y + step.y,
+                  static_cast<std::int32_t>(x + along.signed_length())};
+  }
+  if (best.squared > near.squared_rows) search_groups(query, x, window, place, near, best);
 }
 
 // Lower bounds of the squared distances from a voxel to kWidth cubes of `size` voxels a side: less
