@@ -7,6 +7,7 @@
 #include "ensemble_vote.hpp"
 #include "ensemble_vote_simd.hpp"
 #include "instruction_set.hpp"
+#include "label_runs.hpp"
 #include "threads.hpp"
 
 namespace recycleseg {
@@ -179,7 +180,7 @@ class Voting {
         if (vote_.exclusive) {
           const std::int64_t at = b * views_.voxels + begin;
           const auto add = [&](std::int64_t i, std::int64_t n) { scratch.counts[i] += n; };
-          count_runs(pred + at, ref + at, count, vote_.num_classes, add, reject);
+          count_runs(pred + at, ref + at, count, vote_.num_classes, add, reject, LabelRunWalk{});
           return;
         }
         for (std::int64_t c = 0; c < vote_.num_classes; ++c) {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 #include "tensor_view.hpp"
 
@@ -37,46 +36,20 @@ RECYCLESEG_HOST_DEVICE std::int64_t run_length(const Pred* pred, const Ref* ref,
   return n;
 }
 
-#ifndef __CUDA_ARCH__
-// The same for bytes, of which it compares eight at a time once a run has proved long.
-template <>
-inline std::int64_t run_length(const std::uint8_t* pred, const std::uint8_t* ref,
-                               std::int64_t size) {
-  const auto eight = [](const std::uint8_t* bytes) {
-    std::uint64_t word;
-    std::memcpy(&word, bytes, sizeof(word));
-    return word;
-  };
-  const std::uint64_t every_byte = 0x0101010101010101u;
-  const std::uint64_t p = every_byte * pred[0], r = every_byte * ref[0];
-  const auto same = [&](std::int64_t i) { return pred[i] == pred[0] && ref[i] == ref[0]; };
-  std::int64_t n = 1;
-  const auto all_same = [&](std::int64_t i) {
-    return ((eight(pred + i) ^ p) | (eight(ref + i) ^ r)) == 0;
-  };
-  if (n < size && same(n)) {
-    while (n + 32 <= size && all_same(n) && all_same(n + 8) && all_same(n + 16) && all_same(n + 24))
-      n += 32;
-    while (n + 8 <= size && all_same(n)) n += 8;
+// Walks `size` voxels and calls run(first, n) for every stretch of n voxels, from `first` on, that
+// share the labels of both maps. Label maps are constant over long runs, so a whole run is added at
+// once: that also keeps the threads of a warp from queueing for the background's counter. The
+// CPU has a faster walk, LabelRunWalk.
+struct RunWalk {
+  template <class Run, class Pred, class Ref>
+  RECYCLESEG_HOST_DEVICE void operator()(std::int64_t size, const Run& run, const Pred* pred,
+                                         const Ref* ref) const {
+    for (std::int64_t begin = 0, n; begin < size; begin += n) {
+      n = run_length(pred + begin, ref + begin, size - begin);
+      run(begin, n);
+    }
   }
-  while (n < size && same(n)) ++n;
-  return n;
-}
-#endif
-
-// Walks `size` voxels and calls run(first, n, p, r) for every stretch of n voxels, from `first`
-// on, that share the labels p and r. Label maps are constant over long runs, so a whole run is
-// added at once: on a GPU that also keeps the threads of a warp from queueing for the
-// background's counter.
-template <class Pred, class Ref, class Run>
-RECYCLESEG_HOST_DEVICE void for_each_run(const Pred* pred, const Ref* ref, std::int64_t size,
-                                         Run&& run) {
-  for (std::int64_t begin = 0; begin < size;) {
-    const std::int64_t n = run_length(pred + begin, ref + begin, size - begin);
-    run(begin, n, static_cast<std::int64_t>(pred[begin]), static_cast<std::int64_t>(ref[begin]));
-    begin += n;
-  }
-}
+};
 
 RECYCLESEG_HOST_DEVICE inline bool is_class(std::int64_t label, std::int64_t num_classes) {
   return label >= 0 && label < num_classes;
@@ -95,40 +68,44 @@ RECYCLESEG_HOST_DEVICE void count_run(std::int64_t n, std::int64_t p, std::int64
   if (!r_valid) reject(1, r, n);
 }
 
-// Counts the voxels [0, size).
-template <class Pred, class Ref, class Add, class Reject>
+// Counts the voxels [0, size), whose runs `walk` finds.
+template <class Pred, class Ref, class Add, class Reject, class Walk = RunWalk>
 RECYCLESEG_HOST_DEVICE void count_runs(const Pred* pred, const Ref* ref, std::int64_t size,
-                                       std::int64_t num_classes, Add&& add, Reject&& reject) {
-  for_each_run(pred, ref, size, [&](std::int64_t, std::int64_t n, std::int64_t p, std::int64_t r) {
-    count_run(n, p, r, num_classes, add, reject);
-  });
+                                       std::int64_t num_classes, Add&& add, Reject&& reject,
+                                       const Walk& walk = {}) {
+  const auto count = [&](std::int64_t first, std::int64_t n) {
+    count_run(n, pred[first], ref[first], num_classes, add, reject);
+  };
+  walk(size, count, pred, ref);
 }
 
 // Counts the voxels [begin, end) of a volume and sums their indices along each axis.
 // `add_sum(index, sum)` adds to element `index` of a (C, 2, axes) table: of pred, of ref.
-template <class Pred, class Ref, class Add, class AddSum, class Reject>
+template <class Pred, class Ref, class Add, class AddSum, class Reject, class Walk = RunWalk>
 RECYCLESEG_HOST_DEVICE void count_and_sum_runs(const Pred* pred, const Ref* ref, std::int64_t begin,
                                                std::int64_t end, const Grid& grid,
                                                std::int64_t num_classes, Add&& add,
-                                               AddSum&& add_sum, Reject&& reject) {
+                                               AddSum&& add_sum, Reject&& reject,
+                                               const Walk& walk = {}) {
   std::int64_t x = begin % grid.x, y = begin / grid.x % grid.y, z = begin / grid.x / grid.y;
-  for_each_run(pred + begin, ref + begin, end - begin,
-               [&](std::int64_t, std::int64_t n, std::int64_t p, std::int64_t r) {
-                 count_run(n, p, r, num_classes, add, reject);
-                 std::int64_t sums[kMaxAxes] = {};  // z, y, x
-                 while (n > 0) {                    // row by row
-                   const std::int64_t m = n < grid.x - x ? n : grid.x - x;
-                   sums[0] += m * z, sums[1] += m * y, sums[2] += m * x + m * (m - 1) / 2;
-                   n -= m, x += m;
-                   if (x == grid.x) ++y, x = 0;
-                   if (y == grid.y) ++z, y = 0;
-                 }
-                 for (int axis = 0; axis < grid.axes; ++axis) {
-                   const std::int64_t sum = sums[kMaxAxes - grid.axes + axis];
-                   if (is_class(p, num_classes)) add_sum(2 * p * grid.axes + axis, sum);
-                   if (is_class(r, num_classes)) add_sum((2 * r + 1) * grid.axes + axis, sum);
-                 }
-               });
+  const auto count = [&](std::int64_t first, std::int64_t n) {
+    const std::int64_t p = pred[begin + first], r = ref[begin + first];
+    count_run(n, p, r, num_classes, add, reject);
+    std::int64_t sums[kMaxAxes] = {};  // z, y, x
+    while (n > 0) {                    // row by row
+      const std::int64_t m = n < grid.x - x ? n : grid.x - x;
+      sums[0] += m * z, sums[1] += m * y, sums[2] += m * x + m * (m - 1) / 2;
+      n -= m, x += m;
+      if (x == grid.x) ++y, x = 0;
+      if (y == grid.y) ++z, y = 0;
+    }
+    for (int axis = 0; axis < grid.axes; ++axis) {
+      const std::int64_t sum = sums[kMaxAxes - grid.axes + axis];
+      if (is_class(p, num_classes)) add_sum(2 * p * grid.axes + axis, sum);
+      if (is_class(r, num_classes)) add_sum((2 * r + 1) * grid.axes + axis, sum);
+    }
+  };
+  walk(end - begin, count, pred + begin, ref + begin);
 }
 
 // pred, ref: (B, *S) contiguous, of any two label types. Adds to counts (B, C, 3) int64, which

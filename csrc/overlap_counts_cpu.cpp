@@ -2,6 +2,7 @@
 #include <mutex>
 #include <vector>
 
+#include "label_runs.hpp"
 #include "overlap_counts.hpp"
 #include "threads.hpp"
 
@@ -45,9 +46,11 @@ void count_range(const Pred* pred, const Ref* ref, std::int64_t begin, std::int6
     const std::int64_t row_end = std::min(end, (row + 1) * row_size);
     if (with_sums)
       count_and_sum_runs(pred + row * row_size, ref + row * row_size, begin - row * row_size,
-                         row_end - row * row_size, grid, num_classes, add, add_sum, reject);
+                         row_end - row * row_size, grid, num_classes, add, add_sum, reject,
+                         LabelRunWalk{});
     else
-      count_runs(pred + begin, ref + begin, row_end - begin, num_classes, add, reject);
+      count_runs(pred + begin, ref + begin, row_end - begin, num_classes, add, reject,
+                 LabelRunWalk{});
 
     const std::lock_guard<std::mutex> lock(totals.mutex);
     flush(counts, totals.counts, row);

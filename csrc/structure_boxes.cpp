@@ -2,9 +2,7 @@
 
 #include <mutex>
 
-#include "instruction_set.hpp"
-#include "surface_distances_simd.hpp"
-#include "surface_loops.hpp"
+#include "label_runs.hpp"
 
 namespace recycleseg {
 namespace {
@@ -20,9 +18,18 @@ class StructuresOf {
     for (std::size_t c = 0; c < query.labels.size(); ++c)
       for (const std::int64_t label : query.labels[c]) pairs_.emplace_back(label, c);
     std::sort(pairs_.begin(), pairs_.end());
+    const Pair* pair = pairs_.data();
+    const Pair* const end = pair + pairs_.size();
+    while (pair != end && pair->first < 0) ++pair;
+    for (std::int64_t label = 0; label < kSmall; ++label) {
+      small_[label].first = pair;
+      while (pair != end && pair->first == label) ++pair;
+      small_[label].second = pair;
+    }
   }
   // The pairs (label, structure) of this label: first and end.
   std::pair<const Pair*, const Pair*> of(std::int64_t label) const {
+    if (label >= 0 && label < kSmall) return small_[label];
     const auto pairs =
         std::equal_range(pairs_.begin(), pairs_.end(), Pair(label, 0),
                          [](const Pair& a, const Pair& b) { return a.first < b.first; });
@@ -31,7 +38,9 @@ class StructuresOf {
   }
 
  private:
+  static constexpr std::int64_t kSmall = 256;
   std::vector<Pair> pairs_;
+  std::pair<const Pair*, const Pair*> small_[kSmall];
 };
 
 // Extends the boxes of one map by its voxels [begin, end). Label maps are constant over long runs,
@@ -39,22 +48,23 @@ class StructuresOf {
 template <class T>
 void include_voxels(const T* labels, std::int64_t begin, std::int64_t end, const VolumeShape& shape,
                     const StructuresOf& structures, Box* boxes) {
-  const auto& loops = label_loops(labels);
   const std::int64_t height = shape.size[1], width = shape.size[2];
-  for (std::int64_t next = begin; begin < end; begin = next) {
-    next = begin + loops.run(labels + begin, end - begin);
+  const auto include = [&](std::int64_t first, std::int64_t count) {
+    const std::int64_t voxel = begin + first, last = voxel + count - 1;
     const Pair in_mask(1, 0);
-    const auto [first, last] = shape.masks ? std::pair(&in_mask, &in_mask + (labels[begin] != 0))
-                                           : structures.of(labels[begin]);
-    if (first == last) continue;
-    const std::int64_t row = begin / width, last_row = (next - 1) / width;
+    const auto [pair, pairs_end] = shape.masks
+                                       ? std::pair(&in_mask, &in_mask + (labels[voxel] != 0))
+                                       : structures.of(labels[voxel]);
+    if (pair == pairs_end) return;
+    const std::int64_t row = voxel / width, last_row = last / width;
     const std::int64_t z = row / height, last_z = last_row / height;
     const bool one_row = row == last_row, one_slice = z == last_z;
-    const Box run{{z, one_slice ? row % height : 0, one_row ? begin % width : 0},
+    const Box run{{z, one_slice ? row % height : 0, one_row ? voxel % width : 0},
                   {last_z + 1, one_slice ? last_row % height + 1 : height,
-                   one_row ? (next - 1) % width + 1 : width}};
-    for (const Pair* pair = first; pair != last; ++pair) boxes[pair->second].include(run);
-  }
+                   one_row ? last % width + 1 : width}};
+    for (const Pair* own = pair; own != pairs_end; ++own) boxes[own->second].include(run);
+  };
+  LabelRunWalk{}(end - begin, include, labels + begin);
 }
 
 }  // namespace

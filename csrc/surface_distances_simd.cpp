@@ -21,61 +21,54 @@ INLINE std::uint64_t pack(const std::uint8_t* flags) {
   return bits;
 }
 
+// One bit for each of 64 labels that is the one of `others` in its place.
 #ifdef __AVX512F__
-INLINE std::uint64_t equal64(const std::uint8_t* labels, std::uint8_t value) {
-  return _mm512_cmpeq_epi8_mask(_mm512_loadu_si512(labels), _mm512_set1_epi8(value));
+INLINE std::uint64_t equal_lanes(__m512i a, __m512i b, std::uint8_t) {
+  return _mm512_cmpeq_epi8_mask(a, b);
 }
-INLINE std::uint64_t equal64(const std::int16_t* labels, std::int16_t value) {
-  std::uint64_t bits = 0;
-  for (int i = 0; i < 2; ++i)
-    bits |= std::uint64_t{_mm512_cmpeq_epi16_mask(_mm512_loadu_si512(labels + 32 * i),
-                                                  _mm512_set1_epi16(value))}
-            << (32 * i);
-  return bits;
+INLINE std::uint64_t equal_lanes(__m512i a, __m512i b, std::int16_t) {
+  return _mm512_cmpeq_epi16_mask(a, b);
 }
-INLINE std::uint64_t equal64(const std::int32_t* labels, std::int32_t value) {
-  std::uint64_t bits = 0;
-  for (int i = 0; i < 4; ++i)
-    bits |= std::uint64_t{_mm512_cmpeq_epi32_mask(_mm512_loadu_si512(labels + 16 * i),
-                                                  _mm512_set1_epi32(value))}
-            << (16 * i);
-  return bits;
+INLINE std::uint64_t equal_lanes(__m512i a, __m512i b, std::int32_t) {
+  return _mm512_cmpeq_epi32_mask(a, b);
 }
-INLINE std::uint64_t equal64(const std::int64_t* labels, std::int64_t value) {
+INLINE std::uint64_t equal_lanes(__m512i a, __m512i b, std::int64_t) {
+  return _mm512_cmpeq_epi64_mask(a, b);
+}
+template <class T>
+INLINE std::uint64_t equal64(const T* labels, const T* others) {
+  constexpr int kLanes = 64 / sizeof(T);
   std::uint64_t bits = 0;
-  for (int i = 0; i < 8; ++i)
-    bits |= std::uint64_t{_mm512_cmpeq_epi64_mask(_mm512_loadu_si512(labels + 8 * i),
-                                                  _mm512_set1_epi64(value))}
-            << (8 * i);
+  for (int i = 0; i < 64; i += kLanes)
+    bits |= equal_lanes(_mm512_loadu_si512(labels + i), _mm512_loadu_si512(others + i), T{}) << i;
   return bits;
 }
 #else
 template <class T>
-INLINE std::uint64_t equal64(const T* labels, T value) {
+INLINE std::uint64_t equal64(const T* labels, const T* others) {
   std::uint8_t flags[64];
-  for (int i = 0; i < 64; ++i) flags[i] = labels[i] == value;
+  for (int i = 0; i < 64; ++i) flags[i] = labels[i] == others[i];
   return pack(flags);
 }
 #endif
 
 template <class T>
 void equal(const T* labels, std::int64_t count, T value, std::uint64_t* bits) {
+  T values[64];
+  for (T& each : values) each = value;
   std::int64_t i = 0;
-  for (; i + 64 <= count; i += 64) bits[i / 64] |= equal64(labels + i, value);
+  for (; i + 64 <= count; i += 64) bits[i / 64] |= equal64(labels + i, values);
   if (i == count) return;
   T rest[64];
   __builtin_memcpy(rest, labels + i, sizeof(T) * (count - i));
-  bits[i / 64] |= equal64(rest, value) & ((std::uint64_t{1} << (count - i)) - 1);
+  bits[i / 64] |= equal64(rest, values) & ((std::uint64_t{1} << (count - i)) - 1);
 }
 
 template <class T>
-std::int64_t run(const T* labels, std::int64_t count) {
-  const T value = labels[0];
+void run_ends(const T* labels, std::int64_t count, std::uint64_t* bits) {
   std::int64_t i = 0;
-  for (; i + 64 <= count; i += 64)
-    if (const std::uint64_t other = ~equal64(labels + i, value)) return i + __builtin_ctzll(other);
-  while (i < count && labels[i] == value) ++i;
-  return i;
+  for (; i + 64 < count; i += 64) bits[i / 64] |= ~equal64(labels + i, labels + i + 1);
+  for (; i + 1 < count; ++i) bits[i / 64] |= std::uint64_t{labels[i] != labels[i + 1]} << i % 64;
 }
 
 // The window of bits around voxel x: where it starts, in bytes from the row's, and the bit of it
@@ -271,7 +264,8 @@ std::int64_t nearest(const RowQuery& query, const NearSearch& near, const FarSea
       if (best.squared != kInfinity) best.squared = squared_between(from, best.point, spacing);
       if (hint.known) {
         const double known = squared_between(from, hint.nearest, spacing);
-        if (known < best.squared) best = {known, hint.nearest};
+        const Point* const nearer = known < best.squared ? &hint.nearest : &best.point;
+        best = {known < best.squared ? known : best.squared, *nearer};
       }
       if (!surely_far(from, hint, near, spacing)) search_near(query, x, place, near, best);
       if (best.squared > near.squared_radius) {
@@ -298,10 +292,10 @@ std::int64_t nearest(const RowQuery& query, const NearSearch& near, const FarSea
 }  // namespace
 
 extern const SurfaceLoops kSurfaceLoops;
-const SurfaceLoops kSurfaceLoops{{equal<std::uint8_t>, run<std::uint8_t>},
-                                 {equal<std::int16_t>, run<std::int16_t>},
-                                 {equal<std::int32_t>, run<std::int32_t>},
-                                 {equal<std::int64_t>, run<std::int64_t>},
+const SurfaceLoops kSurfaceLoops{{equal<std::uint8_t>, run_ends<std::uint8_t>},
+                                 {equal<std::int16_t>, run_ends<std::int16_t>},
+                                 {equal<std::int32_t>, run_ends<std::int32_t>},
+                                 {equal<std::int64_t>, run_ends<std::int64_t>},
                                  nearest};
 
 }  // namespace RECYCLESEG_ISA

@@ -111,8 +111,8 @@ template <class T>
 struct LabelLoops {
   // Sets bit i of `bits` where labels[i] is `value`, for i < count.
   void (*equal)(const T* labels, std::int64_t count, T value, std::uint64_t* bits);
-  // How many labels from the first on are equal to it, of `count`.
-  std::int64_t (*run)(const T* labels, std::int64_t count);
+  // Sets bit i of `bits` where labels[i + 1] is another one than labels[i], for i + 1 < count.
+  void (*run_ends)(const T* labels, std::int64_t count, std::uint64_t* bits);
 };
 
 struct SurfaceLoops {
