@@ -55,7 +55,7 @@ class Computation {
   // Completes the counts of these structures, each of which is present on one side at least.
   void measure(Structures& structures) const {
     for_rows(
-        structures, 4096, [](Structure& s, int side) -> BitGrid& { return s.mask[side]; },
+        structures, 1024, [](Structure& s, int side) -> BitGrid& { return s.mask[side]; },
         [&](Structure& s, int side, const Rows& rows) {
           rows.visit([&](std::int64_t z, std::int64_t y) {
             extract_mask_row(*maps_[side], shape_, query_, s.sample, s.index, s.box, z, y,
@@ -63,12 +63,12 @@ class Computation {
           });
         });
     for_rows(
-        structures, 256, [](Structure& s, int side) -> BitGrid& { return s.groups[side]; },
+        structures, 64, [](Structure& s, int side) -> BitGrid& { return s.groups[side]; },
         [&](Structure& s, int side, const Rows& rows) {
           rows.visit([&](std::int64_t z, std::int64_t y) { extract_group(s, side, z, y); });
         });
     for_rows(
-        structures, 1024, [](Structure& s, int side) -> BitGrid& { return s.surface[side]; },
+        structures, 512, [](Structure& s, int side) -> BitGrid& { return s.surface[side]; },
         [&](Structure& s, int side, const Rows& rows) { measure_rows(s, side, rows); });
   }
 
@@ -313,28 +313,36 @@ void surface_distances_cpu(const TensorView& pred, const TensorView& ref, const 
   const Computation computation(pred, ref, shape, query, team);
   auto* const directed_rows = static_cast<double*>(directed.data);
   auto* const pooled_rows = static_cast<double*>(pooled.data);
-  const auto finish = [&](Structures& structures) {
-    computation.measure(structures);
-    team.share(structures.size(), [&](ChunkQueue& queue) {
+  const auto finish = [&](const std::vector<std::pair<std::int64_t, Box>>& at_work) {
+    Structures structures(at_work.size());
+    team.share(at_work.size(), [&](ChunkQueue& queue) {
       for (std::int64_t i; queue.next(i);) {
-        const std::int64_t row = structures[i]->sample * shape.classes + structures[i]->index;
-        computation.summarize(*structures[i], directed_rows + row * 2 * directed.shape[3],
-                              pooled_rows + row * pooled.shape[2]);
+        const auto& [row, box] = at_work[i];
+        structures[i] = computation.structure(row / shape.classes, row % shape.classes, box);
       }
     });
-    structures.clear();
+    computation.measure(structures);
+    team.share(at_work.size(), [&](ChunkQueue& queue) {
+      for (std::int64_t i; queue.next(i);) {
+        const std::int64_t row = at_work[i].first;
+        computation.summarize(*structures[i], directed_rows + row * 2 * directed.shape[3],
+                              pooled_rows + row * pooled.shape[2]);
+        structures[i].reset();
+      }
+    });
   };
   // As many at once as fit into what one that fills the volume would take.
-  Structures at_work;
+  std::vector<std::pair<std::int64_t, Box>> at_work;
   std::int64_t voxels_at_work = 0;
   for (std::int64_t i = 0; i < shape.batch * shape.classes; ++i) {
     Box box = boxes[0][i];
     box.include(boxes[1][i]);
     if (voxels_at_work + box.voxels() > voxels && !at_work.empty()) {
       finish(at_work);
+      at_work.clear();
       voxels_at_work = 0;
     }
-    at_work.push_back(computation.structure(i / shape.classes, i % shape.classes, box));
+    at_work.emplace_back(i, box);
     voxels_at_work += box.voxels() + kVoxelsOfAny;
   }
   finish(at_work);
