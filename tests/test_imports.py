@@ -22,7 +22,7 @@ LAYERS = [
     {"losses", "diffusion", "metrics"},
     {"models"},
     {"config", "config_ranges", "checkpoint", "compiling"},
-    {"factory", "inference", "report"},
+    {"factory", "inference", "report", "evaluation"},
     {"training"},
     {"cli"},
 ]

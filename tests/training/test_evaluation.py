@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recycleseg.data.layout import Case, Dataset
-from recycleseg.training.evaluation import Evaluation, foreground_counts, summarise
+from recycleseg.training.evaluation import Evaluation, foreground_counts, summary_of
 
 
 def make_dataset(regions: tuple[tuple[int, ...], ...] | None = None) -> Dataset:
@@ -51,12 +51,13 @@ def test_means_leave_out_what_does_not_apply_but_not_what_was_missed() -> None:
 
 
 def test_summary_has_nnunets_keys() -> None:
-    summary = json.loads(json.dumps(summarise(make_evaluation(), make_dataset()), allow_nan=False))
+    summary = json.loads(json.dumps(summary_of(make_evaluation(), make_dataset()), allow_nan=False))
     assert set(summary["mean"]) == {"1", "2"}
     assert summary["mean"]["1"]["Dice"] == pytest.approx(0.5)
     assert summary["foreground_mean"]["Dice"] == pytest.approx(0.65)
     assert summary["by_step"] == pytest.approx([0.525, 0.65])
-    assert summary["num_not_applicable"] == {"1": 1, "2": 0}
+    assert (summary["num_nan"]["1"]["Dice"], summary["num_nan"]["2"]["Dice"]) == (1, 0)
+    assert summary["class_names"] == {"1": "a", "2": "b"}
     case = summary["metric_per_case"][1]
     assert case["reference_file"] == "y.nii.gz"
     assert case["metrics"]["1"] == {
@@ -74,7 +75,7 @@ def test_summary_has_nnunets_keys() -> None:
 
 def test_regions_are_named_by_their_labels() -> None:
     dataset = make_dataset(regions=((1, 2), (2,)))
-    assert set(summarise(make_evaluation(), dataset)["mean"]) == {"(1, 2)", "2"}
+    assert set(summary_of(make_evaluation(), dataset)["mean"]) == {"(1, 2)", "2"}
 
 
 def test_counts_of_exclusive_and_overlapping_classes() -> None:
@@ -92,4 +93,4 @@ def test_a_class_nowhere_has_no_mean() -> None:
     nothing = Evaluation(("a",), {"x": torch.zeros(1, 1, 3, dtype=torch.int64)}, {"x": 8})
     assert math.isnan(nothing.mean_dice())
     dataset = replace(make_dataset(), class_names=("background", "a"))
-    assert summarise(nothing, dataset)["by_step"] == [None]
+    assert summary_of(nothing, dataset)["by_step"] == [None]

@@ -27,15 +27,25 @@ def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
 
 def with_suggestion(message: str, parser: ArgumentParser) -> str:
     """Add the nearest known option to a message about an unknown one."""
-    known = [key for key, _ in parser.get_defaults().items(branches=True)]
-    unknown = re.search(r"unrecognized arguments: --([\w.]+)", message)
+    flags = {flag[2:] for action in parser._actions for flag in action.option_strings}
+    known = [key for key, _ in parser.get_defaults().items(branches=True)] + sorted(flags)
+    unknown = re.search(r"unrecognized arguments: --([\w.-]+)", message)
     option = re.search(r"(?:Group '([\w.]+)' )?does not accept (?:option|key) '([\w.]+)'", message)
     if unknown:
         name = unknown[1]
     elif option:
         name = ".".join(part for part in option.groups() if part)
     else:
-        return message
+        return _in_one_line(message)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else "; --help lists the options"
     return f"unknown option {name}{hint}"
+
+
+def _in_one_line(message: str) -> str:
+    """jsonargparse's message about a value of the wrong type, shorter where its kind is known."""
+    message = " ".join(message.split())
+    wrong = re.fullmatch(
+        r"Parser key \"([\w.]+)\": Expected a <class '(\w+)'>\. Got value: (.*)", message
+    )
+    return f"--{wrong[1]}: expected {wrong[2]}, got {wrong[3]!r}" if wrong else message

@@ -79,7 +79,7 @@ def image_problems(volumes: Sequence[Volume], spatial_dims: int) -> list[str]:
             nan, inf = int(np.isnan(values).sum()), int(np.isinf(values).sum())
             problems.append(f"{volume.path}: expected finite values, got {nan} NaN and {inf} Inf")
         if volume is not volumes[0]:
-            problems.extend(_grid_problems(volume, volumes[0]))
+            problems.extend(grid_problems(volume, volumes[0]))
     return problems
 
 
@@ -101,15 +101,18 @@ def _inspect_case(case: Case, dataset: Dataset) -> CaseFacts | list[str]:
     if label is not None:
         problems.extend(_label_problems(label, dataset.label_values))
         if volumes:
-            problems.extend(_grid_problems(label, volumes[0]))
+            problems.extend(grid_problems(label, volumes[0]))
     if problems or label is None:
         return problems
     return CaseFacts(volumes[0].spacing, volumes[0].affine, _foreground_samples(volumes, label))
 
 
-def _grid_problems(volume: Volume, reference: Volume) -> list[str]:
-    """Differences of shape, affine or pixel size from those of a reference file."""
-    there = reference.path.name
+def grid_problems(volume: Volume, reference: Volume, *, there: str = "") -> list[str]:
+    """Differences of shape, affine or pixel size from those of a reference file.
+
+    there: what the reference is called in messages; "": its file name.
+    """
+    there = there or reference.path.name
     if volume.array.shape != reference.array.shape:
         return [
             f"{volume.path}: expected shape {reference.array.shape} as {there}, "

@@ -133,6 +133,7 @@ def evaluate(
         percentile=percentile,
         definitions=tuple(definitions),
         border_is_outside=border_is_outside,
+        outcomes=overlap.outcomes(counts, math.prod(pred_maps.shape[-len(spacing) :])),
     )
 
 

@@ -45,6 +45,15 @@ def recall(counts: Counts) -> Array:
     return _ratio(tp, np.where(ref == 0, pred, ref))
 
 
+def outcomes(counts: Counts, num_voxels: int) -> NDArray[np.int64]:
+    """True positives, false positives, false negatives, true negatives (..., 4) of counts (..., 3).
+
+    num_voxels: of a map.
+    """
+    tp, pred, ref = _split(counts)
+    return np.stack([tp, pred - tp, ref - tp, num_voxels - pred - ref + tp], axis=-1)
+
+
 def volumes(counts: Counts, spacing: Sequence[float]) -> Array:
     """Sizes (..., 2), predicted and reference, in ml; in mm^2 where spacing (mm) has two axes."""
     mm = math.prod(spacing)

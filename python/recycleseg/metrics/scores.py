@@ -21,7 +21,8 @@ class Scores(Mapping[str, dict[str, Any]]):
     labels: the C structures' names. table: metric -> float64 (B, C). batched: whether a batch was
     evaluated, rather than one case, where B is 1. spacing: in mm; None where cases of different
     spacing were joined. tolerances_mm, percentile, definitions, border_is_outside: as they were
-    asked for; see `evaluate`.
+    asked for; see `evaluate`. outcomes: int64 (B, C, 4), voxels that are true positives, false
+    positives, false negatives and true negatives; None where scores were read from a file.
     """
 
     labels: tuple[str, ...]
@@ -32,6 +33,7 @@ class Scores(Mapping[str, dict[str, Any]]):
     percentile: float
     definitions: tuple[str, ...]
     border_is_outside: bool
+    outcomes: NDArray[np.int64] | None = None
 
     @classmethod
     def join(cls, scores: Iterable[Scores]) -> Scores:
@@ -49,8 +51,10 @@ class Scores(Mapping[str, dict[str, Any]]):
                 *other.table
             ]:
                 raise ValueError("scores: expected the same metrics of the same surfaces")
+        outcomes = [part.outcomes for part in parts if part.outcomes is not None]
         return replace(
             first,
+            outcomes=np.concatenate(outcomes) if len(outcomes) == len(parts) else None,
             table={m: np.concatenate([part.table[m] for part in parts]) for m in first.table},
             batched=True,
             spacing=first.spacing if len({part.spacing for part in parts}) == 1 else None,

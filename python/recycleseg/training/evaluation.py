@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from recycleseg.data.layout import Dataset
 from recycleseg.data.preprocess import PreparedCase, native_label, restore
+from recycleseg.evaluation.summary import nnunet_metrics, summarise
 from recycleseg.inference.volume import VolumeSampler
-from recycleseg.metrics.overlap import dice_from_counts, iou_from_counts
+from recycleseg.metrics import overlap
+from recycleseg.metrics.overlap import dice_from_counts
 from recycleseg.ops.overlap_counts import overlap_counts
 
 
@@ -93,66 +96,18 @@ def foreground_counts(probs: Tensor, reference: Tensor, exclusive: bool) -> Tens
     return overlap_counts(masks, reference, 2)[:, 1]
 
 
-def summarise(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
-    """The evaluation in nnU-Net's `summary.json` schema, plus `by_step`.
-
-    Means are over the cases where a metric applies; `num_not_applicable` counts the others.
-    Numbers that do not apply are null, so that the file is plain JSON.
-    """
-    keys = _nnunet_label_keys(dataset)
-    metrics = {
-        case_id: {
-            key: _nnunet_metrics(of_class, evaluation.voxels[case_id])
-            for key, of_class in zip(keys, counts[-1], strict=True)
-        }
+def summary_of(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
+    """What `summary.json` holds of the evaluation: see recycleseg.evaluation.summary.summarise."""
+    outcomes = [
+        overlap.outcomes(counts[-1].numpy(), evaluation.voxels[case_id])
         for case_id, counts in evaluation.counts.items()
-    }
-    mean = {key: _mean_of([case[key] for case in metrics.values()]) for key in keys}
-    not_applicable = {
-        key: sum(case[key]["Dice"] is None for case in metrics.values()) for key in keys
-    }
-    per_case = [
-        {
-            "metrics": of_case,
-            "prediction_file": None,
-            "reference_file": getattr(dataset.cases[case_id].label_path, "name", None),
-        }
-        for case_id, of_case in metrics.items()
     ]
-    return {
-        "foreground_mean": _mean_of(list(mean.values())),
-        "mean": mean,
-        "num_not_applicable": not_applicable,
-        "by_step": [None if math.isnan(d) else d for d in evaluation.by_step()],
-        "class_names": dict(zip(keys, evaluation.class_names, strict=True)),
-        "metric_per_case": per_case,
-    }
-
-
-def _nnunet_label_keys(dataset: Dataset) -> list[str]:
-    if dataset.regions is None:
-        return [str(v) for v in range(1, dataset.num_classes)]
-    return [str(tuple(r)) if len(r) > 1 else str(r[0]) for r in dataset.regions]
-
-
-def _nnunet_metrics(counts: Tensor, voxels: int) -> dict[str, float | None]:
-    tp, n_pred, n_ref = (int(n) for n in counts)
-    values = {
-        "Dice": float(dice_from_counts(counts)),
-        "IoU": float(iou_from_counts(counts)),
-        "TP": tp,
-        "FP": n_pred - tp,
-        "FN": n_ref - tp,
-        "TN": voxels - n_pred - n_ref + tp,
-        "n_pred": n_pred,
-        "n_ref": n_ref,
-    }
-    return {k: None if math.isnan(v) else v for k, v in values.items()}
-
-
-def _mean_of(rows: list[dict[str, float | None]]) -> dict[str, float | None]:
-    mean: dict[str, float | None] = {}
-    for key in rows[0]:
-        values = [v for row in rows if (v := row[key]) is not None]
-        mean[key] = sum(values) / len(values) if values else None
-    return mean
+    values: Sequence[int | tuple[int, ...]] = dataset.regions or range(1, dataset.num_classes)
+    label_paths = [dataset.cases[case_id].label_path for case_id in evaluation.counts]
+    return summarise(
+        nnunet_metrics(np.stack(outcomes)),
+        dict(zip(evaluation.class_names, values, strict=True)),
+        prediction_files=[None] * len(outcomes),
+        reference_files=[path.name if path else None for path in label_paths],
+        by_step=evaluation.by_step(),
+    )

@@ -27,7 +27,7 @@ from recycleseg.data.patches import PatchSampler
 from recycleseg.diffusion.strategies import StepResult, Supervised, make_draws
 from recycleseg.training.adamw import AdamW
 from recycleseg.training.data import load_training_data
-from recycleseg.training.evaluation import Evaluation, evaluate_cases, summarise
+from recycleseg.training.evaluation import Evaluation, evaluate_cases, summary_of
 from recycleseg.training.logging import RunLogger, StepProgress
 from recycleseg.training.optim import AveragedWeights, learning_rate
 from recycleseg.training.reporting import (
@@ -239,7 +239,7 @@ class Trainer:
             self.restore(load_checkpoint(self.folder.best))
         split = self.config.final_split
         evaluation = self.evaluate(self.data.cases(split))
-        summary = {"split": split, "step": self.step, **summarise(evaluation, self.dataset)}
+        summary = {"split": split, "step": self.step, **summary_of(evaluation, self.dataset)}
         write_json(self.folder.summary, summary)
         self.console.print(final_table(evaluation, split, self.step))
         self.console.print(f"run folder: {self.folder.root}")

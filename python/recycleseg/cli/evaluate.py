@@ -1,0 +1,247 @@
+"""`recycle-evaluate`: a folder of segmentations against references, and against another folder."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentError
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import rich.progress
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+from recycleseg import __version__
+from recycleseg.cli._common import run_command, with_suggestion
+from recycleseg.data.check import Progress
+from recycleseg.evaluation.compare import Comparison, compare
+from recycleseg.evaluation.folder import FolderScores, evaluate_folder
+from recycleseg.evaluation.labels import Labels, read_labels
+from recycleseg.evaluation.pairs import find_images
+from recycleseg.evaluation.printing import (
+    comparison_notes,
+    comparison_table,
+    scores_table,
+    steps_table,
+)
+from recycleseg.evaluation.summary import summarise_folder
+from recycleseg.evaluation.table import metrics_csv, read_evaluation
+from recycleseg.training.run_folder import write_json, write_text
+
+FILES = ("summary.json", "metrics.csv", "report.html", "comparison.json")
+_WIDTH_OF_FILES = 160
+
+
+def build_parser() -> ArgumentParser:
+    """The command's parser."""
+    parser = ArgumentParser(
+        prog="recycle-evaluate",
+        description="Compare label maps with references: summary.json in nnU-Net's schema, "
+        "metrics.csv, report.html. Exit code 3: some cases could not be evaluated.",
+        exit_on_error=False,
+    )
+    add = parser.add_argument
+    add("-p", "--pred", type=str, required=True, help="folder of label maps, or one file")
+    add("-r", "--ref", type=str, required=True, help="folder of references, or one file")
+    add("-o", "--out", type=str, required=True, help="folder for the results")
+    add("--labels", type=str, help="dataset.json, or JSON: name -> value or list of values")
+    add(
+        "--tolerance-mm",
+        type=float,
+        nargs="+",
+        default=[1.0],
+        help="tolerances of surface Dice (NSD), in mm",
+    )
+    add(
+        "--definitions",
+        type=str,
+        nargs="+",
+        default=["voxel"],
+        help="of a surface: voxel, surfel or both",
+    )
+    add("--workers", type=int, help="cases at once; as many as there are cores")
+    add("--device", type=str, default="cpu", help="cpu or cuda: where metrics are computed")
+    add("--compare", type=str, help="other predictions of the same cases, or their evaluation")
+    add("--names", type=str, nargs=2, help="what to call PRED and the other one")
+    add("--images", type=str, help="folder of the images that the report shows")
+    add("--no-report", action="store_true", help="write no report.html")
+    add("--overwrite", action="store_true", help="replace an evaluation in --out")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `recycle-evaluate`; gives the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return run_command(
+        "recycle-evaluate", lambda: _evaluate(given), "run it again with --overwrite"
+    )
+
+
+def _evaluate(arguments: Sequence[str]) -> int:
+    options = _parse(arguments)
+    out, pred = Path(options.out), Path(options.pred)
+    _check_folders(options)
+    labels = None if options.labels is None else read_labels(options.labels)
+    console = Console()
+    if not console.is_terminal:
+        console.width = _WIDTH_OF_FILES
+    scores = _scores_of(pred, options, labels, console)
+    folder = None if options.images is None else Path(options.images)
+    images = {} if options.no_report else find_images(pred, scores.case_ids, folder)
+    # First of all what took the time; a comparison can still find something amiss.
+    _write_scores(out, scores)
+    _say_scores(console, scores)
+    other = None if options.compare is None else _other_scores(scores, options, console)
+    comparison = None
+    if other is not None:
+        names = None if options.names is None else (options.names[0], options.names[1])
+        comparison = compare(scores, other, names=names)
+        write_json(out / "comparison.json", comparison.to_dict())
+        _say_comparison(console, comparison, other)
+    if not options.no_report:
+        _write_report(options, scores, comparison, images)
+    written = ", ".join(name for name in FILES if (out / name).exists())
+    _say_line(console, f"{out}: {written}")
+    failed = [*scores.failed.values(), *(other.failed.values() if other else ())]
+    if failed:
+        lines = "\n  - ".join([f"{len(failed)} cases could not be evaluated", *failed])
+        print(f"recycle-evaluate: {lines}", file=sys.stderr)
+    return 3 if failed else 0
+
+
+def _parse(arguments: Sequence[str]) -> Namespace:
+    parser = build_parser()
+    try:
+        options = parser.parse_args(list(arguments))
+    except ArgumentError as error:
+        raise ValueError(with_suggestion(str(error), parser)) from error
+    if options.names is not None and options.compare is None:
+        raise ValueError("--names: expected --compare with it, got none")
+    if options.no_report and options.images is not None:
+        raise ValueError("--images, --no-report: expected at most one of them, got both")
+    return options
+
+
+def _check_folders(options: Namespace) -> None:
+    out = Path(options.out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out: expected a folder, got the file {out}")
+    there = [name for name in FILES if (out / name).exists()]
+    if there and not options.overwrite:
+        raise ValueError(
+            f"--out: {out} holds {', '.join(there)}; use --overwrite to replace them, or another "
+            "--out"
+        )
+    if options.compare is not None and not Path(options.compare).exists():
+        raise ValueError(
+            f"--compare: expected predictions or an evaluation, got nothing at {options.compare}"
+        )
+    if options.compare is not None and Path(options.compare).resolve() == out.resolve():
+        raise ValueError(f"--compare: expected another folder than --out, got {out} for both")
+    if options.images is not None and not Path(options.images).is_dir():
+        raise ValueError(f"--images: expected a folder, got {options.images}")
+
+
+def _scores_of(
+    pred: Path, options: Namespace, labels: Labels | None, console: Console
+) -> FolderScores:
+    tolerances = options.tolerance_mm
+    with _progress(console, f"evaluating {pred.name}") as progress:
+        return evaluate_folder(
+            pred,
+            options.ref,
+            labels=labels,
+            tolerance_mm=tolerances[0] if len(tolerances) == 1 else tolerances,
+            definitions=tuple(options.definitions),
+            workers=options.workers,
+            device=options.device,
+            progress=progress,
+        )
+
+
+def _other_scores(scores: FolderScores, options: Namespace, console: Console) -> FolderScores:
+    """What `--compare` names: an evaluation, or predictions that are evaluated as the first."""
+    other = Path(options.compare)
+    if (other / "metrics.csv").is_file():
+        return read_evaluation(other)
+    return _scores_of(other, options, scores.labels, console)
+
+
+@contextmanager
+def _progress(console: Console, name: str) -> Iterator[Progress]:
+    """A callback of the cases done and their total that draws a bar with the time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    bars = rich.progress.Progress(*columns, console=console)
+    with ExitStack() as stack:
+
+        def show(done: int, total: int) -> None:
+            if not bars.task_ids:
+                stack.enter_context(bars)
+                bars.add_task(escape(name), total=total)
+            bars.update(bars.task_ids[0], completed=done)
+
+        yield show
+
+
+def _write_scores(out: Path, scores: FolderScores) -> None:
+    """Write summary.json and metrics.csv, in place of all that an evaluation before left."""
+    summary, table = summarise_folder(scores), metrics_csv(scores)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        (out / name).unlink(missing_ok=True)
+    write_json(out / "summary.json", summary)
+    write_text(out / "metrics.csv", table)
+
+
+def _write_report(
+    options: Namespace,
+    scores: FolderScores,
+    comparison: Comparison | None,
+    images: dict[str, tuple[Path, ...]],
+) -> None:
+    from recycleseg.report.html import write_report
+
+    settings = scores.settings()
+    details = {
+        "predictions": options.pred,
+        "references": options.ref,
+        "cases": str(len(scores.case_ids)),
+        "failed": ", ".join(scores.failed) or "none",
+        "tolerance": ", ".join(f"{t:g} mm" for t in settings["tolerances_mm"]),
+        "surfaces": ", ".join(settings["definitions"]),
+        "recycleseg": __version__,
+    }
+    write_report(
+        Path(options.out) / "report.html",
+        scores,
+        title=f"Evaluation of {scores.prediction_root.resolve().name}",
+        images=images,
+        comparison=comparison,
+        details=details,
+    )
+
+
+def _say_scores(console: Console, scores: FolderScores) -> None:
+    for note in scores.notes:
+        _say_line(console, note)
+    console.print(scores_table(scores))
+    if len(scores.by_step) > 1:
+        console.print(steps_table(scores))
+
+
+def _say_comparison(console: Console, comparison: Comparison, other: FolderScores) -> None:
+    for note in (*other.notes, *comparison_notes(comparison)):
+        _say_line(console, note)
+    console.print(comparison_table(comparison))
+
+
+def _say_line(console: Console, line: str) -> None:
+    console.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,249 @@
+"""Whether one set of predictions is better than another, from the cases that both have."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recycleseg.evaluation.folder import FolderScores
+from recycleseg.evaluation.statistics import (
+    MIN_PAIRS,
+    RESAMPLES,
+    bootstrap_interval,
+    holm,
+    signed_rank,
+)
+from recycleseg.evaluation.summary import plain
+from recycleseg.metrics.scores import Scores
+from recycleseg.metrics.surface import tolerance_names
+
+_SIGNIFICANT = 0.05
+METHOD = (
+    "Pairs in which a metric is NaN for either (not applicable) are left out. Means, the mean "
+    "difference A - B and its 95 % percentile bootstrap interval over cases are of pairs in which "
+    "both are finite. Two-sided Wilcoxon signed-rank test of all pairs: a structure that only one "
+    "misses (an infinite distance) is the largest difference, against that one; where both miss "
+    "it the difference is zero; zero differences are dropped; p is exact for up to 50 differences "
+    "without ties, else by the normal approximation. Fewer than 6 pairs are not tested. p_holm: p "
+    "adjusted by Holm for all tests of the table. One is better where p_holm < 0.05, the ranks "
+    "and the mean difference agree, and it misses no more structures than the other."
+)
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """Two sets of predictions by one metric of one label.
+
+    mean_a, mean_b, difference (a - b), ci_low, ci_high: of pairs where both are finite; NaN where
+    there are none. p_value, p_holm: NaN where too few pairs could be tested. rank_balance: from -1,
+    b's values rank higher in all pairs, to 1. num_pairs: pairs tested. num_inf_a, num_inf_b: of
+    these, how many are infinite. num_nan: pairs left out, since the metric does not apply.
+    """
+
+    label: str
+    metric: str
+    mean_a: float
+    mean_b: float
+    difference: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    p_holm: float
+    rank_balance: float
+    num_pairs: int
+    num_inf_a: int
+    num_inf_b: int
+    num_nan: int
+
+    @property
+    def better(self) -> str | None:
+        """ "a", "b", or None where no difference is shown."""
+        if not self.p_holm < _SIGNIFICANT or self.difference * self.rank_balance < 0:
+            return None
+        a_is_better = (self.rank_balance > 0) == higher_is_better(self.metric)
+        winner, loser = (
+            (self.num_inf_a, self.num_inf_b) if a_is_better else (self.num_inf_b, self.num_inf_a)
+        )
+        return None if winner > loser else "a" if a_is_better else "b"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sets of predictions, `a` and `b`, by every label and metric; see METHOD.
+
+    case_ids: the cases that both have. num_only_a, num_only_b: how many only one has.
+    """
+
+    name_a: str
+    name_b: str
+    rows: tuple[ComparisonRow, ...]
+    case_ids: tuple[str, ...]
+    num_only_a: int
+    num_only_b: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: NaN and inf are None."""
+        rows = []
+        for row in self.rows:
+            values = dataclasses.asdict(row)
+            numbers = {k: v if isinstance(v, str) else plain(v) for k, v in values.items()}
+            rows.append({**numbers, "verdict": self.verdict(row)})
+        return {
+            "a": self.name_a,
+            "b": self.name_b,
+            "method": METHOD,
+            "num_cases": len(self.case_ids),
+            "num_only_a": self.num_only_a,
+            "num_only_b": self.num_only_b,
+            "rows": rows,
+            "case_ids": list(self.case_ids),
+        }
+
+    def verdict(self, row: ComparisonRow) -> str:
+        """One row in words."""
+        if math.isnan(row.p_value):
+            return f"too few pairs ({row.num_pairs})"
+        if row.better is None:
+            return "no difference shown"
+        return f"{self.name_a if row.better == 'a' else self.name_b} better"
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether a metric is an overlap, rather than a distance."""
+    name = metric.removeprefix("surfel_")
+    return name.startswith("nsd") or name in ("dice", "iou", "precision", "recall")
+
+
+def headline_metrics(scores: Scores) -> tuple[str, ...]:
+    """Dice, surface Dice, Hausdorff percentile and average surface distance of each definition."""
+    single = "nsd" in scores.table or "surfel_nsd" in scores.table
+    nsd = tuple(tolerance_names(scores.tolerances_mm, single=single))
+    names = ["dice"]
+    for definition in scores.definitions:
+        prefix = "" if definition == "voxel" else f"{definition}_"
+        names += [prefix + name for name in (*nsd, f"hd{scores.percentile:g}", "assd")]
+    return tuple(names)
+
+
+def compare(
+    a: FolderScores,
+    b: FolderScores,
+    *,
+    names: tuple[str, str] | None = None,
+    metrics: tuple[str, ...] | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """Paired statistics of the final predictions of two sets, over the cases that both have.
+
+    names: of both; None: of their folders. metrics: None: `headline_metrics`. resamples, seed: of
+    the bootstrap.
+
+    Raises:
+        ValueError: other labels or settings, or no case in common.
+    """
+    if a.labels != b.labels:
+        raise ValueError(f"compare: expected the same labels, got {a.labels} and {b.labels}")
+    if a.settings() != b.settings():
+        raise ValueError(
+            f"compare: expected the same settings, got {a.settings()} and {b.settings()}"
+        )
+    case_ids = tuple(case_id for case_id in a.case_ids if case_id in set(b.case_ids))
+    if not case_ids:
+        raise ValueError(
+            f"compare: expected cases that both have, got {a.case_ids[0]}, ... and "
+            f"{b.case_ids[0]}, ..."
+        )
+    metrics = headline_metrics(a.by_step[-1]) if metrics is None else metrics
+    of_a, of_b = (_values(scores, case_ids, metrics) for scores in (a, b))
+    rows = _rows(of_a, of_b, tuple(a.labels), metrics, resamples, seed)
+    name_a, name_b = _distinct_names(a, b) if names is None else names
+    return Comparison(
+        name_a=name_a,
+        name_b=name_b,
+        rows=rows,
+        case_ids=case_ids,
+        num_only_a=len(a.case_ids) - len(case_ids),
+        num_only_b=len(b.case_ids) - len(case_ids),
+    )
+
+
+def _values(
+    scores: FolderScores, case_ids: tuple[str, ...], metrics: tuple[str, ...]
+) -> NDArray[np.float64]:
+    """(N, labels * metrics) of the final predictions."""
+    position = {case_id: i for i, case_id in enumerate(scores.case_ids)}
+    table = scores.by_step[-1].table
+    at = [position[case_id] for case_id in case_ids]
+    return np.stack([table[metric][at] for metric in metrics], axis=-1).reshape(len(at), -1)
+
+
+def _rows(
+    a: NDArray[np.float64],
+    b: NDArray[np.float64],
+    labels: tuple[str, ...],
+    metrics: tuple[str, ...],
+    resamples: int,
+    seed: int,
+) -> tuple[ComparisonRow, ...]:
+    """a, b: (N, labels * metrics)."""
+    finite = np.isfinite(a) & np.isfinite(b)
+    differences = np.full(a.shape, np.nan)
+    np.subtract(a, b, out=differences, where=finite)
+    interval = bootstrap_interval(differences, resamples=resamples, seed=seed)
+    tests = [_test(of_a, of_b) for of_a, of_b in zip(a.T, b.T, strict=True)]
+    adjusted = holm([p_value for p_value, _ in tests])
+    rows = []
+    for i, (label, metric) in enumerate((la, me) for la in labels for me in metrics):
+        applies = ~np.isnan(a[:, i]) & ~np.isnan(b[:, i])
+        both = finite[:, i]
+        rows.append(
+            ComparisonRow(
+                label=label,
+                metric=metric,
+                mean_a=_mean(a[both, i]),
+                mean_b=_mean(b[both, i]),
+                difference=_mean(differences[both, i]),
+                ci_low=float(interval[0, i]),
+                ci_high=float(interval[1, i]),
+                p_value=tests[i][0],
+                p_holm=adjusted[i],
+                rank_balance=tests[i][1],
+                num_pairs=int(applies.sum()),
+                num_inf_a=int(np.isinf(a[applies, i]).sum()),
+                num_inf_b=int(np.isinf(b[applies, i]).sum()),
+                num_nan=int((~applies).sum()),
+            )
+        )
+    return tuple(rows)
+
+
+def _test(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[float, float]:
+    """p and balance of ranks of the pairs in which neither is NaN."""
+    applies = ~np.isnan(a) & ~np.isnan(b)
+    a, b = a[applies], b[applies]
+    if len(a) < MIN_PAIRS:
+        return math.nan, math.nan
+    differences = np.zeros(len(a))
+    np.subtract(a, b, out=differences, where=a != b)  # inf - inf, both missed, is no difference
+    # Differences that are equal but for rounding share their rank.
+    return signed_rank(np.round(differences, 12))
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _distinct_names(a: FolderScores, b: FolderScores) -> tuple[str, str]:
+    """The folders' names, with as many of the folders above as tell them apart."""
+    parts = [scores.prediction_root.resolve().parts for scores in (a, b)]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(p[-length:]) for p in parts]
+        if names[0] != names[1]:
+            return names[0], names[1]
+    return "A", "B"

@@ -1,0 +1,280 @@
+"""All metrics of all cases of a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recycleseg.data.check import Progress, grid_problems
+from recycleseg.data.volumes import DatasetError, Volume, read_volume
+from recycleseg.evaluation.labels import Labels, find_labels, parse_labels
+from recycleseg.evaluation.pairs import Pair, find_pairs
+from recycleseg.metrics.evaluate import evaluate
+from recycleseg.metrics.scores import Scores
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class FolderScores:
+    """Scores of B cases.
+
+    labels: name -> value, or values of a region, of the foreground. by_step: batched scores, in
+    the order of case_ids, after every sampling step; the last entry, or the only one, is of the
+    final predictions. failed: case_id -> why a case could not be evaluated; it is in nothing else.
+    notes: what else there is to say, a line each.
+    """
+
+    case_ids: tuple[str, ...]
+    labels: dict[str, int | tuple[int, ...]]
+    by_step: tuple[Scores, ...]
+    prediction_files: dict[str, Path]
+    reference_files: dict[str, Path]
+    prediction_root: Path
+    failed: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def mean_dice_by_step(self) -> list[float]:
+        """Mean foreground Dice after every step: the mean of the labels' means.
+
+        A label's mean is over the cases where it applies; NaN where no label does.
+        """
+        means = []
+        for scores in self.by_step:
+            of_labels = [of_label["dice"].mean for of_label in scores.aggregate().values()]
+            known = [mean for mean in of_labels if not np.isnan(mean)]
+            means.append(sum(known) / len(known) if known else float("nan"))
+        return means
+
+    def settings(self) -> dict[str, Any]:
+        """What the metrics depend on besides the maps."""
+        final = self.by_step[-1]
+        return {
+            "tolerances_mm": list(final.tolerances_mm),
+            "definitions": list(final.definitions),
+            "percentile": final.percentile,
+            "border_is_outside": final.border_is_outside,
+        }
+
+
+def evaluate_folder(
+    pred: Path | str,
+    ref: Path | str,
+    *,
+    labels: Mapping[str, int | tuple[int, ...]] | None = None,
+    tolerance_mm: float | Sequence[float] = 1.0,
+    percentile: float = 95.0,
+    definitions: Sequence[str] = ("voxel",),
+    border_is_outside: bool = True,
+    workers: int | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> FolderScores:
+    """Compare every label map of a folder with its reference, or one file with another.
+
+    Args:
+        pred, ref: folders of CASE.nii.gz, .nii or .png, whichever program wrote them, or one file
+            each. References without prediction are left out. `pred/steps/step_1` ... hold the maps
+            after each sampling step.
+        labels: name -> value, or values of a region; None: what a description beside the maps
+            says (predict.json, dataset.json), else every value found, named "1", "2", ...
+        tolerance_mm, percentile, definitions, border_is_outside: of :func:`recycleseg.evaluate`.
+        workers: cases that are read and evaluated at once; None: as many as there are cores.
+        device: "cpu" or "cuda", where the metrics are computed.
+        progress: called with how many cases are done, and of how many.
+
+    A case whose files are damaged, do not share a grid or hold other labels is in `failed`; the
+    others are evaluated.
+
+    Raises:
+        DatasetError: predictions without reference, steps that lack cases, or no sound case.
+        ValueError: an option is not as said.
+    """
+    pred, ref = Path(pred), Path(ref)
+    pairs = find_pairs(pred, ref)
+    workers = _num_workers(workers, len(pairs.cases))
+    options = {
+        "tolerance_mm": tolerance_mm,
+        "percentile": percentile,
+        "definitions": tuple(definitions),
+        "border_is_outside": border_is_outside,
+    }
+    _check_options(options, device)
+    with _pool(workers) as pool:
+        known, notes = _labels(pred, ref, labels, pairs.cases, pool)
+        results: dict[str, _Result | str] = {}
+        work = pool.map(lambda pair: _try_case(pair, known, options, device), pairs.cases)
+        for pair, result in zip(pairs.cases, work, strict=True):
+            results[pair.case_id] = result
+            if progress is not None:
+                progress(len(results), len(pairs.cases))
+    done = {case_id: r for case_id, r in results.items() if not isinstance(r, str)}
+    failed = {case_id: r for case_id, r in results.items() if isinstance(r, str)}
+    if not done:
+        raise DatasetError("\n  - ".join([f"{pred}: no case can be evaluated", *failed.values()]))
+    if without := [case_id for case_id, r in done.items() if not r.spacing_known]:
+        notes.append(
+            f"{len(without)} of {len(done)} cases: no file says the pixel size, 1 mm is taken: "
+            "their distances are in pixels"
+        )
+    return FolderScores(
+        case_ids=tuple(done),
+        labels=known,
+        by_step=tuple(
+            Scores.join(step) for step in zip(*(r.by_step for r in done.values()), strict=True)
+        ),
+        prediction_files={p.case_id: p.predictions[-1] for p in pairs.cases if p.case_id in done},
+        reference_files={p.case_id: p.reference for p in pairs.cases if p.case_id in done},
+        prediction_root=pairs.root,
+        failed=failed,
+        notes=(*pairs.notes, *notes),
+    )
+
+
+@dataclass(frozen=True)
+class _Result:
+    by_step: tuple[Scores, ...]
+    spacing_known: bool
+
+
+def _num_workers(workers: int | None, num_cases: int) -> int:
+    if workers is None:
+        workers = len(os.sched_getaffinity(0))
+    if workers < 1:
+        raise ValueError(f"workers: expected at least 1, got {workers}")
+    return min(workers, num_cases)
+
+
+def _check_options(options: dict[str, Any], device: str) -> None:
+    """Raise ValueError for what is wrong with the options before any file is opened."""
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device: expected cpu or cuda, got {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device: expected cpu, for torch finds no CUDA device, got cuda")
+    pixel = np.zeros((1, 1), dtype=np.uint8)
+    evaluate(pixel, pixel, spacing=(1.0, 1.0), labels={"foreground": 1}, **options)
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that share the cores: reading and the metrics' loops run outside Python's lock."""
+    before = torch.get_num_threads()
+    each = max(1, before // workers)
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(each,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+def _labels(
+    pred: Path,
+    ref: Path,
+    labels: Mapping[str, int | tuple[int, ...]] | None,
+    cases: Sequence[Pair],
+    pool: ThreadPoolExecutor,
+) -> tuple[Labels, list[str]]:
+    """The labels to evaluate, and what to say of them."""
+    if labels is not None:
+        return parse_labels(labels, "labels"), []
+    if found := find_labels(pred, ref):
+        return found[0], []
+    values = sorted(set().union(*pool.map(_values_of_case, cases)) - {0})
+    if not values:
+        raise DatasetError(f"{pred}, {ref}: expected label maps with values from 1 on, got only 0")
+    listed = ", ".join(map(str, values))
+    note = f"no predict.json or dataset.json names the labels; the values found are {listed}"
+    return parse_labels({str(value): value for value in values}, f"{pred}, {ref}"), [note]
+
+
+def _values_of_case(pair: Pair) -> set[int]:
+    values: set[int] = set()
+    for path in (pair.predictions[-1], pair.reference):
+        try:
+            values.update(np.unique(_read_label(path)[1]).tolist())
+        except DatasetError:
+            continue  # the case will be listed as failed
+    return values
+
+
+def _try_case(pair: Pair, labels: Labels, options: dict[str, Any], device: str) -> _Result | str:
+    """The scores of a case after every step, or what is wrong with it."""
+    try:
+        return _evaluate_case(pair, labels, options, device)
+    except DatasetError as error:
+        return str(error)
+
+
+def _evaluate_case(pair: Pair, labels: Labels, options: dict[str, Any], device: str) -> _Result:
+    reference, ref = _read_label(pair.reference)
+    ref_on_device = torch.from_numpy(ref).to(device)
+    by_step = []
+    for path in pair.predictions:
+        prediction, pred = _read_label(path)
+        if problems := grid_problems(prediction, reference, there=str(reference.path)):
+            raise DatasetError("; ".join(problems))
+        sized = reference if reference.spacing_known else prediction
+        try:
+            by_step.append(
+                evaluate(
+                    torch.from_numpy(pred).to(device),
+                    ref_on_device,
+                    spacing=sized.spacing,
+                    labels=labels,
+                    **options,
+                )
+            )
+        except ValueError as error:
+            unknown = _unknown_labels({path: pred, pair.reference: ref}, labels)
+            raise DatasetError("; ".join(unknown) or f"{path}: {error}") from error
+    return _Result(tuple(by_step), sized.spacing_known)
+
+
+def _read_label(path: Path) -> tuple[Volume, NDArray[Any]]:
+    """A file, and its values as writable integers.
+
+    Raises:
+        DatasetError: it cannot be read, or holds other than whole numbers.
+    """
+    volume = read_volume(path)
+    array = volume.array
+    if array.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            whole = array.astype(np.int32)
+        wrong = array != whole
+        if wrong.any():
+            raise DatasetError(
+                f"{path}: expected whole numbers, labels, got {array[wrong].flat[0]:g} "
+                f"({int(wrong.sum())} voxels that are none)"
+            )
+        array = whole
+    if array.size == 0:
+        raise DatasetError(f"{path}: expected voxels, got shape {array.shape}")
+    return volume, np.require(array, dtype=array.dtype.newbyteorder("="), requirements="W")
+
+
+def _unknown_labels(maps: Mapping[Path, NDArray[Any]], labels: Labels) -> list[str]:
+    """A line for every map that holds a value which is not listed."""
+    known = {0}
+    for entry in labels.values():
+        known.update(entry if isinstance(entry, tuple) else (entry,))
+    lines = []
+    for path, array in maps.items():
+        unknown = [value for value in np.unique(array).tolist() if value not in known]
+        if unknown:
+            shown = ", ".join(map(str, unknown[:_SHOWN]))
+            lines.append(
+                f"{path}: expected label values {', '.join(map(str, sorted(known)))}, got "
+                f"{shown}{' and more' if len(unknown) > _SHOWN else ''}"
+            )
+    return lines

@@ -1,0 +1,85 @@
+"""Intervals and tests over cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+
+RESAMPLES = 10_000
+# With fewer pairs no two-sided signed-rank test can fall below 0.05: 2 / 2^5 = 0.0625.
+MIN_PAIRS = 6
+# With more, or with ties, the signed-rank test takes the normal approximation.
+_MAX_EXACT = 50
+_DRAWN_AT_ONCE = 1 << 22
+
+
+def bootstrap_interval(
+    values: Array, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+) -> Array:
+    """Percentile bootstrap interval (2, M) of the means of the columns of `values` (N, M).
+
+    The N rows, cases, are drawn with replacement, the same for all columns; a mean is over the
+    finite values of a column. NaN where a column has fewer than two.
+    """
+    finite = np.isfinite(values)
+    known = finite.sum(0) > 1
+    interval = np.full((2, values.shape[1]), np.nan)
+    if not known.any():
+        return interval
+    means = _resampled_means(
+        np.where(finite, values, 0.0)[:, known], finite[:, known], resamples, seed
+    )
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    interval[:, known] = np.stack([np.nanquantile(column, tails) for column in means.T], axis=1)
+    return interval
+
+
+def _resampled_means(values: Array, finite: NDArray[np.bool_], resamples: int, seed: int) -> Array:
+    """(R, M) means over the finite values of each resample; NaN where it has none."""
+    rng = np.random.default_rng(seed)
+    num = len(values)
+    chunk = max(1, _DRAWN_AT_ONCE // num)
+    means = []
+    for start in range(0, resamples, chunk):
+        rows = min(chunk, resamples - start)
+        drawn = rng.integers(num, size=(rows, num)) + num * np.arange(rows)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=rows * num).reshape(rows, num).astype(float)
+        sizes = weights @ finite.astype(float)
+        means.append(weights @ values / np.where(sizes == 0, np.nan, sizes))
+    return np.concatenate(means)
+
+
+def signed_rank(differences: Array) -> tuple[float, float]:
+    """Two-sided Wilcoxon signed-rank test of differences (N,); infinite ones have the top ranks.
+
+    Zero differences are dropped, equal ones share their mean rank. p is exact for up to 50
+    differences without ties, else by the normal approximation with the correction for ties.
+
+    Returns p (1 where all differences are zero) and the balance of ranks, from -1 (all differences
+    negative) to 1 (all positive).
+    """
+    nonzero = differences[differences != 0]
+    if len(nonzero) == 0:
+        return 1.0, 0.0
+    signs = np.sign(nonzero)
+    ranks = stats.rankdata(np.abs(nonzero))
+    ties = len(np.unique(ranks)) < len(ranks)
+    method = "asymptotic" if ties or len(ranks) > _MAX_EXACT else "exact"
+    p_value = stats.wilcoxon(signs * ranks, correction=False, method=method).pvalue
+    return float(p_value), float((signs * ranks).sum() / ranks.sum())
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values adjusted for their number (Holm 1979, Scand. J. Statist. 6:65); NaN is no test."""
+    p = np.asarray(p_values, dtype=np.float64)
+    tests = np.flatnonzero(~np.isnan(p))
+    order = tests[np.argsort(p[tests])]
+    adjusted = np.full(len(p), np.nan)
+    steps = p[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return [float(value) for value in adjusted]

@@ -1,0 +1,137 @@
+"""`summary.json`: nnU-Net's schema, and in sections of their own what it does not know."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recycleseg.evaluation.statistics import bootstrap_interval
+from recycleseg.metrics.aggregate import Summary
+from recycleseg.metrics.aggregate import summarise as summarise_values
+
+if TYPE_CHECKING:
+    from recycleseg.evaluation.folder import FolderScores
+
+Labels = Mapping[str, int | tuple[int, ...]]
+
+
+def label_key(values: int | tuple[int, ...]) -> str:
+    """nnU-Net's key of a label or region: "1", or "(1, 2)"."""
+    if isinstance(values, int):
+        return str(values)
+    return str(values) if len(values) > 1 else str(values[0])
+
+
+def nnunet_metrics(outcomes: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """nnU-Net's metrics (B, C) of outcomes (B, C, 4): TP, FP, FN, TN."""
+    tp, fp, fn, tn = np.moveaxis(outcomes, -1, 0)
+    union = np.where(tp + fp + fn == 0, np.nan, tp + fp + fn)
+    return {
+        "Dice": 2 * tp / (union + tp),
+        "IoU": tp / union,
+        "TP": tp,
+        "FP": fp,
+        "FN": fn,
+        "TN": tn,
+        "n_pred": tp + fp,
+        "n_ref": tp + fn,
+    }
+
+
+def summarise(
+    table: Mapping[str, NDArray[Any]],
+    labels: Labels,
+    *,
+    prediction_files: Sequence[str | None],
+    reference_files: Sequence[str | None],
+    by_step: Sequence[float],
+) -> dict[str, Any]:
+    """What `summary.json` holds, as plain values; numbers that are NaN or inf are None.
+
+    table: metric -> (B, C). labels: the C structures. by_step: mean foreground Dice after each
+    sampling step. Means are over finite values; `num_nan` and `num_inf` count the others.
+    """
+    keys = [label_key(values) for values in labels.values()]
+    summaries = {
+        key: {metric: summarise_values(values[:, c]) for metric, values in table.items()}
+        for c, key in enumerate(keys)
+    }
+
+    def section(field: str) -> dict[str, Any]:
+        return {
+            key: {metric: plain(getattr(s, field)) for metric, s in of_label.items()}
+            for key, of_label in summaries.items()
+        }
+
+    return {
+        "foreground_mean": {m: _foreground_mean([s[m] for s in summaries.values()]) for m in table},
+        "mean": section("mean"),
+        "metric_per_case": [
+            {
+                "metrics": {
+                    key: {metric: plain(values[b, c]) for metric, values in table.items()}
+                    for c, key in enumerate(keys)
+                },
+                "prediction_file": prediction_file,
+                "reference_file": reference_file,
+            }
+            for b, (prediction_file, reference_file) in enumerate(
+                zip(prediction_files, reference_files, strict=True)
+            )
+        ],
+        "std": section("std"),
+        "median": section("median"),
+        "mean_interval_95": _intervals(table, keys),
+        "num_nan": section("num_nan"),
+        "num_inf": section("num_inf"),
+        "by_step": [plain(dice) for dice in by_step],
+        "class_names": dict(zip(keys, labels, strict=True)),
+    }
+
+
+def summarise_folder(scores: FolderScores) -> dict[str, Any]:
+    """:func:`summarise` of an evaluated folder, with all its metrics and its settings.
+
+    Raises:
+        ValueError: scores that were read from an evaluation folder, which have no voxel counts.
+    """
+    final = scores.by_step[-1]
+    if final.outcomes is None:
+        raise ValueError("scores: expected evaluated maps, got scores that were read from a file")
+    ours = {m: values for m, values in final.table.items() if m not in ("dice", "iou")}
+    return {
+        **summarise(
+            nnunet_metrics(final.outcomes) | ours,
+            scores.labels,
+            prediction_files=[str(scores.prediction_files[c]) for c in scores.case_ids],
+            reference_files=[str(scores.reference_files[c]) for c in scores.case_ids],
+            by_step=scores.mean_dice_by_step(),
+        ),
+        "settings": scores.settings(),
+        "failed": dict(scores.failed),
+    }
+
+
+def plain(value: Any) -> int | float | None:
+    """A number for JSON: None for NaN and inf."""
+    number: int | float = value.item() if isinstance(value, np.generic) else value
+    return number if math.isfinite(number) else None
+
+
+def _foreground_mean(of_labels: Sequence[Summary]) -> float | None:
+    """The mean of the labels' means, of those that have one."""
+    means = [s.mean for s in of_labels if s.num_finite]
+    return sum(means) / len(means) if means else None
+
+
+def _intervals(table: Mapping[str, NDArray[Any]], keys: Sequence[str]) -> dict[str, Any]:
+    columns = np.concatenate([values.astype(np.float64) for values in table.values()], axis=1)
+    low_high = bootstrap_interval(columns).reshape(2, len(table), len(keys))
+    return {
+        key: {metric: [plain(end) for end in low_high[:, m, c]] for m, metric in enumerate(table)}
+        for c, key in enumerate(keys)
+    }

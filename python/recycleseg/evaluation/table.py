@@ -1,0 +1,119 @@
+"""`metrics.csv`: every number of an evaluation, and the way back."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recycleseg.data.volumes import DatasetError
+from recycleseg.evaluation.folder import FolderScores
+from recycleseg.evaluation.labels import parse_labels, read_json_object
+from recycleseg.metrics.scores import Scores
+
+_INDEX = ("case", "step", "label")
+
+
+def metrics_csv(scores: FolderScores) -> str:
+    """A row for every case, sampling step (from 1) and label; "nan" and "inf" stand as such."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*_INDEX, *scores.by_step[0].metrics])
+    for b, case_id in enumerate(scores.case_ids):
+        for step, of_step in enumerate(scores.by_step, 1):
+            for c, label in enumerate(scores.labels):
+                values = [float(values[b, c]) for values in of_step.table.values()]
+                writer.writerow([case_id, step, label, *values])
+    return text.getvalue()
+
+
+def read_evaluation(folder: Path) -> FolderScores:
+    """The scores in an evaluation folder, from its metrics.csv and summary.json.
+
+    Raises:
+        DatasetError: a file is missing, or is not as `recycle-evaluate` writes it.
+    """
+    path = folder / "summary.json"
+    if not path.is_file():
+        raise DatasetError(f"{path}: expected it beside metrics.csv, got none there")
+    summary = read_json_object(path)
+    try:
+        settings, names = summary["settings"], summary["class_names"]
+        labels = parse_labels({name: _values(key) for key, name in names.items()}, str(path))
+        files = [
+            (Path(case["prediction_file"]), Path(case["reference_file"]))
+            for case in summary["metric_per_case"]
+        ]
+        blank = Scores(
+            labels=tuple(labels),
+            table={},
+            batched=True,
+            spacing=None,
+            tolerances_mm=tuple(settings["tolerances_mm"]),
+            percentile=settings["percentile"],
+            definitions=tuple(settings["definitions"]),
+            border_is_outside=settings["border_is_outside"],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DatasetError(
+            f"{path}: expected a summary of recycle-evaluate, got one without {error}"
+        ) from error
+    case_ids, metrics, values = _read_table(folder / "metrics.csv", tuple(labels))
+    if len(files) != len(case_ids):
+        raise DatasetError(
+            f"{path}: expected the {len(case_ids)} cases of metrics.csv, got {len(files)}"
+        )
+    return FolderScores(
+        case_ids=case_ids,
+        labels=labels,
+        by_step=tuple(
+            replace(blank, table={m: step[..., i] for i, m in enumerate(metrics)})
+            for step in values
+        ),
+        prediction_files={c: pred for c, (pred, _) in zip(case_ids, files, strict=True)},
+        reference_files={c: ref for c, (_, ref) in zip(case_ids, files, strict=True)},
+        prediction_root=files[0][0].parent,
+    )
+
+
+def _read_table(
+    path: Path, labels: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.float64]]:
+    """Cases, metrics, and values (steps, cases, labels, metrics)."""
+    with open(path, newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    metrics = tuple(header[len(_INDEX) :])
+    if tuple(header[: len(_INDEX)]) != _INDEX or not metrics:
+        raise DatasetError(f"{path}: expected columns {', '.join(_INDEX)} and metrics")
+    case_ids = tuple(dict.fromkeys(row[0] for row in rows if row))
+    per_case = len(rows) // max(1, len(case_ids))
+    num_steps = per_case // len(labels)
+    expected = [
+        [case_id, str(step), label]
+        for case_id in case_ids
+        for step in range(1, num_steps + 1)
+        for label in labels
+    ]
+    if not rows or [row[: len(_INDEX)] for row in rows] != expected:
+        raise DatasetError(
+            f"{path}: expected a row for every case, step and label ({', '.join(labels)}), "
+            "in this order"
+        )
+    try:
+        values = np.array([row[len(_INDEX) :] for row in rows], dtype=np.float64)
+    except ValueError as error:
+        raise DatasetError(f"{path}: expected numbers, got: {error}") from error
+    table = values.reshape(len(case_ids), num_steps, len(labels), len(metrics))
+    return case_ids, metrics, table.swapaxes(0, 1)
+
+
+def _values(key: str) -> Any:
+    """Label value, or values of a region, of nnU-Net's key."""
+    values = [int(value) for value in key.strip("()").split(",") if value.strip()]
+    return values if key.startswith("(") else values[0]

@@ -1,0 +1,243 @@
+"""`recycle-evaluate`: what it writes and says, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recycleseg.cli.evaluate import main
+from recycleseg.data.volumes import read_volume, write_volume
+
+NUM_CASES = 8
+
+
+def write_maps(folder: Path, shift: int) -> Path:
+    """Boxes that differ from case to case, moved by `shift` voxels."""
+    folder.mkdir(parents=True)
+    for case in range(NUM_CASES):
+        label = np.zeros((14, 8, 8), np.uint8)
+        label[2 + shift : 7 + shift, 1:6, 1:6] = 1
+        label[3 + shift : 5 + shift, 2:4, 2:4] = 2
+        label[0, 0, :case] = 1
+        write_volume(folder / f"c{case}.nii.gz", label, spacing=(1.0, 1.0, 1.0))
+    return folder
+
+
+@pytest.fixture
+def pred(tmp_path: Path) -> Path:
+    return write_maps(tmp_path / "pred", 1)
+
+
+@pytest.fixture
+def ref(tmp_path: Path) -> Path:
+    ref = write_maps(tmp_path / "data/labelsTr", 0)
+    labels = {"background": 0, "organ": [1, 2], "tumour": [2]}
+    (ref.parent / "dataset.json").write_text(json.dumps({"labels": labels}))
+    return ref
+
+
+@pytest.fixture
+def arguments(pred: Path, ref: Path, tmp_path: Path) -> list[str]:
+    return ["-p", str(pred), "-r", str(ref), "-o", str(tmp_path / "out"), "--no-report"]
+
+
+def error_of(capsys: pytest.CaptureFixture[str]) -> str:
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+def test_a_folder(
+    arguments: list[str], pred: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    out = tmp_path / "out"
+    assert sorted(path.name for path in out.iterdir()) == ["metrics.csv", "summary.json"]
+    assert f"{out}: summary.json, metrics.csv" in said
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary["mean"]) == {"(1, 2)", "2"}
+    assert summary["mean"]["2"]["Dice"] == 0.5
+    assert summary["metric_per_case"][0]["prediction_file"] == str(pred / "c0.nii.gz")
+    header = (out / "metrics.csv").read_text().splitlines()[0]
+    assert header.startswith("case,step,label,dice,")
+    assert f"mean of {NUM_CASES} cases" in said
+    assert any(line.split()[:2] == ["tumour", "0.5000"] for line in said.splitlines())
+
+
+def test_options(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--tolerance-mm", "1", "2.5", "--definitions", "surfel", "--workers", "2"]
+    labels = ["--labels", '{"all": [1, 2], "tumour": 2}']
+    assert main([*arguments, *options, *labels]) == 0
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["settings"]["tolerances_mm"] == [1.0, 2.5]
+    assert summary["settings"]["definitions"] == ["surfel"]
+    assert summary["class_names"] == {"(1, 2)": "all", "2": "tumour"}
+    assert "surfel_nsd_2.5mm" in capsys.readouterr().out
+
+
+def test_steps_are_shown(
+    arguments: list[str], pred: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step, shift in ((1, 2), (2, 1)):
+        write_maps(pred / f"steps/step_{step}", shift)
+    assert main(arguments) == 0
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert len(summary["by_step"]) == 2 and summary["by_step"][0] < summary["by_step"][1]
+    assert "mean Dice after each sampling step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("evaluated_before", [False, True])
+def test_comparison_with_predictions_or_an_evaluation(
+    arguments: list[str],
+    ref: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    evaluated_before: bool,
+) -> None:
+    other = write_maps(tmp_path / "perfect", 0)
+    if evaluated_before:
+        before = tmp_path / "before"
+        assert main(["-p", str(other), "-r", str(ref), "-o", str(before), "--no-report"]) == 0
+        other = before
+    capsys.readouterr()
+    assert main([*arguments, "--compare", str(other)]) == 0
+    said = capsys.readouterr().out
+    comparison = json.loads((tmp_path / "out/comparison.json").read_text())
+    assert (comparison["a"], comparison["b"]) == ("pred", "perfect")
+    assert {row["verdict"] for row in comparison["rows"]} <= {
+        "perfect better",
+        "no difference shown",
+    }
+    (tumour,) = (r for r in comparison["rows"] if (r["label"], r["metric"]) == ("tumour", "dice"))
+    assert (tumour["difference"], tumour["verdict"]) == (-0.5, "perfect better")
+    assert f"A: pred, B: perfect; {NUM_CASES} cases that both have" in said
+    assert "B better" in said and "no difference shown" in said
+
+
+def test_names_of_a_comparison(arguments: list[str], tmp_path: Path) -> None:
+    other = write_maps(tmp_path / "perfect", 0)
+    assert main([*arguments, "--compare", str(other), "--names", "old", "new"]) == 0
+    comparison = json.loads((tmp_path / "out/comparison.json").read_text())
+    assert (comparison["a"], comparison["b"]) == ("old", "new")
+
+
+def test_bad_cases_are_listed_at_the_end(
+    arguments: list[str], pred: Path, ref: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pred / "c1.nii.gz").write_bytes(b"DICM")
+    label = read_volume(pred / "c3.nii.gz").array
+    write_volume(pred / "c3.nii.gz", label[:-1], spacing=(1.0, 1.0, 1.0))
+    assert main(arguments) == 3
+    first, *lines = error_of(capsys).splitlines()
+    assert first == "recycle-evaluate: 2 cases could not be evaluated"
+    assert lines[0].startswith(f"  - {pred / 'c1.nii.gz'}: expected a whole .nii.gz file, got")
+    assert lines[1] == (
+        f"  - {pred / 'c3.nii.gz'}: expected shape (14, 8, 8) as {ref / 'c3.nii.gz'}, "
+        "got (13, 8, 8)"
+    )
+    assert len(lines) == 2
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert len(summary["metric_per_case"]) == NUM_CASES - 2
+    assert list(summary["failed"]) == ["c1", "c3"]
+
+
+def test_results_are_not_overwritten_unasked(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main([*arguments, "--compare", str(write_maps(tmp_path / "perfect", 0))]) == 0
+    (out / "notes.txt").write_text("precious")
+    capsys.readouterr()
+    assert main(arguments) == 2
+    assert error_of(capsys) == (
+        f"recycle-evaluate: error: --out: {out} holds summary.json, metrics.csv, comparison.json; "
+        "use --overwrite to replace them, or another --out\n"
+    )
+    assert main([*arguments, "--overwrite"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "metrics.csv",
+        "notes.txt",
+        "summary.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--compare", "gone"], "--compare: expected predictions or an evaluation, got nothing at"),
+        (["--names", "a", "b"], "--names: expected --compare with it, got none"),
+        (["--images", "gone"], "--images, --no-report: expected at most one of them, got both"),
+        (["--labels", "gone"], "--labels: expected a JSON file or {...}, got gone"),
+        (["--labels", '{"a": "b"}'], "--labels: labels: expected name -> value"),
+        (["--tolerence-mm", "1"], "unknown option tolerence-mm; did you mean tolerance-mm?"),
+        (["--tolerance-mm", "one"], 'Parser key "tolerance_mm" element 1: Expected a'),
+        (["--tolerance-mm", "-1"], "tolerance_mm: expected different, finite mm from 0 on, got"),
+        (["--definitions", "voxels"], "definitions: expected a tuple of ('voxel', 'surfel'), got"),
+        (["--workers", "0"], "workers: expected at least 1, got 0"),
+        (["--device", "tpu"], "device: expected cpu or cuda, got 'tpu'"),
+        (["--pred", "gone"], "gone: expected predictions, a folder or a file, got none there"),
+        (["--ref", "gone"], "gone: expected references, a folder or a file, got none there"),
+    ],
+)
+def test_wrong_options(
+    arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    assert main([*arguments, *options]) == 2
+    error = error_of(capsys)
+    assert error.startswith(f"recycle-evaluate: error: {message}")
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_comparing_with_what_is_overwritten(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--compare", str(tmp_path)]) == 2  # a folder without label maps
+    assert "expected predictions (.nii.gz, .nii, .png), got none" in error_of(capsys)
+    assert (tmp_path / "out/summary.json").exists()  # what was computed is not lost
+    options = ["--compare", str(tmp_path / "out"), "--overwrite"]
+    assert main([*arguments, *options]) == 2
+    assert "--compare: expected another folder than --out" in error_of(capsys)
+
+
+def test_the_report_gets_scores_images_and_comparison(
+    arguments: list[str], pred: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def write_report(path: Path, scores: Any, **options: Any) -> None:
+        path.write_text("<html>")
+        calls.append({"scores": scores, **options})
+
+    html = types.ModuleType("recycleseg.report.html")
+    html.write_report = write_report  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "recycleseg.report.html", html)
+    arguments.remove("--no-report")
+    images = tmp_path / "images"
+    images.mkdir()
+    paths = [images / "c0_0000.nii.gz", images / "c0_0001.nii.gz"]
+    for path in paths:
+        path.touch()
+    listed = {"images": {"c0": [str(path) for path in paths]}}
+    (pred / "predict.json").write_text(json.dumps(listed))
+    other = write_maps(tmp_path / "perfect", 0)
+    assert main([*arguments, "--compare", str(other)]) == 0
+    assert main([*arguments, "--images", str(images), "--overwrite"]) == 0
+    first, second = calls
+    assert first["images"] == second["images"] == {"c0": tuple(paths)}
+    assert (first["comparison"].name_b, second["comparison"]) == ("perfect", None)
+    assert first["scores"].prediction_root == pred
+    assert all(isinstance(value, str) for value in first["details"].values())
+    assert (tmp_path / "out/report.html").exists()
+    assert main([*arguments, "--images", str(tmp_path / "data"), "--overwrite"]) == 2

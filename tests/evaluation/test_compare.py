@@ -1,0 +1,170 @@
+"""Paired comparison: what counts as better."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from recycleseg.evaluation import Comparison, FolderScores, compare, evaluate_folder
+from recycleseg.evaluation.compare import headline_metrics, higher_is_better
+
+NAN, INF = math.nan, math.inf
+Make = Callable[..., FolderScores]
+
+
+def only_row(a: FolderScores, b: FolderScores, metric: str):
+    comparison = compare(a, b, metrics=(metric,))
+    (row,) = comparison.rows
+    return row, comparison.verdict(row)
+
+
+def test_a_row_is_scipys_numbers(make_scores: Make) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0.85, 0.05, 40), rng.normal(0.80, 0.05, 40)
+    row, verdict = only_row(make_scores("x", dice=a), make_scores("y", dice=b), "dice")
+    assert (row.label, row.metric, row.num_pairs) == ("tumour", "dice", 40)
+    assert (row.mean_a, row.mean_b) == pytest.approx((a.mean(), b.mean()), abs=1e-15)
+    assert row.difference == pytest.approx((a - b).mean(), abs=1e-15)
+    assert row.p_value == pytest.approx(stats.wilcoxon(a, b).pvalue, rel=1e-9)
+    half = 1.96 * (a - b).std() / math.sqrt(40)
+    # The bootstrap of 40 skewed differences is the normal interval to a tenth of its width.
+    assert (row.ci_low, row.ci_high) == pytest.approx(
+        (row.difference - half, row.difference + half), abs=0.2 * half
+    )
+    assert (row.better, verdict) == ("a", "x better")
+
+
+def test_direction_depends_on_the_metric(make_scores: Make) -> None:
+    low, high = np.linspace(1, 2, 12), np.linspace(2, 4, 12)
+    for metric, better in (("hd95", "a"), ("assd", "a"), ("nsd_2mm", "b"), ("surfel_nsd", "b")):
+        assert higher_is_better(metric) == (better == "b")
+        a, b = make_scores("x", **{metric: low}), make_scores("y", **{metric: high})
+        assert only_row(a, b, metric)[0].better == better
+        assert only_row(b, a, metric)[0].better == ("b" if better == "a" else "a")
+
+
+def test_a_missed_structure_is_the_worst_value(make_scores: Make) -> None:
+    a = [INF] * 10 + [1.0] * 2
+    b = [9.0] * 10 + [1.5] * 2
+    row, _ = only_row(make_scores("x", hd95=a), make_scores("y", hd95=b), "hd95")
+    # By the finite pairs alone, of which there are two, a would seem the better one.
+    assert row.difference == -0.5
+    assert (row.num_pairs, row.num_inf_a, row.num_inf_b, row.num_nan) == (12, 10, 0, 0)
+    assert row.rank_balance > 0
+    assert row.better is None  # the means say otherwise
+    all_missed, _ = only_row(
+        make_scores("x", hd95=[INF] * 12), make_scores("y", hd95=[9.0] * 12), "hd95"
+    )
+    assert math.isnan(all_missed.difference) and all_missed.better == "b"
+
+
+def test_who_misses_more_is_never_better(make_scores: Make) -> None:
+    a = [INF] * 2 + [1.0 + i / 100 for i in range(60)]
+    b = [5.0] * 2 + [3.0 + i / 50 for i in range(60)]
+    row, verdict = only_row(make_scores("x", hd95=a), make_scores("y", hd95=b), "hd95")
+    assert row.p_value < 1e-6 and row.rank_balance < 0 and row.difference < 0
+    assert (row.better, verdict) == (None, "no difference shown")
+    a[:2] = [4.0, 4.0]
+    assert only_row(make_scores("x", hd95=a), make_scores("y", hd95=b), "hd95")[0].better == "a"
+
+
+def test_a_structure_that_both_miss_is_no_difference(make_scores: Make) -> None:
+    values = [INF, INF, *range(1, 9)]
+    row, _ = only_row(make_scores("x", hd95=values), make_scores("y", hd95=values), "hd95")
+    assert (row.p_value, row.p_holm, row.rank_balance, row.difference) == (1.0, 1.0, 0.0, 0.0)
+    assert (row.num_inf_a, row.num_inf_b) == (2, 2)
+
+
+def test_what_is_not_applicable_is_left_out_and_counted(make_scores: Make) -> None:
+    a = [NAN, 0.9, NAN, *[0.5] * 7]
+    b = [NAN, NAN, 0.0, *[0.4] * 7]
+    row, _ = only_row(make_scores("x", dice=a), make_scores("y", dice=b), "dice")
+    assert (row.num_pairs, row.num_nan) == (7, 3)
+    assert row.mean_a == pytest.approx(0.5)
+
+
+def test_too_few_pairs_are_not_tested(make_scores: Make) -> None:
+    values = {"dice": [0.9, 0.8, 0.9, 0.8, 0.9], "nsd": [0.9, 0.8, 0.9, 0.8, 0.9]}
+    row, verdict = only_row(make_scores("x", **values), make_scores("y", **values), "dice")
+    assert math.isnan(row.p_value) and math.isnan(row.p_holm)
+    assert verdict == "too few pairs (5)"
+
+
+def test_holm_is_over_all_tests_of_the_table(make_scores: Make) -> None:
+    rng = np.random.default_rng(2)
+    metrics = {m: rng.normal(size=12) for m in ("dice", "nsd", "assd")}
+    other = {m: rng.normal(size=12) for m in metrics}
+    comparison = compare(
+        make_scores("x", **metrics), make_scores("y", **other), metrics=tuple(metrics)
+    )
+    smallest = min(comparison.rows, key=lambda row: row.p_value)
+    assert smallest.p_holm == pytest.approx(min(1, 3 * smallest.p_value), rel=1e-12)
+
+
+def test_cases_are_paired_by_name(make_scores: Make) -> None:
+    a = make_scores("x", cases="p q r s", dice=[0.1, 0.2, 0.3, 0.4])
+    b = make_scores("y", cases="s q z", dice=[0.5, 0.7, 0.9])
+    comparison = compare(a, b, metrics=("dice",))
+    assert comparison.case_ids == ("q", "s")
+    assert (comparison.num_only_a, comparison.num_only_b) == (2, 1)
+    assert comparison.rows[0].difference == pytest.approx((0.2 - 0.7 + 0.4 - 0.5) / 2)
+    with pytest.raises(ValueError, match="compare: expected cases that both have, got p, .* w"):
+        compare(a, make_scores("y", cases="w", dice=[0.5]), metrics=("dice",))
+
+
+def test_names(make_scores: Make) -> None:
+    def names(first: str, second: str) -> tuple[str, str]:
+        a, b = make_scores(first, dice=[1.0]), make_scores(second, dice=[1.0])
+        comparison = compare(a, b, metrics=("dice",))
+        return comparison.name_a, comparison.name_b
+
+    assert names("runs/one", "runs/two") == ("one", "two")
+    assert names("one/pred", "two/pred") == ("one/pred", "two/pred")
+    assert names("one", "one") == ("A", "B")
+
+
+def test_same_seed_same_interval(make_scores: Make) -> None:
+    rng = np.random.default_rng(3)
+    a, b = make_scores("x", dice=rng.random(20)), make_scores("y", dice=rng.random(20))
+    intervals = [
+        (row.ci_low, row.ci_high)
+        for seed in (0, 0, 1)
+        for row in compare(a, b, metrics=("dice",), seed=seed).rows
+    ]
+    assert intervals[0] == intervals[1] != intervals[2]
+
+
+def test_folders(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    labels = {"whole": (1, 2), "core": 2}
+    a = evaluate_folder(pred, ref, labels=labels, tolerance_mm=(1, 2), definitions=("voxel",))
+    b = evaluate_folder(ref, ref, labels=labels, tolerance_mm=(1, 2), definitions=("voxel",))
+    assert headline_metrics(a.by_step[-1]) == ("dice", "nsd_1mm", "nsd_2mm", "hd95", "assd")
+    comparison: Comparison = compare(a, b)
+    assert [(row.label, row.metric) for row in comparison.rows] == [
+        (label, metric) for label in labels for metric in headline_metrics(a.by_step[-1])
+    ]
+    written = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
+    assert (written["a"], written["b"], written["num_only_b"]) == ("pred", "ref", 2)
+    missed = next(r for r in written["rows"] if (r["label"], r["metric"]) == ("core", "hd95"))
+    assert (missed["num_inf_a"], missed["p_value"]) == (1, None)
+    assert missed["verdict"] == "too few pairs (3)"
+    other = evaluate_folder(ref, ref, labels=labels)
+    with pytest.raises(ValueError, match="compare: expected the same settings, got .*2.0.* and"):
+        compare(a, other)
+    with pytest.raises(ValueError, match="compare: expected the same labels, got"):
+        compare(a, evaluate_folder(ref, ref, labels={"all": (1, 2)}))
+
+
+def test_headline_metrics_of_definitions(folders: tuple[Path, Path]) -> None:
+    scores = evaluate_folder(*folders, definitions=("surfel", "voxel"), percentile=99)
+    assert headline_metrics(scores.by_step[-1]) == (
+        *("dice", "surfel_nsd", "surfel_hd99", "surfel_assd"),
+        *("nsd", "hd99", "assd"),
+    )

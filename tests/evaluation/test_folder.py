@@ -1,0 +1,235 @@
+"""Evaluating folders: what is computed, what is refused, and what is said."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.evaluation.maps import SPACING, cube_map, write_map
+
+from recycleseg.data.volumes import DatasetError, read_volume, write_volume
+from recycleseg.evaluation import evaluate_folder
+from recycleseg.metrics import evaluate
+
+LABELS = {"whole": (1, 2), "core": 2}
+
+
+def test_scores_are_those_of_evaluate(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    options = {"tolerance_mm": (1.0, 3.0), "percentile": 90, "definitions": ("surfel", "voxel")}
+    scores = evaluate_folder(pred, ref, labels=LABELS, **options)
+    assert scores.case_ids == ("c0", "c1", "c2")
+    assert scores.labels == LABELS
+    assert (scores.prediction_root, scores.failed) == (pred, {})
+    assert scores.prediction_files["c1"] == pred / "c1.nii.gz"
+    assert scores.reference_files["c1"] == ref / "c1.nii.gz"
+    (final,) = scores.by_step
+    for case, label in enumerate((cube_map(), cube_map(shift=1), cube_map(core=False))):
+        alone = evaluate(label, cube_map(), spacing=SPACING, labels=LABELS, **options)
+        for metric, values in alone.table.items():
+            np.testing.assert_array_equal(final.table[metric][case], values[0])
+        np.testing.assert_array_equal(final.outcomes[case], alone.outcomes[0])
+    assert final["core"]["dice"].tolist() == [1.0, 0.5, 0.0]
+    assert math.isinf(final["core"]["hd90"][2])
+    assert scores.settings() == {
+        "tolerances_mm": [1.0, 3.0],
+        "definitions": ["surfel", "voxel"],
+        "percentile": 90.0,
+        "border_is_outside": True,
+    }
+
+
+@pytest.mark.parametrize("workers", [1, 3, 16])
+def test_workers_change_nothing(folders: tuple[Path, Path], workers: int) -> None:
+    before = torch.get_num_threads()
+    calls: list[tuple[int, int]] = []
+    scores = evaluate_folder(
+        *folders, labels=LABELS, workers=workers, progress=lambda *done: calls.append(done)
+    )
+    expected = evaluate_folder(*folders, labels=LABELS)
+    for metric, values in expected.by_step[0].table.items():
+        np.testing.assert_array_equal(scores.by_step[0].table[metric], values)
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+    assert torch.get_num_threads() == before
+
+
+def test_steps_and_the_mean_of_each(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    for case in range(3):
+        write_map(pred / f"steps/step_1/c{case}.nii.gz", cube_map(shift=2))
+        write_map(pred / f"steps/step_2/c{case}.nii.gz", cube_map())
+    scores = evaluate_folder(pred, ref, labels=LABELS)
+    assert [step["core"]["dice"].tolist() for step in scores.by_step] == [[0, 0, 0], [1, 0.5, 0]]
+    # whole: half of the cubes overlap; then 1, 0.75, 1
+    expected = [(0.5 + 0) / 2, ((1 + 0.75 + 1) / 3 + 0.5) / 2]
+    assert scores.mean_dice_by_step() == pytest.approx(expected, abs=1e-15)
+
+
+def test_names_of_labels(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    found = evaluate_folder(pred, ref)
+    assert found.labels == {"1": 1, "2": 2}
+    assert found.notes[1] == (
+        "no predict.json or dataset.json names the labels; the values found are 1, 2"
+    )
+    labels = {"background": 0, "whole": [1, 2], "core": [2]}
+    (ref.parent / "dataset.json").write_text(json.dumps({"labels": labels}))
+    named = evaluate_folder(pred, ref)
+    assert (named.labels, len(named.notes)) == (LABELS, 1)
+    assert evaluate_folder(pred, ref, labels={"rim": 1, "core": 2}).labels == {"rim": 1, "core": 2}
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def with_voxel(value: float) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        array = read_volume(path).array.astype(np.float32)
+        array[0, 0, 0] = value
+        write_volume(path, array, spacing=SPACING)
+
+    return change
+
+
+AFFINE = np.diag([*SPACING, 1.0])
+FAULTS: list[tuple[str, Callable[[Path], None], str]] = [
+    ("pred", truncate, r"{bad}: expected a whole .nii.gz file, got: "),
+    ("ref", truncate, r"{bad}: expected a whole .nii.gz file, got: "),
+    (
+        "pred",
+        lambda path: write_map(path, cube_map()[:-1]),
+        r"{bad}: expected shape (12, 8, 8) as {other}, got (11, 8, 8)",
+    ),
+    (
+        "ref",
+        lambda path: write_map(path, cube_map(), AFFINE + 0.002 * np.eye(4, k=3)),
+        r"{other}: expected affine [[1.0, 0.0, 0.0, 0.002], ",
+    ),
+    ("pred", with_voxel(7), r"{bad}: expected label values 0, 1, 2, got 7"),
+    ("ref", with_voxel(-3), r"{bad}: expected label values 0, 1, 2, got -3"),
+    ("pred", with_voxel(70000), r"{bad}: expected label values 0, 1, 2, got 70000"),
+    ("ref", with_voxel(0.5), r"{bad}: expected whole numbers, labels, got 0.5 (1 voxels"),
+    ("pred", with_voxel(math.nan), r"{bad}: expected whole numbers, labels, got nan (1 voxels"),
+]
+
+
+@pytest.mark.parametrize(("where", "break_file", "message"), FAULTS)
+def test_a_bad_case_is_named_and_the_others_are_evaluated(
+    folders: tuple[Path, Path], where: str, break_file: Callable[[Path], None], message: str
+) -> None:
+    bad, other = (folder / "c1.nii.gz" for folder in folders)
+    if where == "ref":
+        bad, other = other, bad
+    break_file(bad)
+    scores = evaluate_folder(*folders, labels=LABELS)
+    assert scores.case_ids == ("c0", "c2")
+    assert list(scores.prediction_files) == list(scores.reference_files) == ["c0", "c2"]
+    assert list(scores.failed) == ["c1"]
+    start = message.replace("{bad}", str(bad)).replace("{other}", str(other))
+    assert scores.failed["c1"].startswith(start)
+    assert "\n" not in scores.failed["c1"]
+
+
+def test_grids_that_differ_by_rounding_are_one(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    write_map(ref / "c1.nii.gz", cube_map(), AFFINE + 0.0005 * np.eye(4, k=3))
+    assert evaluate_folder(pred, ref, labels=LABELS).failed == {}
+
+
+def test_maps_of_whole_floats_are_labels(folders: tuple[Path, Path]) -> None:
+    with_voxel(0.0)(folders[0] / "c1.nii.gz")
+    assert evaluate_folder(*folders, labels=LABELS).by_step[0]["core"]["dice"][1] == 0.5
+
+
+def test_no_sound_case_is_an_error_that_lists_all(folders: tuple[Path, Path]) -> None:
+    for case in range(3):
+        truncate(folders[0] / f"c{case}.nii.gz")
+    with pytest.raises(DatasetError) as error:
+        evaluate_folder(*folders, labels=LABELS)
+    first, *lines = str(error.value).splitlines()
+    assert first == f"{folders[0]}: no case can be evaluated"
+    assert [line.split(":")[0] for line in lines] == [
+        f"  - {folders[0] / f'c{case}.nii.gz'}" for case in range(3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": 0}, "workers: expected at least 1, got 0"),
+        ({"device": "gpu"}, "device: expected cpu or cuda, got 'gpu'"),
+        ({"tolerance_mm": -1.0}, "tolerance_mm: expected different, finite mm from 0 on"),
+        ({"definitions": ("pixel",)}, "definitions: expected a tuple of .*, got"),
+        ({"percentile": 101}, "percentile: expected one number from 0 to 100"),
+        ({"labels": {"a": 5000}}, "labels: labels: expected name -> value"),
+    ],
+)
+def test_options_are_checked_before_files_are_opened(
+    folders: tuple[Path, Path], options: dict, message: str
+) -> None:
+    truncate(folders[0] / "c0.nii.gz")
+    calls: list[int] = []
+    with pytest.raises(ValueError, match=message):
+        evaluate_folder(*folders, progress=lambda done, _: calls.append(done), **options)
+    assert calls == []
+
+
+def test_only_background_has_no_labels_to_find(tmp_path: Path) -> None:
+    for folder in ("pred", "ref"):
+        write_map(tmp_path / folder / "a.nii.gz", np.zeros((4, 4, 4), np.uint8))
+    with pytest.raises(DatasetError, match="expected label maps with values from 1 on, got only 0"):
+        evaluate_folder(tmp_path / "pred", tmp_path / "ref")
+
+
+def write_png(path: Path, label: np.ndarray, spacing: float | None) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dpi = {} if spacing is None else {"dpi": (25.4 / spacing, 25.4 / spacing)}
+    Image.fromarray(label).save(path, **dpi)
+
+
+@pytest.mark.parametrize(
+    ("pred_mm", "ref_mm", "expected"),
+    [(None, 0.5, 0.5), (0.5, None, 0.5), (0.25, 0.25, 0.25), (None, None, 1.0)],
+)
+def test_pixel_size_is_that_of_either_file(
+    tmp_path: Path, pred_mm: float | None, ref_mm: float | None, expected: float
+) -> None:
+    label = cube_map()[:, :, 4]
+    write_png(tmp_path / "pred/a.png", np.roll(label, 1, axis=0), pred_mm)
+    write_png(tmp_path / "ref/a.png", label, ref_mm)
+    scores = evaluate_folder(tmp_path / "pred", tmp_path / "ref", labels={"whole": (1, 2)})
+    # A pHYs chunk holds whole pixels per metre.
+    assert scores.by_step[0]["whole"]["hd"] == pytest.approx([expected], rel=1e-3)
+    unknown = "1 of 1 cases: no file says the pixel size, 1 mm is taken: their distances are in"
+    assert any(note.startswith(unknown) for note in scores.notes) == (expected == 1.0)
+
+
+def test_real_references_against_themselves(data_root: Path) -> None:
+    labels = data_root / "Dataset004_Hippocampus" / "labelsTr"
+    if not labels.is_dir():
+        pytest.skip(f"no data at {labels}")
+    scores = evaluate_folder(labels, labels)
+    assert scores.labels == {"anterior": 1, "posterior": 2}
+    assert len(scores.case_ids) == 210
+    for label in scores.labels:
+        assert (scores.by_step[0][label]["dice"] == 1).all()
+        assert (scores.by_step[0][label]["hd"] == 0).all()
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_the_cpu(folders: tuple[Path, Path]) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    on_cpu = evaluate_folder(*folders, labels=LABELS).by_step[0]
+    on_gpu = evaluate_folder(*folders, labels=LABELS, device="cuda").by_step[0]
+    for metric, values in on_cpu.table.items():
+        # Distances of the device are rounded to float32.
+        np.testing.assert_allclose(on_gpu.table[metric], values, rtol=1e-6)

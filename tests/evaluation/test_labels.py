@@ -1,0 +1,64 @@
+"""Where the names of labels come from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recycleseg.data.layout import DatasetError
+from recycleseg.evaluation.labels import find_labels, parse_labels, read_labels
+
+
+def test_background_is_left_out_and_regions_are_sorted() -> None:
+    labels = {"background": 0, "whole": [2, 1, 3], "core": [3], "edema": 2}
+    assert parse_labels(labels, "x") == {"whole": (1, 2, 3), "core": 3, "edema": 2}
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, "x: labels: expected name -> value, or .* got null"),
+        ({"0": "background", "1": "left"}, 'expected name -> value, .* got {"0": "background"'),
+        ({"a": 1.5}, "expected name -> value"),
+        ({"a": True}, "expected name -> value"),
+        ({"a": []}, "expected name -> value"),
+        ({"a": -1}, "from 0 to 4095, got"),
+        ({"a": 4096}, "from 0 to 4095, got"),
+        ({"background": 0}, "expected a foreground label, got only background"),
+        ({"a": 1, "ignore": 2}, 'expected no "ignore" label'),
+        ({"a": [1, 2], "b": [2, 1]}, "one name per structure, got 'a' and 'b' for"),
+    ],
+)
+def test_what_is_wrong_with_labels_is_said(labels: Any, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        parse_labels(labels, "x")
+
+
+def test_option_is_json_or_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({"labels": {"background": 0, "a": 1}, "file_ending": ".png"}))
+    assert read_labels(str(path)) == read_labels('{"a": 1}') == {"a": 1}
+    with pytest.raises(DatasetError, match="--labels: expected a JSON file or {...}, got missing"):
+        read_labels("missing")
+    with pytest.raises(DatasetError, match="--labels: expected JSON, got"):
+        read_labels("{a: 1}")
+    path.write_text("[1]")
+    with pytest.raises(DatasetError, match="dataset.json: expected an object, got list"):
+        read_labels(str(path))
+
+
+def test_descriptions_are_looked_for_in_order(tmp_path: Path) -> None:
+    pred, ref = tmp_path / "pred", tmp_path / "data/labelsTr"
+    pred.mkdir()
+    ref.mkdir(parents=True)
+    assert find_labels(pred, ref) is None
+    for number, path in enumerate((ref.parent, ref, pred), 1):
+        (path / "dataset.json").write_text(json.dumps({"labels": {"a": number}}))
+        assert find_labels(pred, ref) == ({"a": number}, path / "dataset.json")
+    (pred / "predict.json").write_text(json.dumps({"dataset": {"labels": {"a": [4, 5]}}}))
+    assert find_labels(pred, ref) == ({"a": (4, 5)}, pred / "predict.json")
+    (pred / "case.nii").touch()
+    assert find_labels(pred / "case.nii", ref) == ({"a": (4, 5)}, pred / "predict.json")

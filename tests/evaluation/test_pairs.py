@@ -1,0 +1,111 @@
+"""Which files belong together."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from recycleseg.data.layout import DatasetError
+from recycleseg.evaluation.pairs import find_images, find_pairs
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_cases_are_those_of_the_predictions(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    touch(pred / "predict.json", pred / "c0.npz", pred / ".c9.nii.gz", pred / "entropy/c0.nii.gz")
+    pairs = find_pairs(pred, ref)
+    assert [pair.case_id for pair in pairs.cases] == ["c0", "c1", "c2"]
+    assert pairs.cases[1].predictions == (pred / "c1.nii.gz",)
+    assert pairs.cases[1].reference == ref / "c1.nii.gz"
+    assert pairs.notes == ("2 of 5 references have no prediction and are left out: c3, c4",)
+
+
+def test_endings_may_differ(tmp_path: Path) -> None:
+    touch(tmp_path / "pred/a.nii", tmp_path / "ref/a.nii.gz")
+    (pair,) = find_pairs(tmp_path / "pred", tmp_path / "ref").cases
+    assert (pair.case_id, pair.reference.name) == ("a", "a.nii.gz")
+
+
+def test_one_file(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    for reference in (ref, ref / "c1.nii.gz"):
+        pairs = find_pairs(pred / "c1.nii.gz", reference)
+        assert pairs.root == pred
+        assert [(p.case_id, p.reference) for p in pairs.cases] == [("c1", ref / "c1.nii.gz")]
+    (pair,) = find_pairs(pred / "c1.nii.gz", ref / "c4.nii.gz").cases  # names do not matter
+    assert pair.reference.name == "c4.nii.gz"
+
+
+def test_all_predictions_without_reference_are_listed(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    touch(*(pred / f"x{i}.nii.gz" for i in range(7)))
+    message = f"{pred}: expected a reference in {ref} for every prediction, got none for 7 of 10: "
+    with pytest.raises(DatasetError, match=re.escape(message) + "x0, x1, x2, x3, x4, x5, x6$"):
+        find_pairs(pred, ref)
+    with pytest.raises(DatasetError, match=r"x0.nii.gz: expected a reference x0 in .*ref, got no"):
+        find_pairs(pred / "x0.nii.gz", ref)
+
+
+def test_what_is_not_there(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    pred, ref = folders
+    (tmp_path / "empty").mkdir()
+    for arguments, message in (
+        ((tmp_path / "no", ref), "no: expected predictions, a folder or a file, got none there"),
+        ((pred, tmp_path / "no"), "no: expected references, a folder or a file, got none there"),
+        ((tmp_path / "empty", ref), r"empty: expected predictions \(.nii.gz, .nii, .png\), got no"),
+        ((pred, tmp_path / "empty"), "empty: expected references .*, got none"),
+        ((pred, ref / "c0.nii.gz"), "expected a folder of references, as .*pred is one, got a"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            find_pairs(*arguments)
+    touch(pred / "c1.nii")
+    with pytest.raises(DatasetError, match="one label map per case, got c1.nii and c1.nii.gz"):
+        find_pairs(pred, ref)
+
+
+def test_steps_come_before_the_final_prediction(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    steps = [pred / "steps" / f"step_{k}" for k in range(1, 12)]
+    touch(*(step / f"c{case}.nii.gz" for step in steps for case in range(3)))
+    pairs = find_pairs(pred, ref)
+    assert pairs.cases[0].predictions == (
+        *(step / "c0.nii.gz" for step in steps[:-1]),
+        pred / "c0.nii.gz",
+    )
+
+
+def test_steps_that_lack_something(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    steps = [pred / "steps" / f"step_{k}" for k in (1, 2, 3)]
+    touch(*(step / f"c{case}.nii.gz" for step in steps for case in range(3)))
+    (steps[1] / "c2.nii.gz").unlink()
+    message = "step_2: expected a label map of each of the 3 cases of .*pred, got none of c2"
+    with pytest.raises(DatasetError, match=message):
+        find_pairs(pred, ref)
+    steps[1].rename(pred / "steps/step_4")
+    with pytest.raises(DatasetError, match="steps: expected step_1 to step_3, got step_1, st"):
+        find_pairs(pred, ref)
+
+
+def test_images_of_predict_json_or_of_a_folder(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    pred, _ = folders
+    assert find_images(pred, ["c0"]) == {}
+    folder = tmp_path / "images"
+    channels = (folder / "c0_0000.nii.gz", folder / "c0_0001.nii.gz")
+    touch(*channels, folder / "c1.nii.gz", folder / "c1_x_0000.nii.gz")
+    listed = {"c0": [str(path) for path in channels], "c1": [str(folder / "gone.nii.gz")]}
+    (pred / "predict.json").write_text(json.dumps({"images": listed}))
+    assert find_images(pred, ["c0", "c1"]) == {"c0": channels}
+    assert find_images(pred / "c0.nii.gz", ["c0"]) == {"c0": channels}
+    found = find_images(pred, ["c0", "c1"], folder)
+    assert found == {"c0": channels, "c1": (folder / "c1.nii.gz",)}
+    with pytest.raises(DatasetError, match="images: expected images z_0000<ending> or z<ending>"):
+        find_images(pred, ["z"], folder)
