@@ -31,7 +31,7 @@ def bootstrap_interval(
     interval = np.full((2, values.shape[1]), np.nan)
     if not known.any():
         return interval
-    means = _resampled_means(
+    means = resampled_means(
         np.where(finite, values, 0.0)[:, known], finite[:, known], resamples, seed
     )
     tails = [(1 - level) / 2, (1 + level) / 2]
@@ -39,7 +39,7 @@ def bootstrap_interval(
     return interval
 
 
-def _resampled_means(values: Array, finite: NDArray[np.bool_], resamples: int, seed: int) -> Array:
+def resampled_means(values: Array, finite: NDArray[np.bool_], resamples: int, seed: int) -> Array:
     """(R, M) means over the finite values of each resample; NaN where it has none."""
     rng = np.random.default_rng(seed)
     num = len(values)

@@ -1,1 +1,1 @@
-"""Figures of runs."""
+"""Figures of runs, and the report of an evaluation."""

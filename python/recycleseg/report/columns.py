@@ -1,0 +1,126 @@
+"""Which metrics a report shows, how they are written, and what they mean."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recycleseg.metrics.scores import Scores
+
+Array = NDArray[np.float64]
+
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric of every case and label.
+
+    values: (B, C), NaN where it does not apply, inf where only one map has the structure. about:
+    its definition in words.
+    """
+
+    key: str
+    heading: str
+    unit: str
+    digits: int
+    signed: bool
+    values: Array
+    about: str
+
+    @property
+    def title(self) -> str:
+        """Heading with the unit."""
+        return f"{self.heading} ({self.unit})" if self.unit else self.heading
+
+    def text(self, value: float) -> str:
+        """A value as it is printed."""
+        return format_number(value, self.digits, signed=self.signed)
+
+
+def format_number(value: float, digits: int, *, signed: bool = False) -> str:
+    """A number with a true minus sign; a dash for NaN, ∞ for inf."""
+    if math.isnan(value):
+        return DASH
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", "−")
+
+
+def shown_columns(scores: Scores) -> list[Column]:
+    """Dice, surface Dice, Hausdorff percentile, average surface distance and volume error.
+
+    Surface metrics are those of voxel surfaces, or where these were not evaluated of the
+    area-weighted ones.
+    """
+    table, percentile = scores.table, f"{scores.percentile:g}"
+    voxel = "voxel" in scores.definitions
+    prefix = "" if voxel else "surfel_"
+    where = (
+        "between the centres of the voxels of the two surfaces"
+        if voxel
+        else "between surfaces whose pieces count by their area"
+    )
+    columns = [
+        Column("dice", "Dice", "", 3, False, table["dice"], _DICE),
+    ]
+    single = f"{prefix}nsd" in table
+    for tolerance in scores.tolerances_mm:
+        key = f"{prefix}nsd" if single else f"{prefix}nsd_{tolerance:g}mm"
+        about = (
+            f"Normalised surface Dice: the share of both surfaces that lies within "
+            f"{tolerance:g} mm of the other. 1 is best."
+        )
+        heading = f"NSD at {tolerance:g} mm"
+        columns.append(Column(key, heading, "", 3, False, table[key], about))
+    hausdorff = (
+        f"Hausdorff distance at the {percentile}th percentile {where}: the larger of the two "
+        "directed percentiles (prediction to reference, reference to prediction). 0 is best."
+    )
+    average = f"Average symmetric distance {where}, over both surfaces together. 0 is best."
+    columns += [
+        Column(key, heading, "mm", 2, False, table[key], about)
+        for key, heading, about in (
+            (f"{prefix}hd{percentile}", f"HD{percentile}", hausdorff),
+            (f"{prefix}assd", "ASSD", average),
+        )
+    ]
+    return [*columns, _size_error(table)]
+
+
+def sizes(table: dict[str, Array]) -> tuple[Array, Array, str]:
+    """Sizes of prediction and reference (B, C), and their unit."""
+    if "pred_volume_ml" in table:
+        return table["pred_volume_ml"], table["ref_volume_ml"], "ml"
+    return table["pred_area_mm2"], table["ref_area_mm2"], "mm²"
+
+
+def _size_error(table: dict[str, Array]) -> Column:
+    pred, ref, unit = sizes(table)
+    error = np.where((pred == 0) & (ref == 0), np.nan, pred - ref)
+    what = "Volume" if unit == "ml" else "Area"
+    about = (
+        f"{what} of the prediction minus {what.lower()} of the reference: below 0 where "
+        "the prediction is too small. 0 is best."
+    )
+    return Column("size_error", f"{what} error", unit, size_digits(ref), True, error, about)
+
+
+def size_digits(ref: Array) -> int:
+    """Digits behind the point that leave three or four significant ones of a typical size."""
+    present = ref[ref > 0]
+    if len(present) == 0:
+        return 2
+    return int(np.clip(3 - math.floor(math.log10(np.median(present))), 0, 3))
+
+
+_DICE = (
+    "Twice the overlap of prediction and reference over the sum of their sizes. 1 is best; 0 where "
+    "only one of them has the structure."
+)

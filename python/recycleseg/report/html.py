@@ -1,0 +1,295 @@
+"""The report of an evaluation: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import importlib.metadata
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from recycleseg.evaluation import Comparison, FolderScores
+from recycleseg.evaluation.compare import METHOD
+from recycleseg.metrics.scores import Scores
+from recycleseg.report import charts, overlays
+from recycleseg.report.columns import (
+    DASH,
+    Column,
+    format_number,
+    shown_columns,
+    size_digits,
+    sizes,
+)
+from recycleseg.report.figures import PALETTE
+from recycleseg.report.intervals import (
+    Mean,
+    Presence,
+    Trend,
+    case_means,
+    headline,
+    label_means,
+    overall_mean,
+    trend,
+)
+
+WORST, BEST = 4, 2
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """A label, or all: a mean for every column, and in how many cases it is what."""
+
+    name: str
+    overall: bool
+    means: list[Mean]
+    cases: int
+    missed: int
+    extra: int
+    absent: int
+
+
+@dataclass(frozen=True)
+class CaseCard:
+    """A pictured case. rank: "worst" or "best"."""
+
+    number: int
+    case_id: str
+    rank: str
+    dice: str
+    by_label: list[tuple[str, str]]
+    overlay: overlays.Overlay | None
+    note: str
+
+
+@dataclass(frozen=True)
+class StepsSection:
+    chart: charts.StepsChart
+    table: list[list[Mean]]
+    trend: Trend
+
+
+@dataclass(frozen=True)
+class CaseRow:
+    """A case and label of the large table. values: as numbers and as printed."""
+
+    case: int
+    label: int
+    case_id: str
+    name: str
+    values: list[tuple[float, str]]
+    sizes: list[tuple[float, str]]
+    state: str
+
+
+def write_report(
+    path: Path,
+    scores: FolderScores,
+    *,
+    title: str,
+    images: Mapping[str, Sequence[Path]],
+    comparison: Comparison | None = None,
+    details: Mapping[str, str] | None = None,
+) -> None:
+    """Write an evaluation as one HTML file, in one rename; it loads nothing from anywhere.
+
+    Args:
+        path: of the file.
+        scores: what to report. Uncertainty in nats is looked for in
+            `scores.prediction_root / "entropy"`, under the names of the predictions.
+        title: of the page.
+        images: case_id -> files of its channels, of which the first is shown; a case that is not
+            in it is drawn on black.
+        comparison: with other predictions.
+        details: what was evaluated: name -> value.
+    """
+    final = scores.by_step[-1]
+    columns = shown_columns(final)
+    script = _template_text("report.js")
+    environment = Environment(
+        loader=PackageLoader("recycleseg.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    page = environment.get_template("report.html.j2").render(
+        title=title,
+        details=dict(details or {}),
+        scores=scores,
+        headline=headline(final),
+        columns=columns,
+        summary=_summary_rows(final, columns),
+        box_plots=[
+            charts.box_plot(column, final.labels, scores.case_ids) for column in _plotted(columns)
+        ],
+        steps=_steps_section(scores.by_step) if len(scores.by_step) > 1 else None,
+        cards=(cards := _case_cards(scores, images)),
+        pictured={card.number for card in cards},
+        rows=_case_rows(scores, columns),
+        size_heading=_size_heading(final),
+        comparison=comparison,
+        comparison_headings={c.key: c for c in columns},
+        method=METHOD,
+        conditions=_conditions(final),
+        palette=PALETTE,
+        error_colours=(overlays.MISSED, overlays.EXTRA, overlays.CONFUSED),
+        uncertainty_scale=overlays.uncertainty_scale(),
+        max_entropy=f"{overlays.max_entropy(scores.labels):.2f}",
+        side=overlays.SIDE,
+        version=importlib.metadata.version("recycleseg"),
+        date=datetime.date.today().isoformat(),
+        style=_template_text("report.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        number=format_number,
+        p_value=_p_value,
+        machine=_machine,
+        zip=zip,
+        has_uncertainty=any(_has_uncertainty(card) for card in cards),
+        is_3d=any(card.overlay and len(card.overlay.planes) == 3 for card in cards),
+    )
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _template_text(name: str) -> str:
+    return (resources.files("recycleseg.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _summary_rows(scores: Scores, columns: Sequence[Column]) -> list[SummaryRow]:
+    presence = Presence.of(scores)
+    missed, extra, absent = (w.sum(0) for w in (presence.missed, presence.extra, presence.absent))
+    of_labels = [label_means(column.values) for column in columns]
+    rows = [
+        SummaryRow(
+            name=name,
+            overall=False,
+            means=[means[c] for means in of_labels],
+            cases=scores.num_cases,
+            missed=int(missed[c]),
+            extra=int(extra[c]),
+            absent=int(absent[c]),
+        )
+        for c, name in enumerate(scores.labels)
+    ]
+    if len(scores.labels) == 1:
+        return rows
+    means = [overall_mean(column.values) for column in columns]
+    sums = (int(counts.sum()) for counts in (missed, extra, absent))
+    return [*rows, SummaryRow("Mean of all", True, means, scores.num_cases, *sums)]
+
+
+def _plotted(columns: Sequence[Column]) -> list[Column]:
+    """Dice, the Hausdorff percentile and surface Dice at the first tolerance."""
+    shares = [column for column in columns if not column.unit]
+    distances = [column for column in columns if column.unit == "mm"]
+    return [shares[0], distances[0], *shares[1:2]]
+
+
+def _steps_section(by_step: Sequence[Scores]) -> StepsSection:
+    dice = [scores.table["dice"] for scores in by_step]
+    means = [[*label_means(values), overall_mean(values)] for values in dice]
+    chart = charts.steps_chart(by_step[0].labels, means)
+    return StepsSection(chart, means, trend(dice[0], dice[-1]))
+
+
+def _case_cards(scores: FolderScores, images: Mapping[str, Sequence[Path]]) -> list[CaseCard]:
+    """The worst cases and the best ones by their mean Dice, worst first."""
+    table = scores.by_step[-1].table["dice"]
+    means = case_means(table)
+    order = [int(b) for b in np.argsort(means, kind="stable") if not math.isnan(means[b])]
+    worst = order[: min(WORST, round(len(order) * WORST / (WORST + BEST)) or 1)]
+    best = order[len(worst) :][-BEST:]
+    cards = []
+    for number in (*worst, *best):
+        case_id = scores.case_ids[number]
+        prediction = scores.prediction_files[case_id]
+        entropy = scores.prediction_root / "entropy" / prediction.name
+        overlay, note = None, ""
+        try:
+            overlay = overlays.draw_overlay(
+                prediction,
+                scores.reference_files[case_id],
+                scores.labels,
+                images=images.get(case_id, ()),
+                entropy=entropy if entropy.is_file() else None,
+            )
+            note = overlay.note
+        except ValueError as error:
+            note = f"cannot be drawn: {error}"
+        by_label = [
+            (name, format_number(float(table[number, c]), 3))
+            for c, name in enumerate(scores.labels)
+        ]
+        rank = "worst" if number in worst else "best"
+        dice = format_number(float(means[number]), 3)
+        cards.append(CaseCard(number, case_id, rank, dice, by_label, overlay, note))
+    return cards
+
+
+def _has_uncertainty(card: CaseCard) -> bool:
+    return card.overlay is not None and bool(card.overlay.planes[0].uncertainty)
+
+
+def _case_rows(scores: FolderScores, columns: Sequence[Column]) -> list[CaseRow]:
+    final = scores.by_step[-1]
+    presence = Presence.of(final)
+    pred, ref, _ = sizes(final.table)
+    digits = size_digits(ref)
+    rows = []
+    for b, case_id in enumerate(scores.case_ids):
+        for c, name in enumerate(final.labels):
+            values = [float(column.values[b, c]) for column in columns]
+            size = [float(pred[b, c]), float(ref[b, c])]
+            state = (
+                "missed"
+                if presence.missed[b, c]
+                else "not in reference"
+                if presence.extra[b, c]
+                else "in neither"
+                if presence.absent[b, c]
+                else ""
+            )
+            texts = [column.text(v) for column, v in zip(columns, values, strict=True)]
+            shown = list(zip(values, texts, strict=True))
+            shown_sizes = [(v, format_number(v, digits)) for v in size]
+            rows.append(CaseRow(b, c, case_id, name, shown, shown_sizes, state))
+    return rows
+
+
+def _size_heading(scores: Scores) -> tuple[str, str]:
+    unit = sizes(scores.table)[2]
+    what = "Volume" if unit == "ml" else "Area"
+    return f"{what}, predicted ({unit})", f"{what}, reference ({unit})"
+
+
+def _conditions(scores: Scores) -> str:
+    border = "outside" if scores.border_is_outside else "inside"
+    spacing = (
+        f"Spacing {' × '.join(f'{s:.3g}' for s in scores.spacing)} mm"
+        if scores.spacing
+        else "Spacing differs between cases"
+    )
+    return (
+        f"{spacing}. A surface is the voxels with a face neighbour outside the structure; what "
+        f"lies beyond the image's border counts as {border}."
+    )
+
+
+def _p_value(p: float) -> str:
+    if math.isnan(p):
+        return DASH
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _machine(value: float) -> str:
+    """A number for the script that sorts: six digits, "inf" or "nan"."""
+    return f"{value:.6g}"

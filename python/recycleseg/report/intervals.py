@@ -1,0 +1,140 @@
+"""Means over cases and labels with their bootstrap intervals, and what they say in a sentence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recycleseg.evaluation.statistics import RESAMPLES, bootstrap_interval, resampled_means
+from recycleseg.metrics.scores import Scores
+from recycleseg.report.columns import format_number, sizes
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean over the finite values, its 95 % interval over cases, and counts of the others."""
+
+    value: float
+    low: float
+    high: float
+    num_inf: int
+    num_nan: int
+
+
+def label_means(values: Array) -> list[Mean]:
+    """Mean of every label's column of `values` (B, C)."""
+    low, high = bootstrap_interval(values)
+    means = _mean(values, axis=0)
+    return [
+        Mean(
+            float(means[c]),
+            float(low[c]),
+            float(high[c]),
+            int(np.isinf(values[:, c]).sum()),
+            int(np.isnan(values[:, c]).sum()),
+        )
+        for c in range(values.shape[1])
+    ]
+
+
+def overall_mean(values: Array) -> Mean:
+    """The mean of the labels' means, and its interval; the counts are of cases and labels."""
+    finite = np.isfinite(values)
+    interval = np.full(2, np.nan)
+    if (finite.sum(0) > 1).any():
+        resampled = resampled_means(np.where(finite, values, 0.0), finite, RESAMPLES, 0)
+        means = _mean(resampled, axis=1)
+        interval = np.quantile(means[np.isfinite(means)], [0.025, 0.975])
+    value = float(_mean(_mean(values, axis=0)[None], axis=1)[0])
+    num_inf, num_nan = int(np.isinf(values).sum()), int(np.isnan(values).sum())
+    return Mean(value, float(interval[0]), float(interval[1]), num_inf, num_nan)
+
+
+def case_means(values: Array) -> Array:
+    """Mean (B,) over the labels that apply; NaN where none does."""
+    return _mean(values, axis=1)
+
+
+def _mean(values: Array, axis: int) -> Array:
+    """Mean over the finite values along an axis; NaN where there is none."""
+    finite = np.isfinite(values)
+    number = finite.sum(axis)
+    total: Array = np.where(finite, values, 0.0).sum(axis)
+    return total / np.where(number == 0, np.nan, number)
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Where structures are, each (B, C): in the reference alone, the prediction alone, neither."""
+
+    missed: NDArray[np.bool_]
+    extra: NDArray[np.bool_]
+    absent: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, scores: Scores) -> Presence:
+        pred, ref, _ = sizes(scores.table)
+        return cls((pred == 0) & (ref > 0), (pred > 0) & (ref == 0), (pred == 0) & (ref == 0))
+
+
+def headline(scores: Scores) -> str:
+    """The evaluation in one sentence."""
+    cases = _counted(scores.num_cases, "case")
+    mean = overall_mean(scores.table["dice"])
+    if math.isnan(mean.value):
+        return f"No structure is in the reference or the prediction of any of {cases}."
+    presence = Presence.of(scores)
+    sentence = f"Mean Dice {format_number(mean.value, 3)}{_interval(mean, 3)} over {cases}; "
+    told = _told(scores.labels, presence.missed, "was missed in") or "no structure was missed"
+    if extra := _told(scores.labels, presence.extra, "was found where it is not in"):
+        told += f", {extra}"
+    return f"{sentence}{told}."
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Whether Dice changes from the first sampling step to the last."""
+
+    sentence: str
+    verdict: str
+
+
+def trend(first: Array, last: Array) -> Trend:
+    """first, last: Dice (B, C) after the first and the last sampling step."""
+    change = overall_mean(last - first)
+    if math.isnan(change.low):
+        return Trend("Too few cases to say whether Dice changes while sampling.", "unknown")
+    verdict = "improves" if change.low > 0 else "declines" if change.high < 0 else "holds"
+    digits = 3 if abs(change.value) >= 0.0005 else 4
+    sentence = (
+        f"Dice {verdict} while sampling: from the first step to the last it changes by "
+        f"{format_number(change.value, digits, signed=True)}"
+        f"{_interval(change, digits, signed=True)}."
+    )
+    return Trend(sentence, verdict)
+
+
+def _interval(mean: Mean, digits: int, *, signed: bool = False) -> str:
+    if math.isnan(mean.low):
+        return ""
+    low, high = (format_number(end, digits, signed=signed) for end in (mean.low, mean.high))
+    return f" (95 % interval {low} to {high})"
+
+
+def _told(labels: tuple[str, ...], where: NDArray[np.bool_], what: str) -> str:
+    """Which structures it befell most often, and how often; empty: none."""
+    counts = where.sum(0)
+    order = [int(c) for c in np.argsort(-counts, kind="stable") if counts[c]]
+    told = [f"{labels[c]} {what} {_counted(int(counts[c]), 'case')}" for c in order[:3]]
+    if len(order) > 3:
+        told.append(f"as were {_counted(len(order) - 3, 'other structure')} elsewhere")
+    return ", ".join(told)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

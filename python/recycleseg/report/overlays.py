@@ -1,0 +1,344 @@
+"""Slices of a case: outlines of prediction and reference, errors, uncertainty."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from contourpy import contour_generator
+from matplotlib import colormaps
+from numpy.typing import NDArray
+from PIL import Image
+
+from recycleseg.data.geometry import Orientation
+from recycleseg.data.volumes import DatasetError, read_volume
+from recycleseg.report.figures import PALETTE
+
+Labels = Mapping[str, int | tuple[int, ...]]
+Map = NDArray[Any]
+
+# Side of a picture in its own units; those of a field of view in mm vary too much to round.
+SIDE = 200.0
+_MARGIN = 1.25
+_MIN_VOXELS = 16
+_MAX_PIXELS = 384
+_LOSSLESS_PIXELS = 128
+MISSED, EXTRA, CONFUSED = "#F0E442", "#CC79A7", "#0072B2"
+UNCERTAINTY_COLOURS = 64
+_COLOURMAP = colormaps["magma"].resampled(UNCERTAINTY_COLOURS)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A slice through a case, as an anatomist looks at it.
+
+    edges: letters at left, right, top and bottom; empty for 2D. picture, errors, uncertainty: data
+    URIs or "". box: x, y, width, height of these within SIDE. outlines: colour, whether of the
+    reference, SVG path.
+    """
+
+    name: str
+    edges: tuple[str, str, str, str]
+    picture: str
+    errors: str
+    uncertainty: str
+    box: tuple[float, float, float, float]
+    outlines: list[tuple[str, bool, str]]
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """Planes of a case; bar: length of the scale bar in mm, and in units of SIDE."""
+
+    planes: list[Plane]
+    bar: tuple[float, float]
+    note: str
+
+
+@dataclass(frozen=True)
+class _Case:
+    """Arrays whose axes, reversed, run from a picture's top and left; and what edges are called."""
+
+    pred: Map
+    ref: Map
+    image: Map | None
+    entropy: Map | None
+    spacing: tuple[float, ...]
+
+
+# Canonical axes run to right, anterior, superior. A reader faces the patient or looks from the
+# feet, so all three run against the picture: name, axis across, axis down, axis through, edges.
+_PLANES = (
+    ("axial", 0, 1, 2, ("R", "L", "A", "P")),
+    ("coronal", 0, 2, 1, ("R", "L", "S", "I")),
+    ("sagittal", 1, 2, 0, ("A", "P", "S", "I")),
+)
+_PLANE_2D = (("", 1, 0, None, ("", "", "", "")),)
+
+
+def draw_overlay(
+    prediction: Path,
+    reference: Path,
+    labels: Labels,
+    *,
+    images: Sequence[Path] = (),
+    entropy: Path | None = None,
+) -> Overlay:
+    """Draw a case in three planes, or the one of a 2D case, each where the most is wrong.
+
+    prediction, reference: label maps of one grid. images: files of its channels, of which the
+    first is shown; without one the outlines are on black. entropy: nats, of a PNG 65535 for its
+    greatest value. What cannot be shown is said in the overlay's note.
+
+    Raises:
+        DatasetError: a label map that cannot be read.
+    """
+    case, note = _read_case(prediction, reference, labels, images, entropy)
+    centre, side = _field_of_view(case, labels)
+    wrong = _any_label(case.pred, case.ref, labels)
+    grey = _grey_range(case, centre, side)
+    planes = [
+        _draw_plane(case, labels, plane, centre, side, wrong, grey)
+        for plane in (_PLANES if case.pred.ndim == 3 else _PLANE_2D)
+    ]
+    bar = max(n for n in _BARS if n <= max(0.4 * side, _BARS[0]))
+    return Overlay(planes, (bar, bar * SIDE / side), note)
+
+
+_BARS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
+
+
+def max_entropy(labels: Labels) -> float:
+    """Greatest entropy in nats: of classes with background, or summed over overlapping regions."""
+    values = [
+        v for entry in labels.values() for v in (entry if isinstance(entry, tuple) else [entry])
+    ]
+    overlapping = len(set(values)) < len(values)
+    return len(labels) * math.log(2) if overlapping else math.log(len(labels) + 1)
+
+
+def uncertainty_scale() -> str:
+    """Colours of the uncertainty maps from 0 to the greatest, for a CSS gradient."""
+    colours = (_COLOURMAP(np.linspace(0, 1, 9))[:, :3] * 255).round().astype(int)
+    return ", ".join("#" + "".join(f"{part:02x}" for part in colour) for colour in colours)
+
+
+def _read_case(
+    prediction: Path,
+    reference: Path,
+    labels: Labels,
+    images: Sequence[Path],
+    entropy: Path | None,
+) -> tuple[_Case, str]:
+    volume = read_volume(prediction)
+    shape, dims = volume.array.shape, volume.array.ndim
+    orientation = Orientation.of(volume.affine, dims)
+    notes = []
+
+    def upright(array: Map) -> Map:
+        """In canonical axes, or a PNG's; in 3D each reversed, so that it runs with the picture."""
+        canonical = np.flip(array, orientation.flipped).transpose(orientation.permutation)
+        return np.flip(canonical) if dims == 3 else canonical
+
+    def read(path: Path, what: str) -> Map | None:
+        try:
+            array = read_volume(path).array
+        except DatasetError as error:
+            notes.append(f"{what} not shown: {error}")
+            return None
+        if array.shape != shape:
+            notes.append(f"{what} not shown: {path.name} has shape {array.shape}, not {shape}")
+            return None
+        return upright(array)
+
+    ref = read_volume(reference)
+    sized = volume if volume.spacing_known else ref
+    image = read(images[0], "image") if images else None
+    uncertain = read(entropy, "uncertainty") if entropy is not None else None
+    if uncertain is not None:
+        greatest = 65535.0 if dims == 2 else max_entropy(labels)
+        uncertain = np.clip(uncertain / greatest, 0.0, 1.0)
+    spacing = tuple(orientation.sizes(sized.spacing))
+    case = _Case(upright(volume.array), upright(ref.array), image, uncertain, spacing)
+    return case, "; ".join(notes)
+
+
+def _inside(label_map: Map, entry: int | tuple[int, ...]) -> NDArray[np.bool_]:
+    return label_map == entry if isinstance(entry, int) else np.isin(label_map, entry)
+
+
+def _any_label(pred: Map, ref: Map, labels: Labels) -> NDArray[np.bool_]:
+    """Where the maps differ in a label; if nowhere, where the reference has one."""
+    # In the file's own order of axes, in which large volumes are passed over many times faster.
+    wrong, present = (np.zeros_like(pred, dtype=np.bool_) for _ in range(2))
+    for entry in labels.values():
+        in_ref = _inside(ref, entry)
+        wrong |= _inside(pred, entry) != in_ref
+        present |= in_ref
+    return wrong if wrong.any() else present
+
+
+def _field_of_view(case: _Case, labels: Labels) -> tuple[tuple[float, ...], float]:
+    """Centre and side in mm of a square, or cube, around all structures with a margin."""
+    present = (case.pred > 0) | (case.ref > 0)
+    size, low, high = np.array(case.spacing), [], []
+    for axis in range(present.ndim):
+        others = tuple(a for a in range(present.ndim) if a != axis)
+        found = np.flatnonzero(present.any(others))
+        low.append(found[0] if len(found) else 0)
+        high.append(found[-1] + 1 if len(found) else present.shape[axis])
+    ends = np.array([low, high]) * size
+    side = max(float((ends[1] - ends[0]).max()) * _MARGIN, float(size.min()) * _MIN_VOXELS)
+    return tuple(ends.mean(0).tolist()), side
+
+
+def _grey_range(case: _Case, centre: tuple[float, ...], side: float) -> tuple[float, float]:
+    """Intensities shown as black and white: all but the extreme ones within the field of view."""
+    if case.image is None:
+        return 0.0, 1.0
+    box = tuple(
+        slice(*_crop(n, s, c, side))
+        for n, s, c in zip(case.image.shape, case.spacing, centre, strict=True)
+    )
+    values = case.image[box]
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return 0.0, 1.0
+    low, high = np.percentile(values, (0.5, 99.5)).astype(float)
+    return low, max(high, low + 1e-12)
+
+
+def _crop(size: int, spacing: float, centre: float, side: float) -> tuple[int, int]:
+    """First voxel of an axis within the field of view, and the one after the last."""
+    first = math.floor((centre - side / 2) / spacing)
+    last = math.ceil((centre + side / 2) / spacing)
+    return max(first, 0), min(last, size)
+
+
+def _draw_plane(
+    case: _Case,
+    labels: Labels,
+    plane: tuple[str, int, int, int | None, tuple[str, str, str, str]],
+    centre: tuple[float, ...],
+    side: float,
+    wrong: NDArray[np.bool_],
+    grey: tuple[float, float],
+) -> Plane:
+    name, across, down, through, edges = plane
+    crops = [_crop(case.pred.shape[a], case.spacing[a], centre[a], side) for a in (down, across)]
+    unit = SIDE / side
+    steps = [case.spacing[a] * unit for a in (down, across)]
+    starts = [
+        (first * case.spacing[a] - centre[a] + side / 2) * unit
+        for (first, _), a in zip(crops, (down, across), strict=True)
+    ]
+    index: list[Any] = [slice(None)] * case.pred.ndim
+    if through is not None:
+        counts = wrong.sum(tuple(a for a in range(3) if a != through))
+        index[through] = int(counts.argmax())
+
+    def cut(array: Map | None) -> Map | None:
+        if array is None:
+            return None
+        flat: Map = array[tuple(index)]
+        flat = flat if down < across else flat.T
+        return np.asarray(flat[tuple(slice(*crop) for crop in crops)])
+
+    pred, ref = cut(case.pred), cut(case.ref)
+    assert pred is not None and ref is not None
+    outlines = []
+    for c, entry in enumerate(labels.values()):
+        colour = PALETTE[c % len(PALETTE)]
+        for is_reference, label_map in ((False, pred), (True, ref)):
+            path = _outline(_inside(label_map, entry), starts, steps)
+            if path:
+                outlines.append((colour, is_reference, path))
+    height, width = (n * s for n, s in zip(pred.shape, steps, strict=True))
+    return Plane(
+        name=name,
+        edges=edges,
+        picture=_grey_picture(cut(case.image), grey),
+        errors=_error_picture(pred, ref, labels),
+        uncertainty=_uncertainty_picture(cut(case.entropy)),
+        box=(round(starts[1], 2), round(starts[0], 2), round(width, 2), round(height, 2)),
+        outlines=outlines,
+    )
+
+
+def _outline(mask: NDArray[np.bool_], starts: Sequence[float], steps: Sequence[float]) -> str:
+    """SVG path around a mask, half way between the centres of its voxels and those outside."""
+    if not mask.any():
+        return ""
+    padded = np.pad(mask, 1).astype(np.float64)
+    y, x = (
+        s + (np.arange(n) - 0.5) * d for n, s, d in zip(padded.shape, starts, steps, strict=True)
+    )
+    pieces = []
+    for line in contour_generator(x, y, padded).lines(0.5):
+        points = np.asarray(line)[:-1]  # the last is the first again
+        ahead, behind = np.roll(points, -1, 0) - points, points - np.roll(points, 1, 0)
+        turns = np.abs(ahead[:, 0] * behind[:, 1] - ahead[:, 1] * behind[:, 0]) > 1e-9
+        pieces.append("M" + " ".join(f"{px:.1f},{py:.1f}" for px, py in points[turns]) + "Z")
+    return "".join(pieces)
+
+
+def _grey_picture(image: Map | None, grey: tuple[float, float]) -> str:
+    if image is None:
+        return ""
+    values = np.nan_to_num(image.astype(np.float64), nan=grey[0])
+    shade = np.clip((values - grey[0]) / (grey[1] - grey[0]), 0.0, 1.0)
+    picture = _shrunk(Image.fromarray((shade * 255).round().astype(np.uint8)), smooth=True)
+    if max(picture.size) <= _LOSSLESS_PIXELS:
+        return _data_uri(picture, "PNG", optimize=True)
+    return _data_uri(picture, "JPEG", quality=85)
+
+
+def _error_picture(pred: Map, ref: Map, labels: Labels) -> str:
+    """Transparent where prediction and reference agree."""
+    missed, extra = (np.zeros(pred.shape, dtype=np.bool_) for _ in range(2))
+    for entry in labels.values():
+        in_pred, in_ref = _inside(pred, entry), _inside(ref, entry)
+        missed |= in_ref & ~in_pred
+        extra |= in_pred & ~in_ref
+    kinds = np.select([missed & extra, missed, extra], [3, 1, 2], 0).astype(np.uint8)
+    if not kinds.any():
+        return ""
+    picture = Image.fromarray(kinds)
+    picture.putpalette(
+        [0, 0, 0, *(b for c in (MISSED, EXTRA, CONFUSED) for b in bytes.fromhex(c[1:]))]
+    )
+    return _data_uri(_shrunk(picture), "PNG", optimize=True, transparency=0)
+
+
+def _uncertainty_picture(entropy: Map | None) -> str:
+    """entropy: as a fraction of the greatest."""
+    if entropy is None:
+        return ""
+    values = np.nan_to_num(entropy.astype(np.float64))
+    picture = Image.fromarray((values * (UNCERTAINTY_COLOURS - 1)).round().astype(np.uint8))
+    colours = (_COLOURMAP(np.arange(UNCERTAINTY_COLOURS))[:, :3] * 255).round().astype(np.uint8)
+    picture.putpalette(colours.ravel().tolist())
+    return _data_uri(_shrunk(picture), "PNG", optimize=True)
+
+
+def _shrunk(picture: Image.Image, *, smooth: bool = False) -> Image.Image:
+    """At most _MAX_PIXELS wide and high; a label or a colour's number is never averaged."""
+    factor = _MAX_PIXELS / max(picture.size)
+    if factor >= 1:
+        return picture
+    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+    way = Image.Resampling.BOX if smooth else Image.Resampling.NEAREST
+    return picture.resize(size, way)
+
+
+def _data_uri(picture: Image.Image, kind: str, **options: Any) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    content = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{content}"
