@@ -70,7 +70,8 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("optim.ema_decay", 1.0, "0 to below 1"),
     ("sampling.eta", -0.1, "0 to 1"),
     ("sampling.eta", 1.1, "0 to 1"),
-    ("sampling.window_batch", 0, "at least 1"),
+    ("sampling.samples", 0, "at least 1"),
+    ("sampling.window_batch", 0, "auto or at least 1"),
     ("sampling.num_steps", 1, "2 to diffusion.num_timesteps (1001)"),
     ("sampling.num_steps", 1002, "2 to diffusion.num_timesteps (1001)"),
     ("validation.every", 0, "at least 1"),
@@ -145,7 +146,7 @@ def test_limits_themselves_are_accepted() -> None:
         diffusion={"num_timesteps": 2, "beta_end": 1e-4, "variance_type": "learned"},
         recycling={"prev_step": "next", "reverse_step": True},
         optim={"lr_init": 0.0, "warmup_steps": 0, "weight_decay": 0.0, "grad_clip": float("inf")},
-        sampling={"num_steps": 2, "eta": 1.0},
+        sampling={"num_steps": 2, "eta": 1.0, "samples": 1, "window_batch": "auto"},
         validation={"max_cases": 1, "patience": None, "save_every": 1},
         runtime={"threads": 1},
     )
@@ -172,6 +173,10 @@ def test_all_problems_are_told_at_once() -> None:
         (
             {"sampling": SamplingConfig(sampler="euler")},  # type: ignore[arg-type]
             "sampling.sampler: expected one of ddim, ddpm, got 'euler'",
+        ),
+        (
+            {"sampling": SamplingConfig(fusion="both")},  # type: ignore[arg-type]
+            "sampling.fusion: expected one of trajectory, step, got 'both'",
         ),
         (
             {"recycling": RecyclingConfig(prev_step="same")},  # type: ignore[arg-type]

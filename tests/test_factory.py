@@ -170,7 +170,7 @@ def test_parts_of_a_strategy_fit_together(
 
     sampler = factory.make_volume_sampler(config, forward, plan, (8, 8), torch.device("cpu"))
     network.eval()
-    probs = sampler(torch.randn(2, 11, 8), generator)
+    probs = torch.stack([p.clone() for p in sampler.steps(torch.randn(2, 11, 8), generator)])
     assert probs.shape == (1 if strategy == "supervised" else 5, 3, 11, 8)
     assert 0 <= probs.min() and probs.max() <= 1
     if exclusive:

@@ -180,13 +180,24 @@ class SamplingConfig:
         sampler: reverse process.
         num_steps: reverse steps.
         eta: noise of ddim, 0 is deterministic.
-        window_batch: windows per forward pass.
+        samples: trajectories from noise of their own, whose probabilities are averaged.
+        mirror: average every prediction of the network over all flips of the axes.
+        fusion: step averages overlapping windows at every sampling step, trajectory samples every
+            window by itself, so that noise of several windows averages out. On 20 hippocampus
+            volumes of about 35x50x35 a recycled network reached a Dice of 0.886, 0.857 and 0.588
+            by step with windows of 32x48x32 (those of the training), 24x32x24 and 16x24x16, and
+            0.887, 0.853 and 0.562 by trajectory; one of the strategy standard 0.856 and 0.791 by
+            step with the first two, 0.868 and 0.806 by trajectory.
+        window_batch: windows per forward pass; auto goes by patch, channels and free memory.
     """
 
     sampler: Literal["ddim", "ddpm"] = "ddim"
     num_steps: int = 5
     eta: float = 0.0
-    window_batch: int = 2
+    samples: int = 1
+    mirror: bool = False
+    fusion: Literal["trajectory", "step"] = "step"
+    window_batch: int | Literal["auto"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -306,7 +317,8 @@ def load_config(path: Path) -> TrainConfig:
     try:
         return config_from(parser.parse_path(path))
     except (OSError, TypeError, ValueError, ArgumentError) as error:
-        raise ValueError(f"{path}: expected a run's config.yaml: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: expected a run's config.yaml: {reason}") from error
 
 
 def preset_names() -> list[str]:

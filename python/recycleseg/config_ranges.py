@@ -18,7 +18,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "optim.steps",
             "optim.batch_size",
             "optim.accumulation",
-            "sampling.window_batch",
+            "sampling.samples",
             "validation.every",
             "validation.max_cases",
             "validation.patience",
@@ -26,6 +26,11 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "runtime.threads",
             "runtime.log_every",
         ),
+    ),
+    (
+        "auto or at least 1",
+        lambda batch: batch >= 1 if isinstance(batch, int) else batch == "auto",
+        ("sampling.window_batch",),
     ),
     ("at least 2", lambda value: value >= 2, ("diffusion.num_timesteps",)),
     (

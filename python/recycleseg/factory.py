@@ -26,6 +26,8 @@ from recycleseg.diffusion.strategies import (
     Supervised,
 )
 from recycleseg.diffusion.timesteps import ImportanceTimesteps, Timesteps, UniformTimesteps
+from recycleseg.inference.memory import auto_window_batch
+from recycleseg.inference.mirror import MirroredNetwork
 from recycleseg.inference.volume import VolumeSampler
 from recycleseg.losses import SegmentationLoss
 from recycleseg.models.unet import UNet
@@ -192,12 +194,18 @@ def make_volume_sampler(
 ) -> VolumeSampler:
     """The sampler of whole volumes for a trained network."""
     mode = resolve_mode(config.compile, device)
-    supervised = config.strategy == "supervised"
     diffusion = None
-    if not supervised:
+    if config.strategy != "supervised":
         diffusion = make_sampling_diffusion(config, plan.exclusive).to(device)
+    network: Network = compiled(forward, mode)
+    if config.sampling.mirror:
+        prediction_type = "x_start" if diffusion is None else diffusion.prediction_type
+        network = MirroredNetwork(network, plan.num_classes, plan.exclusive, prediction_type)
+    window_batch = config.sampling.window_batch
+    if window_batch == "auto":
+        window_batch = auto_window_batch(patch_size, config.model.channels[0], device)
     return VolumeSampler(
-        compiled(forward, mode),
+        network,
         diffusion,
         plan.num_classes,
         plan.exclusive,
@@ -206,8 +214,9 @@ def make_volume_sampler(
         sampler=config.sampling.sampler,
         eta=config.sampling.eta,
         self_conditioning=config.strategy == "self_conditioning",
-        window_batch=config.sampling.window_batch,
+        window_batch=window_batch,
         compiled=mode != "off",
+        fusion=config.sampling.fusion,
     )
 
 

@@ -86,3 +86,14 @@ def test_label_of_a_ball_survives_anisotropic_resampling() -> None:
     back = resample_label(coarse, (24, 24, 24), (0, 1))
     dice = 2 * (back & ball).sum() / (back.sum() + ball.sum())
     assert dice > 0.95
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7), (11, 3, 7), (2, 13, 1), (40, 40, 40)], ids=str)
+def test_a_part_has_the_bits_of_the_whole(shape: tuple[int, ...]) -> None:
+    x = torch.randn(2, 5, 6, 7, generator=torch.Generator().manual_seed(0))
+    whole = resample(x, shape)
+    for axis, size in enumerate(shape):
+        for start, stop in ((0, 1), (size // 2, size), (size - 1, size), (0, size)):
+            part = [slice(None)] * 3
+            part[axis] = slice(start, stop)
+            assert torch.equal(resample(x, shape, part), whole[(slice(None), *part)])

@@ -280,3 +280,15 @@ def test_inference_sees_what_training_saw(
     for case in prepared.cases("test"):
         paths = [root / f"imagesTr/{case.case_id}_{channel:04d}.nii.gz" for channel in range(2)]
         assert_same_case(preprocess_image([read_volume(p) for p in paths], prepared.plan), case)
+
+
+@pytest.mark.parametrize("affine", [LSA, np.diag([1.0, -1.0, 1.0, 1.0])], ids=["LSA", "RPS"])
+@pytest.mark.parametrize("spacing", [None, (0.7, 0.9, 1.4)])
+def test_restored_rows_have_the_bits_of_the_whole(affine: np.ndarray, spacing: Any) -> None:
+    plan = plan_with(spacing=spacing)
+    case = preprocess_image([volume_of(random_image(), affine)], plan)
+    probs = torch.rand(3, *case.image.shape[1:], generator=torch.Generator().manual_seed(0))
+    whole = restore(probs, case)
+    assert whole.shape == (3, 8, 5, 6)
+    for rows in (slice(0, 1), slice(2, 7), slice(7, 8), slice(0, 8)):
+        assert torch.equal(restore(probs, case, rows), whole[:, rows])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
 
-from recycleseg.data.volumes import DatasetError, read_volume, write_volume
+from recycleseg.data.volumes import DatasetError, read_volume, write_like, write_volume
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
@@ -156,3 +157,56 @@ def test_write_volume_refuses_what_the_format_cannot_hold(tmp_path: Path) -> Non
         write_volume(tmp_path / "x.nii", np.zeros((2, 2), np.uint8), spacing=(1.0, 1.0))
     with pytest.raises(ValueError, match="array: expected uint8 or uint16 .* got float32"):
         write_volume(tmp_path / "x.png", np.zeros((2, 2), np.float32), spacing=(1.0, 1.0))
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("codes", [(1, 0), (0, 2), (1, 4), (0, 0)], ids=str)
+def test_a_label_lies_on_the_grid_of_its_image(
+    tmp_path: Path, ending: str, kind: Any, codes: tuple[int, int]
+) -> None:
+    """Both affines, which may differ, their codes and the unit; not how to show intensities."""
+    affine = np.array([[-0.7, 0, 0.1, 9.3], [0, 0.1, 1.2, -4], [0, 2.1, 0, 3], [0, 0, 0, 1]])
+    image = kind(np.full((4, 5, 6), 300, np.int16), affine)
+    image.header.set_xyzt_units("micron")
+    image.header["cal_max"] = 400
+    image.set_sform(affine, codes[1])
+    image.set_qform(np.diag([0.7, 2.1, 1.2, 1.0]), codes[0])
+    nib.save(image, tmp_path / f"scan{ending}")
+    label = np.arange(120, dtype=np.uint8).reshape(4, 5, 6)
+    write_like(tmp_path / f"label{ending}", label, read_volume(tmp_path / f"scan{ending}"))
+    scan, written = (nib.load(tmp_path / f"{name}{ending}") for name in ("scan", "label"))
+    assert type(written) is kind and written.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(np.asanyarray(written.dataobj), label)
+    np.testing.assert_array_equal(written.affine, scan.affine)
+    for form in ("get_sform", "get_qform"):
+        (matrix, code), (expected, its_code) = (
+            getattr(one, form)(coded=True) for one in (written, scan)
+        )
+        assert code == its_code
+        assert (matrix is None) == (expected is None)
+        if matrix is not None:
+            np.testing.assert_array_equal(matrix, expected)
+    assert written.header.get_xyzt_units()[0] == "micron"
+    assert written.header["cal_max"] == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"label{ending}", f"scan{ending}"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_png_keeps_its_pixel_size_where_it_has_one(tmp_path: Path, known: bool) -> None:
+    spacing = (0.25, 0.5) if known else None
+    write_volume(tmp_path / "scan.png", np.zeros((3, 4), np.uint8), spacing=spacing)
+    write_like(
+        tmp_path / "label.png", np.ones((3, 4), np.uint8), read_volume(tmp_path / "scan.png")
+    )
+    label = read_volume(tmp_path / "label.png")
+    assert label.spacing_known is known
+    assert label.spacing == pytest.approx(spacing or (1.0, 1.0))
+    assert label.array.all()
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii.gz"
+    with pytest.raises(Exception, match="complex|data dtype|unicode|<U"):
+        write_volume(path, np.full((2, 2, 2), "a"), spacing=(1.0, 1.0, 1.0))
+    assert list(tmp_path.iterdir()) == []

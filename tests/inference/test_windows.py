@@ -10,7 +10,8 @@ import torch
 from monai.data.utils import compute_importance_map
 
 from recycleseg.inference.windows import (
-    WindowMerger,
+    RowMerger,
+    WindowGrid,
     extract_windows,
     gaussian_weight,
     merge_windows,
@@ -122,16 +123,56 @@ def test_weighted_merge_is_the_weighted_mean() -> None:
     torch.testing.assert_close(merged, expected)
 
 
-def test_streaming_equals_merging_at_once() -> None:
-    image_shape, patch_size, overlap = GEOMETRIES[3]
-    starts = window_starts(image_shape, patch_size, overlap)
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize(("image_shape", "patch_size", "_"), GEOMETRIES)
+def test_a_grid_merges_a_few_windows_at_a_time(
+    image_shape: tuple[int, ...], patch_size: tuple[int, ...], _: tuple[int, ...], overlap: float
+) -> None:
+    grid = WindowGrid(image_shape, patch_size, overlap)
     generator = torch.Generator().manual_seed(0)
-    windows = torch.randn(2, len(starts), 3, *patch_size, generator=generator)
+    values = torch.randn(len(grid), 2, 3, *patch_size, generator=generator)
+    mean = torch.zeros(2, 3, *image_shape)
+    for windows in grid.batches(2):
+        grid.add(mean, values[windows], windows)
     weight = gaussian_weight(patch_size)
-    merger = WindowMerger(image_shape, weight)
-    for some in torch.arange(len(starts)).split(2):
-        merger.add(windows[:, some], starts[some])
-    assert torch.equal(merger.merged(), merge_windows(windows, starts, image_shape, weight))
+    expected = merge_windows(values.movedim(0, 1), grid.starts, image_shape, weight)
+    # Weights that are divided before the sum instead of after it: float32 rounding.
+    torch.testing.assert_close(mean, expected, rtol=1e-5, atol=1e-6)
+    x = torch.randn(3, *image_shape, generator=generator)
+    assert torch.equal(
+        torch.cat([grid.cut(x, windows) for windows in grid.batches(3)]),
+        extract_windows(x[None], grid.starts, patch_size)[0],
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 3, 100])
+@pytest.mark.parametrize(("image_shape", "patch_size", "_"), GEOMETRIES)
+def test_rows_leave_when_no_further_window_reaches_them(
+    image_shape: tuple[int, ...], patch_size: tuple[int, ...], _: tuple[int, ...], batch: int
+) -> None:
+    grid = WindowGrid(image_shape, patch_size, 0.5)
+    generator = torch.Generator().manual_seed(0)
+    batches = grid.batches(batch)
+    merger = RowMerger(grid, 3, batches)
+    for _ in range(2):  # it may be used again
+        values = torch.randn(len(grid), 3, *patch_size, generator=generator)
+        expected = torch.zeros(3, *image_shape)
+        grid.add(expected, values, slice(0, len(grid)))
+        rows_left = 0
+        for windows in batches:
+            for rows, mean in merger.add(values[windows], windows):
+                assert rows.start == rows_left
+                rows_left = rows.stop
+                assert torch.equal(mean, expected[:, rows])
+        assert rows_left == image_shape[0]
+
+
+def test_a_single_window_is_its_own_mean() -> None:
+    grid = WindowGrid((4, 5, 6), (4, 5, 6), 0.5)
+    values = torch.randn(1, 2, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    mean = torch.zeros(2, 4, 5, 6)
+    grid.add(mean, values, slice(0, 8))
+    assert torch.equal(mean, values[0])
 
 
 def test_half_precision_windows_merge_in_float32() -> None:
@@ -183,5 +224,3 @@ def test_cutting_and_merging_refuse() -> None:
         merge_windows(*corner, (4, 4))
     with pytest.raises(ValueError, match=r"weight: expected shape \(2, 2\), got \(2, 3\)"):
         merge_windows(*corner, (4, 4), torch.ones(2, 3))
-    with pytest.raises(ValueError, match="windows: expected at least one, got none"):
-        WindowMerger((4, 4)).merged()

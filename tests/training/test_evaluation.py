@@ -10,8 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from recycleseg.config import PatchConfig, SamplingConfig, TrainConfig
 from recycleseg.data.layout import Case, Dataset
+from recycleseg.data.preprocess import PreprocessConfig
+from recycleseg.data.volumes import read_volume
+from recycleseg.inference.predictor import Predictor
+from recycleseg.metrics.overlap import dice_from_counts
+from recycleseg.ops.overlap_counts import overlap_counts
 from recycleseg.training.evaluation import Evaluation, foreground_counts, summary_of
+from recycleseg.training.trainer import Trainer
 
 
 def make_dataset(regions: tuple[tuple[int, ...], ...] | None = None) -> Dataset:
@@ -94,3 +101,40 @@ def test_a_class_nowhere_has_no_mean() -> None:
     assert math.isnan(nothing.mean_dice())
     dataset = replace(make_dataset(), class_names=("background", "a"))
     assert summary_of(nothing, dataset)["by_step"] == [None]
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingConfig(num_steps=3),
+        SamplingConfig(num_steps=3, samples=2, mirror=True),
+        SamplingConfig(num_steps=3, fusion="trajectory", sampler="ddpm"),
+    ],
+    ids=["default", "samples", "ddpm"],
+)
+def test_prediction_repeats_the_trainers_numbers(
+    small_config: TrainConfig, sampling: SamplingConfig
+) -> None:
+    """Every count of the final table, at every step, from the image files alone."""
+    config = replace(
+        small_config,
+        sampling=sampling,
+        patch=PatchConfig(size=(16, 16), overlap=0.25),
+        preprocess=PreprocessConfig(spacing=(0.6, 0.45)),
+        optim=replace(small_config.optim, steps=6),
+    )
+    summary = Trainer(config).fit()
+    assert config.data is not None and config.out is not None
+    predictor = Predictor.load(config.out, device="cpu")
+    by_step = []
+    for case_id, of_case in zip(("disc_6", "disc_7"), summary["metric_per_case"], strict=True):
+        data = Path(config.data)
+        prediction = predictor(data / f"imagesTr/{case_id}_0000.png", return_steps=True)
+        label = torch.from_numpy(read_volume(data / f"labelsTr/{case_id}.png").array)
+        counts = [overlap_counts(step[None], label[None], 3)[0, 1:] for step in prediction.steps]
+        by_step.append(torch.stack(counts))
+        for key, (tp, n_pred, n_ref) in zip("12", counts[-1].tolist(), strict=True):
+            metrics = of_case["metrics"][key]
+            assert (metrics["TP"], metrics["n_pred"], metrics["n_ref"]) == (tp, n_pred, n_ref)
+    dice = dice_from_counts(torch.stack(by_step)).nanmean(0).nanmean(-1)
+    assert dice.tolist() == pytest.approx(summary["by_step"], abs=1e-12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ Progress = Callable[[int, int], None]
 
 # Enough for percentiles of a data set while a case costs kilobytes.
 _SAMPLES_PER_CASE = 10_000
+_LARGEST_VALUE = 1e37
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,25 @@ def image_problems(volumes: Sequence[Volume], spatial_dims: int) -> list[str]:
             )
         if 0 in volume.array.shape:
             problems.append(f"{volume.path}: expected voxels, got shape {volume.array.shape}")
-        values = volume.array.astype(np.float32)
-        if not np.isfinite(values).all():
-            nan, inf = int(np.isnan(values).sum()), int(np.isinf(values).sum())
-            problems.append(f"{volume.path}: expected finite values, got {nan} NaN and {inf} Inf")
+        problems.extend(_value_problems(volume))
         if volume is not volumes[0]:
             problems.extend(grid_problems(volume, volumes[0]))
     return problems
+
+
+def _value_problems(volume: Volume) -> list[str]:
+    """Values that are not finite, or too large for sums and differences in float32."""
+    array = volume.array
+    if array.dtype.kind != "f" or array.size == 0:
+        return []
+    lowest, highest = float(array.min()), float(array.max())
+    if math.isfinite(lowest) and math.isfinite(highest):
+        largest = max(-lowest, highest)
+        if largest <= _LARGEST_VALUE:
+            return []
+        return [f"{volume.path}: expected values up to {_LARGEST_VALUE:g}, got {largest:g}"]
+    nan, inf = int(np.isnan(array).sum()), int(np.isinf(array).sum())
+    return [f"{volume.path}: expected finite values, got {nan} NaN and {inf} Inf"]
 
 
 def _inspect_case(case: Case, dataset: Dataset) -> CaseFacts | list[str]:

@@ -47,17 +47,28 @@ class Orientation:
         return permuted.flip([axis + 1 for axis in self.flipped]) if self.flipped else permuted
 
 
-def resample(x: Tensor, shape: Sequence[int]) -> Tensor:
+def resample(x: Tensor, shape: Sequence[int], part: Sequence[slice] | None = None) -> Tensor:
     """Linear resampling of (C, *S) float32 to (C, *shape) over the same field of view.
 
     One axis after the other, so strongly anisotropic voxels need no special case. An axis that
     shrinks is averaged over a triangle as wide as the step, against aliasing; an axis that keeps
     its size is left untouched, bit for bit.
+
+    part: a range of the result along each axis, which alone is computed, to the same bits as
+    within the whole.
     """
-    for axis, (size, new_size) in enumerate(zip(x.shape[1:], shape, strict=True), start=1):
-        if size != new_size:
-            weights = _linear_weights(size, new_size).to(x)
-            x = (x.movedim(axis, -1) @ weights.T).movedim(-1, axis)
+    parts = part or [slice(None)] * len(shape)
+    taps = [
+        _taps(size, new_size, wanted)
+        for size, new_size, wanted in zip(x.shape[1:], shape, parts, strict=True)
+    ]
+    for axis, (places, _) in enumerate(taps, start=1):
+        first = int(places.min())
+        x = x.narrow(axis, first, int(places.max()) - first + 1)
+        places -= first
+    for axis, (places, weights) in enumerate(taps, start=1):
+        if weights is not None:
+            x = _weighted_sum(x, axis, places.to(x.device), weights.to(x))
     return x.contiguous()
 
 
@@ -75,6 +86,30 @@ def resample_label(label: Tensor, shape: Sequence[int], values: Sequence[int]) -
         result[score > best] = value
         best = torch.maximum(best, score)
     return result
+
+
+def _taps(size: int, new_size: int, wanted: slice) -> tuple[Tensor, Tensor | None]:
+    """Which of `size` voxels each wanted one of `new_size` is made of, (n, K), and their weights.
+
+    No weights: each is one of the old.
+    """
+    if size == new_size:
+        return torch.arange(size)[wanted, None], None
+    weights = _linear_weights(size, new_size)[wanted]
+    number = int((weights > 0).sum(1).max())
+    places = (weights > 0).int().argmax(1, keepdim=True) + torch.arange(number)
+    inside = places < size
+    places = places.clamp(max=size - 1)
+    return places, weights.gather(1, places) * inside
+
+
+def _weighted_sum(x: Tensor, axis: int, places: Tensor, weights: Tensor) -> Tensor:
+    # Voxel by voxel, not as a matrix product, whose rounding depends on the matrix's size.
+    along = [-1 if n == axis else 1 for n in range(x.ndim)]
+    total = x.index_select(axis, places[:, 0]).mul_(weights[:, 0].view(along))
+    for k in range(1, places.shape[1]):
+        total += x.index_select(axis, places[:, k]).mul_(weights[:, k].view(along))
+    return total
 
 
 def _linear_weights(size: int, new_size: int) -> Tensor:

@@ -192,7 +192,7 @@ def preprocess_image(volumes: Sequence[Volume], plan: Plan, *, case_id: str = ""
             f"got {len(volumes)} files {[volume.path.name for volume in volumes]}"
         )
     if problems := image_problems(volumes, plan.spatial_dims):
-        raise DatasetError("\n".join(problems))
+        raise DatasetError("; ".join(problems))
     first = volumes[0]
     orientation = Orientation.of(first.affine, plan.spatial_dims)
     image = torch.stack(
@@ -232,11 +232,14 @@ def region_masks(label: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
     return torch.stack(masks).to(torch.uint8)
 
 
-def restore(probs: Tensor, case: PreparedCase) -> Tensor:
+def restore(probs: Tensor, case: PreparedCase, rows: slice = slice(None)) -> Tensor:
     """Probabilities (C, *S) on the prepared grid -> (C, *native_shape) float32 on the file's.
 
     Linear interpolation over the same field of view, the file's own axis order and directions;
     exact where the case was not resampled.
+
+    rows: a range of the file's first axis, which alone is restored, to the same bits as within
+    the whole: so that not all need be held at once.
     """
     if probs.shape[1:] != case.image.shape[1:]:
         raise ValueError(
@@ -244,7 +247,14 @@ def restore(probs: Tensor, case: PreparedCase) -> Tensor:
             f"got {tuple(probs.shape[1:])}"
         )
     canonical = tuple(int(size) for size in case.orientation.sizes(case.native_shape))
-    return case.orientation.undo(resample(probs.float(), canonical)).contiguous()
+    number = case.native_shape[0]
+    start, stop, _ = rows.indices(number)
+    if 0 in case.orientation.flipped:
+        start, stop = number - stop, number - start
+    part = [
+        slice(start, stop) if axis == 0 else slice(None) for axis in case.orientation.permutation
+    ]
+    return case.orientation.undo(resample(probs.float(), canonical, part)).contiguous()
 
 
 def native_label(case: PreparedCase) -> Tensor:

@@ -4,21 +4,45 @@ from __future__ import annotations
 
 import gzip
 import io
+import logging
+import math
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 SPATIAL_DIMS = {".nii.gz": 3, ".nii": 3, ".png": 2}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY_MODES = ("1", "L", "I;16", "I;16B", "I")
 _MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
+_NIFTI_SIZES: dict[int, type[nib.Nifti1Header]] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+_GRID_FIELDS = (
+    *("pixdim", "xyzt_units", "qform_code", "sform_code"),
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
+_SIGNATURES = {
+    b"\x1f\x8b": "a gzip stream",
+    b"\x89PNG": "a PNG file",
+    b"\xff\xd8\xff": "a JPEG file",
+    b"PK\x03\x04": "a zip archive",
+    **{struct.pack(order + "i", size): "a NIfTI file" for size in _NIFTI_SIZES for order in "<>"},
+}
+# First column and row of each pass of an interlaced PNG, and the steps between them.
+_ADAM7 = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
+# nibabel tells its own logger, thus the terminal, of what it mends in a header.
+_SILENT = logging.Logger("silent")
+_SILENT.addHandler(logging.NullHandler())
 
 
 class DatasetError(ValueError):
@@ -35,6 +59,7 @@ class Volume:
         affine: (4, 4) voxel index -> world coordinates in mm, NIfTI only.
         path: the file.
         spacing_known: whether the file told the voxel size.
+        header: of a NIfTI file, so that a result can be written with its orientation codes.
     """
 
     array: np.ndarray[Any, Any]
@@ -42,6 +67,7 @@ class Volume:
     affine: np.ndarray[Any, Any] | None
     path: Path
     spacing_known: bool = True
+    header: nib.Nifti1Header | None = None
 
 
 def file_ending(path: Path) -> str:
@@ -64,7 +90,9 @@ def read_volume(path: Path | str) -> Volume:
     if (ending := file_ending(path)) not in readers:
         raise DatasetError(f"{path}: expected a file ending in {', '.join(readers)}")
     if not path.is_file():
-        raise DatasetError(f"{path}: expected a file, got none there")
+        got = "a folder" if path.is_dir() else "none there"
+        got = "a link to nothing" if path.is_symlink() and not path.exists() else got
+        raise DatasetError(f"{path}: expected a file, got {got}")
     try:
         return readers[ending](path)
     except DatasetError:
@@ -78,14 +106,22 @@ def write_volume(
     path: Path | str,
     array: np.ndarray[Any, Any],
     *,
-    spacing: tuple[float, ...],
+    spacing: tuple[float, ...] | None,
     affine: np.ndarray[Any, Any] | None = None,
+    header: nib.Nifti1Header | None = None,
 ) -> None:
     """Write an array (*S) to a NIfTI file (3D, dtype kept) or a PNG (2D, uint8 or uint16).
 
+    The file appears whole or not at all.
+
     Args:
         spacing: voxel size in mm in array-axis order; a NIfTI file with `affine` ignores it.
+            None: unknown, which only a PNG can express.
         affine: (4, 4); None: axes along right, anterior, superior.
+        header: that of a volume with this affine, whose qform, sform and units are kept.
+
+    Raises:
+        ValueError: the format cannot hold the array, or the header is of another grid.
     """
     path = Path(path)
     if SPATIAL_DIMS.get(file_ending(path)) != array.ndim:
@@ -93,50 +129,153 @@ def write_volume(
     if array.ndim == 2:
         if array.dtype not in (np.uint8, np.uint16):
             raise ValueError(f"array: expected uint8 or uint16 for a PNG, got {array.dtype}")
-        dpi = (25.4 / spacing[1], 25.4 / spacing[0])
-        Image.fromarray(array).save(path, dpi=dpi)
+        options: dict[str, Any] = {}
+        if spacing is not None:
+            options["dpi"] = (25.4 / spacing[1], 25.4 / spacing[0])
+        with written_whole(path) as temporary:
+            Image.fromarray(array).save(temporary, **options)
         return
-    grid = np.diag([*spacing, 1.0]) if affine is None else affine
-    image = nib.Nifti1Image(array, grid)
-    image.header.set_xyzt_units("mm")
-    nib.save(image, path)
+    if header is not None:
+        image = _on_grid_of(header, array, affine)
+    else:
+        if affine is None and spacing is None:
+            raise ValueError("spacing: expected mm for a NIfTI file without affine, got None")
+        grid = np.diag([*(spacing or ()), 1.0]) if affine is None else affine
+        image = nib.Nifti1Image(array, grid)
+        image.header.set_xyzt_units("mm")
+    with written_whole(path) as temporary:
+        nib.save(image, temporary)
+
+
+def write_like(path: Path | str, array: np.ndarray[Any, Any], volume: Volume) -> None:
+    """`write_volume` of an array (*S) on the grid of a file that was read."""
+    spacing = volume.spacing if volume.spacing_known else None
+    write_volume(path, array, spacing=spacing, affine=volume.affine, header=volume.header)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A name to write to, that becomes `path` when the block ends and is deleted if it raises."""
+    temporary = path.with_name(f".part-{path.name}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _on_grid_of(
+    header: nib.Nifti1Header, array: np.ndarray[Any, Any], affine: np.ndarray[Any, Any] | None
+) -> nib.Nifti1Image:
+    """An image that has of a header what places it in space, and nothing else."""
+    if affine is not None and not np.allclose(affine, _affine_in_mm(header), rtol=1e-6, atol=1e-6):
+        raise ValueError(
+            f"header: expected that of a file with affine {affine.tolist()}, "
+            f"got {_affine_in_mm(header).tolist()}"
+        )
+    is_nifti2 = isinstance(header, nib.Nifti2Header)
+    grid = nib.Nifti2Header() if is_nifti2 else nib.Nifti1Header()
+    grid.set_data_shape(array.shape)  # on which the affine depends where there is no code
+    for name in _GRID_FIELDS:
+        grid[name] = header[name]
+    kind: Any = nib.Nifti2Image if is_nifti2 else nib.Nifti1Image
+    image: nib.Nifti1Image = kind(array, grid.get_best_affine(), grid, dtype=array.dtype)
+    return image
+
+
+def _affine_in_mm(header: nib.Nifti1Header) -> np.ndarray[Any, Any]:
+    affine: np.ndarray[Any, Any] = np.array(header.get_best_affine(), dtype=np.float64)
+    affine[:3] *= _MM_PER_UNIT.get(header.get_xyzt_units()[0], 1.0)
+    return affine
 
 
 def _read_nifti(path: Path) -> Volume:
     content = path.read_bytes()
     if path.name.endswith(".gz"):
+        if not content.startswith(b"\x1f\x8b"):
+            raise ValueError(_kind_of(content))
         # The whole stream at once, so that its checksum is verified too.
         content = gzip.decompress(content)
-    is_nifti2 = content[:4] in (struct.pack("<i", 540), struct.pack(">i", 540))
-    image = (nib.Nifti2Image if is_nifti2 else nib.Nifti1Image).from_bytes(content)
-    if len(image.shape) != 3:
+    header = _nifti_header(path, content)
+    shape, dtype = header.get_data_shape(), header.get_data_dtype()
+    if len(shape) != 3:
         raise DatasetError(
-            f"{path}: expected 3 axes, got {len(image.shape)} with shape {image.shape}; "
+            f"{path}: expected 3 axes, got {len(shape)} with shape {shape}; "
             "several channels are separate files CASE_0000, CASE_0001, ..."
         )
-    array = np.asanyarray(image.dataobj)
-    if array.dtype.kind not in "buif":
-        raise DatasetError(f"{path}: expected real numbers, got {array.dtype}")
-    affine = np.array(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise DatasetError(f"{path}: expected an invertible affine, got {affine.tolist()}")
-    affine[:3] *= _MM_PER_UNIT.get(image.header.get_xyzt_units()[0], 1.0)
+    if min(shape) < 1:
+        raise DatasetError(f"{path}: expected at least one voxel along each axis, got {shape}")
+    if dtype.kind not in "buif":
+        raise DatasetError(f"{path}: expected real numbers, got {dtype}")
+    needed = math.prod(map(int, shape)) * dtype.itemsize
+    there = max(len(content) - header.get_data_offset(), 0)
+    if there < needed:
+        raise ValueError(f"{there} bytes of voxels where its header tells of {needed}")
+    affine = _checked_affine(path, header)
+    with np.errstate(all="ignore"):  # scaling may overflow; who uses the numbers checks them
+        array = header.data_from_fileobj(io.BytesIO(content))
     spacing = tuple(float(size) for size in nib.affines.voxel_sizes(affine))
-    return Volume(array, spacing, affine, path)
+    return Volume(array, spacing, affine, path, header=header)
+
+
+def _nifti_header(path: Path, content: bytes) -> nib.Nifti1Header:
+    """The header of a NIfTI-1 or NIfTI-2 file, mended as nibabel does where no sense is lost."""
+    orders = {struct.pack(o + "i", size): (o, size) for size in _NIFTI_SIZES for o in "<>"}
+    if content[:4] not in orders:
+        raise ValueError(_kind_of(content))
+    order, size = orders[content[:4]]
+    if len(content) < size:
+        raise ValueError(f"{len(content)} bytes of a header of {size}")
+    header = _NIFTI_SIZES[size](content[:size], endianness=order, check=False)
+    voxel_sizes = header["pixdim"][1:4]
+    if header["sform_code"] <= 0 and not (voxel_sizes > 0).all():
+        raise DatasetError(
+            f"{path}: expected positive voxel sizes, got pixdim {voxel_sizes.tolist()} and no sform"
+        )
+    if header["magic"].item().startswith(b"ni"):
+        raise ValueError("the header of a .hdr/.img pair")
+    header.check_fix(logger=_SILENT, error_level=40)
+    return header
+
+
+def _checked_affine(path: Path, header: nib.Nifti1Header) -> np.ndarray[Any, Any]:
+    """Affine in mm; DatasetError where it does not place voxels in space."""
+    try:
+        affine = _affine_in_mm(header)
+    except ValueError as error:  # quaternion longer than 1
+        raise DatasetError(f"{path}: expected an orientation, got a qform with {error}") from error
+    with np.errstate(all="ignore"):
+        volume = np.abs(np.linalg.det(affine[:3, :3]))
+        box = np.prod(nib.affines.voxel_sizes(affine))
+        if not np.isfinite(affine).all() or not volume > 1e-6 * box:
+            raise DatasetError(f"{path}: expected an invertible affine, got {affine.tolist()}")
+    return affine
+
+
+def _kind_of(content: bytes) -> str:
+    """What bytes that are not what their name says may be."""
+    if not content:
+        return "an empty file"
+    if content[128:132] == b"DICM":
+        return "a DICOM file"
+    kinds = [kind for start, kind in _SIGNATURES.items() if content.startswith(start)]
+    return kinds[0] if kinds else f"a file of another kind, that begins with {content[:8]!r}"
 
 
 def _read_png(path: Path) -> Volume:
     content = path.read_bytes()
-    spacing = None
+    chunks: dict[bytes, bytes] = {}
     for kind, data in _png_chunks(content):
-        if kind == b"pHYs":
-            spacing = _pixel_size(data)
-    with Image.open(io.BytesIO(content)) as image:
+        chunks[kind] = chunks.get(kind, b"") + data
+    spacing = _pixel_size(chunks[b"pHYs"]) if b"pHYs" in chunks else None
+    # Not Image.open, which warns of large images.
+    with PngImagePlugin.PngImageFile(io.BytesIO(content)) as image:
         if image.mode not in _GREY_MODES:
             raise DatasetError(
                 f"{path}: expected a grey PNG of 8 or 16 bits, got mode {image.mode}; "
                 "save colour channels as separate files CASE_0000, CASE_0001, ..."
             )
+        _check_pixels(chunks[b"IHDR"], chunks.get(b"IDAT", b""))
         array = np.array(image)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
@@ -146,17 +285,31 @@ def _read_png(path: Path) -> Volume:
 def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Type and data of every chunk; raises where the file ends early or a checksum differs."""
     if not content.startswith(_PNG_SIGNATURE):
-        raise ValueError("no PNG signature")
+        raise ValueError(_kind_of(content))
     position = len(_PNG_SIGNATURE)
     kind = b""
     while kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", content, position)
-        data = content[position + 8 : position + 8 + length]
-        (checksum,) = struct.unpack_from(">I", content, position + 8 + length)
+        try:
+            length, kind = struct.unpack_from(">I4s", content, position)
+            data = content[position + 8 : position + 8 + length]
+            (checksum,) = struct.unpack_from(">I", content, position + 8 + length)
+        except struct.error:
+            raise ValueError(f"an end after {len(content)} bytes, within a chunk") from None
         if zlib.crc32(kind + data) != checksum:
             raise ValueError(f"checksum of chunk {kind.decode('ascii', 'replace')} differs")
         yield kind, data
         position += 12 + length
+
+
+def _check_pixels(header: bytes, data: bytes) -> None:
+    """ValueError where a grey PNG has less pixels than its header tells; Pillow makes them up."""
+    width, height, depth, _, _, _, interlaced = struct.unpack(">IIBBBBB", header)
+    needed = 0
+    for first_x, first_y, step_x, step_y in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - first_x) // step_x), -(-(height - first_y) // step_y)
+        needed += rows * (1 + (columns * depth + 7) // 8) if columns > 0 else 0
+    if (there := len(zlib.decompress(data))) < needed:
+        raise ValueError(f"{there} bytes of pixels where its header tells of {needed}")
 
 
 def _pixel_size(phys: bytes) -> tuple[float, float] | None:

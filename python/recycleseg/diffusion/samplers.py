@@ -150,32 +150,68 @@ def sample(
     mask, predicted = x.mask.tensor_split([num_classes], dim=1)
     mask.copy_(diffusion.x_to_mask(x_t))
     predicted.zero_()
-    learned = sampler == "ddpm" and diffusion.learns_variance
-    stochastic = sampler == "ddpm" or eta > 0
+    stochastic = draws_noise(sampler, eta)
     for index in reversed(range(diffusion.num_timesteps)):
         t_index = torch.full((batch,), index, device=image.device)
         model_out = network(x.tensor, t=diffusion.network_time(t_index))
-        if learned:
-            x_t, x_start = ddpm_step(diffusion, model_out, x_t, t_index, noise=noise())
-            mask.copy_(diffusion.x_to_mask(x_t))
-            probs = diffusion.x_to_mask(x_start)
-        else:
-            if sampler == "ddpm":
-                coefficients = ddpm_coefficients(diffusion, t_index)
-            else:
-                coefficients = ddim_coefficients(diffusion, t_index, eta)
-            step = reverse(
-                diffusion,
-                model_out,
-                x_t,
-                t_index,
-                coefficients,
-                x,
-                noise=noise() if stochastic else None,
-                return_probs=True,
-            )
-            assert step.probs is not None
-            x_t, probs = step.x_prev, step.probs
+        x_t, probs = reverse_step(
+            diffusion,
+            model_out,
+            x_t,
+            t_index,
+            x,
+            sampler=sampler,
+            eta=eta,
+            noise=noise() if stochastic else None,
+        )
         if self_conditioning:
             predicted.copy_(probs)
         yield probs
+
+
+def draws_noise(sampler: Literal["ddim", "ddpm"], eta: float) -> bool:
+    """Whether the steps of a sampler draw noise; the state to start from always is noise."""
+    return sampler == "ddpm" or eta > 0
+
+
+def reverse_step(
+    diffusion: GaussianDiffusion,
+    model_out: Tensor,
+    x_t: Tensor,
+    t_index: Tensor,
+    x: NetworkInput | None = None,
+    *,
+    sampler: Literal["ddim", "ddpm"] = "ddim",
+    eta: float = 0.0,
+    noise: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One step of `sample`.
+
+    Args:
+        diffusion: the process.
+        model_out: network output (B, C, *S), 2 * C channels if the variance is learned.
+        x_t: state (B, C, *S).
+        t_index: (B,) int64.
+        x: network input whose first C channels of the mask become those of x_{t-1}, or None.
+        sampler: ``ddim`` or ``ddpm``.
+        eta: of DDIM.
+        noise: normal noise (B, C, *S), needed where `draws_noise`.
+
+    Returns:
+        x_{t-1} and the predicted mask in [0, 1], both (B, C, *S).
+    """
+    if sampler == "ddpm" and diffusion.learns_variance:
+        assert noise is not None
+        x_prev, x_start = ddpm_step(diffusion, model_out, x_t, t_index, noise=noise)
+        if x is not None:
+            x.mask[:, : x_t.shape[1]] = diffusion.x_to_mask(x_prev)
+        return x_prev, diffusion.x_to_mask(x_start)
+    if sampler == "ddpm":
+        coefficients = ddpm_coefficients(diffusion, t_index)
+    else:
+        coefficients = ddim_coefficients(diffusion, t_index, eta)
+    step = reverse(
+        diffusion, model_out, x_t, t_index, coefficients, x, noise=noise, return_probs=True
+    )
+    assert step.probs is not None
+    return step.x_prev, step.probs

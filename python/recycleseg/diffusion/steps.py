@@ -105,14 +105,15 @@ def reverse(
     x_t: Tensor,
     t_index: Tensor,
     coefficients: Tensor,
-    x: NetworkInput,
+    x: NetworkInput | None = None,
     *,
     noise: Noise | None = None,
     return_probs: bool = False,
 ) -> DdimUpdate:
     """A reverse step from x_t with coefficients (B, 3) of x_start, x_t and noise.
 
-    Otherwise as `noise_label`; return_probs: whether to give the predicted mask.
+    Otherwise as `noise_label`; x: None where the mask is not wanted; return_probs: whether to give
+    the predicted mask.
     """
     prediction, _ = diffusion.split_model_out(model_out)
     of_start = None
@@ -129,8 +130,8 @@ def reverse(
         prediction_type=diffusion.prediction_type,
         start_coefficients=of_start,
         exclusive=diffusion.exclusive,
-        network_input=x.tensor,
-        first_channel=x.mask_channel,
+        network_input=None if x is None else x.tensor,
+        first_channel=0 if x is None else x.mask_channel,
         return_probs=return_probs,
         **_drawn(noise),
     )

@@ -1,115 +1,163 @@
-"""A trained run as a function from image files to segmentations."""
+"""Trained runs as a function from image files to segmentations."""
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from recycleseg import factory
-from recycleseg.checkpoint import load_checkpoint
-from recycleseg.config import TrainConfig, load_config
-from recycleseg.data.preprocess import Plan, preprocess_image, restore
-from recycleseg.data.volumes import Volume, read_volume, write_volume
+from recycleseg.data.preprocess import preprocess_image
+from recycleseg.data.volumes import Volume, file_ending, read_volume, write_like
+from recycleseg.inference.model import Model
+from recycleseg.inference.native import Prepared, to_native
+from recycleseg.inference.volume import Progress
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A segmentation on the grid of the image file.
+    """A segmentation on the grid of the image file; what was not asked for is None or empty.
 
-    label: (*S) uint8, the data set's label values, also where classes overlap (see
-    `paint_regions`). probs: (C, *S) float32; of overlapping classes a voxel belongs to each above
-    one half. volume: the image file as read, whose grid this is.
+    Attributes:
+        label: (*S) uint8, the data set's label values, also where classes overlap (see
+            `recycleseg.inference.native.paint_regions`).
+        probs: (C, *S) float32; of overlapping classes a voxel belongs to each above one half.
+        entropy: (*S) float32, of the mean probabilities in nats; of overlapping classes the sum
+            over them.
+        disagreement: (*S) float32, the entropy less the mean of the members' entropies (samples
+            and models), at least 0: what more members of this kind may resolve.
+        steps: label map (*S) uint8 after each sampling step; the last one is `label`.
+        volume: the image file as read, whose grid this is.
     """
 
     label: Tensor
-    probs: Tensor
+    probs: Tensor | None
+    entropy: Tensor | None
+    disagreement: Tensor | None
+    steps: tuple[Tensor, ...]
     volume: Volume
 
     def save(self, path: Path | str) -> None:
-        """Write the label with the image's affine or pixel size, in the format of the suffix."""
-        write_volume(
-            path, self.label.numpy(), spacing=self.volume.spacing, affine=self.volume.affine
-        )
+        """Write the label on the image's grid, in the format of the suffix.
+
+        A NIfTI file keeps the affines of the image and their codes, a PNG its pixel size.
+        """
+        write_like(path, self.label.numpy(), self.volume)
 
 
 class Predictor:
-    """Segments images of any size and spacing with the best weights of a run."""
+    """Segments images of any size and spacing, by one trained run or the mean of several.
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        plan: Plan,
-        patch_size: tuple[int, ...],
-        weights: dict[str, Tensor],
-    ) -> None:
-        self.plan = plan
-        self.seed = config.seed
-        self.device = factory.use_device(config.runtime.device)
-        precision = factory.choose_precision(config.runtime.precision, self.device)
-        network = factory.make_network(config, plan).to(self.device)
-        network.load_state_dict(weights)
-        network.eval()
-        forward = factory.AutocastNetwork(network, self.device, precision)
-        self.sampler = factory.make_volume_sampler(config, forward, plan, patch_size, self.device)
+    One volume of the prepared grid is held for each model's probabilities, and while it samples
+    one more for its state; the way back to the file's grid goes slab by slab.
+
+    Raises ValueError naming both models where their classes or channels differ.
+    """
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        if not models:
+            raise ValueError("models: expected at least one, got none")
+        for model in models[1:]:
+            _check_same_task(models[0], model)
+        self.models = tuple(models)
 
     @classmethod
-    def load(cls, run: Path | str, *, device: str = "auto") -> Predictor:
-        """Load a run folder that `recycle-train` wrote, onto a device as `runtime.device` names it.
+    def load(cls, run: Path | str, *, device: str = "auto", **options: Any) -> Predictor:
+        """Load a run folder that `recycle-train` wrote, with its best weights.
 
-        The device need not be the one that the run was trained on. Raises ValueError naming the
-        file that is missing or not as expected, or the device that is not there.
+        Args:
+            run: the folder.
+            device: as `runtime.device` names it; it need not be the one of the training.
+            options: fields of `recycleseg.config.SamplingConfig` in the place of the run's own,
+                and `seed` and `overlap` (of windows) likewise.
+
+        Raises:
+            ValueError: naming the file that is missing or not as expected, the option that is not
+                known or out of its range, or the device that is not there.
         """
-        root = Path(run)
-        config = load_config(root / "config.yaml")
-        config = replace(config, runtime=replace(config.runtime, device=device))
-        description = root / "dataset.json"
-        if not description.is_file():
-            raise ValueError(f"{description}: expected a run's data set description, found none")
-        plan = json.loads(description.read_text())
-        patch_size = tuple(plan.pop("patch_size"))
-        checkpoint = load_checkpoint(root / "checkpoints" / "best.safetensors")
-        weights = checkpoint.owned_by("average") or checkpoint.owned_by("network")
-        return cls(config, Plan.from_dict(plan), patch_size, weights)
+        return cls.load_many([run], device=device, **options)
 
-    def __call__(self, image: Path | str | Sequence[Path | str]) -> Prediction:
+    @classmethod
+    def load_many(
+        cls, runs: Sequence[Path | str], *, device: str = "auto", **options: Any
+    ) -> Predictor:
+        """Load runs whose mean probabilities are taken; otherwise as `load`.
+
+        Their spacing, windows, strategy and steps may differ; classes and channels may not.
+        """
+        return cls([Model.load(run, device=device, **options) for run in runs])
+
+    def __call__(
+        self,
+        images: Path | str | Sequence[Path | str],
+        *,
+        case_id: str | None = None,
+        return_probs: bool = False,
+        return_uncertainty: bool = False,
+        return_steps: bool = False,
+        progress: Progress | None = None,
+    ) -> Prediction:
         """Segment one case: its image file, or one file per channel.
 
-        Raises DatasetError when a file cannot be read or the files do not fit the run.
+        Args:
+            images: the files.
+            case_id: decides the noise, together with the seed; None: the file's name, without
+                ending and channel number.
+            return_probs: whether to give the probabilities on the file's grid.
+            return_uncertainty: whether to give entropy and disagreement.
+            return_steps: whether to give the label map after every sampling step. Not of several
+                models.
+            progress: called with the work done and all the work, whose ratio grows to 1.
+
+        Raises:
+            DatasetError: a file cannot be read, or the files do not fit the models.
+            ValueError: return_steps of several models.
         """
-        paths = [image] if isinstance(image, (str, Path)) else list(image)
+        number = len(self.models)
+        if return_steps and number > 1:
+            raise ValueError(f"return_steps: expected one model, got {number}")
+        paths = [Path(p) for p in ([images] if isinstance(images, (str, Path)) else images)]
         volumes = [read_volume(path) for path in paths]
-        case = preprocess_image(volumes, self.plan, case_id=Path(paths[0]).name)
-        generator = torch.Generator(self.device).manual_seed(self.seed)
-        probs = restore(self.sampler(case.image.to(self.device), generator)[-1].cpu(), case)
-        if self.plan.regions is None:
-            label = probs.argmax(0).to(torch.uint8)
-        else:
-            label = paint_regions(probs > 0.5, self.plan.regions)
-        return Prediction(label, probs, volumes[0])
+        results: list[Prepared] = []
+        steps: list[Tensor] = []
+        for index, model in enumerate(self.models):
+            case = preprocess_image(volumes, model.plan, case_id=case_id or case_id_of(paths[0]))
+
+            def keep_label(step: int, probs: Tensor, case: Any = case) -> None:
+                steps.append(to_native([Prepared(case, probs)]).label)
+
+            results.append(
+                model(
+                    case,
+                    on_step=keep_label if return_steps else None,
+                    uncertainty=return_uncertainty,
+                    progress=_part_of(progress, index, number),
+                )
+            )
+        native = to_native(
+            results, return_probs=return_probs, return_uncertainty=return_uncertainty
+        )
+        return Prediction(**vars(native), steps=tuple(steps), volume=volumes[0])
 
 
-def paint_regions(masks: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
-    """Label map (*S) uint8 of overlapping masks (C, *S) bool, whose label values are `regions`.
+def case_id_of(path: Path) -> str:
+    """Name of a case by the name of an image of it: without ending and channel number."""
+    name = path.name.removesuffix(file_ending(path))
+    return re.sub(r"_\d{4}$", "", name)
 
-    A voxel takes the label value that lies in just the regions that hold it, if there is one: then
-    `region_masks` of the result gives the masks back. Elsewhere regions of more label values are
-    painted first and the more specific ones over them, as nnU-Net does by its
-    `regions_class_order`; each with its first label value that no region painted later holds, or
-    with its first one if there is none.
-    """
-    order = sorted(range(len(regions)), key=lambda index: -len(regions[index]))
-    label = torch.zeros(masks.shape[1:], dtype=torch.uint8)
-    for position, index in enumerate(order):
-        painted_later = {value for other in order[position + 1 :] for value in regions[other]}
-        own = [value for value in regions[index] if value not in painted_later]
-        label[masks[index]] = (own or regions[index])[0]
-    for value in sorted({value for region in regions for value in region}):
-        held = torch.tensor([value in region for region in regions])
-        exact = (masks == held.reshape(-1, *[1] * (masks.ndim - 1))).all(0)
-        label[exact] = value
-    return label
+
+def _part_of(progress: Progress | None, index: int, number: int) -> Progress | None:
+    """Progress of one of several models, whose windows differ in number, as that of all."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(index * total + done, number * total)
+
+
+def _check_same_task(first: Model, other: Model) -> None:
+    for name in ("channel_names", "class_names", "regions", "label_values", "spatial_dims"):
+        expected, got = getattr(first.plan, name), getattr(other.plan, name)
+        if expected != got:
+            raise ValueError(f"{other.name}: expected {name} {expected} as {first.name}, got {got}")

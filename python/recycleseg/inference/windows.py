@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import EllipsisType
 
 import torch
 from torch import Tensor
+
+from recycleseg.inference.memory import slabs
 
 
 def window_starts(
@@ -73,67 +75,139 @@ def gaussian_weight(patch_size: Sequence[int]) -> Tensor:
     """
     weight = torch.ones((), dtype=torch.float64)
     for size in patch_size:
-        offset = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
-        weight = weight[..., None] * torch.exp(-0.5 * (8 * offset / size) ** 2)
+        weight = weight[..., None] * _gaussian(size)
     return (weight / weight.max()).float()
 
 
-class WindowMerger:
-    """Weighted mean of windows that arrive a few at a time, so that not all are held at once.
+def _gaussian(size: int) -> Tensor:
+    offset = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+    return torch.exp(-0.5 * (8 * offset / size) ** 2)
+
+
+class WindowGrid:
+    """The windows that cover a volume, and their weighted mean, taken a few windows at a time.
+
+    A window's weights are those of `gaussian_weight`, divided by their sum over all windows at
+    each voxel: they are products over the axes, so a window's own share is known from its place
+    alone, and no volume of weights is held.
 
     Args:
         image_shape: n sizes of the volume.
-        weight: weight of each voxel of a window, shape patch_size, positive; None: plain mean.
+        patch_size: n sizes of a window, at most the volume's.
+        overlap: fraction of a window that its neighbour repeats at least, below 1.
+        device: where the volume is.
+
+    Attributes:
+        starts: (N, n) int64, first voxels of the windows.
     """
 
-    def __init__(self, image_shape: Sequence[int], weight: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        patch_size: Sequence[int],
+        overlap: float,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shared = [min(int(size * overlap), size - 1) for size in patch_size]
         self.image_shape = tuple(image_shape)
-        self.weight = weight
-        self._sum: Tensor | None = None
-        self._total: Tensor | None = None
+        self.patch_size = tuple(patch_size)
+        self.starts = window_starts(image_shape, patch_size, shared)
+        self._shares = [
+            _shares(size, patch, self.starts[:, axis].unique().tolist(), device)
+            for axis, (size, patch) in enumerate(zip(image_shape, patch_size, strict=True))
+        ]
 
-    def add(self, windows: Tensor, starts: Tensor) -> None:
-        """Add windows (B, N, C, *patch_size) whose first voxels are starts (N, n).
+    def __len__(self) -> int:
+        return len(self.starts)
 
-        Raises:
-            ValueError: weight has another shape than a window, or a window leaves the volume.
+    def batches(self, size: int) -> list[slice]:
+        """The windows' indices, as ranges of at most `size`."""
+        return [slice(first, first + size) for first in range(0, len(self), size)]
+
+    def cut(self, x: Tensor, windows: slice) -> Tensor:
+        """Windows (n, C, *patch_size) of x (C, *image_shape), a copy."""
+        return extract_windows(x[None], self.starts[windows], self.patch_size)[0]
+
+    def add(self, mean: Tensor, values: Tensor, windows: slice, first_row: int = 0) -> None:
+        """Add what windows have, (n, ..., *patch_size), to the mean (..., *image_shape).
+
+        The mean is that of all windows when each was added once to zeros. It may lack rows of the
+        first axis that the windows do not reach; first_row: the first that it has.
         """
-        patch_size = windows.shape[3:]
-        dtype = torch.promote_types(windows.dtype, torch.float32)
-        if self.weight is None:
-            weight = torch.ones(patch_size, dtype=dtype, device=windows.device)
-        else:
-            weight = self.weight.to(windows.device, dtype)
-        if weight.shape != patch_size:
-            raise ValueError(
-                f"weight: expected shape {tuple(patch_size)}, got {tuple(weight.shape)}"
-            )
-        if self._sum is None or self._total is None:
-            batch_and_channels = (windows.shape[0], windows.shape[2])
-            self._sum = weight.new_zeros(batch_and_channels + self.image_shape)
-            self._total = weight.new_zeros(self.image_shape)
-        for k, box in enumerate(_boxes(starts, patch_size, self.image_shape)):
-            self._sum[box] += windows[:, k] * weight
-            self._total[box] += weight
+        starts = self.starts[windows]
+        shifted = starts.clone()
+        shifted[:, 0] -= first_row
+        boxes = _boxes(shifted, self.patch_size, self.image_shape)
+        for value, box, start in zip(values, boxes, starts.tolist(), strict=True):
+            mean[box] += value * self._weight(start)
 
-    def merged(self) -> Tensor:
-        """The mean (B, C, *image_shape), float32 or wider.
+    def _weight(self, start: Sequence[int]) -> Tensor:
+        weight, *others = [s[first] for s, first in zip(self._shares, start, strict=True)]
+        for share in others:
+            weight = weight[..., None] * share
+        return weight
 
-        Raises:
-            ValueError: voxels without a window.
+
+class RowMerger:
+    """Mean of windows that arrive in order, whose rows leave once no further window reaches them.
+
+    So that a band of the volume is held instead of the whole.
+
+    Args:
+        grid: the windows.
+        channels: C of what they have.
+        batches: ranges of windows as they will be added.
+        device: where they are.
+    """
+
+    def __init__(
+        self,
+        grid: WindowGrid,
+        channels: int,
+        batches: Sequence[slice],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.grid = grid
+        self._first_row = 0
+        rows = [grid.starts[batch, 0] for batch in batches]
+        height = max(int(of_batch[-1] - of_batch[0]) for of_batch in rows) + grid.patch_size[0]
+        # channels-last, as networks give it
+        band = torch.zeros((height, *grid.image_shape[1:], channels), device=device)
+        self._band = band.movedim(-1, 0)
+
+    def add(self, values: Tensor, windows: slice) -> Iterator[tuple[slice, Tensor]]:
+        """Add what windows have, (n, C, *patch_size).
+
+        Yields the volume's rows that are finished by it, in slabs: their range along the first
+        axis and the mean (C, rows, ...) there, which may be overwritten after. To be used up.
         """
-        if self._sum is None or self._total is None:
-            raise ValueError("windows: expected at least one, got none")
-        missing = int((self._total == 0).sum())
-        if missing:
-            raise ValueError(f"windows: expected every voxel covered, got {missing} without one")
-        return self._sum / self._total
+        grid, first = self.grid, self._first_row
+        grid.add(self._band, values, windows, first)
+        is_last = windows.stop >= len(grid)
+        stop = grid.image_shape[0] if is_last else int(grid.starts[windows.stop, 0])
+        for rows in slabs((stop - first, *grid.image_shape[1:]), len(self._band)):
+            yield slice(first + rows.start, first + rows.stop), self._band[:, rows]
+        unfinished = self._band[:, stop - first :].clone()
+        self._band[:, : unfinished.shape[1]] = unfinished
+        self._band[:, unfinished.shape[1] :] = 0
+        self._first_row = 0 if is_last else stop
+
+
+def _shares(
+    size: int, patch: int, starts: Sequence[int], device: torch.device | str
+) -> dict[int, Tensor]:
+    """First voxel of each window along one axis -> its share (patch,) of the weights there."""
+    weight = _gaussian(patch)
+    total = torch.zeros(size, dtype=torch.float64)
+    for start in starts:
+        total[start : start + patch] += weight
+    return {s: (weight / total[s : s + patch]).float().to(device) for s in starts}
 
 
 def merge_windows(
     windows: Tensor, starts: Tensor, image_shape: Sequence[int], weight: Tensor | None = None
 ) -> Tensor:
-    """Mean, or weighted mean, of windows where they overlap; see `WindowMerger`.
+    """Mean, or weighted mean, of windows where they overlap.
 
     Args:
         windows: (B, N, C, *patch_size).
@@ -147,9 +221,21 @@ def merge_windows(
     Raises:
         ValueError: weight of another shape, a window outside the volume, voxels without a window.
     """
-    merger = WindowMerger(image_shape, weight)
-    merger.add(windows, starts)
-    return merger.merged()
+    patch_size = windows.shape[3:]
+    dtype = torch.promote_types(windows.dtype, torch.float32)
+    if weight is None:
+        weight = torch.ones(patch_size)
+    if weight.shape != patch_size:
+        raise ValueError(f"weight: expected shape {tuple(patch_size)}, got {tuple(weight.shape)}")
+    weight = weight.to(windows.device, dtype)
+    merged = weight.new_zeros((windows.shape[0], windows.shape[2], *image_shape))
+    total = weight.new_zeros(tuple(image_shape))
+    for k, box in enumerate(_boxes(starts, patch_size, image_shape)):
+        merged[box] += windows[:, k] * weight
+        total[box] += weight
+    if missing := int((total == 0).sum()):
+        raise ValueError(f"windows: expected every voxel covered, got {missing} without one")
+    return merged / total
 
 
 def _boxes(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +12,10 @@ import torch
 from torch import Tensor
 
 from recycleseg.data.layout import Dataset
-from recycleseg.data.preprocess import PreparedCase, native_label, restore
+from recycleseg.data.preprocess import PreparedCase, native_label
 from recycleseg.evaluation.summary import nnunet_metrics, summarise
+from recycleseg.inference.native import native_slabs
+from recycleseg.inference.samples import sample_case
 from recycleseg.inference.volume import VolumeSampler
 from recycleseg.metrics import overlap
 from recycleseg.metrics.overlap import dice_from_counts
@@ -61,26 +62,52 @@ def evaluate_cases(
     *,
     seed: int,
     device: torch.device,
-    on_case: Callable[[PreparedCase, Tensor], None] | None = None,
+    samples: int = 1,
+    on_case: Callable[[PreparedCase, list[Tensor]], None] | None = None,
 ) -> Evaluation:
     """Sample every case and count voxels against its label, on the label file's own grid.
 
-    The noise of a case depends on `seed` and the case's id alone. `on_case` gets the case and
-    the probabilities (K, C, *S) on the prepared grid.
+    The noise of a case depends on `seed` and the case's id alone; see `sample_case`. `on_case`
+    gets the case and, for every step, the label map (*S) uint8 on the prepared grid, of
+    overlapping classes the masks (C, *S).
     """
     evaluation = Evaluation(dataset.foreground_names)
     for case in cases:
-        generator = torch.Generator(device).manual_seed(
-            zlib.crc32(case.case_id.encode()) ^ (seed & 0xFFFFFFFF)
-        )
-        probs = sampler(case.image.to(device), generator)
-        reference = native_label(case).to(device)
-        counts = [foreground_counts(restore(p, case), reference, dataset.exclusive) for p in probs]
-        evaluation.counts[case.case_id] = torch.stack(counts).cpu()
+        steps = _Steps(case, native_label(case).to(device), keep_maps=on_case is not None)
+        image = case.image.to(device)
+        sample_case(sampler, image, case.case_id, seed=seed, samples=samples, on_step=steps)
+        evaluation.counts[case.case_id] = torch.stack(steps.counts).cpu()
         evaluation.voxels[case.case_id] = math.prod(case.native_shape)
         if on_case is not None:
-            on_case(case, probs)
+            on_case(case, steps.maps)
     return evaluation
+
+
+class _Steps:
+    """Counts, and label maps where they are wanted, of the sampling steps of a case."""
+
+    def __init__(self, case: PreparedCase, reference: Tensor, keep_maps: bool) -> None:
+        self.case = case
+        self.reference = reference
+        self.keep_maps = keep_maps
+        self.counts: list[Tensor] = []
+        self.maps: list[Tensor] = []
+
+    def __call__(self, step: int, probs: Tensor) -> None:
+        self.counts.append(case_counts(probs, self.case, self.reference))
+        if self.keep_maps:
+            decided = probs.argmax(0) if self.case.regions is None else probs > 0.5
+            self.maps.append(decided.to("cpu", torch.uint8))
+
+
+def case_counts(probs: Tensor, case: PreparedCase, reference: Tensor) -> Tensor:
+    """`foreground_counts` of probabilities (C, *S) on the prepared grid, on the file's own."""
+    exclusive = case.regions is None
+    counts = [
+        foreground_counts(slab, reference[rows] if exclusive else reference[:, rows], exclusive)
+        for rows, slab in native_slabs(probs, case)
+    ]
+    return torch.stack(counts).sum(0)
 
 
 def foreground_counts(probs: Tensor, reference: Tensor, exclusive: bool) -> Tensor:

@@ -120,11 +120,11 @@ class PictureMaker:
         self._exclusive = exclusive
         self._kept: list[tuple[PreparedCase, list[Tensor]]] = []
 
-    def __call__(self, case: PreparedCase, probs: Tensor) -> None:
-        """Take a case and its probabilities (K, C, *S)."""
+    def __call__(self, case: PreparedCase, maps: list[Tensor]) -> None:
+        """Take a case and its label map, or masks of overlapping classes, at every step."""
         if len(self._kept) < PICTURED_CASES:
-            maps = [p.argmax(0) if self._exclusive else _stacked(p > 0.5) for p in probs]
-            self._kept.append((case, [m.to("cpu", torch.uint8) for m in maps]))
+            shown = maps if self._exclusive else [_stacked(masks) for masks in maps]
+            self._kept.append((case, shown))
 
     def save(self, path: Path, evaluation: Evaluation, spacing: Sequence[float]) -> None:
         """Save image, truth and the prediction at every step, with its Dice."""

@@ -230,6 +230,7 @@ class Trainer:
                 self.dataset,
                 seed=self.config.seed,
                 device=self.device,
+                samples=self.config.sampling.samples,
                 **options,
             )
 

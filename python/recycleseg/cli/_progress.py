@@ -1,0 +1,63 @@
+"""What is seen while a command goes through cases."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from recycleseg.training.reporting import format_duration
+
+
+class CaseProgress:
+    """A bar with the time left on a terminal, elsewhere a line for each case."""
+
+    def __init__(self, console: Console, verb: str, total: int) -> None:
+        columns = (
+            TextColumn(verb),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._console = console
+        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._bar.add_task(verb, total=total, note="")
+        self._total = total
+        self._done = 0
+        self._start = time.perf_counter()
+
+    def __enter__(self) -> CaseProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def within_case(self, done: int, total: int) -> None:
+        """How much is done of the case at hand."""
+        self._bar.update(self._task, completed=self._done + done / max(total, 1))
+
+    def case_done(self, case_id: str, seconds: float, failure: str | None = None) -> None:
+        """One more case; failure: what is said of it, in one line."""
+        self._done += 1
+        note = f"{case_id}: {seconds:.1f} s"
+        self._bar.update(self._task, completed=self._done, note=note)
+        if failure is not None:
+            self._say(f"failed: {failure}")
+        elif not self._console.is_terminal:
+            left = (time.perf_counter() - self._start) / self._done * (self._total - self._done)
+            rest = f", about {format_duration(left)} left" if self._done < self._total else ""
+            self._say(f"[{self._done}/{self._total}] {note}{rest}")
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)

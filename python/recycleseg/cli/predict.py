@@ -1,0 +1,201 @@
+"""`recycle-predict`: segment images with one or several trained runs."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentError, ArgumentTypeError
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from recycleseg import factory
+from recycleseg.cli._common import run_command, with_suggestion
+from recycleseg.cli._progress import CaseProgress
+from recycleseg.config import load_config
+from recycleseg.data.inputs import SplitName, find_cases, find_split_cases
+from recycleseg.data.layout import Case
+from recycleseg.data.volumes import file_ending
+from recycleseg.inference.folder import Extras, PredictionFolder, predict_cases
+from recycleseg.inference.predictor import Predictor
+from recycleseg.inference.record import make_record
+from recycleseg.training.run_folder import describe_environment
+
+NAME = "recycle-predict"
+CASES_FAILED = 3
+# Options that go over the runs' own settings, and what these are called in their config.yaml.
+SAMPLING = {
+    "sampler": "sampling.sampler",
+    "steps": "sampling.num_steps",
+    "eta": "sampling.eta",
+    "samples": "sampling.samples",
+    "mirror": "sampling.mirror",
+    "fusion": "sampling.fusion",
+    "window_batch": "sampling.window_batch",
+    "seed": "seed",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command line asks for; sampling: options of `SAMPLING` that were given."""
+
+    runs: tuple[Path, ...]
+    inputs: tuple[Path, ...]
+    out: Path
+    split: SplitName | None
+    sampling: dict[str, Any]
+    extras: Extras
+    device: str
+    threads: int | None
+    overwrite: bool
+
+
+# fmt: off
+def build_parser() -> ArgumentParser:
+    """The command's parser."""
+    parser = ArgumentParser(
+        prog=NAME,
+        description="Segment images with trained runs, each on its own grid. Called again, it goes "
+        "on where it stopped. Exit code 3: some cases failed, the others are done.",
+        exit_on_error=False,
+    )
+    add = parser.add_argument
+    add("-m", "--models", nargs="+", type=str, required=True, metavar="RUN",
+        help="run folders of recycle-train; the probabilities of several are averaged")
+    add("-i", "--input", nargs="+", type=str, required=True, metavar="INPUT",
+        help="image files, where CASE_0000 stands for all channels of a case, folders of them, or "
+        "with --split a data set")
+    add("-o", "--out", type=str, required=True, help="folder of the predictions")
+    add("--split", choices=("train", "val", "test", "all"), help="cases of the data set INPUT")
+    add("--sampler", choices=("ddim", "ddpm"), help="reverse process")
+    add("--steps", type=int, help="sampling steps")
+    add("--eta", type=float, help="noise of ddim; 0 is deterministic")
+    add("--samples", type=int, help="trajectories, whose probabilities are averaged")
+    add("--seed", type=int, help="seed, from which each case has noise of its own")
+    add("--mirror", action="store_true", help="average over mirrored images too")
+    add("--fusion", choices=("trajectory", "step"),
+        help="join windows at the end of their trajectories or at every step")
+    add("--window-batch", type=_auto_or_number, metavar="auto|N",
+        help="windows per forward pass; changes speed and memory, not the result")
+    add("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--threads", type=int, help="CPU threads")
+    add("--save-probabilities", action="store_true", help="OUT/CASE.npz, as nnU-Net's")
+    add("--save-uncertainty", action="store_true",
+        help="OUT/entropy and OUT/disagreement (between samples and models), in nats")
+    add("--save-steps", action="store_true",
+        help="OUT/steps/step_K: the label map after each sampling step")
+    add("--overwrite", action="store_true", help="predict anew what is there")
+    return parser
+# fmt: on
+
+
+def parse_command(arguments: Sequence[str]) -> Command:
+    """What command line arguments mean.
+
+    Raises ValueError for unknown options, with the nearest known one, and for wrong values.
+    """
+    parser = build_parser()
+    try:
+        parsed = parser.parse_args(list(arguments))
+    except ArgumentError as error:
+        raise ValueError(with_suggestion(str(error), parser)) from error
+    runs = tuple(map(Path, parsed.models))
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise ValueError(f"--models: expected each run once, got {' '.join(parsed.models)}")
+    if len(runs) > 1 and parsed.save_steps:
+        raise ValueError(f"--save-steps: expected one run as --models, got {len(runs)}")
+    if parsed.split is not None and len(parsed.input) > 1:
+        raise ValueError(f"--split: expected one data set as --input, got {len(parsed.input)}")
+    if parsed.threads is not None and parsed.threads < 1:
+        raise ValueError(f"--threads: expected at least 1, got {parsed.threads}")
+    given = {option: parsed[option] for option in SAMPLING}
+    return Command(
+        runs=runs,
+        inputs=tuple(map(Path, parsed.input)),
+        out=Path(parsed.out),
+        split=parsed.split,
+        sampling={o: v for o, v in given.items() if v is not None and v is not False},
+        extras=Extras(parsed.save_probabilities, parsed.save_uncertainty, parsed.save_steps),
+        device=parsed.device,
+        threads=parsed.threads,
+        overwrite=parsed.overwrite,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `recycle-predict`; gives the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return run_command(NAME, lambda: _predict(given), "the same command goes on from here")
+
+
+def _predict(arguments: Sequence[str]) -> int:
+    command = parse_command(arguments)
+    if command.threads is not None:
+        torch.set_num_threads(command.threads)
+    predictor = _load(command)
+    cases = _find(command, predictor)
+    folder = PredictionFolder(command.out, _record(command, predictor, cases))
+    left = folder.open(cases, overwrite=command.overwrite)
+    failures = []
+    with CaseProgress(Console(), "predicting", len(left)) as progress:
+        for outcome in predict_cases(
+            predictor, left, folder, command.extras, progress=progress.within_case
+        ):
+            progress.case_done(outcome.case_id, outcome.seconds, outcome.failure)
+            if outcome.failure is not None:
+                failures.append(outcome.failure)
+    predicted, skipped = len(left) - len(failures), len(cases) - len(left)
+    print(f"predicted {predicted}, already there {skipped}, failed {len(failures)}: {command.out}")
+    if not failures:
+        return 0
+    print("\n  - ".join([f"{NAME}: {len(failures)} failed", *failures]), file=sys.stderr)
+    return CASES_FAILED
+
+
+def _load(command: Command) -> Predictor:
+    settings = {SAMPLING[option].split(".")[-1]: v for option, v in command.sampling.items()}
+    try:
+        return Predictor.load_many(command.runs, device=command.device, **settings)
+    except ValueError as error:
+        message = str(error).replace("runtime.device:", "--device:")
+        for option in command.sampling:
+            message = message.replace(f"{SAMPLING[option]}:", f"--{option.replace('_', '-')}:")
+        raise ValueError(message) from error
+
+
+def _find(command: Command, predictor: Predictor) -> tuple[Case, ...]:
+    model = predictor.models[0]
+    channels, dims = model.plan.channel_names, model.plan.spatial_dims
+    if command.split is None:
+        return find_cases(command.inputs, channels, dims)
+    # The seed of the training, so that a split that it drew is drawn again.
+    seed = load_config(command.runs[0] / "config.yaml").seed
+    return find_split_cases(command.inputs[0], command.split, channels, dims, seed=seed)
+
+
+def _record(command: Command, predictor: Predictor, cases: Sequence[Case]) -> dict[str, Any]:
+    model = predictor.models[0]
+    precision = factory.choose_precision(model.config.runtime.precision, model.device)
+    saved = {f"save_{name}": value for name, value in asdict(command.extras).items()}
+    return make_record(
+        command.runs,
+        [model.config for model in predictor.models],
+        model.plan,
+        file_ending(cases[0].image_paths[0]),
+        options={"device": command.device, "threads": command.threads, **saved},
+        environment=describe_environment(model.device, precision),
+    )
+
+
+def _auto_or_number(value: str | int) -> int | str:
+    if value == "auto":
+        return value
+    text = str(value)
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise ArgumentTypeError(f"expected auto or a number from 1 on, got {text!r}")

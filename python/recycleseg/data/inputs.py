@@ -1,0 +1,172 @@
+"""The cases to predict, in what a user points at: image files, folders of them, data sets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from recycleseg.data.layout import SPLITS, Case, read_dataset
+from recycleseg.data.volumes import SPATIAL_DIMS, DatasetError, file_ending
+
+SplitName = Literal["train", "val", "test", "all"]
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
+
+
+def find_cases(
+    sources: Sequence[Path], channel_names: Sequence[str], spatial_dims: int
+) -> tuple[Case, ...]:
+    """Cases in image files and folders of images, sorted by their ids; opens no image.
+
+    Of a folder only files are taken whose ending goes with the number of axes, .nii.gz and .nii or
+    .png. Where a case has several channels its files are CASE_0000, CASE_0001, ..., and one of
+    them names the others beside it. Where it has one, _0000 may be there and is no part of the id.
+
+    Raises:
+        DatasetError: listing everything wrong: sources that are not there or hold no image, names
+            without channel number, missing channels, two files for one case.
+    """
+    endings = tuple(e for e, dims in SPATIAL_DIMS.items() if dims == spatial_dims)
+    problems: list[str] = []
+    files: dict[Path, None] = {}  # in order, each once
+    for source in sources:
+        files.update(dict.fromkeys(_files_of(source, endings, len(channel_names), problems)))
+    found: dict[str, dict[int, Path]] = {}
+    for path in files:
+        parsed = _case_and_channel(path, files, channel_names)
+        if isinstance(parsed, str):
+            problems.append(parsed)
+            continue
+        case_id, channel = parsed
+        other = found.setdefault(case_id, {}).setdefault(channel, path)
+        if other != path:
+            problems.append(f"{other}, {path}: expected one file for case {case_id}, got two")
+    cases = []
+    for case_id, by_channel in sorted(found.items()):
+        paths = _all_channels(case_id, by_channel, len(channel_names))
+        cases.append(Case(case_id, paths, None))
+    problems.extend(_missing(cases))
+    if problems:
+        raise _error(problems)
+    return tuple(cases)
+
+
+def find_split_cases(
+    root: Path,
+    split: SplitName,
+    channel_names: Sequence[str],
+    spatial_dims: int,
+    *,
+    seed: int = 0,
+) -> tuple[Case, ...]:
+    """Cases of one part of a data set in the nnU-Net raw layout, from its imagesTr.
+
+    seed: of the split where the data set has no split.json, see `read_dataset`.
+
+    Raises:
+        DatasetError: no data set, or one of other channels or axes; missing channels; no case.
+    """
+    dataset = read_dataset(root, seed=seed)
+    for name, expected, got in (
+        ("channels", len(channel_names), len(dataset.channel_names)),
+        ("axes", spatial_dims, dataset.spatial_dims),
+    ):
+        if expected != got:
+            raise DatasetError(f"{root}: expected images with {expected} {name}, got {got}")
+    parts = SPLITS if split == "all" else (split,)
+    case_ids = sorted(case_id for part in parts for case_id in dataset.split[part])
+    if not case_ids:
+        raise DatasetError(f"{root}: expected cases in the {split} split, got none")
+    cases = tuple(Case(name, dataset.cases[name].image_paths, None) for name in case_ids)
+    if problems := _missing(cases):
+        raise _error(problems)
+    return cases
+
+
+def _files_of(
+    source: Path, endings: tuple[str, ...], num_channels: int, problems: list[str]
+) -> list[Path]:
+    """Image files that a file or folder stands for."""
+    expected = " or ".join(endings)
+    if not source.is_dir():
+        if not source.name.endswith(endings):
+            problems.append(f"{source}: expected a folder or a file ending in {expected}")
+            return []
+        if not source.exists():
+            problems.append(f"{source}: expected a file or folder, got none there")
+            return []
+        return [source, *_siblings(source, num_channels)]
+    if (source / "dataset.json").is_file():
+        problems.append(
+            f"{source}: expected a folder of images, got a data set; name its imagesTs, or the "
+            "part to predict: --split train|val|test|all"
+        )
+        return []
+    names = sorted(path.name for path in source.iterdir() if not path.name.startswith("."))
+    images = [source / name for name in names if name.endswith(endings)]
+    if not images:
+        got = f"{len(names)} other files such as {names[0]}" if names else "an empty folder"
+        problems.append(f"{source}: expected images ending in {expected}, got {got}")
+    return images
+
+
+def _siblings(path: Path, num_channels: int) -> list[Path]:
+    """The files of the same case that are there."""
+    match = _CHANNEL.fullmatch(_stem(path))
+    if match is None or num_channels == 1:
+        return []
+    names = [f"{match[1]}_{c:04d}{file_ending(path)}" for c in range(num_channels)]
+    return [path.with_name(name) for name in names if path.with_name(name).exists()]
+
+
+def _case_and_channel(
+    path: Path, files: Iterable[Path], channel_names: Sequence[str]
+) -> tuple[str, int] | str:
+    """Case id and channel number that a file's name tells, or what is wrong with it."""
+    stem, ending = _stem(path), file_ending(path)
+    match = _CHANNEL.fullmatch(stem)
+    channel = None if match is None else int(match[2])
+    if match is not None and channel == 0:
+        return match[1], 0
+    if len(channel_names) == 1:
+        # Only beside CASE_0000 is CASE_0001 a channel; else the number belongs to the name.
+        if match is None or path.with_name(f"{match[1]}_0000{ending}") not in files:
+            return stem, 0
+        return f"{path}: expected one channel, {channel_names[0]}, got number {channel} of a case"
+    if match is None or channel is None or channel >= len(channel_names):
+        last = len(channel_names) - 1
+        return (
+            f"{path}: expected a name CASE_0000{ending} to CASE_{last:04d}{ending} for the "
+            f"channels {', '.join(channel_names)}, got {path.name}"
+        )
+    return match[1], channel
+
+
+def _all_channels(case_id: str, by_channel: dict[int, Path], num_channels: int) -> tuple[Path, ...]:
+    """The file of every channel; where there is none, the name that it would have."""
+    known = next(iter(by_channel.values()))
+    return tuple(
+        by_channel.get(c, known.with_name(f"{case_id}_{c:04d}{file_ending(known)}"))
+        for c in range(num_channels)
+    )
+
+
+def _missing(cases: Iterable[Case]) -> list[str]:
+    # A link to nothing is there: reading tells what it is, and the other cases go on.
+    return [
+        f"{path}: expected channel {channel} of case {case.case_id}, got no such file"
+        for case in cases
+        for channel, path in enumerate(case.image_paths)
+        if not path.exists() and not path.is_symlink()
+    ]
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(file_ending(path))
+
+
+def _error(problems: list[str]) -> DatasetError:
+    if len(problems) == 1:
+        return DatasetError(problems[0])
+    return DatasetError("\n  - ".join([f"input: {len(problems)} problems", *problems]))

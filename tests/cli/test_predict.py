@@ -1,0 +1,347 @@
+"""`recycle-predict` from the shell's side, with runs of random weights."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from rich.console import Console
+from tests.tiny_runs import write_tiny_run
+
+from recycleseg.cli._progress import CaseProgress
+from recycleseg.cli.predict import build_parser, main, parse_command
+from recycleseg.data.volumes import read_volume, write_volume
+from recycleseg.inference.predictor import Predictor
+
+SHAPE = (9, 11, 10)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return write_tiny_run(tmp_path / "tiny")
+
+
+def scan(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def write_scans(folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for seed, name in enumerate(names):
+        write_volume(folder / name, scan(seed=seed), spacing=(1.0, 1.0, 1.0))
+    return folder
+
+
+def predict(*arguments: Any) -> int:
+    return main([*map(str, arguments), "--device", "cpu"])
+
+
+def label_of(path: Path) -> np.ndarray:
+    return read_volume(path).array
+
+
+def tilted(codes: tuple[int, int], unit: str) -> nib.Nifti1Header:
+    """Axes (posterior, left, superior) tilted by 20 degrees, with unequal voxel sizes."""
+    c, s = np.cos(np.radians(20)), np.sin(np.radians(20))
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ [
+        [0, -1.5, 0],
+        [-1, 0, 0],
+        [0, 0, 2],
+    ]
+    affine[:3, 3] = (30, -20, 5)
+    affine[:3] *= {"mm": 1, "micron": 1000, "meter": 0.001, "unknown": 1}[unit]
+    header = nib.Nifti1Header()
+    header.set_qform(affine, code=codes[0])
+    header.set_sform(affine if codes[1] else None, code=codes[1])
+    header.set_xyzt_units(unit)
+    return header
+
+
+@pytest.mark.parametrize("spacing", [None, (1.2, 0.8, 1.0)], ids=["native", "resampled"])
+@pytest.mark.parametrize(
+    ("ending", "codes", "unit", "order"),
+    [
+        (".nii.gz", (1, 1), "mm", "<"),
+        (".nii", (1, 4), "mm", ">"),
+        (".nii.gz", (2, 0), "unknown", "<"),
+        (".nii", (0, 3), "micron", "<"),
+        (".nii.gz", (3, 2), "meter", "<"),
+        (".nii", (0, 0), "mm", "<"),
+    ],
+)
+def test_result_has_the_grid_of_its_file(
+    tmp_path: Path,
+    spacing: tuple[float, ...] | None,
+    ending: str,
+    codes: tuple[int, int],
+    unit: str,
+    order: str,
+) -> None:
+    run = write_tiny_run(tmp_path / "run", spacing=spacing)
+    header = tilted(codes, unit).as_byteswapped(order)
+    header["descrip"], header["cal_max"], header["intent_code"] = b"a scan", 99, 1005
+    image = nib.Nifti1Image(scan(), header.get_best_affine(), header)
+    path = tmp_path / f"scan{ending}"
+    nib.save(image, path)
+    given = nib.load(path)
+    out = tmp_path / "out"
+    assert predict("-m", run, "-i", path, "-o", out, "--save-uncertainty", "--save-steps") == 0
+    for name, dtype in {"": "u1", "entropy": "<f4", "steps/step_1": "u1"}.items():
+        made = nib.load(out / name / f"scan{ending}")
+        assert made.shape == SHAPE and made.get_data_dtype() == np.dtype(dtype)
+        np.testing.assert_array_equal(made.affine, given.affine)
+        assert made.header.get_zooms() == given.header.get_zooms()
+        assert made.header.get_xyzt_units() == given.header.get_xyzt_units()
+        for which in ("get_qform", "get_sform"):
+            ours, theirs = (getattr(i.header, which)(coded=True) for i in (made, given))
+            assert ours[1] == theirs[1]
+            assert (ours[0] is None) == (theirs[0] is None)
+            if theirs[0] is not None:
+                np.testing.assert_array_equal(ours[0], theirs[0])
+        assert made.header["descrip"].item() == b"" and made.header["cal_max"] == 0
+        assert made.header["intent_code"] == 0
+
+
+def test_turned_copy_gives_the_turned_label(tmp_path: Path, tiny: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    affine = np.diag([1.0, 1.5, 2.0, 1.0])
+    array = scan()
+    write_volume(images / "x.nii", array, spacing=None, affine=affine)
+    assert predict("-m", tiny, "-i", images, "-o", tmp_path / "out") == 0
+    expected = label_of(tmp_path / "out/x.nii")
+    assert len(np.unique(expected)) > 1
+    # left, superior, posterior: every axis moved, two of them turned round
+    target = nib.orientations.axcodes2ornt("LSP")
+    turned = nib.as_closest_canonical(nib.Nifti1Image(array, affine)).as_reoriented(
+        nib.orientations.ornt_transform(nib.io_orientation(affine), target)
+    )
+    nib.save(turned, images / "x.nii")
+    assert predict("-m", tiny, "-i", images, "-o", tmp_path / "out", "--overwrite") == 0
+    made = nib.load(tmp_path / "out/x.nii")
+    assert nib.aff2axcodes(made.affine) == ("L", "S", "P")
+    back = nib.as_closest_canonical(made)
+    np.testing.assert_array_equal(back.affine, affine)
+    np.testing.assert_array_equal(np.asarray(back.dataobj), expected)
+
+
+def test_nifti2_stays_nifti2(tmp_path: Path, tiny: Path) -> None:
+    nib.save(nib.Nifti2Image(scan(), np.diag([2.0, 2, 3, 1])), tmp_path / "x.nii")
+    assert predict("-m", tiny, "-i", tmp_path / "x.nii", "-o", tmp_path / "out") == 0
+    made = nib.load(tmp_path / "out/x.nii")
+    assert isinstance(made, nib.Nifti2Image)
+    np.testing.assert_array_equal(made.affine, np.diag([2.0, 2, 3, 1]))
+
+
+@pytest.mark.parametrize("spacing", [(0.25, 0.1), None])
+def test_image_keeps_its_pixel_size(tmp_path: Path, spacing: tuple[float, float] | None) -> None:
+    run = write_tiny_run(tmp_path / "run", spatial_dims=2)
+    grey = np.random.default_rng(0).integers(0, 65536, (12, 17)).astype(np.uint16)
+    write_volume(tmp_path / "x_0000.png", grey, spacing=spacing)
+    out = tmp_path / "out"
+    options = ("--save-uncertainty", "--save-probabilities", "--samples", "2")
+    assert predict("-m", run, "-i", tmp_path / "x_0000.png", "-o", out, *options) == 0
+    for name in ("", "entropy", "disagreement"):
+        made = read_volume(out / name / "x.png")
+        assert made.array.shape == (12, 17)
+        assert made.spacing_known is (spacing is not None)
+        assert made.spacing == (spacing or (1.0, 1.0))  # exact: whole numbers of pixels per metre
+    assert label_of(out / "x.png").dtype == np.uint8
+    with np.load(out / "x.npz") as saved:
+        probs = saved["probabilities"]
+    assert probs.shape == (3, 1, 12, 17)
+    np.testing.assert_array_equal(probs[:, 0].argmax(0), label_of(out / "x.png"))
+
+
+def test_options_reach_the_sampler_and_the_record(tmp_path: Path, tiny: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    write_volume(images / "x.nii.gz", scan((8, 8, 8)), spacing=(1.0, 1.0, 1.0))
+    out = tmp_path / "out"
+    options = "--sampler ddpm --steps 3 --eta 0.5 --samples 2 --seed 7 --mirror --fusion step"
+    saved = "--window-batch 3 --save-steps --save-probabilities --threads 1"
+    given = [*options.split(), *saved.split()]
+    assert predict("-m", tiny, "-i", images, "-o", out, *given) == 0
+    record = json.loads((out / "predict.json").read_text())
+    assert record["options"] == {
+        "sampler": "ddpm",
+        "num_steps": 3,
+        "eta": 0.5,
+        "samples": 2,
+        "mirror": True,
+        "fusion": "step",
+        "window_batch": 3,
+        "seed": 7,
+        "device": "cpu",
+        "threads": 1,
+        "save_probabilities": True,
+        "save_uncertainty": False,
+        "save_steps": True,
+    }
+    assert record["dataset"]["labels"] == {"background": 0, "a": 1, "b": 2}
+    assert record["images"] == {"x": [str(images / "x.nii.gz")]}
+    assert record["environment"]["device"] == "cpu"
+    assert len(list((out / "steps").iterdir())) == 3
+    last = label_of(out / "steps/step_3/x.nii.gz")
+    np.testing.assert_array_equal(last, label_of(out / "x.nii.gz"))
+    fields = {"sampler": "ddpm", "num_steps": 3, "eta": 0.5, "samples": 2, "mirror": True}
+    predictor = Predictor.load(tiny, device="cpu", seed=7, fusion="step", **fields)
+    alone = predictor(images / "x.nii.gz", case_id="x")
+    np.testing.assert_array_equal(alone.label.numpy(), last)
+    other = tmp_path / "other"
+    assert predict("-m", tiny, "-i", images, "-o", other, *options.split()) == 0
+    np.testing.assert_array_equal(label_of(other / "x.nii.gz"), last)
+
+
+def test_goes_on_where_it_stopped(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = write_scans(tmp_path / "images", "a.nii", "b.nii", "c.nii")
+    asked: list[str] = []
+    call = Predictor.__call__
+
+    def interrupted(self: Predictor, *args: Any, case_id: str, **options: Any) -> Any:
+        asked.append(case_id)
+        if asked == ["a", "b"]:
+            raise KeyboardInterrupt
+        if case_id == "c":
+            raise RuntimeError("out of memory")
+        return call(self, *args, case_id=case_id, **options)
+
+    monkeypatch.setattr(Predictor, "__call__", interrupted)
+    arguments = ("-m", tiny, "-i", images, "-o", tmp_path / "out")
+    assert predict(*arguments) == 130
+    assert capsys.readouterr().err == (
+        "recycle-predict: interrupted; the same command goes on from here\n"
+    )
+    assert predict(*arguments) == 3
+    said = capsys.readouterr()
+    assert "[1/2] b: " in said.out
+    assert f"predicted 1, already there 1, failed 1: {tmp_path / 'out'}" in said.out
+    failure = "c: expected memory for its prediction, got none left (out of memory)"
+    assert f"failed: {failure}\n" in said.out
+    assert said.err == f"recycle-predict: 1 failed\n  - {failure}\n"
+    monkeypatch.undo()
+    assert predict(*arguments) == 0
+    assert predict(*arguments) == 0
+    assert "predicted 0, already there 3, failed 0" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out/predict.json").read_text())["failed"] == {}
+
+
+def test_several_runs(tmp_path: Path, tiny: Path) -> None:
+    images = write_scans(tmp_path / "images", "x.nii")
+    other = write_tiny_run(tmp_path / "other", seed=1)
+    out = tmp_path / "out"
+    save = ("--save-probabilities", "--save-uncertainty")
+    assert predict("-m", tiny, other, "-i", images, "-o", out, *save) == 0
+    assert predict("-m", tiny, "-i", images, "-o", tmp_path / "first", *save) == 0
+    assert predict("-m", other, "-i", images, "-o", tmp_path / "second", *save) == 0
+    both, first, second = (
+        np.load(folder / "x.npz")["probabilities"]
+        for folder in (out, tmp_path / "first", tmp_path / "second")
+    )
+    # float32 sums of two
+    np.testing.assert_allclose(both, (first + second) / 2, atol=1e-6)
+    assert len(json.loads((out / "predict.json").read_text())["models"]) == 2
+
+
+def test_split_of_a_data_set(tmp_path: Path, tiny: Path, data: Path) -> None:
+    out = tmp_path / "out"
+    assert predict("-m", tiny, "-i", data, "--split", "test", "-o", out) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["c8.nii.gz", "predict.json"]
+
+
+def test_all_missing_channels_are_told_before_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_tiny_run(tmp_path / "run", channel_names=("T1", "T2"))
+    images = write_scans(tmp_path / "images", "a_0000.nii", "b_0001.nii", "c_0000.nii")
+    assert predict("-m", run, "-i", images, "-o", tmp_path / "out") == 2
+    first, *problems = capsys.readouterr().err.splitlines()
+    assert first == "recycle-predict: error: input: 3 problems"
+    assert [line.split("images/")[1].split(":")[0] for line in problems] == [
+        "a_0001.nii",
+        "b_0000.nii",
+        "c_0001.nii",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--steps", "1"], "--steps: expected 2 to "),
+        (["--steps", "many"], "--steps: expected int, got 'many'"),
+        (["--eta", "2"], "--eta: expected 0 to 1, got 2.0"),
+        (["--samples", "0"], "--samples: expected at least 1, got 0"),
+        (["--sampler", "euler"], "--sampler: invalid choice: 'euler'"),
+        (["--window-batch", "0"], "--window-batch: expected auto or a number from 1 on, got '0'"),
+        (["--threads", "0"], "--threads: expected at least 1, got 0"),
+        (["--device", "tpu"], "--device: expected auto, cpu"),
+        (["--stesp", "3"], "unknown option stesp; did you mean steps?"),
+        (["--save-probs"], "unknown option save-probs; did you mean save-probabilities?"),
+        (["-m", "nowhere"], "nowhere"),
+        (["-i", "nowhere"], "nowhere: expected a folder or a file ending in .nii.gz or .nii"),
+        (["-i", "nowhere.nii"], "nowhere.nii: expected a file or folder, got none there"),
+        (["-i", "."], "expected images ending in .nii.gz or .nii, got an empty folder"),
+        (["-i", "a", "b", "--split", "test"], "--split: expected one data set as --input, got 2"),
+        (["-i", ".", "--split", "test"], "expected a data set in the nnU-Net raw layout"),
+        (["-m", "a", "b", "--save-steps"], "--save-steps: expected one run as --models, got 2"),
+        (["-m", "a", "./a"], "--models: expected each run once, got a ./a"),
+    ],
+)
+def test_wrong_options_end_with_one_clear_line(
+    tmp_path: Path,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    images = write_scans(tmp_path / "images", "x.nii")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    arguments = ["-m", str(tiny), "-i", str(images), "-o", "out", "--device", "cpu"]
+    assert main([*arguments, *changed]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("recycle-predict: error: ") and message in error
+    assert error.count("\n") == 1
+    assert not Path("out").exists()
+
+
+def test_missing_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "the following arguments are required" in capsys.readouterr().err
+
+
+def test_help_documents_every_option() -> None:
+    text = build_parser().format_help()
+    for line in ("--models RUN", "--window-batch auto|N", "--save-uncertainty", "--split"):
+        assert line in text.replace("-m RUN [RUN ...], ", "").replace("MODELS", "RUN")
+
+
+def test_options_that_are_not_given_are_the_runs_own() -> None:
+    command = parse_command(["-m", "run", "-i", "x.nii", "-o", "out"])
+    assert command.sampling == {}
+    assert (command.device, command.split, command.overwrite) == ("auto", None, False)
+    command = parse_command(["-m", "run", "-i", "x.nii", "-o", "out", "--seed", "0", "--eta", "0"])
+    assert command.sampling == {"seed": 0, "eta": 0.0}
+
+
+def test_progress_on_a_terminal() -> None:
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=120)
+    with CaseProgress(console, "predicting", 2) as progress:
+        progress.within_case(1, 2)
+        progress.case_done("a[b]", 1.25)
+        progress.case_done("c", 0.5, "c: expected [x], got [y]")
+    said = written.getvalue()
+    assert "predicting" in said and "2/2" in said
+    assert "failed: c: expected [x], got [y]" in said
+    assert "[1/2]" not in said
