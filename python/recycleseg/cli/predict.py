@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentError, ArgumentTypeError
+from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,8 +60,9 @@ def build_parser() -> ArgumentParser:
     """The command's parser."""
     parser = ArgumentParser(
         prog=NAME,
-        description="Segment images with trained runs, each on its own grid. Called again, it goes "
-        "on where it stopped. Exit code 3: some cases failed, the others are done.",
+        description="Segment images with trained runs, each on its own grid. Settings that are not "
+        "given are the run's own. Called again, it goes on where it stopped. Exit code 3: some "
+        "cases failed, the others are done.",
         exit_on_error=False,
     )
     add = parser.add_argument
@@ -80,7 +81,7 @@ def build_parser() -> ArgumentParser:
     add("--mirror", action="store_true", help="average over mirrored images too")
     add("--fusion", choices=("trajectory", "step"),
         help="join windows at the end of their trajectories or at every step")
-    add("--window-batch", type=_auto_or_number, metavar="auto|N",
+    add("--window-batch", type=str, metavar="auto|N",
         help="windows per forward pass; changes speed and memory, not the result")
     add("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
     add("--threads", type=int, help="CPU threads")
@@ -114,6 +115,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
     if parsed.threads is not None and parsed.threads < 1:
         raise ValueError(f"--threads: expected at least 1, got {parsed.threads}")
     given = {option: parsed[option] for option in SAMPLING}
+    given["window_batch"] = _auto_or_number(parsed.window_batch)
     return Command(
         runs=runs,
         inputs=tuple(map(Path, parsed.input)),
@@ -192,10 +194,9 @@ def _record(command: Command, predictor: Predictor, cases: Sequence[Case]) -> di
     )
 
 
-def _auto_or_number(value: str | int) -> int | str:
-    if value == "auto":
-        return value
-    text = str(value)
+def _auto_or_number(text: str | None) -> int | str | None:
+    if text is None or text == "auto":
+        return text
     if text.isdecimal() and int(text) > 0:
         return int(text)
-    raise ArgumentTypeError(f"expected auto or a number from 1 on, got {text!r}")
+    raise ValueError(f"--window-batch: expected auto or a number from 1 on, got {text!r}")
