@@ -155,19 +155,6 @@ def test_killed_process_resumes_to_the_same_weights(
     assert_same_checkpoint(Path(small_config.out or "") / last, tmp_path / "whole" / last)
 
 
-def test_predictor_repeats_the_final_evaluation(
-    small_config: TrainConfig, disc_dataset: Path
-) -> None:
-    Trainer(small_config).fit()
-    predictor = Predictor.load(small_config.out or "")
-    image = disc_dataset / "imagesTr" / "disc_6_0000.png"
-    prediction = predictor(image)
-    assert prediction.label.shape == (32, 24)
-    assert prediction.label.dtype == torch.uint8
-    torch.testing.assert_close(prediction.probs.sum(0), torch.ones(32, 24))
-    torch.testing.assert_close(predictor(image).probs, prediction.probs, rtol=0, atol=0)
-
-
 def test_existing_run_folder_is_refused(small_config: TrainConfig) -> None:
     run = Path(small_config.out or "")
     run.mkdir()
