@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import resource
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -54,3 +56,13 @@ def free_memory(device: torch.device) -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return 2**32
+
+
+def peak_memory() -> int:
+    """Bytes of main memory that this process has held at once at most."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage counts what the parent held before this program was started
+        kilobytes = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        if kilobytes:
+            return int(kilobytes[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
