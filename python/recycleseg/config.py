@@ -201,6 +201,34 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
+class PostprocessConfig:
+    """How label maps of whole volumes are cleaned (see recycleseg.inference.postprocess).
+
+    Attributes:
+        keep_largest: classes of which the largest components are kept; all takes every class by
+            itself, foreground all classes together.
+        num_components: components that are kept of each; null keeps all of at least min_size.
+        min_size: smaller components of these classes are removed; mm^3, in 2D mm^2.
+        fill_holes: classes whose holes are filled; all takes every class.
+        muscle_ultrasound: the rule of the muscle-ultrasound data of the paper, for 2D only.
+    """
+
+    keep_largest: tuple[str, ...] | str = ()
+    num_components: int | None = 1
+    min_size: float = 0.0
+    fill_holes: tuple[str, ...] | str = ()
+    muscle_ultrasound: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_components is not None and self.num_components < 1:
+            raise ValueError(f"num_components: expected at least 1, got {self.num_components}")
+        if not 0 <= self.min_size < float("inf"):
+            raise ValueError(f"min_size: expected at least 0, got {self.min_size}")
+        if self.muscle_ultrasound and (self.keep_largest or self.fill_holes):
+            raise ValueError("muscle_ultrasound: expected no keep_largest or fill_holes with it")
+
+
+@dataclass(frozen=True)
 class ValidationConfig:
     """When whole validation volumes are sampled, and when to stop.
 
@@ -270,6 +298,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
@@ -352,7 +381,7 @@ def check_same_run(config: TrainConfig, saved: TrainConfig) -> None:
     What decides the run's numbers must be the same; where it is computed, how often it is
     validated and which cases are evaluated at the end may change.
     """
-    free = {"out", "runtime", "compile", "validation", "sampling", "final_split"}
+    free = {"out", "runtime", "compile", "validation", "sampling", "postprocess", "final_split"}
     changed = [
         f"{name} is {theirs!r} in the run, {ours!r} now"
         for (name, ours, _), (_, theirs, _) in zip(_flat(config), _flat(saved), strict=True)

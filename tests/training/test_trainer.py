@@ -20,6 +20,7 @@ from recycleseg.checkpoint import load_checkpoint
 from recycleseg.config import (
     CompileMode,
     DiffusionConfig,
+    PostprocessConfig,
     StrategyName,
     TrainConfig,
     ValidationConfig,
@@ -263,3 +264,10 @@ def test_a_step_does_not_wait_for_the_gpu(
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert loss.isfinite()
+
+
+def test_rules_are_checked_against_the_classes(small_config: TrainConfig) -> None:
+    rules = PostprocessConfig(keep_largest="lung")
+    with pytest.raises(ValueError, match="postprocess.keep_largest: .* ring, core, got 'lung'"):
+        Trainer(replace(small_config, postprocess=rules))
+    assert small_config.out is not None and not Path(small_config.out).exists()

@@ -20,7 +20,7 @@ import numpy as np
 
 from recycleseg.data.volumes import SPATIAL_DIMS, DatasetError
 
-__all__ = ["SPLITS", "Case", "Dataset", "DatasetError", "read_dataset"]
+__all__ = ["SPLITS", "Case", "Dataset", "DatasetError", "parse_labels", "read_dataset"]
 
 SPLITS = ("train", "val", "test")
 
@@ -190,6 +190,23 @@ def _read_labels(
     if len(label_values) != len(labels):
         problems.append("dataset.json: labels: expected one name per value, got two for one")
     return tuple(sorted(labels, key=lambda name: int(labels[name]))), None, label_values
+
+
+def parse_labels(
+    description: Mapping[str, Any], source: Path
+) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...] | None, tuple[int, ...]]:
+    """`class_names`, `regions` and `label_values` of a `Dataset` from `labels` of dataset.json.
+
+    Raises:
+        DatasetError: labels that are missing or wrong, naming the file `source`.
+    """
+    problems: list[str] = []
+    parsed = _read_labels(dict(description), problems)
+    if problems:
+        raise DatasetError(
+            f"{source}: " + "; ".join(p.removeprefix("dataset.json: ") for p in problems)
+        )
+    return parsed
 
 
 def _is_label(value: Any) -> bool:

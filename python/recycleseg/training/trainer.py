@@ -25,6 +25,7 @@ from recycleseg.config import TrainConfig, check_same_run, load_config
 from recycleseg.data.augment import augment
 from recycleseg.data.patches import PatchSampler
 from recycleseg.diffusion.strategies import StepResult, Supervised, make_draws
+from recycleseg.inference.postprocess import check_postprocess
 from recycleseg.training.adamw import AdamW
 from recycleseg.training.data import load_training_data
 from recycleseg.training.evaluation import Evaluation, evaluate_cases, summary_of
@@ -67,6 +68,9 @@ class Trainer:
                 raise ValueError(
                     f"{self.dataset.root}: expected cases in split {split!r}, got none"
                 )
+        check_postprocess(
+            config.postprocess, self.dataset.foreground_names, self.dataset.spatial_dims
+        )
         self.patch_size = factory.choose_patch_size(config, self.data.median_shape)
         self.folder = RunFolder(
             Path(config.out or f"runs/{self.dataset.name.lower()}-{config.strategy}")

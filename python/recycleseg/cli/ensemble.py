@@ -1,0 +1,127 @@
+"""`recycle-ensemble`: one segmentation of every case from those in several folders."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentError
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import get_args
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from recycleseg.cli._common import run_command, with_suggestion
+from recycleseg.inference.ensemble import (
+    Ensemble,
+    EnsembleFolder,
+    EnsembleOptions,
+    Method,
+    Outcome,
+    combine_cases,
+)
+from recycleseg.inference.members import Member, read_member, shared_cases, shared_classes
+
+
+def build_parser() -> ArgumentParser:
+    """The command's parser."""
+    parser = ArgumentParser(
+        prog="recycle-ensemble",
+        description="Combine the predictions of several models: folders of label maps with "
+        "probabilities beside them (CASE.npz of recycle-predict or nnU-Net) or without. Exit "
+        "code 3: some cases could not be combined.",
+        exit_on_error=False,
+    )
+    add = parser.add_argument
+    add("-i", "--input", type=str, nargs="+", required=True, help="folders of predictions")
+    add("-o", "--out", type=str, required=True, help="folder for the result")
+    add("--weights", type=float, nargs="+", help="one a folder; the same for all")
+    add(
+        "--method",
+        type=str,
+        choices=get_args(Method),
+        default="mean",
+        help="mean of probabilities, majority of the members' labels, or largest probability",
+    )
+    add("--thresholds", type=float, nargs="+", help="of overlapping regions: one or one each; 0.5")
+    add("--save-probabilities", action="store_true", help="write CASE.npz as nnU-Net does")
+    add("--save-uncertainty", action="store_true", help="write entropy and disagreement in nats")
+    add("--labels", type=str, help="dataset.json that names the labels, if no member's does")
+    add("--allow-missing", action="store_true", help="leave out cases that some members lack")
+    add("--overwrite", action="store_true", help="combine anew what is in --out")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `recycle-ensemble`; gives the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    interrupted = "the same command goes on where it stopped"
+    return run_command("recycle-ensemble", lambda: _combine(given), interrupted)
+
+
+def _combine(arguments: Sequence[str]) -> int:
+    options = _parse(arguments)
+    console = Console()
+    members = tuple(read_member(Path(folder)) for folder in options.input)
+    classes = shared_classes(members, None if options.labels is None else Path(options.labels))
+    case_ids = shared_cases(members, allow_missing=options.allow_missing)
+    settings = EnsembleOptions(
+        method=options.method,
+        weights=None if options.weights is None else tuple(options.weights),
+        thresholds=None if options.thresholds is None else tuple(options.thresholds),
+        save_probabilities=options.save_probabilities,
+        save_uncertainty=options.save_uncertainty,
+    )
+    ensemble = Ensemble(members, classes, settings)
+    folder = EnsembleFolder(Path(options.out), ensemble)
+    left = folder.open(case_ids, overwrite=options.overwrite)
+    _say(console, _plan(members, ensemble, len(case_ids), len(left)))
+    outcomes = _with_progress(console, combine_cases(ensemble, left, folder), len(left))
+    failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
+    _say(console, f"{len(case_ids) - len(failures)} cases are in {folder.root}")
+    if failures:
+        lines = "\n  - ".join([f"{len(failures)} cases could not be combined", *failures])
+        print(f"recycle-ensemble: {lines}", file=sys.stderr)
+    return 3 if failures else 0
+
+
+def _parse(arguments: Sequence[str]) -> Namespace:
+    parser = build_parser()
+    try:
+        options = parser.parse_args(list(arguments))
+    except ArgumentError as error:
+        raise ValueError(with_suggestion(str(error), parser)) from error
+    folders = [Path(folder).resolve() for folder in options.input]
+    if twice := sorted({str(folder) for folder in folders if folders.count(folder) > 1}):
+        raise ValueError(f"--input: expected every folder once, got {', '.join(twice)} more often")
+    return options
+
+
+def _plan(members: Sequence[Member], ensemble: Ensemble, number: int, left: int) -> str:
+    probs = [str(m.root) for m in members if m.has_probs]
+    maps = [str(m.root) for m in members if not m.has_probs]
+    parts = [f"{ensemble.method} of {len(members)} members"]
+    if probs:
+        parts.append(f"probabilities in {', '.join(probs)}")
+    if maps:
+        parts.append(
+            f"label maps{', as probabilities 0 and 1,' if probs else ''} in {', '.join(maps)}"
+        )
+    done = f", {number - left} of them done before" if left < number else ""
+    return f"{'; '.join(parts)}; {number} cases{done}"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def _with_progress(console: Console, outcomes: Iterable[Outcome], number: int) -> Iterator[Outcome]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        yield from bars.track(outcomes, total=number, description="combining")
