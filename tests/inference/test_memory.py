@@ -11,7 +11,13 @@ import pytest
 import torch
 
 from recycleseg.data.volumes import write_volume
-from recycleseg.inference.memory import SLAB_ELEMENTS, auto_window_batch, free_memory, slabs
+from recycleseg.inference.memory import (
+    SLAB_ELEMENTS,
+    auto_window_batch,
+    free_memory,
+    peak_memory,
+    slabs,
+)
 
 SHAPE, CLASSES = (128, 112, 96), 16
 # In a process of its own, for memory that others gave back is not given again.
@@ -97,3 +103,13 @@ def test_window_batch_goes_by_patch_channels_and_memory() -> None:
     assert auto_window_batch((64, 64, 64), 8, gpu, 2**30) == 4
     assert auto_window_batch((512, 512, 512), 64, gpu, 0) == 1
     assert 2**20 < free_memory(cpu) < 2**50
+
+
+def test_peak_memory_is_of_this_process() -> None:
+    before = peak_memory()
+    assert 2**24 < before < 2**40  # an interpreter with torch
+    size = before + 2**26
+    held = np.ones(size, np.uint8)  # ones, for untouched zeros take no memory
+    assert size <= peak_memory() < 2 * size + before
+    del held
+    assert peak_memory() >= size

@@ -21,6 +21,7 @@ from recycleseg.data.inputs import SplitName, find_cases, find_split_cases
 from recycleseg.data.layout import Case
 from recycleseg.data.volumes import file_ending
 from recycleseg.inference.folder import Extras, PredictionFolder, predict_cases
+from recycleseg.inference.memory import peak_memory
 from recycleseg.inference.predictor import Predictor
 from recycleseg.inference.record import make_record
 from recycleseg.training.run_folder import describe_environment
@@ -152,7 +153,10 @@ def _predict(arguments: Sequence[str]) -> int:
             if outcome.failure is not None:
                 failures.append(outcome.failure)
     predicted, skipped = len(left) - len(failures), len(cases) - len(left)
-    print(f"predicted {predicted}, already there {skipped}, failed {len(failures)}: {command.out}")
+    print(
+        f"predicted {predicted}, already there {skipped}, failed {len(failures)}: {command.out}; "
+        f"peak memory {peak_memory() / 2**30:.2f} GiB"
+    )
     if not failures:
         return 0
     print("\n  - ".join([f"{NAME}: {len(failures)} failed", *failures]), file=sys.stderr)
