@@ -12,11 +12,23 @@ import yaml
 
 from recycleseg import factory
 from recycleseg.checkpoint import Checkpoint, save_checkpoint
-from recycleseg.config import ModelConfig, RuntimeConfig, SamplingConfig, TrainConfig
+from recycleseg.config import (
+    ModelConfig,
+    PostprocessConfig,
+    RuntimeConfig,
+    SamplingConfig,
+    TrainConfig,
+)
 from recycleseg.data.preprocess import ChannelIntensity, Plan
 
 
-def write_tiny_run(root: Path, *, seed: int = 0, **plan_fields: Any) -> Path:
+def write_tiny_run(
+    root: Path,
+    *,
+    seed: int = 0,
+    postprocess: PostprocessConfig = PostprocessConfig(),  # noqa: B008
+    **plan_fields: Any,
+) -> Path:
     """A recycling run of one channel and three classes in 3D; plan_fields: of `Plan`."""
     fields: dict[str, Any] = {
         "channel_names": ("MRI",),
@@ -34,6 +46,7 @@ def write_tiny_run(root: Path, *, seed: int = 0, **plan_fields: Any) -> Path:
         seed=seed,
         model=ModelConfig(channels=(8, 8), num_res_blocks=1, num_heads=2),
         sampling=SamplingConfig(num_steps=2, window_batch=2),
+        postprocess=postprocess,
         runtime=RuntimeConfig(device="cpu", precision="float32"),
     )
     torch.manual_seed(seed)

@@ -227,6 +227,11 @@ class PostprocessConfig:
         if self.muscle_ultrasound and (self.keep_largest or self.fill_holes):
             raise ValueError("muscle_ultrasound: expected no keep_largest or fill_holes with it")
 
+    @property
+    def has_rules(self) -> bool:
+        """Whether any label map is changed."""
+        return bool(self.keep_largest or self.fill_holes or self.muscle_ultrasound)
+
 
 @dataclass(frozen=True)
 class ValidationConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from tests.tiny_runs import write_tiny_run
 
 from recycleseg.cli._progress import CaseProgress
 from recycleseg.cli.predict import build_parser, main, parse_command
+from recycleseg.config import PostprocessConfig
 from recycleseg.data.volumes import read_volume, write_volume
+from recycleseg.inference.postprocess import postprocess
 from recycleseg.inference.predictor import Predictor
 
 SHAPE = (9, 11, 10)
@@ -159,6 +162,30 @@ def test_image_keeps_its_pixel_size(tmp_path: Path, spacing: tuple[float, float]
     np.testing.assert_array_equal(probs[:, 0].argmax(0), label_of(out / "x.png"))
 
 
+def test_postprocessing_is_the_runs_own_unless_told_otherwise(tmp_path: Path) -> None:
+    own = PostprocessConfig(keep_largest="b")
+    run = write_tiny_run(tmp_path / "run", postprocess=own)
+    image = tmp_path / "x.nii"
+    write_volume(image, scan((12, 12, 12)), spacing=(1.0, 2.0, 1.0))
+
+    def made(*options: str) -> Any:
+        out = tmp_path / f"out{'-'.join(options)}"
+        assert predict("-m", run, "-i", image, "-o", out, *options) == 0
+        record = json.loads((out / "predict.json").read_text())
+        return label_of(out / "x.nii"), record["options"]["postprocess"]
+
+    raw, rules = made("--no-postprocess")
+    assert not PostprocessConfig(**rules).has_rules
+    values = {"a": 1, "b": 2}
+    asked = PostprocessConfig(keep_largest=("a",), fill_holes=("a",))
+    for options, config in (((), own), (("--keep-largest", "a", "--fill-holes", "a"), asked)):
+        label, rules = made(*options)
+        expected = postprocess(raw, config, values, spacing=(1.0, 2.0, 1.0))
+        assert (expected != raw).any()
+        np.testing.assert_array_equal(label, expected)
+        assert rules == json.loads(json.dumps(asdict(config)))
+
+
 def test_options_reach_the_sampler_and_the_record(tmp_path: Path, tiny: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
@@ -178,6 +205,8 @@ def test_options_reach_the_sampler_and_the_record(tmp_path: Path, tiny: Path) ->
         "fusion": "step",
         "window_batch": 3,
         "seed": 7,
+        "overlap": 0.5,
+        "postprocess": {**asdict(PostprocessConfig()), "keep_largest": [], "fill_holes": []},
         "device": "cpu",
         "threads": 1,
         "save_probabilities": True,
@@ -282,6 +311,13 @@ def test_all_missing_channels_are_told_before_work(
         (["--samples", "0"], "--samples: expected at least 1, got 0"),
         (["--sampler", "euler"], "--sampler: invalid choice: 'euler'"),
         (["--window-batch", "0"], "--window-batch: expected auto or a number from 1 on, got '0'"),
+        (
+            ["--keep-largest", "liver"],
+            "--keep-largest: expected some of all, foreground, a, b",
+        ),
+        (["--muscle-ultrasound"], "--muscle-ultrasound: expected 2D images"),
+        (["--muscle-ultrasound", "--fill-holes", "a"], "--muscle-ultrasound: expected no keep"),
+        (["--no-postprocess", "--fill-holes", "a"], "--no-postprocess: expected no other rule"),
         (["--threads", "0"], "--threads: expected at least 1, got 0"),
         (["--device", "tpu"], "--device: expected auto, cpu"),
         (["--stesp", "3"], "unknown option stesp; did you mean steps?"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recycleseg.config import PatchConfig, SamplingConfig, TrainConfig
+from recycleseg.config import PatchConfig, PostprocessConfig, SamplingConfig, TrainConfig
 from recycleseg.data.layout import Case, Dataset
 from recycleseg.data.preprocess import PreprocessConfig
 from recycleseg.data.volumes import read_volume
@@ -104,21 +104,23 @@ def test_a_class_nowhere_has_no_mean() -> None:
 
 
 @pytest.mark.parametrize(
-    "sampling",
+    ("sampling", "postprocess"),
     [
-        SamplingConfig(num_steps=3),
-        SamplingConfig(num_steps=3, samples=2, mirror=True),
-        SamplingConfig(num_steps=3, fusion="trajectory", sampler="ddpm"),
+        (SamplingConfig(num_steps=3), PostprocessConfig()),
+        (SamplingConfig(num_steps=3, samples=2, mirror=True), PostprocessConfig()),
+        (SamplingConfig(num_steps=3, fusion="trajectory", sampler="ddpm"), PostprocessConfig()),
+        (SamplingConfig(num_steps=3), PostprocessConfig(keep_largest="all", fill_holes="all")),
     ],
-    ids=["default", "samples", "ddpm"],
+    ids=["default", "samples", "ddpm", "postprocess"],
 )
 def test_prediction_repeats_the_trainers_numbers(
-    small_config: TrainConfig, sampling: SamplingConfig
+    small_config: TrainConfig, sampling: SamplingConfig, postprocess: PostprocessConfig
 ) -> None:
     """Every count of the final table, at every step, from the image files alone."""
     config = replace(
         small_config,
         sampling=sampling,
+        postprocess=postprocess,
         patch=PatchConfig(size=(16, 16), overlap=0.25),
         preprocess=PreprocessConfig(spacing=(0.6, 0.45)),
         optim=replace(small_config.optim, steps=6),

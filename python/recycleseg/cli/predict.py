@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from recycleseg import factory
 from recycleseg.cli._common import run_command, with_suggestion
 from recycleseg.cli._progress import CaseProgress
-from recycleseg.config import load_config
+from recycleseg.config import PostprocessConfig, load_config
 from recycleseg.data.inputs import SplitName, find_cases, find_split_cases
 from recycleseg.data.layout import Case
 from recycleseg.data.volumes import file_ending
@@ -43,13 +43,17 @@ SAMPLING = {
 
 @dataclass(frozen=True)
 class Command:
-    """What a command line asks for; sampling: options of `SAMPLING` that were given."""
+    """What a command line asks for.
+
+    sampling: options of `SAMPLING` that were given. postprocess: None is the run's own.
+    """
 
     runs: tuple[Path, ...]
     inputs: tuple[Path, ...]
     out: Path
     split: SplitName | None
     sampling: dict[str, Any]
+    postprocess: PostprocessConfig | None
     extras: Extras
     device: str
     threads: int | None
@@ -84,6 +88,14 @@ def build_parser() -> ArgumentParser:
         help="join windows at the end of their trajectories or at every step")
     add("--window-batch", type=str, metavar="auto|N",
         help="windows per forward pass; changes speed and memory, not the result")
+    add("--keep-largest", nargs="+", type=str, metavar="CLASS",
+        help="post-processing: keep the largest component of these classes, of each (all) or of "
+        "all together (foreground)")
+    add("--fill-holes", nargs="+", type=str, metavar="CLASS",
+        help="post-processing: fill holes of these classes or of each (all)")
+    add("--muscle-ultrasound", action="store_true",
+        help="post-processing: the rule of the paper's muscle ultrasound")
+    add("--no-postprocess", action="store_true", help="no post-processing, whatever the run's own")
     add("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
     add("--threads", type=int, help="CPU threads")
     add("--save-probabilities", action="store_true", help="OUT/CASE.npz, as nnU-Net's")
@@ -123,11 +135,28 @@ def parse_command(arguments: Sequence[str]) -> Command:
         out=Path(parsed.out),
         split=parsed.split,
         sampling={o: v for o, v in given.items() if v is not None and v is not False},
+        postprocess=_postprocess(parsed),
         extras=Extras(parsed.save_probabilities, parsed.save_uncertainty, parsed.save_steps),
         device=parsed.device,
         threads=parsed.threads,
         overwrite=parsed.overwrite,
     )
+
+
+def _postprocess(parsed: Namespace) -> PostprocessConfig | None:
+    """What the options say; None where none is given."""
+    given: dict[str, Any] = {
+        "keep_largest": tuple(parsed.keep_largest or ()),
+        "fill_holes": tuple(parsed.fill_holes or ()),
+        "muscle_ultrasound": parsed.muscle_ultrasound,
+    }
+    if parsed.no_postprocess and any(given.values()):
+        raise ValueError("--no-postprocess: expected no other rule with it, got one")
+    try:
+        asked = PostprocessConfig(**given)
+    except ValueError as error:
+        raise ValueError(f"--{str(error).replace('_', '-')}") from error
+    return asked if asked.has_rules or parsed.no_postprocess else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -166,9 +195,13 @@ def _predict(arguments: Sequence[str]) -> int:
 def _load(command: Command) -> Predictor:
     settings = {SAMPLING[option].split(".")[-1]: v for option, v in command.sampling.items()}
     try:
-        return Predictor.load_many(command.runs, device=command.device, **settings)
+        return Predictor.load_many(
+            command.runs, device=command.device, postprocess=command.postprocess, **settings
+        )
     except ValueError as error:
         message = str(error).replace("runtime.device:", "--device:")
+        for option in ("keep_largest", "fill_holes", "muscle_ultrasound"):
+            message = message.replace(f"postprocess.{option}:", f"--{option.replace('_', '-')}:")
         for option in command.sampling:
             message = message.replace(f"{SAMPLING[option]}:", f"--{option.replace('_', '-')}:")
         raise ValueError(message) from error

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from recycleseg import factory
 from recycleseg.checkpoint import load_checkpoint
-from recycleseg.config import SamplingConfig, TrainConfig, load_config
+from recycleseg.config import PostprocessConfig, SamplingConfig, TrainConfig, load_config
 from recycleseg.data.preprocess import Plan, PreparedCase
 from recycleseg.inference.native import Prepared
+from recycleseg.inference.postprocess import check_postprocess, named_values
 from recycleseg.inference.samples import OnStep, sample_case
 from recycleseg.inference.volume import Progress
 
@@ -56,6 +57,7 @@ class Model:
         device: str = "auto",
         seed: int | None = None,
         overlap: float | None = None,
+        postprocess: PostprocessConfig | None = None,
         **sampling: Any,
     ) -> Model:
         """Load a run folder with its best weights; the arguments are those of `Predictor.load`."""
@@ -66,6 +68,10 @@ class Model:
         config = replace(config, runtime=replace(config.runtime, device=device))
         factory.choose_device(device)
         plan, patch_size = _load_plan(root / "dataset.json")
+        if postprocess is not None:
+            foreground = tuple(named_values(plan.class_names, plan.regions))
+            check_postprocess(postprocess, foreground, plan.spatial_dims)
+            config = replace(config, postprocess=postprocess)
         path = root / "checkpoints" / "best.safetensors"
         checkpoint = load_checkpoint(path)
         weights = checkpoint.owned_by("average") or checkpoint.owned_by("network")

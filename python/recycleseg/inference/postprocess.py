@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import ndimage
+from torch import Tensor
 
 from recycleseg.config import PostprocessConfig
 
-__all__ = ["PostprocessConfig", "check_postprocess", "named_values", "postprocess"]
+__all__ = ["PostprocessConfig", "check_postprocess", "cleaned", "named_values", "postprocess"]
 
 Array = np.ndarray[Any, Any]
 _Rule = Callable[[Array], Array]
@@ -64,6 +66,23 @@ def postprocess(
     for name, rule in _rules(config, boxes, math.prod(spacing)):
         _apply(rule, result[boxes[name]], name, values)
     return result
+
+
+def cleaned(
+    label: Tensor,
+    config: PostprocessConfig,
+    class_names: Sequence[str],
+    regions: Sequence[Sequence[int]] | None,
+    spacing: Sequence[float],
+) -> Tensor:
+    """`postprocess` of a tensor (*S) uint8 on the CPU; itself where no rule is asked for.
+
+    class_names, regions: as in `Dataset` and `Plan`.
+    """
+    if not config.has_rules:
+        return label
+    values = named_values(class_names, regions)
+    return torch.from_numpy(postprocess(label.numpy(), config, values, spacing=spacing))
 
 
 def check_postprocess(

@@ -14,6 +14,7 @@ from recycleseg.data.preprocess import preprocess_image
 from recycleseg.data.volumes import Volume, file_ending, read_volume, write_like
 from recycleseg.inference.model import Model
 from recycleseg.inference.native import Prepared, to_native
+from recycleseg.inference.postprocess import cleaned
 from recycleseg.inference.volume import Progress
 
 
@@ -23,7 +24,7 @@ class Prediction:
 
     Attributes:
         label: (*S) uint8, the data set's label values, also where classes overlap (see
-            `recycleseg.inference.native.paint_regions`).
+            `recycleseg.inference.native.paint_regions`); post-processed, if that is wanted.
         probs: (C, *S) float32; of overlapping classes a voxel belongs to each above one half.
         entropy: (*S) float32, of the mean probabilities in nats; of overlapping classes the sum
             over them.
@@ -63,6 +64,7 @@ class Predictor:
         for model in models[1:]:
             _check_same_task(models[0], model)
         self.models = tuple(models)
+        self.postprocess = models[0].config.postprocess
 
     @classmethod
     def load(cls, run: Path | str, *, device: str = "auto", **options: Any) -> Predictor:
@@ -72,7 +74,8 @@ class Predictor:
             run: the folder.
             device: as `runtime.device` names it; it need not be the one of the training.
             options: fields of `recycleseg.config.SamplingConfig` in the place of the run's own,
-                and `seed` and `overlap` (of windows) likewise.
+                and `seed`, `overlap` (of windows) and `postprocess` (a PostprocessConfig)
+                likewise.
 
         Raises:
             ValueError: naming the file that is missing or not as expected, the option that is not
@@ -140,7 +143,20 @@ class Predictor:
         native = to_native(
             results, return_probs=return_probs, return_uncertainty=return_uncertainty
         )
-        return Prediction(**vars(native), steps=tuple(steps), volume=volumes[0])
+        plan = self.models[0].plan
+        label = cleaned(
+            native.label, self.postprocess, plan.class_names, plan.regions, volumes[0].spacing
+        )
+        if steps:
+            steps[-1] = label
+        return Prediction(
+            label,
+            native.probs,
+            native.entropy,
+            native.disagreement,
+            steps=tuple(steps),
+            volume=volumes[0],
+        )
 
 
 def case_id_of(path: Path) -> str:
@@ -161,3 +177,8 @@ def _check_same_task(first: Model, other: Model) -> None:
         expected, got = getattr(first.plan, name), getattr(other.plan, name)
         if expected != got:
             raise ValueError(f"{other.name}: expected {name} {expected} as {first.name}, got {got}")
+    if first.config.postprocess != other.config.postprocess:
+        raise ValueError(
+            f"{other.name}: expected {first.config.postprocess} as {first.name}, got "
+            f"{other.config.postprocess}; say which with the option postprocess"
+        )

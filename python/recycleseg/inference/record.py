@@ -30,7 +30,15 @@ def make_record(
     configs: of the runs, with the sampling that was asked for. options: what else was asked for.
     environment: versions and machine.
     """
-    settings = [{**asdict(config.sampling), "seed": config.seed} for config in configs]
+    settings = [
+        {
+            **asdict(config.sampling),
+            "seed": config.seed,
+            "overlap": config.patch.overlap,
+            "postprocess": asdict(config.postprocess),
+        }
+        for config in configs
+    ]
     record = {
         "models": [{"run": str(run.resolve()), "sha256": _weights_hash(run)} for run in runs],
         "options": {**_common(settings), **options},

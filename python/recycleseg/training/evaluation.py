@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recycleseg.config import PostprocessConfig
 from recycleseg.data.layout import Dataset
-from recycleseg.data.preprocess import PreparedCase, native_label
+from recycleseg.data.preprocess import PreparedCase, native_label, region_masks
 from recycleseg.evaluation.summary import nnunet_metrics, summarise
-from recycleseg.inference.native import native_slabs
+from recycleseg.inference.native import Prepared, native_slabs, to_native
+from recycleseg.inference.postprocess import cleaned
 from recycleseg.inference.samples import sample_case
 from recycleseg.inference.volume import VolumeSampler
 from recycleseg.metrics import overlap
@@ -63,19 +65,24 @@ def evaluate_cases(
     seed: int,
     device: torch.device,
     samples: int = 1,
+    postprocess: PostprocessConfig = PostprocessConfig(),  # noqa: B008
     on_case: Callable[[PreparedCase, list[Tensor]], None] | None = None,
 ) -> Evaluation:
     """Sample every case and count voxels against its label, on the label file's own grid.
 
     The noise of a case depends on `seed` and the case's id alone; see `sample_case`. `on_case`
     gets the case and, for every step, the label map (*S) uint8 on the prepared grid, of
-    overlapping classes the masks (C, *S).
+    overlapping classes the masks (C, *S). postprocess: of the label maps after the last step.
     """
     evaluation = Evaluation(dataset.foreground_names)
     for case in cases:
         steps = _Steps(case, native_label(case).to(device), keep_maps=on_case is not None)
         image = case.image.to(device)
-        sample_case(sampler, image, case.case_id, seed=seed, samples=samples, on_step=steps)
+        probs, _ = sample_case(
+            sampler, image, case.case_id, seed=seed, samples=samples, on_step=steps
+        )
+        if postprocess.has_rules:
+            steps.counts[-1] = _cleaned_counts(probs, case, steps.reference, dataset, postprocess)
         evaluation.counts[case.case_id] = torch.stack(steps.counts).cpu()
         evaluation.voxels[case.case_id] = math.prod(case.native_shape)
         if on_case is not None:
@@ -108,6 +115,23 @@ def case_counts(probs: Tensor, case: PreparedCase, reference: Tensor) -> Tensor:
         for rows, slab in native_slabs(probs, case)
     ]
     return torch.stack(counts).sum(0)
+
+
+def _cleaned_counts(
+    probs: Tensor,
+    case: PreparedCase,
+    reference: Tensor,
+    dataset: Dataset,
+    postprocess: PostprocessConfig,
+) -> Tensor:
+    """`case_counts` of the label map that a prediction would have."""
+    label = to_native([Prepared(case, probs)]).label
+    label = cleaned(
+        label, postprocess, dataset.class_names, dataset.regions, case.native_spacing
+    ).to(reference.device)
+    if dataset.regions is None:
+        return overlap_counts(label[None], reference[None], dataset.num_classes)[0, 1:]
+    return overlap_counts(region_masks(label, dataset.regions), reference, 2)[:, 1]
 
 
 def foreground_counts(probs: Tensor, reference: Tensor, exclusive: bool) -> Tensor:

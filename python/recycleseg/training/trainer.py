@@ -235,6 +235,7 @@ class Trainer:
                 seed=self.config.seed,
                 device=self.device,
                 samples=self.config.sampling.samples,
+                postprocess=self.config.postprocess,
                 **options,
             )
 
