@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -220,9 +218,7 @@ def test_the_report_gets_scores_images_and_comparison(
         path.write_text("<html>")
         calls.append({"scores": scores, **options})
 
-    html = types.ModuleType("recycleseg.report.html")
-    html.write_report = write_report  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "recycleseg.report.html", html)
+    monkeypatch.setattr("recycleseg.cli.evaluate.write_report", write_report)
     arguments.remove("--no-report")
     images = tmp_path / "images"
     images.mkdir()

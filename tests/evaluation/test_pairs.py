@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from recycleseg.data.layout import DatasetError
-from recycleseg.evaluation.pairs import find_images, find_pairs
+from recycleseg.evaluation.pairs import describe_origin, find_images, find_pairs
 
 
 def touch(*paths: Path) -> None:
@@ -109,3 +109,17 @@ def test_images_of_predict_json_or_of_a_folder(folders: tuple[Path, Path], tmp_p
     assert found == {"c0": channels, "c1": (folder / "c1.nii.gz",)}
     with pytest.raises(DatasetError, match="images: expected images z_0000<ending> or z<ending>"):
         find_images(pred, ["z"], folder)
+
+
+def test_origin_is_what_the_record_says(tmp_path: Path) -> None:
+    assert describe_origin(tmp_path) == {}
+    record = tmp_path / "predict.json"
+    options = {"sampler": "ddim", "num_steps": 5, "samples": 1, "eta": 0.0}
+    record.write_text(json.dumps({"models": [{"run": "/runs/first"}], "options": options}))
+    told = {"models": "first", "sampler": "ddim", "sampling steps": "5", "samples": "1"}
+    assert describe_origin(tmp_path) == told
+    members = [{"folder": "/a/x"}, {"folder": "/a/y"}]
+    record.write_text(json.dumps({"members": members, "options": {"method": "mean"}}))
+    assert describe_origin(tmp_path) == {"members": "x, y", "method": "mean"}
+    record.write_text(json.dumps({"models": ["other"], "options": []}))  # of another program
+    assert describe_origin(tmp_path) == {}

@@ -20,7 +20,7 @@ from recycleseg.data.check import Progress
 from recycleseg.evaluation.compare import Comparison, compare
 from recycleseg.evaluation.folder import FolderScores, evaluate_folder
 from recycleseg.evaluation.labels import Labels, read_labels
-from recycleseg.evaluation.pairs import find_images
+from recycleseg.evaluation.pairs import describe_origin, find_images
 from recycleseg.evaluation.printing import (
     comparison_notes,
     comparison_table,
@@ -29,6 +29,7 @@ from recycleseg.evaluation.printing import (
 )
 from recycleseg.evaluation.summary import summarise_folder
 from recycleseg.evaluation.table import metrics_csv, read_evaluation
+from recycleseg.report.html import write_report
 from recycleseg.training.run_folder import write_json, write_text
 
 FILES = ("summary.json", "metrics.csv", "report.html", "comparison.json")
@@ -207,12 +208,11 @@ def _write_report(
     comparison: Comparison | None,
     images: dict[str, tuple[Path, ...]],
 ) -> None:
-    from recycleseg.report.html import write_report
-
     settings = scores.settings()
     details = {
         "predictions": options.pred,
         "references": options.ref,
+        **describe_origin(scores.prediction_root),
         "cases": str(len(scores.case_ids)),
         "failed": ", ".join(scores.failed) or "none",
         "tolerance": ", ".join(f"{t:g} mm" for t in settings["tolerances_mm"]),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from recycleseg.data.volumes import SPATIAL_DIMS, DatasetError, file_ending
 from recycleseg.evaluation.labels import read_json_object
@@ -109,6 +110,28 @@ def find_images(
             "cases, got none"
         )
     return {case_id: tuple(paths) for case_id, paths in channels.items()}
+
+
+def describe_origin(pred: Path) -> dict[str, str]:
+    """Which models or members made a folder of predictions, and how; as far as it says."""
+    path = pred / "predict.json"
+    record = read_json_object(path) if path.is_file() else {}
+    options = record.get("options")
+    options = options if isinstance(options, Mapping) else {}
+    made = {
+        "models": _names(record.get("models"), "run"),
+        "members": _names(record.get("members"), "folder"),
+        "method": options.get("method"),
+        "sampler": options.get("sampler"),
+        "sampling steps": options.get("num_steps"),
+        "samples": options.get("samples"),
+    }
+    return {name: str(value) for name, value in made.items() if value}
+
+
+def _names(entries: Any, key: str) -> str:
+    listed = entries if isinstance(entries, list) else []
+    return ", ".join(Path(e[key]).name for e in listed if isinstance(e, Mapping) and key in e)
 
 
 def _label_maps(folder: Path, what: str) -> dict[str, Path]:
