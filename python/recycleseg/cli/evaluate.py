@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from recycleseg import __version__
 from recycleseg.cli._common import run_command, with_suggestion
 from recycleseg.data.check import Progress
 from recycleseg.evaluation.compare import Comparison, compare
@@ -210,22 +209,18 @@ def _write_report(
 ) -> None:
     settings = scores.settings()
     details = {
-        "predictions": options.pred,
-        "references": options.ref,
         **describe_origin(scores.prediction_root),
-        "cases": str(len(scores.case_ids)),
-        "failed": ", ".join(scores.failed) or "none",
+        "reference": options.ref,
         "tolerance": ", ".join(f"{t:g} mm" for t in settings["tolerances_mm"]),
         "surfaces": ", ".join(settings["definitions"]),
-        "recycleseg": __version__,
     }
     write_report(
         Path(options.out) / "report.html",
         scores,
-        title=f"Evaluation of {scores.prediction_root.resolve().name}",
+        title=f"Evaluation of {options.pred}",
         images=images,
         comparison=comparison,
-        details=details,
+        details={name.capitalize(): value for name, value in details.items()},
     )
 
 
