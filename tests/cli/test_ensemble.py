@@ -122,6 +122,9 @@ def test_it_goes_on_where_it_stopped(
     assert first == "recycle-ensemble: 1 cases could not be combined"
     assert problem.startswith(f"  - {whole}: expected a whole .npz file, got: ")
     assert f"label maps, as probabilities 0 and 1, in {folders[2]}" in captured.out
+    assert "[1/3] c1: " in captured.out and "[3/3] c3: " in captured.out
+    assert f"failed: {whole}: expected a whole .npz file" in captured.out
+    assert f"2 cases are in {out}\n" in captured.out
     record = json.loads((out / "predict.json").read_text())
     assert list(record["failed"]) == ["c2"] and set(record["seconds"]) == {"c1", "c3"}
     assert not (out / "c2.nii.gz").exists()
@@ -137,7 +140,8 @@ def test_it_goes_on_where_it_stopped(
     done = files_of(out)
     assert main(arguments(folders, out, "--method", "majority")) == 2
     error = capsys.readouterr().err
-    assert f"--out: {out} holds predictions with other options" in error
+    assert f"--out: {out} holds predictions of another kind: method was 'mean', is " in error
+    assert "--overwrite" in error
     assert files_of(out) == done
     assert main(arguments(folders, out, "--method", "majority", "--overwrite")) == 0
     record = json.loads((out / "predict.json").read_text())
@@ -207,8 +211,8 @@ def test_folders_that_must_not_be_written_to(
     for option in ([], ["--overwrite"]):
         assert main(arguments(folders[:2], folders[2], *option)) == 2
         error = capsys.readouterr().err
-        assert "--out: expected a new folder or one of recycle-ensemble" in error
-        assert "c1.nii.gz, which is left as it is" in error
+        assert "--out: expected a new folder or one with predict.json" in error
+        assert "where c1.nii.gz is already" in error
     assert main(arguments([folders[0], folders[0]], tmp_path / "out")) == 2
     assert "--input: expected every folder once" in capsys.readouterr().err
     assert {str(f): files_of(f) for f in folders} == before

@@ -14,8 +14,15 @@ import torch
 
 from recycleseg.data.probabilities import write_probabilities
 from recycleseg.data.volumes import DatasetError, read_volume, write_volume
-from recycleseg.inference.ensemble import Ensemble, EnsembleOptions, Vote
-from recycleseg.inference.members import read_member, shared_cases, shared_classes
+from recycleseg.inference.ensemble import Ensemble, EnsembleOptions
+from recycleseg.inference.members import (
+    known_images,
+    read_member,
+    shared_cases,
+    shared_classes,
+)
+from recycleseg.inference.predictor import Prediction
+from recycleseg.inference.record import make_ensemble_record
 from recycleseg.ops.ensemble_vote import ensemble_vote
 
 SPACING = {3: (1.0, 1.5, 2.0), 2: (0.5, 0.25)}
@@ -80,7 +87,7 @@ def voted(members: Sequence[np.ndarray], **options: Any) -> Any:
     return vote._replace(**{k: v[0] for k, v in vote._asdict().items() if v is not None})
 
 
-def assert_same(vote: Vote, expected: Any) -> None:
+def assert_same(vote: Prediction, expected: Any) -> None:
     # One member after another adds in another order than all at once.
     close = {"rtol": 1e-5, "atol": 2e-6}
     torch.testing.assert_close(vote.label, expected.label)
@@ -104,7 +111,7 @@ def test_ours_and_foreign_probabilities(tmp_path: Path, dims: int, method: str) 
     vote = ensemble_of(*folders, method=method, **ALL)("c")
     expected = voted(probs, method=method)
     assert_same(vote, expected)
-    assert vote.volume.array.shape == SHAPES[dims]
+    assert vote.volume.array.shape == SHAPES[dims] and vote.steps == ()
 
 
 def test_version_1_of_nnunet_and_weights(tmp_path: Path) -> None:
@@ -183,6 +190,37 @@ def test_cases_and_labels_that_members_share(tmp_path: Path) -> None:
     other = write_maps(tmp_path / "o", {"c1": label}, {"background": 0, "lung": 1})
     with pytest.raises(DatasetError, match='o/dataset.json: expected labels .*liver.* as .*"lung"'):
         shared_classes([members[0], read_member(other)], None)
+
+
+def test_record_and_images_that_members_know(tmp_path: Path) -> None:
+    probs = random_probs(0, 2)
+    folders = [
+        write_maps(tmp_path / "a", {"c1": label_of(probs), "c2": label_of(probs)}, None),
+        write_ours(tmp_path / "b", {"c1": probs, "c2": probs, "c3": probs}, EXCLUSIVE),
+        write_ours(tmp_path / "c", {"c1": probs, "c2": probs}, EXCLUSIVE),
+    ]
+    known = json.loads((folders[1] / "predict.json").read_text())
+    known["images"] = {"c1": ["/other/c1"], "c2": [], "c3": None}
+    (folders[1] / "predict.json").write_text(json.dumps(known))
+    ensemble = ensemble_of(*folders, weights=(1.0, 2.0, 1.0))
+    images = known_images(ensemble.members, ("c1", "c2"))
+    assert images == {"c1": ["/other/c1"], "c2": ["/scans/c2"]}
+    made = make_ensemble_record(ensemble, environment={"python": "3"})
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
+    assert made == {
+        "members": [
+            {"folder": str(folder), "probabilities": folder.name != "a"} for folder in folders
+        ],
+        "options": {
+            "method": "mean",
+            "weights": [1.0, 2.0, 1.0],
+            "thresholds": None,
+            "save_probabilities": False,
+            "save_uncertainty": False,
+        },
+        "dataset": {"labels": EXCLUSIVE, "channel_names": None, "file_ending": ".png"},
+        "environment": {"python": "3"},
+    }
 
 
 def test_folders_that_hold_no_predictions(tmp_path: Path) -> None:

@@ -12,19 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.tiny_runs import write_tiny_run
 
-from recycleseg.config import load_config
 from recycleseg.data.layout import Case
-from recycleseg.data.preprocess import Plan
-from recycleseg.data.volumes import DatasetError, read_volume, write_volume
-from recycleseg.inference.folder import Extras, PredictionFolder, predict_cases
-from recycleseg.inference.record import make_record
+from recycleseg.data.volumes import DatasetError, file_ending, read_volume, write_volume
+from recycleseg.inference.folder import PredictionFolder, process_cases
 
 SHAPE = (4, 5, 6)
 EXCLUSIVE = {"background": 0, "a": 1, "b": 2}
 REGIONS = {"background": 0, "whole": [1, 2], "core": [2]}
-EVERYTHING = Extras(probabilities=True, uncertainty=True, steps=True)
+EVERYTHING = {"return_probs": True, "return_uncertainty": True, "return_steps": True}
+RECORD = {"options": {}, "dataset": {}, "images": {}, "seconds": {}, "failed": {}}
 
 
 def record(labels: Mapping[str, Any] = EXCLUSIVE, sha256: str = "1", **options: Any) -> dict:
@@ -32,6 +29,15 @@ def record(labels: Mapping[str, Any] = EXCLUSIVE, sha256: str = "1", **options: 
         "models": [{"run": "/runs/first", "sha256": sha256}],
         "options": {"num_steps": 5, "device": "cpu", **options},
         "dataset": {"labels": dict(labels), "channel_names": {"0": "MRI"}, "file_ending": ".nii"},
+        "environment": {},
+    }
+
+
+def ensemble_record(*members: str, **options: Any) -> dict:
+    return {
+        "members": [{"folder": folder, "probabilities": True} for folder in members],
+        "options": {"method": "mean", **options},
+        "dataset": {"labels": EXCLUSIVE, "channel_names": None, "file_ending": ".nii"},
         "environment": {},
     }
 
@@ -60,13 +66,10 @@ class Stub:
         return_probs: bool = False,
         return_uncertainty: bool = False,
         return_steps: bool = False,
-        progress: Any = None,
     ) -> SimpleNamespace:
         self.asked.append(case_id)
         if case_id in self.errors:
             raise self.errors[case_id]
-        if progress is not None:
-            progress(1, 1)
         volume = read_volume(images[0])
         array = torch.from_numpy(volume.array)
         label = array % 3
@@ -81,17 +84,44 @@ class Stub:
         )
 
 
+def folder_of(
+    root: Path, cases: list[Case], made: Mapping[str, Any], images_known: bool = True
+) -> PredictionFolder:
+    return PredictionFolder(
+        root,
+        made,
+        endings={case.case_id: file_ending(case.image_paths[0]) for case in cases},
+        images={c.case_id: [str(p) for p in c.image_paths] for c in cases if images_known},
+        sources=[case.image_paths[0].parent for case in cases],
+    )
+
+
+def process(
+    folder: PredictionFolder,
+    cases: list[Case],
+    stub: Stub,
+    extras: Mapping[str, bool] = {},
+    overwrite: bool = False,
+) -> list[tuple[str, str | None]]:
+    images = {case.case_id: case.image_paths for case in cases}
+    left = folder.open(overwrite=overwrite)
+    outcomes = process_cases(
+        left,
+        lambda case_id: stub(images[case_id], case_id=case_id, **extras),  # type: ignore[arg-type,return-value]
+        folder,
+    )
+    return [(outcome.case_id, outcome.failure) for outcome in outcomes]
+
+
 def predict(
     root: Path,
     cases: list[Case],
     stub: Stub,
-    extras: Extras = Extras(),  # noqa: B008
+    extras: Mapping[str, bool] = {},
     overwrite: bool = False,
     **options: Any,
 ) -> list[tuple[str, str | None]]:
-    folder = PredictionFolder(root, record(**options))
-    left = folder.open(cases, overwrite=overwrite)
-    return [(o.case_id, o.failure) for o in predict_cases(stub, left, folder, extras)]  # type: ignore[arg-type]
+    return process(folder_of(root, cases, record(**options)), cases, stub, extras, overwrite)
 
 
 def files_in(root: Path) -> list[str]:
@@ -232,12 +262,17 @@ def test_further_cases_by_the_same_options(tmp_path: Path) -> None:
     assert list(saved_record(out)["images"]) == ["a", "b"]
 
 
-def refusal(root: Path, cases: list[Case], overwrite: bool = False, **options: Any) -> str:
+def refused(folder: PredictionFolder, overwrite: bool = False) -> str:
+    root = folder.root
     before = {name: (root / name).read_bytes() for name in files_in(root)}
     with pytest.raises(ValueError, match="^--o") as error:
-        PredictionFolder(root, record(**options)).open(cases, overwrite=overwrite)
+        folder.open(overwrite=overwrite)
     assert {name: (root / name).read_bytes() for name in files_in(root)} == before
     return str(error.value)
+
+
+def refusal(root: Path, cases: list[Case], overwrite: bool = False, **options: Any) -> str:
+    return refused(folder_of(root, cases, record(**options)), overwrite)
 
 
 def test_other_options_and_models_need_overwrite(tmp_path: Path) -> None:
@@ -293,37 +328,67 @@ def test_the_same_case_of_other_images(tmp_path: Path) -> None:
     assert predict(tmp_path / "out", others, Stub(), overwrite=True) == [("a", None)]
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"images": {}}', '{"images": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"images": {}}', *(json.dumps({**RECORD, key: 1}) for key in RECORD)],
+)
 def test_damaged_record_is_named(tmp_path: Path, content: str) -> None:
     (case,) = write_images(tmp_path / "images", "a.nii")
-    (tmp_path / "predict.json").write_text(content)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/predict.json").write_text(content)
     with pytest.raises(ValueError, match=r"predict.json: expected a record of recycle-predict"):
-        PredictionFolder(tmp_path, record()).open([case], overwrite=False)
+        folder_of(tmp_path / "out", [case], record()).open(overwrite=False)
 
 
-def test_record_of_runs(tmp_path: Path) -> None:
-    runs = [write_tiny_run(tmp_path / name, seed=seed) for seed, name in enumerate("ab")]
-    configs = [load_config(run / "config.yaml") for run in runs]
-    description = json.loads((runs[0] / "dataset.json").read_text())
-    made = make_record(
-        runs,
-        configs,
-        Plan.from_dict(description),
-        ".nii",
-        options={"save_steps": False},
-        environment={"python": "3"},
+def test_ensembles_of_other_members_options_and_labels(tmp_path: Path) -> None:
+    cases = write_images(tmp_path / "images", "a.nii", "b.nii")
+    out, stub = tmp_path / "out", Stub()
+
+    def folder(made: dict[str, Any], cases: list[Case] = cases) -> PredictionFolder:
+        return folder_of(out, cases, made, images_known=False)
+
+    made = ensemble_record("/one", "/two")
+    assert process(folder(made), cases, stub) == [("a", None), ("b", None)]
+    known = saved_record(out)
+    assert known["members"] == made["members"] and known["images"] == {}
+    assert list(known["seconds"]) == ["a", "b"]
+    assert process(folder(made), cases, stub) == []
+    said = refused(folder(ensemble_record("/one", "/three", method="max")))
+    assert "kind: members were ['/one', '/two'], are ['/one', '/three']; method was" in said
+    other = ensemble_record("/one", "/two")
+    other["members"][1] = {"folder": "/two", "probabilities": False}
+    said = refused(folder(other))
+    assert "probabilities in ['/one', '/two'] were [True, True], are [True, False]" in said
+    for key, value in (("labels", {"background": 0, "c": 1}), ("file_ending", ".nii.gz")):
+        other = ensemble_record("/one", "/two")
+        other["dataset"] = {**other["dataset"], key: value}
+        assert f"{key} was {made['dataset'][key]!r}, is {value!r}" in refused(folder(other))
+        said = refused(folder(other, cases[:1]), overwrite=True)
+        assert "with 1 more such as b, predicted otherwise" in said
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_folder_of_the_other_command_is_left_alone(tmp_path: Path, overwrite: bool) -> None:
+    cases = write_images(tmp_path / "images", "a.nii")
+    records = {"recycle-predict": record(), "recycle-ensemble": ensemble_record("/one", "/two")}
+    for name, made in records.items():
+        process(folder_of(tmp_path / name, cases, made), cases, Stub())
+    for ours, theirs in (list(records), list(records)[::-1]):
+        assert refused(folder_of(tmp_path / theirs, cases, records[ours]), overwrite) == (
+            f"--out: expected a new folder or one of {ours}, got {tmp_path / theirs} with "
+            f"predict.json of {theirs}, which is left as it is"
+        )
+    images = folder_of(tmp_path / "images", cases, records["recycle-ensemble"])
+    assert refused(images, overwrite) == (
+        f"--out: expected another folder than the members', got {tmp_path / 'images'}"
     )
-    assert json.loads(json.dumps(made, allow_nan=False)) == made
-    assert [model["run"] for model in made["models"]] == [str(run) for run in runs]
-    assert made["models"][0]["sha256"] != made["models"][1]["sha256"]
-    assert (made["options"]["num_steps"], made["options"]["seed"]) == (2, [0, 1])
-    assert made["options"]["save_steps"] is False
-    assert made["dataset"] == {
-        "labels": {"background": 0, "a": 1, "b": 2},
-        "channel_names": {"0": "MRI"},
-        "file_ending": ".nii",
-    }
-    description |= {"class_names": ["whole", "core"], "regions": [[1, 2], [2]]}
-    plan = Plan.from_dict(description)
-    made = make_record(runs, configs, plan, ".nii", options={}, environment={})
-    assert made["dataset"]["labels"] == REGIONS
+
+
+def test_images_of_another_format_by_the_same_options(tmp_path: Path) -> None:
+    first, second = write_images(tmp_path / "images", "a.nii", "b.nii.gz")
+    out = tmp_path / "out"
+    predict(out, [first], Stub())
+    made = record()
+    made["dataset"]["file_ending"] = ".nii.gz"
+    assert process(folder_of(out, [second], made), [second], Stub()) == [("b", None)]
+    assert "labels was" in refusal(out, [first], labels=REGIONS)

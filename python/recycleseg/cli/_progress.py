@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.progress import (
@@ -14,6 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from recycleseg.inference.folder import Outcome
 from recycleseg.training.reporting import format_duration
 
 
@@ -58,6 +60,15 @@ class CaseProgress:
             left = (time.perf_counter() - self._start) / self._done * (self._total - self._done)
             rest = f", about {format_duration(left)} left" if self._done < self._total else ""
             self._say(f"[{self._done}/{self._total}] {note}{rest}")
+
+    def follow(self, outcomes: Iterable[Outcome]) -> list[str]:
+        """Show each case when it is done; gives the failures."""
+        failures = []
+        for outcome in outcomes:
+            self.case_done(outcome.case_id, outcome.seconds, outcome.failure)
+            if outcome.failure is not None:
+                failures.append(outcome.failure)
+        return failures
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentError
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from recycleseg.cli._common import run_command, with_suggestion
-from recycleseg.inference.ensemble import (
-    Ensemble,
-    EnsembleFolder,
-    EnsembleOptions,
-    Method,
-    Outcome,
-    combine_cases,
+from recycleseg.cli._progress import CaseProgress
+from recycleseg.data.volumes import file_ending
+from recycleseg.inference.ensemble import Ensemble, EnsembleOptions, Method
+from recycleseg.inference.folder import PredictionFolder, process_cases
+from recycleseg.inference.members import (
+    Member,
+    known_images,
+    read_member,
+    shared_cases,
+    shared_classes,
 )
-from recycleseg.inference.members import Member, read_member, shared_cases, shared_classes
+from recycleseg.inference.record import make_ensemble_record
+from recycleseg.ops.build_info import build_info
 
 
 def build_parser() -> ArgumentParser:
@@ -74,11 +77,11 @@ def _combine(arguments: Sequence[str]) -> int:
         save_uncertainty=options.save_uncertainty,
     )
     ensemble = Ensemble(members, classes, settings)
-    folder = EnsembleFolder(Path(options.out), ensemble)
-    left = folder.open(case_ids, overwrite=options.overwrite)
+    folder = _folder(Path(options.out), ensemble, case_ids)
+    left = folder.open(overwrite=options.overwrite)
     _say(console, _plan(members, ensemble, len(case_ids), len(left)))
-    outcomes = _with_progress(console, combine_cases(ensemble, left, folder), len(left))
-    failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
+    with CaseProgress(console, "combining", len(left)) as progress:
+        failures = progress.follow(process_cases(left, ensemble, folder))
     _say(console, f"{len(case_ids) - len(failures)} cases are in {folder.root}")
     if failures:
         lines = "\n  - ".join([f"{len(failures)} cases could not be combined", *failures])
@@ -98,6 +101,17 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     return options
 
 
+def _folder(root: Path, ensemble: Ensemble, case_ids: Sequence[str]) -> PredictionFolder:
+    members = ensemble.members
+    return PredictionFolder(
+        root,
+        make_ensemble_record(ensemble, environment=build_info()),
+        endings={case_id: file_ending(members[0].maps[case_id]) for case_id in case_ids},
+        images=known_images(members, case_ids),
+        sources=[member.root for member in members],
+    )
+
+
 def _plan(members: Sequence[Member], ensemble: Ensemble, number: int, left: int) -> str:
     probs = [str(m.root) for m in members if m.has_probs]
     maps = [str(m.root) for m in members if not m.has_probs]
@@ -114,14 +128,3 @@ def _plan(members: Sequence[Member], ensemble: Ensemble, number: int, left: int)
 
 def _say(console: Console, text: str) -> None:
     console.print(text, soft_wrap=True, markup=False, highlight=False)
-
-
-def _with_progress(console: Console, outcomes: Iterable[Outcome], number: int) -> Iterator[Outcome]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bars:
-        yield from bars.track(outcomes, total=number, description="combining")

@@ -20,9 +20,9 @@ from recycleseg.config import PostprocessConfig, load_config
 from recycleseg.data.inputs import SplitName, find_cases, find_split_cases
 from recycleseg.data.layout import Case
 from recycleseg.data.volumes import file_ending
-from recycleseg.inference.folder import Extras, PredictionFolder, predict_cases
+from recycleseg.inference.folder import PredictionFolder, process_cases
 from recycleseg.inference.memory import peak_memory
-from recycleseg.inference.predictor import Predictor
+from recycleseg.inference.predictor import Prediction, Predictor
 from recycleseg.inference.record import make_record
 from recycleseg.training.run_folder import describe_environment
 
@@ -39,6 +39,21 @@ SAMPLING = {
     "window_batch": "sampling.window_batch",
     "seed": "seed",
 }
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is saved of every case beside its label map.
+
+    Attributes:
+        probabilities: as nnU-Net saves them.
+        uncertainty: entropy, and disagreement between samples or models.
+        steps: the label map after every sampling step.
+    """
+
+    probabilities: bool = False
+    uncertainty: bool = False
+    steps: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,16 +186,23 @@ def _predict(arguments: Sequence[str]) -> int:
         torch.set_num_threads(command.threads)
     predictor = _load(command)
     cases = _find(command, predictor)
-    folder = PredictionFolder(command.out, _record(command, predictor, cases))
-    left = folder.open(cases, overwrite=command.overwrite)
-    failures = []
+    folder = _folder(command, predictor, cases)
+    left = folder.open(overwrite=command.overwrite)
+    images = {case.case_id: case.image_paths for case in cases}
+    extras = command.extras
     with CaseProgress(Console(), "predicting", len(left)) as progress:
-        for outcome in predict_cases(
-            predictor, left, folder, command.extras, progress=progress.within_case
-        ):
-            progress.case_done(outcome.case_id, outcome.seconds, outcome.failure)
-            if outcome.failure is not None:
-                failures.append(outcome.failure)
+
+        def segment(case_id: str) -> Prediction:
+            return predictor(
+                images[case_id],
+                case_id=case_id,
+                return_probs=extras.probabilities,
+                return_uncertainty=extras.uncertainty,
+                return_steps=extras.steps,
+                progress=progress.within_case,
+            )
+
+        failures = progress.follow(process_cases(left, segment, folder))
     predicted, skipped = len(left) - len(failures), len(cases) - len(left)
     print(
         f"predicted {predicted}, already there {skipped}, failed {len(failures)}: {command.out}; "
@@ -215,6 +237,16 @@ def _find(command: Command, predictor: Predictor) -> tuple[Case, ...]:
     # The seed of the training, so that a split that it drew is drawn again.
     seed = load_config(command.runs[0] / "config.yaml").seed
     return find_split_cases(command.inputs[0], command.split, channels, dims, seed=seed)
+
+
+def _folder(command: Command, predictor: Predictor, cases: Sequence[Case]) -> PredictionFolder:
+    return PredictionFolder(
+        command.out,
+        _record(command, predictor, cases),
+        endings={case.case_id: file_ending(case.image_paths[0]) for case in cases},
+        images={case.case_id: [str(p.absolute()) for p in case.image_paths] for case in cases},
+        sources={path.parent for case in cases for path in case.image_paths},
+    )
 
 
 def _record(command: Command, predictor: Predictor, cases: Sequence[Case]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from recycleseg.data.volumes import DatasetError
+from recycleseg.data.volumes import DatasetError, written_whole
 
 _KEYS = ("probabilities", "softmax")
 
@@ -36,16 +36,17 @@ def write_probabilities(path: Path | str, probs: Tensor | np.ndarray[Any, Any]) 
     if array.ndim not in (3, 4):
         raise ValueError(f"probs: expected (C, X, Y, Z) or (C, H, W), got shape {array.shape}")
     stored = array.transpose(0, 3, 2, 1) if array.ndim == 4 else array[:, None]
-    temporary = path.with_name(path.name + ".tmp")
-    # np.savez_compressed takes several times as long for a few per cent less.
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        with archive.open(f"{_KEYS[0]}.npy", "w", force_zip64=True) as file:
-            header = {"descr": "<f4", "fortran_order": False, "shape": stored.shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for channel in stored:
-                for plane in channel:
-                    file.write(np.ascontiguousarray(plane, "<f4").data)
-    temporary.replace(path)
+    with (
+        written_whole(path) as temporary,
+        # np.savez_compressed takes several times as long for a few per cent less.
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open(f"{_KEYS[0]}.npy", "w", force_zip64=True) as file,
+    ):
+        header = {"descr": "<f4", "fortran_order": False, "shape": stored.shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for channel in stored:
+            for plane in channel:
+                file.write(np.ascontiguousarray(plane, "<f4").data)
 
 
 def read_probabilities(path: Path | str, shape: Sequence[int]) -> np.ndarray[Any, Any]:

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from recycleseg.data.check import grid_problems
 from recycleseg.data.preprocess import region_masks
-from recycleseg.data.probabilities import write_probabilities
-from recycleseg.data.volumes import DatasetError, Volume, file_ending, read_volume, write_like
-from recycleseg.inference.members import Classes, Member, read_object
+from recycleseg.data.volumes import DatasetError, Volume, read_volume
+from recycleseg.inference.members import Classes, Member
 from recycleseg.inference.native import paint_regions
-from recycleseg.ops.build_info import build_info
+from recycleseg.inference.predictor import Prediction
 from recycleseg.ops.ensemble_vote import EnsembleVote, ensemble_vote
 
 Method = Literal["mean", "majority", "max"]
-_RECORD = "predict.json"
 
 
 @dataclass(frozen=True)
@@ -44,20 +38,6 @@ class EnsembleOptions:
     thresholds: tuple[float, ...] | None = None
     save_probabilities: bool = False
     save_uncertainty: bool = False
-
-
-class Vote(NamedTuple):
-    """A combined case on the grid of its label maps; what was not asked for is None.
-
-    label: (*S) uint8. probs: (C, *S) float32. entropy, disagreement: (*S) float32, nats; of
-    overlapping regions the sums over them. volume: the first member's label map.
-    """
-
-    label: Tensor
-    probs: Tensor | None
-    entropy: Tensor | None
-    disagreement: Tensor | None
-    volume: Volume
 
 
 @dataclass(frozen=True)
@@ -81,8 +61,8 @@ class Ensemble:
         """What `options` ask for; label maps alone can only vote."""
         return self.options.method if any(m.has_probs for m in self.members) else "majority"
 
-    def __call__(self, case_id: str) -> Vote:
-        """Combine one case.
+    def __call__(self, case_id: str) -> Prediction:
+        """Combine one case, on the grid of the first member's label map; without steps.
 
         Raises:
             DatasetError: a file of a member is missing, damaged, on another grid than the first
@@ -115,7 +95,7 @@ class Ensemble:
             entropy, disagreement = (
                 None if x is None else x.sum(0) for x in (entropy, disagreement)
             )
-        return Vote(label, probs, entropy, disagreement, grid)
+        return Prediction(label, probs, entropy, disagreement, steps=(), volume=grid)
 
     def _read_one_by_one(self, case_id: str, grid: Volume, as_labels: bool) -> Iterator[Tensor]:
         """Labels (1, *S) uint8 or probabilities (1, C, *S) float32, `_turned`; none is kept."""
@@ -181,142 +161,3 @@ def _turned(x: Tensor, grid: Volume) -> Tensor:
     if grid.array.ndim == 2:
         return x
     return x.permute(*range(x.ndim - 3), *reversed(range(x.ndim - 3, x.ndim)))
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a case went; failure: None, or why there is no segmentation, in one line."""
-
-    case_id: str
-    failure: str | None = None
-
-
-class EnsembleFolder:
-    """The folder of the results, with its record predict.json; the format of recycle-predict."""
-
-    def __init__(self, root: Path, ensemble: Ensemble) -> None:
-        self.root = root
-        self.ensemble = ensemble
-        members = ensemble.members
-        described = next((m.description for m in members if m.description is not None), {})
-        first = next(iter(members[0].maps.values()))
-        content = {
-            "members": [
-                {"folder": str(m.root.absolute()), "probabilities": m.has_probs} for m in members
-            ],
-            "options": {**asdict(ensemble.options), "method": ensemble.method},
-            "dataset": {
-                "labels": dict(ensemble.classes.labels),
-                "channel_names": described.get("channel_names"),
-                "file_ending": file_ending(first),
-            },
-            "environment": build_info(),
-            "images": {},
-            "seconds": {},
-            "failed": {},
-        }
-        self.record: dict[str, Any] = json.loads(json.dumps(content))
-
-    def open(self, case_ids: Sequence[str], *, overwrite: bool) -> list[str]:
-        """The cases that are left to combine.
-
-        overwrite: all of them; what is there of them is deleted, if this command made it.
-
-        Raises:
-            ValueError: the folder is a member, or holds something else than the result of these
-                members and options.
-        """
-        if any(member.root.resolve() == self.root.resolve() for member in self.ensemble.members):
-            raise ValueError(f"--out: expected another folder than the members', got {self.root}")
-        self._take_over(self.root / _RECORD, case_ids, overwrite)
-        self.root.mkdir(parents=True, exist_ok=True)
-        for case_id in case_ids if overwrite else ():
-            for file in self._files(case_id).values():
-                file.unlink(missing_ok=True)
-        for member in reversed(self.ensemble.members):
-            images = {c: member.images[c] for c in case_ids if c in member.images}
-            self.record["images"].update(images)
-        self.save_record()
-        return [c for c in case_ids if not self._files(c)["label"].exists()]
-
-    def write(self, case_id: str, vote: Vote, seconds: float) -> None:
-        """Write the files of a case, its label map last, and the record."""
-        files = self._files(case_id)
-        if vote.probs is not None:
-            write_probabilities(files["probs"], vote.probs)
-        for kind, nats in (("entropy", vote.entropy), ("disagreement", vote.disagreement)):
-            if nats is not None:
-                files[kind].parent.mkdir(exist_ok=True)
-                write_like(files[kind], self._stored_nats(nats), vote.volume)
-        write_like(files["label"], vote.label.numpy(), vote.volume)
-        self.record["seconds"][case_id] = round(seconds, 3)
-        self.record["failed"].pop(case_id, None)
-        self.save_record()
-
-    def fail(self, case_id: str, message: str) -> None:
-        """Record why there is no segmentation of a case."""
-        self.record["failed"][case_id] = message
-        self.save_record()
-
-    def save_record(self) -> None:
-        """Write predict.json."""
-        temporary = self.root / f".{_RECORD}.tmp"
-        temporary.write_text(json.dumps(self.record, indent=2, allow_nan=False) + "\n")
-        temporary.replace(self.root / _RECORD)
-
-    def _files(self, case_id: str) -> dict[str, Path]:
-        name = case_id + file_ending(self.ensemble.members[0].maps[case_id])
-        return {
-            "label": self.root / name,
-            "probs": self.root / f"{case_id}.npz",
-            "entropy": self.root / "entropy" / name,
-            "disagreement": self.root / "disagreement" / name,
-        }
-
-    def _take_over(self, path: Path, case_ids: Sequence[str], overwrite: bool) -> None:
-        """Keep what the record of an earlier call tells, or let it be replaced."""
-        there = [f for c in case_ids for f in self._files(c).values() if f.exists()]
-        old = read_object(path) if path.is_file() else {}
-        if (old or there) and "members" not in old:
-            other = path.name if old else there[0].relative_to(self.root)
-            raise ValueError(
-                f"--out: expected a new folder or one of recycle-ensemble, got {self.root} with "
-                f"another {other}, which is left as it is"
-            )
-        changed = [
-            key for key in ("members", "options", "dataset") if old.get(key) != self.record[key]
-        ]
-        if overwrite or not old:
-            return
-        if changed:
-            raise ValueError(
-                f"--out: {self.root} holds predictions with other {', '.join(changed)} (see "
-                f"{path}); use --overwrite to combine all anew, or another --out"
-            )
-        for key in ("images", "seconds", "failed"):
-            self.record[key].update(old.get(key, {}))
-
-    def _stored_nats(self, nats: Tensor) -> np.ndarray[Any, Any]:
-        """float32; for PNG uint16, where 65535 is the largest possible value."""
-        array = nats.numpy()
-        if array.ndim == 3:
-            return array
-        number = len(self.ensemble.classes.names)
-        largest = math.log(number) if self.ensemble.classes.exclusive else number * math.log(2)
-        return np.asarray((np.clip(array / largest, 0, 1) * 65535).round().astype(np.uint16))
-
-
-def combine_cases(
-    ensemble: Ensemble, case_ids: Sequence[str], folder: EnsembleFolder
-) -> Iterator[Outcome]:
-    """Combine and write case by case; one whose files are bad is told as such."""
-    for case_id in case_ids:
-        start = time.perf_counter()
-        failure = None
-        try:
-            folder.write(case_id, ensemble(case_id), time.perf_counter() - start)
-        except (ValueError, OSError, MemoryError) as error:
-            text = " ".join(str(error).split()) or type(error).__name__
-            failure = text if isinstance(error, DatasetError) else f"{case_id}: {text}"
-            folder.fail(case_id, failure)
-        yield Outcome(case_id, failure)

@@ -1,11 +1,11 @@
-"""Predicting many cases into a folder, which can be gone on with after an interruption."""
+"""Segmenting many cases into a folder, which can be gone on with after an interruption."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,39 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from recycleseg.data.layout import Case
-from recycleseg.data.volumes import (
-    DatasetError,
-    Volume,
-    file_ending,
-    write_like,
-    written_whole,
-)
-from recycleseg.inference.predictor import Prediction, Predictor
-from recycleseg.inference.record import differences, read_record
-
-RECORD = "predict.json"
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What is saved of every case beside its label map.
-
-    Attributes:
-        probabilities: as nnU-Net saves them.
-        uncertainty: entropy, and disagreement between samples or models.
-        steps: the label map after every sampling step.
-    """
-
-    probabilities: bool = False
-    uncertainty: bool = False
-    steps: bool = False
+from recycleseg.data.probabilities import write_probabilities
+from recycleseg.data.volumes import DatasetError, Volume, write_like, written_whole
+from recycleseg.inference.predictor import Prediction
+from recycleseg.inference.record import RECORD, command_of, differences, read_record
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case went; failure: None, or why there is no prediction, in one line."""
+    """How a case went; failure: None, or why there is no segmentation, in one line."""
 
     case_id: str
     seconds: float
@@ -55,28 +31,46 @@ class Outcome:
 class PredictionFolder:
     """Where the files of each case go, and the record of how they were made.
 
-    record: what predict.json tells of all cases, see `make_record`.
+    Args:
+        root: the folder.
+        record: what predict.json tells of all cases, see `recycleseg.inference.record`.
+        endings: case_id -> ending of the names of its files; these are the cases.
+        images: case_id -> the files of its channels, of those cases where they are known.
+        sources: folders that are read from, none of which `root` may be.
     """
 
-    def __init__(self, root: Path, record: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        record: Mapping[str, Any],
+        *,
+        endings: Mapping[str, str],
+        images: Mapping[str, Sequence[str]],
+        sources: Iterable[Path],
+    ) -> None:
         self.root = root
         self.record: dict[str, Any] = {**record, "images": {}, "seconds": {}, "failed": {}}
+        self._endings = dict(endings)
+        self._images = {case_id: list(paths) for case_id, paths in images.items()}
+        self._sources = {source.resolve() for source in sources}
 
-    def label_path(self, case: Case) -> Path:
+    def label_path(self, case_id: str) -> Path:
         """The label map of a case; where it is, the case is done."""
-        return self.root / _file_name(case)
+        return self.root / self._file_name(case_id)
 
-    def open(self, cases: Sequence[Case], *, overwrite: bool) -> list[Case]:
-        """The cases that are left to predict; the files of those to predict anew are deleted.
+    def open(self, *, overwrite: bool) -> list[str]:
+        """The cases that are left to segment; the files of those to do anew are deleted.
 
-        Raises ValueError, and deletes nothing, where the folder holds other files of these names,
-        or predictions by other models, with other options or of other images.
+        Raises ValueError, and deletes nothing, where the folder is one of the sources or holds
+        other files of these names, or segmentations by another command, by other models or
+        members, with other options or of other images.
         """
-        if self.root.resolve() in {p.parent.resolve() for c in cases for p in c.image_paths}:
-            raise ValueError(f"--out: expected another folder than the images', got {self.root}")
-        path, there = self.root / RECORD, self._files_there(cases)
+        if self.root.resolve() in self._sources:
+            sources = "members" if "members" in self.record else "images"
+            raise ValueError(f"--out: expected another folder than the {sources}', got {self.root}")
+        path, there = self.root / RECORD, self._files_there()
         if path.is_file():
-            self._take_over(cases, read_record(path), overwrite)
+            self._take_over(read_record(path), overwrite)
         elif there:
             raise ValueError(
                 f"--out: expected a new folder or one with {RECORD}, got {self.root}, where "
@@ -86,17 +80,17 @@ class PredictionFolder:
             for file in there:
                 file.unlink()
         self.root.mkdir(parents=True, exist_ok=True)
-        for case in cases:
-            if self.label_path(case).exists():
-                self._note_done(case, None)
+        for case_id in self._endings:
+            if self.label_path(case_id).exists():
+                self._note_done(case_id, None)
         self.save_record()
-        return [case for case in cases if not self.label_path(case).exists()]
+        return [case_id for case_id in self._endings if not self.label_path(case_id).exists()]
 
-    def write(self, case: Case, prediction: Prediction, seconds: float) -> None:
+    def write(self, case_id: str, prediction: Prediction, seconds: float) -> None:
         """Write all files of a case, its label map last, and the record."""
-        volume, name = prediction.volume, _file_name(case)
+        volume, name = prediction.volume, self._file_name(case_id)
         if prediction.probs is not None:
-            self._write_probs(case, np.asarray(prediction.probs))
+            write_probabilities(self.root / f"{case_id}.npz", prediction.probs)
         for kind, values in (
             ("entropy", prediction.entropy),
             ("disagreement", prediction.disagreement),
@@ -105,13 +99,13 @@ class PredictionFolder:
                 self._write_map(self.root / kind / name, self._nats(values), volume)
         for step, label in enumerate(prediction.steps, 1):
             self._write_map(self.root / f"steps/step_{step}" / name, np.asarray(label), volume)
-        self._write_map(self.label_path(case), np.asarray(prediction.label), volume)
-        self._note_done(case, seconds)
+        self._write_map(self.label_path(case_id), np.asarray(prediction.label), volume)
+        self._note_done(case_id, seconds)
         self.save_record()
 
-    def fail(self, case: Case, message: str) -> None:
-        """Record why there is no prediction of a case."""
-        self.record["failed"][case.case_id] = message
+    def fail(self, case_id: str, message: str) -> None:
+        """Record why there is no segmentation of a case."""
+        self.record["failed"][case_id] = message
         self.save_record()
 
     def save_record(self) -> None:
@@ -119,50 +113,56 @@ class PredictionFolder:
         with written_whole(self.root / RECORD) as temporary:
             temporary.write_text(json.dumps(self.record, indent=2, allow_nan=False) + "\n")
 
-    def _note_done(self, case: Case, seconds: float | None) -> None:
-        self.record["images"][case.case_id] = _paths(case)
-        self.record["failed"].pop(case.case_id, None)
-        if seconds is not None:
-            self.record["seconds"][case.case_id] = round(seconds, 3)
+    def _file_name(self, case_id: str) -> str:
+        return case_id + self._endings[case_id]
 
-    def _files_there(self, cases: Sequence[Case]) -> list[Path]:
+    def _note_done(self, case_id: str, seconds: float | None) -> None:
+        if case_id in self._images:
+            self.record["images"][case_id] = self._images[case_id]
+        self.record["failed"].pop(case_id, None)
+        if seconds is not None:
+            self.record["seconds"][case_id] = round(seconds, 3)
+
+    def _files_there(self) -> list[Path]:
         """Files of these cases, whatever the options that they were written with."""
         folders = [self.root, self.root / "entropy", self.root / "disagreement"]
         folders += sorted(self.root.glob("steps/step_*"))
-        files = [folder / _file_name(case) for case in cases for folder in folders]
-        files += [self.root / f"{case.case_id}.npz" for case in cases]
+        files = [folder / self._file_name(case) for case in self._endings for folder in folders]
+        files += [self.root / f"{case_id}.npz" for case_id in self._endings]
         return [file for file in files if file.exists()]
 
-    def _take_over(self, cases: Sequence[Case], old: dict[str, Any], overwrite: bool) -> None:
+    def _take_over(self, old: dict[str, Any], overwrite: bool) -> None:
         """Keep what an earlier record tells of cases that stay."""
-        ours = {case.case_id: _paths(case) for case in cases}
-        others = [case_id for case_id in old["images"] if case_id not in ours]
+        self._check_record(old, overwrite)
+        forgotten = self._endings if overwrite else ()
+        for key in ("images", "seconds", "failed"):
+            self.record[key] = {c: v for c, v in old[key].items() if c not in forgotten}
+
+    def _check_record(self, old: dict[str, Any], overwrite: bool) -> None:
+        if command_of(old) != command_of(self.record):
+            raise ValueError(
+                f"--out: expected a new folder or one of {command_of(self.record)}, got "
+                f"{self.root} with {RECORD} of {command_of(old)}, which is left as it is"
+            )
         changed = differences(old, self.record)
         if changed and not overwrite:
             raise ValueError(
                 f"--out: {self.root} holds predictions of another kind: {'; '.join(changed)}. "
-                "Use --overwrite to predict all anew, or another --out"
+                "Use --overwrite to make all anew, or another --out"
             )
+        others = [c for c in {**old["images"], **old["seconds"]} if c not in self._endings]
         if changed and others:
             raise ValueError(
                 f"--overwrite: expected a folder of these cases alone, got {self.root} with "
                 f"{len(others)} more such as {others[0]}, predicted otherwise; use another --out"
             )
-        for case_id, paths in old["images"].items():
-            if not overwrite and ours.get(case_id, paths) != paths:
+        for case_id, paths in old["images"].items() if not overwrite else ():
+            if self._images.get(case_id, paths) != paths:
                 raise ValueError(
                     f"--out: {self.root} holds case {case_id} predicted from {paths[0]}, not "
-                    f"{ours[case_id][0]}; use --overwrite to predict all anew, or another --out"
+                    f"{self._images[case_id][0]}; use --overwrite to make all anew, or another "
+                    "--out"
                 )
-        forgotten = set(ours) if overwrite else set()
-        for key in ("images", "seconds", "failed"):
-            self.record[key] = {c: v for c, v in old[key].items() if c not in forgotten}
-
-    def _write_probs(self, case: Case, probs: np.ndarray[Any, Any]) -> None:
-        # nnU-Net's axes: a NIfTI array's from last to first; an image is one slice.
-        probs = probs.transpose(0, 3, 2, 1) if probs.ndim == 4 else probs[:, None]
-        with written_whole(self.root / f"{case.case_id}.npz") as temporary:
-            np.savez_compressed(temporary, probabilities=probs.astype(np.float32, copy=False))
 
     def _nats(self, values: Any) -> np.ndarray[Any, Any]:
         """float32 for NIfTI; uint16 for PNG, where 65535 is the largest possible value."""
@@ -180,55 +180,31 @@ class PredictionFolder:
         write_like(path, array, volume)
 
 
-def predict_cases(
-    predictor: Predictor,
-    cases: Sequence[Case],
-    folder: PredictionFolder,
-    extras: Extras,
-    *,
-    progress: Progress | None = None,
+def process_cases(
+    case_ids: Iterable[str], segment: Callable[[str], Prediction], folder: PredictionFolder
 ) -> Iterator[Outcome]:
-    """Predict and write case by case; one that fails, for whatever reason, is told as such.
-
-    progress: called with the done and all windows of the case at hand.
-    """
-    for case in cases:
+    """Segment and write case by case; one that fails, for whatever reason, is told as such."""
+    for case_id in case_ids:
         start = time.perf_counter()
+        failure = None
         try:
-            prediction = predictor(
-                case.image_paths,
-                case_id=case.case_id,
-                return_probs=extras.probabilities,
-                return_uncertainty=extras.uncertainty,
-                return_steps=extras.steps,
-                progress=progress,
-            )
-            folder.write(case, prediction, time.perf_counter() - start)
-            del prediction  # not held while the next one is made
-            failure = None
+            # Without a name, a prediction is not held while the next one is made.
+            folder.write(case_id, segment(case_id), time.perf_counter() - start)
         except Exception as error:
-            failure = _one_line(case, error)
+            failure = _one_line(case_id, error)
         if failure is not None:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            folder.fail(case, failure)
-        yield Outcome(case.case_id, time.perf_counter() - start, failure)
+            folder.fail(case_id, failure)
+        yield Outcome(case_id, time.perf_counter() - start, failure)
 
 
-def _file_name(case: Case) -> str:
-    return case.case_id + file_ending(case.image_paths[0])
-
-
-def _paths(case: Case) -> list[str]:
-    return [str(path.absolute()) for path in case.image_paths]
-
-
-def _one_line(case: Case, error: Exception) -> str:
+def _one_line(case_id: str, error: Exception) -> str:
     """Why a case failed."""
     text = " ".join(str(error).split())
     if isinstance(error, DatasetError):
         return text
     out_of_memory = "out of memory" in text or "can't allocate memory" in text
     if out_of_memory or isinstance(error, MemoryError):
-        return f"{case.case_id}: expected memory for its prediction, got none left ({text[:200]})"
-    return f"{case.case_id}: {type(error).__name__}: {text[:300]}"
+        return f"{case_id}: expected memory for its prediction, got none left ({text[:200]})"
+    return f"{case_id}: {type(error).__name__}: {text[:300]}"

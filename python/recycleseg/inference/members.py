@@ -59,7 +59,7 @@ class Member:
     has_probs: bool
     description: Mapping[str, Any] | None
     described_by: Path | None
-    images: Mapping[str, Any]
+    images: Mapping[str, Sequence[str]]
 
     def read_label(self, case_id: str, num_values: int) -> Volume:
         """The label map of a case, whose values are 0 to num_values - 1; uint8.
@@ -184,12 +184,20 @@ def shared_cases(members: Sequence[Member], *, allow_missing: bool) -> tuple[str
     return tuple(sorted(shared))
 
 
+def known_images(members: Sequence[Member], case_ids: Sequence[str]) -> dict[str, Sequence[str]]:
+    """The images of each case, by the first member that knows them."""
+    knowing = {c: [m.images[c] for m in members if c in m.images] for c in case_ids}
+    return {case_id: found[0] for case_id, found in knowing.items() if found}
+
+
 def _shortened(names: Sequence[str]) -> str:
     shown = ", ".join(names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
-def _read_description(root: Path) -> tuple[dict[str, Any] | None, Path | None, dict[str, Any]]:
+def _read_description(
+    root: Path,
+) -> tuple[dict[str, Any] | None, Path | None, dict[str, list[str]]]:
     """Labels, where they were found, and image files, from our record or nnU-Net's dataset.json."""
     record, foreign = root / "predict.json", root / "dataset.json"
     if record.is_file():
@@ -198,10 +206,16 @@ def _read_description(root: Path) -> tuple[dict[str, Any] | None, Path | None, d
         dataset = content.get("dataset")
         if not isinstance(dataset, dict):
             raise DatasetError(f"{record}: expected a record of predictions with dataset, got none")
-        return dataset, record, images if isinstance(images, dict) else {}
+        return dataset, record, _known(images)
     if foreign.is_file():
         return read_object(foreign), foreign, {}
     return None, None, {}
+
+
+def _known(images: Any) -> dict[str, list[str]]:
+    """What is a list of files for a case, of what a record says."""
+    listed = images.items() if isinstance(images, dict) else ()
+    return {c: list(map(str, paths)) for c, paths in listed if isinstance(paths, list) and paths}
 
 
 def read_object(path: Path) -> dict[str, Any]:

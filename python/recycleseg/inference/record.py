@@ -11,9 +11,13 @@ from typing import Any
 
 from recycleseg.config import TrainConfig
 from recycleseg.data.preprocess import Plan
+from recycleseg.data.volumes import file_ending as ending_of
+from recycleseg.inference.ensemble import Ensemble
 
+RECORD = "predict.json"
 # Options that say where and how fast, not what comes out.
 FREE_OPTIONS = ("device", "threads", "window_batch")
+_PARTS = ("options", "dataset", "images", "seconds", "failed")
 
 
 def make_record(
@@ -25,7 +29,7 @@ def make_record(
     options: Mapping[str, Any],
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What predict.json tells before there is a prediction.
+    """What predict.json of recycle-predict tells before there is a prediction.
 
     configs: of the runs, with the sampling that was asked for. options: what else was asked for.
     environment: versions and machine.
@@ -49,6 +53,30 @@ def make_record(
         },
         "environment": environment,
     }
+    return _as_read(record)
+
+
+def make_ensemble_record(ensemble: Ensemble, *, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What predict.json of recycle-ensemble tells before there is a case; see `make_record`."""
+    members = ensemble.members
+    described = next((m.description for m in members if m.description is not None), {})
+    record = {
+        "members": [
+            {"folder": str(m.root.absolute()), "probabilities": m.has_probs} for m in members
+        ],
+        "options": {**asdict(ensemble.options), "method": ensemble.method},
+        "dataset": {
+            "labels": dict(ensemble.classes.labels),
+            "channel_names": described.get("channel_names"),
+            "file_ending": ending_of(next(iter(members[0].maps.values()))),
+        },
+        "environment": environment,
+    }
+    return _as_read(record)
+
+
+def _as_read(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with lists for tuples, so that it can be compared with one from a file."""
     as_json: dict[str, Any] = json.loads(json.dumps(record))
     return as_json
 
@@ -78,25 +106,58 @@ def read_record(path: Path) -> dict[str, Any]:
     """A predict.json that was written; ValueError naming the file where it is another."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(record[key], dict) for key in ("images", "seconds", "failed")):
-            raise ValueError("no images, seconds and failed")
+        if not all(isinstance(record[key], dict) for key in _PARTS):
+            raise ValueError(f"no {', '.join(_PARTS)}")
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: expected a record of recycle-predict, got {error}") from error
+        raise ValueError(
+            f"{path}: expected a record of recycle-predict or recycle-ensemble, got {error}"
+        ) from error
     return dict(record)
 
 
+def command_of(record: Mapping[str, Any]) -> str:
+    """The command that writes such records."""
+    return "recycle-ensemble" if "members" in record else "recycle-predict"
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What decides the predictions and is not the same in two records; the files' places do not."""
-    options = (old.get("options", {}), new["options"])
-    names = [name for name in {**options[0], **options[1]} if name not in FREE_OPTIONS]
-    changed = [
-        f"{name} was {options[0].get(name)!r}, is {options[1].get(name)!r}"
-        for name in names
-        if options[0].get(name) != options[1].get(name)
+    """What decides the predictions and is not the same in two records of one command.
+
+    Where models lie does not decide; a member is known by its folder alone.
+    """
+    return [
+        *_other_models(old, new),
+        *_other_members(old, new),
+        *_other_values(old["options"], new["options"], FREE_OPTIONS),
+        # One folder may hold predictions of images of several file formats.
+        *_other_values(
+            old["dataset"], new["dataset"], () if "members" in new else ("file_ending",)
+        ),
     ]
+
+
+def _other_models(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     before, now = (record.get("models", []) for record in (old, new))
-    if [model["sha256"] for model in before] != [model["sha256"] for model in now]:
-        were, are = ([model["run"] for model in models] for models in (before, now))
-        moved = f"models were {were}, are {are}"
-        changed.insert(0, moved if were != are else f"weights of {are} have changed")
-    return changed
+    if [model["sha256"] for model in before] == [model["sha256"] for model in now]:
+        return []
+    were, are = ([model["run"] for model in models] for models in (before, now))
+    return [f"models were {were}, are {are}" if were != are else f"weights of {are} have changed"]
+
+
+def _other_members(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    before, now = (record.get("members", []) for record in (old, new))
+    if before == now:
+        return []
+    were, are = ([member["folder"] for member in members] for members in (before, now))
+    if were != are:
+        return [f"members were {were}, are {are}"]
+    held, hold = ([member["probabilities"] for member in members] for members in (before, now))
+    return [f"probabilities in {are} were {held}, are {hold}"]
+
+
+def _other_values(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]) -> list[str]:
+    return [
+        f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
+        for name in {**old, **new}
+        if name not in free and old.get(name) != new.get(name)
+    ]
