@@ -17,10 +17,10 @@
 # 3.12 on x86-64, from `pip download --no-deps --only-binary=:all: --python-version 3.12 ...`:
 #   to build: scikit-build-core pathspec packaging pybind11>=3 cmake ninja
 #   to run:   numpy jsonargparse docstring-parser typeshed-client pyyaml nibabel pillow safetensors
-#             rich markdown-it-py mdurl pygments
+#             rich markdown-it-py mdurl pygments scipy jinja2 markupsafe
 #             matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil
 #             tensorboard absl-py grpcio markdown protobuf tensorboard-data-server werkzeug
-#   to test:  pytest iniconfig pluggy pytest-benchmark py-cpuinfo2 einops monai scipy
+#   to test:  pytest iniconfig pluggy pytest-benchmark py-cpuinfo2 einops monai
 #             hypothesis sortedcontainers
 # Of the `test` extra, clang-format, mypy, ruff and types-pyyaml are not needed.
 set -uo pipefail
@@ -76,7 +76,7 @@ install() {
         "${pip[@]}" --no-build-isolation -C cmake.define.RECYCLESEG_CUDA=ON . &&
         python3 - <<'PY'
 # What is missing shows here, not as a test that skips or runs on the CPU.
-import einops, hypothesis, jsonargparse, matplotlib, monai, nibabel, pytest_benchmark, rich
+import einops, hypothesis, jinja2, jsonargparse, matplotlib, monai, nibabel, pytest_benchmark, rich
 import safetensors, scipy, torch, triton, yaml
 
 from recycleseg.ops.build_info import build_info
