@@ -10,7 +10,7 @@ inline InstructionSet instruction_set() {
 #ifdef RECYCLESEG_X86
   static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                                __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
-                               __builtin_cpu_supports("lzcnt") && __builtin_cpu_supports("popcnt");
+                               __builtin_cpu_supports("popcnt");  // lzcnt came with bmi
   static const bool has_avx512 =
       has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");

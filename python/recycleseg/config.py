@@ -180,14 +180,11 @@ class SamplingConfig:
         sampler: reverse process.
         num_steps: reverse steps.
         eta: noise of ddim, 0 is deterministic.
-        samples: trajectories from noise of their own, whose probabilities are averaged.
+        samples: trajectories from noise of their own, whose probabilities are averaged; a
+            supervised network has one.
         mirror: average every prediction of the network over all flips of the axes.
-        fusion: step averages overlapping windows at every sampling step, trajectory samples every
-            window by itself, so that noise of several windows averages out. On 20 hippocampus
-            volumes of about 35x50x35 a recycled network reached a Dice of 0.886, 0.857 and 0.588
-            by step with windows of 32x48x32 (those of the training), 24x32x24 and 16x24x16, and
-            0.887, 0.853 and 0.562 by trajectory; one of the strategy standard 0.856 and 0.791 by
-            step with the first two, 0.868 and 0.806 by trajectory.
+        fusion: step averages overlapping windows at every sampling step, trajectory at the end.
+            Step was better for small windows and the strategy recycling, trajectory for standard.
         window_batch: windows per forward pass; auto goes by patch, channels and free memory.
     """
 
@@ -224,6 +221,8 @@ class PostprocessConfig:
             raise ValueError(f"num_components: expected at least 1, got {self.num_components}")
         if not 0 <= self.min_size < float("inf"):
             raise ValueError(f"min_size: expected at least 0, got {self.min_size}")
+        if not self.keep_largest and (self.num_components != 1 or self.min_size):
+            raise ValueError("num_components, min_size: expected keep_largest with them, got none")
         if self.muscle_ultrasound and (self.keep_largest or self.fill_holes):
             raise ValueError("muscle_ultrasound: expected no keep_largest or fill_holes with it")
 

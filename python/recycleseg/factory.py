@@ -34,6 +34,8 @@ from recycleseg.models.unet import UNet
 
 # What a training patch may hold when its size is left to us: fits a laptop's memory and time.
 MAX_AUTO_PATCH_VOXELS = 2**18
+# A compiled network takes batches of one size, which few windows are filled up to.
+MAX_COMPILED_BATCH = 8
 
 
 def choose_device(name: str) -> torch.device:
@@ -201,9 +203,13 @@ def make_volume_sampler(
     if config.sampling.mirror:
         prediction_type = "x_start" if diffusion is None else diffusion.prediction_type
         network = MirroredNetwork(network, plan.num_classes, plan.exclusive, prediction_type)
-    window_batch = config.sampling.window_batch
-    if window_batch == "auto":
+    asked = config.sampling.window_batch
+    if asked == "auto":
         window_batch = auto_window_batch(patch_size, config.model.channels[0], device)
+        if mode != "off":
+            window_batch = min(window_batch, MAX_COMPILED_BATCH)
+    else:
+        window_batch = int(asked)
     return VolumeSampler(
         network,
         diffusion,

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from recycleseg.cli.train import parse_command
 from recycleseg.config import PostprocessConfig, load_config
-from recycleseg.inference.postprocess import named_values, postprocess
+from recycleseg.inference.postprocess import check_postprocess, named_values, postprocess
 
 Labels = dict[str, int | tuple[int, ...]]
 ORGANS: Labels = {"liver": 1, "cyst": 2}
@@ -227,6 +227,7 @@ def test_rules_that_do_not_fit(
     [
         ({"num_components": 0}, "num_components: expected at least 1, got 0"),
         ({"min_size": -1.0}, "min_size: expected at least 0, got -1.0"),
+        ({"min_size": 5.0}, "num_components, min_size: expected keep_largest with them, got none"),
         (
             {"muscle_ultrasound": True, "fill_holes": "all"},
             "expected no keep_largest or fill_holes",
@@ -253,3 +254,27 @@ def test_options_of_a_run(tmp_path: Path) -> None:
         "postprocess: {keep_largest: [lobe, bean], fill_holes: all}"
     )
     assert load_config(tmp_path / "config.yaml").postprocess == expected
+
+
+def test_a_class_may_be_called_foreground() -> None:
+    label = np.zeros((9, 9), np.uint8)
+    label[1:6, 1:6] = 1
+    label[3, 3] = 0
+    label[8, 8] = 1
+    expected = np.zeros_like(label)
+    expected[1:6, 1:6] = 1
+    for chosen in ("all", "foreground"):
+        config = PostprocessConfig(keep_largest=chosen, fill_holes="all")
+        clean = postprocess(label, config, {"foreground": 1}, spacing=(1.0, 1.0))
+        np.testing.assert_array_equal(clean, expected)
+    with pytest.raises(ValueError, match="'foreground', which is a class here and stands for"):
+        check_postprocess(PostprocessConfig(keep_largest="foreground"), ("foreground", "b"), 2)
+
+
+def test_a_class_that_an_earlier_rule_removed_is_no_trouble() -> None:
+    label = np.zeros((9, 9), np.uint8)
+    label[1:6, 1:6] = 1
+    label[8, 8] = 2
+    config = PostprocessConfig(keep_largest=("foreground", "all"))
+    clean = postprocess(label, config, {"a": 1, "b": 2}, spacing=(1.0, 1.0))
+    np.testing.assert_array_equal(clean, np.where(label == 2, 0, label))

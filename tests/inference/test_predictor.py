@@ -29,7 +29,7 @@ from recycleseg.data.preprocess import (
 from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.inference import memory
 from recycleseg.inference.model import Model
-from recycleseg.inference.native import paint_regions
+from recycleseg.inference.native import label_of, paint_regions
 from recycleseg.inference.predictor import Predictor, case_id_of
 from recycleseg.inference.samples import case_generator
 
@@ -70,6 +70,8 @@ def weights_of(plan: Plan) -> dict[str, Tensor]:
 
 class VoxelSampler:
     """In the place of a VolumeSampler: the steps' probabilities are functions of the image."""
+
+    diffusion = "its noise differs between samples"
 
     def __init__(
         self, plan: Plan, *functions: Callable[[Tensor], Tensor], noise: float = 0
@@ -396,5 +398,14 @@ def test_models_of_different_tasks_are_refused() -> None:
 
 def test_name_of_a_case() -> None:
     names = ["a/case_7_0000.nii.gz", "case_7_0001.nii", "x/case_7.png", "case_7_00.png"]
-    expected = ["case_7", "case_7", "case_7", "case_7_00"]
-    assert [case_id_of(Path(name)) for name in names] == expected
+    expected = ["case_7", "case_7_0001", "case_7", "case_7_00"]
+    assert [case_id_of([Path(name)]) for name in names] == expected
+    assert case_id_of([Path("case_7_0001.nii"), Path("case_7_0000.nii")]) == "case_7"
+
+
+def test_one_half_is_inside_of_overlapping_classes() -> None:
+    probs = torch.tensor([[0.5, 0.49], [0.5, 0.5]]).reshape(2, 2, 1, 1)
+    assert label_of(probs, ((1, 2), (2,))).flatten().tolist() == [2, 2]
+    assert label_of(probs, ((1,), (2,))).flatten().tolist() == [2, 2]
+    # of label values in the same regions the first one
+    assert paint_regions(torch.ones(2, 1, 1, 1, dtype=torch.bool), ((1, 2, 3), (2, 3))).item() == 2

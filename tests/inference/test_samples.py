@@ -129,3 +129,15 @@ def test_samples_do_not_depend_on_the_window_batch(fusion: str, options: dict[st
     assert results[0].std() > 0.05
     for other in results[1:]:  # exp rounds otherwise in a vector than at the end of a chunk
         torch.testing.assert_close(other, results[0], rtol=1e-6, atol=1e-6)
+
+
+def test_a_supervised_network_has_one_sample() -> None:
+    calls = []
+
+    def network(image: Tensor, mask: Tensor | None = None, t: Tensor | None = None) -> Tensor:
+        calls.append(len(image))
+        return torch.cat([image, -image], 1)
+
+    sampler = make_sampler(network=network, diffusion=None)
+    _, disagreement = sample_case(sampler, IMAGE, "case", seed=0, samples=4, uncertainty=True)
+    assert disagreement is None and sum(calls) == 4  # windows of 8 x 6 that cover 11 x 9

@@ -104,12 +104,12 @@ def build_parser() -> ArgumentParser:
     add("--window-batch", type=str, metavar="auto|N",
         help="windows per forward pass; changes speed and memory, not the result")
     add("--keep-largest", nargs="+", type=str, metavar="CLASS",
-        help="post-processing: keep the largest component of these classes, of each (all) or of "
-        "all together (foreground)")
+        help="post-processing in place of the run's own: keep the largest component of these "
+        "classes, of each (all) or of all together (foreground)")
     add("--fill-holes", nargs="+", type=str, metavar="CLASS",
-        help="post-processing: fill holes of these classes or of each (all)")
+        help="post-processing likewise: fill holes of these classes or of each (all)")
     add("--muscle-ultrasound", action="store_true",
-        help="post-processing: the rule of the paper's muscle ultrasound")
+        help="post-processing likewise: the rule of the paper's muscle ultrasound")
     add("--no-postprocess", action="store_true", help="no post-processing, whatever the run's own")
     add("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
     add("--threads", type=int, help="CPU threads")

@@ -95,11 +95,11 @@ def entropy_of(probs: Tensor, exclusive: bool) -> Tensor:
 def label_of(probs: Tensor, regions: Regions) -> Tensor:
     """Label map (*S) uint8 on the CPU of probabilities (C, *S).
 
-    The most probable class; of overlapping ones, those above one half, by `paint_regions`.
+    The most probable class; of overlapping ones, those of at least one half, by `paint_regions`.
     """
     if regions is None:
         return probs.argmax(0).to("cpu", torch.uint8)
-    return paint_regions((probs > 0.5).cpu(), regions)
+    return paint_regions((probs >= 0.5).cpu(), regions)
 
 
 def paint_regions(masks: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
@@ -117,7 +117,7 @@ def paint_regions(masks: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
         painted_later = {value for other in order[position + 1 :] for value in regions[other]}
         own = [value for value in regions[index] if value not in painted_later]
         label[masks[index]] = (own or regions[index])[0]
-    for value in sorted({value for region in regions for value in region}):
+    for value in sorted({value for region in regions for value in region}, reverse=True):
         held = torch.tensor([value in region for region in regions])
         exact = (masks == held.reshape(-1, *[1] * (masks.ndim - 1))).all(0)
         label[exact] = value

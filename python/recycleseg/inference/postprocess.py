@@ -19,6 +19,8 @@ Array = np.ndarray[Any, Any]
 _Rule = Callable[[Array], Array]
 
 _FOREGROUND = "foreground"
+# What all classes together are called here, since a class may be called "foreground".
+_UNION = ""
 # No pixel of a muscle mask moves farther: dilation and opening by the disks below.
 _MUSCLE_MARGIN = 4 + 9
 
@@ -97,6 +99,11 @@ def check_postprocess(
             if name not in (*special, *class_names):
                 known = ", ".join((*special, *class_names))
                 raise ValueError(f"postprocess.{option}: expected some of {known}, got {name!r}")
+            if name in special and name in class_names and len(class_names) > 1:
+                raise ValueError(
+                    f"postprocess.{option}: expected the names of the classes that are meant, got "
+                    f"{name!r}, which is a class here and stands for several"
+                )
     if config.muscle_ultrasound and spatial_dims != 2:
         raise ValueError(
             "postprocess.muscle_ultrasound: expected 2D images, for which the rule is made, got "
@@ -137,8 +144,8 @@ def _rules(
     outer_first = sorted(boxes, key=lambda name: -_volume(boxes[name]))
     chosen = _as_names(config.keep_largest)
     if _FOREGROUND in chosen and boxes:
-        yield _FOREGROUND, keep
-    outer_first = [name for name in outer_first if name != _FOREGROUND]
+        yield _UNION, keep
+    outer_first = [name for name in outer_first if name != _UNION]
     yield from ((name, keep) for name in outer_first if name in chosen or "all" in chosen)
     chosen = _as_names(config.fill_holes)
     inner_first = reversed(outer_first)
@@ -152,7 +159,7 @@ def _bounding_boxes(
 ) -> dict[str, tuple[slice, ...]]:
     """The box around each class in the map and around all together, within the map."""
     of_value = dict(enumerate(ndimage.find_objects(label), 1))
-    unions = {**values, _FOREGROUND: tuple(v for union in values.values() for v in union)}
+    unions = {**values, _UNION: tuple(v for union in values.values() for v in union)}
     boxes = {}
     for name, union in unions.items():
         found = [box for value in union if (box := of_value.get(value)) is not None]
@@ -187,8 +194,8 @@ def _tables(name: str, values: Mapping[str, tuple[int, ...]]) -> tuple[Array, Ar
     inside = np.zeros(256, bool)
     leaving, entering = np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8)
     for value, its in classes.items():
-        inside[value] = name in its or (name == _FOREGROUND and value > 0)
-        rest = its - {name} if name != _FOREGROUND else set()
+        inside[value] = name in its or (name == _UNION and value > 0)
+        rest = its - {name} if name != _UNION else set()
         # Background, which is in no class, is always one of them.
         fewer = [v for v, other in classes.items() if other <= rest]
         more = [v for v, other in classes.items() if other >= its | {name}]
@@ -200,7 +207,7 @@ def _tables(name: str, values: Mapping[str, tuple[int, ...]]) -> tuple[Array, Ar
 def _keep_largest(mask: Array, number: int | None, min_voxels: float) -> Array:
     """The `number` largest components, without those of less than `min_voxels`."""
     components, _ = ndimage.label(mask, np.ones((3,) * mask.ndim))
-    sizes = np.bincount(components[mask])
+    sizes = np.bincount(components[mask], minlength=1)
     largest = np.argsort(-sizes, kind="stable")[:number]
     kept = np.zeros(len(sizes), bool)
     kept[largest] = sizes[largest] >= max(min_voxels, 1)

@@ -25,12 +25,14 @@ class Prediction:
     Attributes:
         label: (*S) uint8, the data set's label values, also where classes overlap (see
             `recycleseg.inference.native.paint_regions`); post-processed, if that is wanted.
-        probs: (C, *S) float32; of overlapping classes a voxel belongs to each above one half.
+        probs: (C, *S) float32; of overlapping classes a voxel belongs to each of at least
+            one half.
         entropy: (*S) float32, of the mean probabilities in nats; of overlapping classes the sum
             over them.
         disagreement: (*S) float32, the entropy less the mean of the members' entropies (samples
             and models), at least 0: what more members of this kind may resolve.
-        steps: label map (*S) uint8 after each sampling step; the last one is `label`.
+        steps: label map (*S) uint8 after each sampling step, each post-processed as the last one,
+            which is `label`.
         volume: the image file as read, whose grid this is.
     """
 
@@ -127,10 +129,10 @@ class Predictor:
         results: list[Prepared] = []
         steps: list[Tensor] = []
         for index, model in enumerate(self.models):
-            case = preprocess_image(volumes, model.plan, case_id=case_id or case_id_of(paths[0]))
+            case = preprocess_image(volumes, model.plan, case_id=case_id or case_id_of(paths))
 
             def keep_label(step: int, probs: Tensor, case: Any = case) -> None:
-                steps.append(to_native([Prepared(case, probs)]).label)
+                steps.append(self._cleaned(to_native([Prepared(case, probs)]).label, volumes[0]))
 
             results.append(
                 model(
@@ -143,14 +145,8 @@ class Predictor:
         native = to_native(
             results, return_probs=return_probs, return_uncertainty=return_uncertainty
         )
-        plan = self.models[0].plan
-        label = cleaned(
-            native.label, self.postprocess, plan.class_names, plan.regions, volumes[0].spacing
-        )
-        if steps:
-            steps[-1] = label
         return Prediction(
-            label,
+            self._cleaned(native.label, volumes[0]),
             native.probs,
             native.entropy,
             native.disagreement,
@@ -158,11 +154,19 @@ class Predictor:
             volume=volumes[0],
         )
 
+    def _cleaned(self, label: Tensor, volume: Volume) -> Tensor:
+        plan = self.models[0].plan
+        return cleaned(label, self.postprocess, plan.class_names, plan.regions, volume.spacing)
 
-def case_id_of(path: Path) -> str:
-    """Name of a case by the name of an image of it: without ending and channel number."""
-    name = path.name.removesuffix(file_ending(path))
-    return re.sub(r"_\d{4}$", "", name)
+
+def case_id_of(paths: Sequence[Path]) -> str:
+    """Name of a case by the names of its images, one a channel: without ending and channel number.
+
+    As `recycle-predict` calls it: one image is a channel if it is number 0000, else CASE_0001 is
+    the name of a case.
+    """
+    name = paths[0].name.removesuffix(file_ending(paths[0]))
+    return re.sub(r"_\d{4}$" if len(paths) > 1 else "_0000$", "", name)
 
 
 def _part_of(progress: Progress | None, index: int, number: int) -> Progress | None:

@@ -46,7 +46,7 @@ def sample_case(
         image: (C_img, *S) float32 on the network's device.
         case_id: with the seed and the number of the sample it decides the noise.
         seed: of the run.
-        samples: how many.
+        samples: how many; of a supervised network one.
         on_step: called for every sampling step; of several samples it gets the mean at that step,
             for which the probabilities of all steps are held.
         uncertainty: whether the disagreement is wanted.
@@ -57,6 +57,8 @@ def sample_case(
         overlapping classes (C, *S); None where it is not wanted or there is one sample.
     """
     means: list[Tensor] = []
+    if samples > 1 and sampler.diffusion is None:
+        samples = 1  # without noise all are the same
 
     def members() -> Iterator[Tensor]:
         for k in range(samples):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ from recycleseg.inference.volume import VolumeSampler
 from recycleseg.metrics import overlap
 from recycleseg.metrics.overlap import dice_from_counts
 from recycleseg.ops.overlap_counts import overlap_counts
+
+# Counts (F, 3) of probabilities on the prepared grid against the reference on the file's own.
+_Count = Callable[[Tensor, PreparedCase, Tensor], Tensor]
 
 
 @dataclass
@@ -72,17 +76,17 @@ def evaluate_cases(
 
     The noise of a case depends on `seed` and the case's id alone; see `sample_case`. `on_case`
     gets the case and, for every step, the label map (*S) uint8 on the prepared grid, of
-    overlapping classes the masks (C, *S). postprocess: of the label maps after the last step.
+    overlapping classes the masks (C, *S). postprocess: of the label maps that are counted.
     """
     evaluation = Evaluation(dataset.foreground_names)
     for case in cases:
-        steps = _Steps(case, native_label(case).to(device), keep_maps=on_case is not None)
-        image = case.image.to(device)
-        probs, _ = sample_case(
-            sampler, image, case.case_id, seed=seed, samples=samples, on_step=steps
-        )
+        reference = native_label(case).to(device)
+        count: _Count = case_counts
         if postprocess.has_rules:
-            steps.counts[-1] = _cleaned_counts(probs, case, steps.reference, dataset, postprocess)
+            count = partial(_cleaned_counts, dataset=dataset, postprocess=postprocess)
+        steps = _Steps(case, reference, count, keep_maps=on_case is not None)
+        image = case.image.to(device)
+        sample_case(sampler, image, case.case_id, seed=seed, samples=samples, on_step=steps)
         evaluation.counts[case.case_id] = torch.stack(steps.counts).cpu()
         evaluation.voxels[case.case_id] = math.prod(case.native_shape)
         if on_case is not None:
@@ -93,17 +97,24 @@ def evaluate_cases(
 class _Steps:
     """Counts, and label maps where they are wanted, of the sampling steps of a case."""
 
-    def __init__(self, case: PreparedCase, reference: Tensor, keep_maps: bool) -> None:
+    def __init__(
+        self,
+        case: PreparedCase,
+        reference: Tensor,
+        count: _Count,
+        keep_maps: bool,
+    ) -> None:
         self.case = case
         self.reference = reference
+        self.count = count
         self.keep_maps = keep_maps
         self.counts: list[Tensor] = []
         self.maps: list[Tensor] = []
 
     def __call__(self, step: int, probs: Tensor) -> None:
-        self.counts.append(case_counts(probs, self.case, self.reference))
+        self.counts.append(self.count(probs, self.case, self.reference))
         if self.keep_maps:
-            decided = probs.argmax(0) if self.case.regions is None else probs > 0.5
+            decided = probs.argmax(0) if self.case.regions is None else probs >= 0.5
             self.maps.append(decided.to("cpu", torch.uint8))
 
 
@@ -138,12 +149,12 @@ def foreground_counts(probs: Tensor, reference: Tensor, exclusive: bool) -> Tens
     """(F, 3) counts of the foreground classes.
 
     probs: (C, *S). reference: (*S) labels, or (C, *S) masks where classes overlap; there a
-    voxel belongs to every class whose probability exceeds one half.
+    voxel belongs to every class whose probability is at least one half.
     """
     if exclusive:
         label = probs.argmax(0).to(reference.dtype)
         return overlap_counts(label[None], reference[None], probs.shape[0])[0, 1:]
-    masks = (probs > 0.5).to(reference.dtype)
+    masks = (probs >= 0.5).to(reference.dtype)
     return overlap_counts(masks, reference, 2)[:, 1]
 
 
