@@ -46,7 +46,7 @@ class VolumeSampler:
     self_conditioning: bool = False
     window_batch: int = 2
     compiled: bool = False
-    fusion: Literal["trajectory", "step"] = "trajectory"
+    fusion: Literal["trajectory", "step"] = "step"
 
     def __call__(
         self, image: Tensor, generator: torch.Generator, progress: Progress | None = None
