@@ -12,7 +12,7 @@ import pytest
 from recycleseg.cli.evaluate import main
 from recycleseg.data.volumes import read_volume, write_volume
 
-NUM_CASES = 8
+NUM_CASES = 10  # so that p = 2 / 2^10 stays below 0.05 when adjusted for 8 tests
 
 
 def write_maps(folder: Path, shift: int) -> Path:
@@ -178,6 +178,7 @@ def test_results_are_not_overwritten_unasked(
         (["--tolerance-mm", "one"], 'Parser key "tolerance_mm" element 1: Expected a'),
         (["--tolerance-mm", "-1"], "tolerance_mm: expected different, finite mm from 0 on, got"),
         (["--definitions", "voxels"], "definitions: expected a tuple of ('voxel', 'surfel'), got"),
+        (["--definitions", "voxel", "voxel"], "definitions: expected different ones, got"),
         (["--workers", "0"], "workers: expected at least 1, got 0"),
         (["--device", "tpu"], "device: expected cpu or cuda, got 'tpu'"),
         (["--pred", "gone"], "gone: expected predictions, a folder or a file, got none there"),
@@ -237,3 +238,16 @@ def test_the_report_gets_scores_images_and_comparison(
     assert all(isinstance(value, str) for value in first["details"].values())
     assert (tmp_path / "out/report.html").exists()
     assert main([*arguments, "--images", str(tmp_path / "data"), "--overwrite"]) == 2
+
+
+def test_images_are_looked_for_before_the_evaluation(
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delattr("recycleseg.cli.evaluate.evaluate_folder")
+    arguments.remove("--no-report")
+    assert main([*arguments, "--images", str(tmp_path / "data")]) == 2
+    assert "data: expected images c0_0000<ending> or c0<ending> of the cases" in error_of(capsys)
+    assert not (tmp_path / "out").exists()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +98,15 @@ def test_too_few_pairs_are_not_tested(make_scores: Make) -> None:
     assert verdict == "too few pairs (5)"
 
 
+def test_equal_pairs_are_not_counted_as_pairs(make_scores: Make) -> None:
+    a = np.array([0.9] * 12)
+    for num_differing, p_value in ((5, NAN), (6, 2 / 64), (0, 1.0)):
+        b = a - 0.1 * (np.arange(12) < num_differing)
+        row, verdict = only_row(make_scores("x", dice=a), make_scores("y", dice=b), "dice")
+        assert (row.num_pairs, row.p_value) == (12, pytest.approx(p_value, nan_ok=True))
+        assert (verdict == "too few of 12 pairs differ") == math.isnan(p_value)
+
+
 def test_holm_is_over_all_tests_of_the_table(make_scores: Make) -> None:
     rng = np.random.default_rng(2)
     metrics = {m: rng.normal(size=12) for m in ("dice", "nsd", "assd")}
@@ -160,6 +171,25 @@ def test_folders(folders: tuple[Path, Path]) -> None:
         compare(a, other)
     with pytest.raises(ValueError, match="compare: expected the same labels, got"):
         compare(a, evaluate_folder(ref, ref, labels={"all": (1, 2)}))
+
+
+def test_other_references_are_refused(make_scores: Make, tmp_path: Path) -> None:
+    def scores(root: str, reference: str) -> FolderScores:
+        references = {"c0": tmp_path / "same/c0.nii", "c1": tmp_path / reference}
+        made = make_scores(root, dice=[1.0, 1.0])
+        return dataclasses.replace(made, reference_files=references)
+
+    for name, content in (("a/c1.nii", b"1"), ("b/c1.nii", b"1"), ("c/c1.nii", b"2")):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(content)
+    a = scores("x", "a/c1.nii")
+    for allowed in ("a/../a/c1.nii", "b/c1.nii", "gone/c1.nii"):
+        assert len(compare(a, scores("y", allowed), metrics=("dice",)).case_ids) == 2
+    for other in ("c/c1.nii", "gone/c2.nii"):
+        files = f"{tmp_path / 'a/c1.nii'} and {tmp_path / other}"
+        message = f"compare: expected the same reference of case c1 for both, got {files}"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            compare(a, scores("y", other), metrics=("dice",))
 
 
 def test_headline_metrics_of_definitions(folders: tuple[Path, Path]) -> None:

@@ -62,3 +62,13 @@ def test_descriptions_are_looked_for_in_order(tmp_path: Path) -> None:
     assert find_labels(pred, ref) == ({"a": (4, 5)}, pred / "predict.json")
     (pred / "case.nii").touch()
     assert find_labels(pred / "case.nii", ref) == ({"a": (4, 5)}, pred / "predict.json")
+
+
+def test_what_is_no_utf_8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "predict.json"
+    path.write_bytes(b'{"dataset": {"labels": {"h\xe9art": 1}}}')
+    for read in (lambda: find_labels(tmp_path, tmp_path), lambda: read_labels(str(path))):
+        with pytest.raises(DatasetError, match="predict.json: expected JSON, got: 'utf-8' codec"):
+            read()
+    path.write_bytes('{"dataset": {"labels": {"héart": 1}}}'.encode())
+    assert find_labels(tmp_path, tmp_path) == ({"héart": 1}, path)

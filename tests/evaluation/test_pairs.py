@@ -82,6 +82,18 @@ def test_steps_come_before_the_final_prediction(folders: tuple[Path, Path]) -> N
     )
 
 
+def test_steps_without_label_maps_are_ignored(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    steps = [pred / "steps" / f"step_{k}" for k in (1, 2, 3)]
+    touch(steps[2] / "notes.txt")
+    assert find_pairs(pred, ref).cases[0].predictions == (pred / "c0.nii.gz",)
+    touch(*(step / f"c{case}.nii.gz" for step in steps[:2] for case in range(3)))
+    assert find_pairs(pred, ref).cases[0].predictions == (
+        steps[0] / "c0.nii.gz",
+        pred / "c0.nii.gz",
+    )
+
+
 def test_steps_that_lack_something(folders: tuple[Path, Path]) -> None:
     pred, ref = folders
     steps = [pred / "steps" / f"step_{k}" for k in (1, 2, 3)]
@@ -109,6 +121,16 @@ def test_images_of_predict_json_or_of_a_folder(folders: tuple[Path, Path], tmp_p
     assert found == {"c0": channels, "c1": (folder / "c1.nii.gz",)}
     with pytest.raises(DatasetError, match="images: expected images z_0000<ending> or z<ending>"):
         find_images(pred, ["z"], folder)
+
+
+def test_what_another_program_lists_is_passed_over(folders: tuple[Path, Path]) -> None:
+    pred, _ = folders
+    for images in ({"c0": [1]}, {"c0": [None, "x.nii"]}, {"c0": "x.nii"}, ["c0"], None):
+        (pred / "predict.json").write_text(json.dumps({"images": images}))
+        assert find_images(pred, ["c0"]) == {}
+    for models in ([{"run": 1}, {"run": None}, {}, 3], {"run": "x"}, "x"):
+        (pred / "predict.json").write_text(json.dumps({"models": models}))
+        assert describe_origin(pred) == {}
 
 
 def test_origin_is_what_the_record_says(tmp_path: Path) -> None:

@@ -36,16 +36,35 @@ def enumerated(differences: list[float]) -> float:
 
 
 @pytest.mark.parametrize(
-    "differences",
+    ("differences", "by_hand"),
     [
-        [1, 2, 3, 4, 5, 6],
-        [0.3, -0.1, 0.2, 0.7, -0.5, 0.9, 1.1],
-        [-1, -2, -3, -4, -5, INF],
+        ([1, 2, 3, 4, 5, 6], 2 / 64),
+        ([1, 1, 2, 3, 4, 0], 2 / 32),
+        ([1] * 6, 2 / 64),
+        ([0.3, -0.1, 0.2, 0.7, -0.5, 0.9, 1.1], None),
+        ([-1, -2, -3, -4, -5, INF], None),
     ],
 )
-def test_signed_rank_without_ties_is_exact(differences: list[float]) -> None:
+def test_signed_rank_of_few_is_exact(differences: list[float], by_hand: float | None) -> None:
     p_value, _ = signed_rank(np.array(differences))
-    assert p_value == pytest.approx(enumerated(differences), abs=1e-12)
+    assert p_value == pytest.approx(enumerated([d for d in differences if d]), abs=1e-12)
+    assert by_hand is None or p_value == by_hand
+
+
+@pytest.mark.parametrize("num", range(1, 11))
+def test_signed_rank_with_ties_is_enumeration(num: int) -> None:
+    rng = np.random.default_rng(num)
+    for _ in range(5):
+        differences = rng.choice([-3, -2, -1, 1, 2, 3, INF], size=num)
+        p_value, _ = signed_rank(differences)
+        assert p_value == pytest.approx(enumerated(differences.tolist()), abs=1e-12)
+
+
+@pytest.mark.parametrize("num", [6, 13, 30, 50])
+def test_signed_rank_without_ties_is_scipys(num: int) -> None:
+    differences = np.random.default_rng(num).normal(0.3, 1, num)
+    expected = stats.wilcoxon(differences, method="exact").pvalue
+    assert signed_rank(differences)[0] == pytest.approx(expected, rel=1e-12)
 
 
 def test_infinite_differences_have_the_top_rank() -> None:
@@ -54,9 +73,9 @@ def test_infinite_differences_have_the_top_rank() -> None:
     assert balance > 0 and p_value < 0.05
 
 
-def test_signed_rank_of_many_and_of_ties_is_scipys_approximation() -> None:
+def test_signed_rank_of_many_is_scipys_approximation() -> None:
     rng = np.random.default_rng(0)
-    for differences in (rng.normal(0.2, 1, 80), rng.integers(-3, 5, 30).astype(float)):
+    for differences in (rng.normal(0.2, 1, 80), rng.integers(-3, 5, 90).astype(float)):
         expected = stats.wilcoxon(differences[differences != 0], method="asymptotic").pvalue
         assert signed_rank(differences)[0] == pytest.approx(expected, rel=1e-12)
 

@@ -292,7 +292,19 @@ def test_other_options_and_models_need_overwrite(tmp_path: Path) -> None:
     predict(out, cases, stub, overwrite=True, num_steps=4)
     assert stub.asked == ["a", "b"]
     assert files_in(out) == ["a.nii", "b.nii", "notes.txt", "predict.json"]
+    assert not any(path.is_dir() for path in out.iterdir())
     assert saved_record(out)["options"]["num_steps"] == 4
+
+
+def test_overwrite_removes_emptied_folders_alone(tmp_path: Path) -> None:
+    cases = write_images(tmp_path / "images", "a.nii", "b.nii")
+    out = tmp_path / "out"
+    predict(out, cases, Stub(), EVERYTHING)
+    (out / "steps/step_2/notes.txt").write_text("precious")
+    folder_of(out, cases, record()).open(overwrite=True)
+    assert files_in(out) == ["predict.json", "steps/step_2/notes.txt"]
+    assert {path.name for path in out.iterdir()} == {"predict.json", "steps"}
+    assert [path.name for path in (out / "steps").iterdir()] == ["step_2"]
 
 
 def test_overwrite_of_some_cases_keeps_the_others(tmp_path: Path) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from monai.data.utils import compute_importance_map
+from tests.inference.merged_windows import gaussian_weight, merge_windows
 
 from recycleseg.inference.windows import (
     RowMerger,
     WindowGrid,
     extract_windows,
-    gaussian_weight,
-    merge_windows,
     window_starts,
 )
 
@@ -96,31 +96,29 @@ def test_windows_cover_every_voxel_once_each(
     assert torch.equal(windows.unique(), voxels.flatten())
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(("image_shape", "patch_size", "overlap"), GEOMETRIES)
+@pytest.mark.parametrize("overlap", [0.0, 0.5])
+@pytest.mark.parametrize(("image_shape", "patch_size", "_"), GEOMETRIES)
 def test_merging_undoes_cutting(
-    image_shape: tuple[int, ...],
-    patch_size: tuple[int, ...],
-    overlap: tuple[int, ...],
-    weighted: bool,
+    image_shape: tuple[int, ...], patch_size: tuple[int, ...], _: tuple[int, ...], overlap: float
 ) -> None:
-    starts = window_starts(image_shape, patch_size, overlap)
-    weight = gaussian_weight(patch_size) if weighted else None
-    noise = torch.randn(2, 2, *image_shape, generator=torch.Generator().manual_seed(0))
+    grid = WindowGrid(image_shape, patch_size, overlap)
+    noise = torch.randn(2, *image_shape, generator=torch.Generator().manual_seed(0))
     for x in (noise, torch.full_like(noise, 0.7)):
-        windows = extract_windows(x, starts, patch_size)
-        # A weighted mean of equal numbers: three roundings.
-        torch.testing.assert_close(
-            merge_windows(windows, starts, image_shape, weight), x, rtol=1e-6, atol=1e-7
-        )
+        mean = torch.zeros_like(x)
+        for windows in grid.batches(3):
+            grid.add(mean, grid.cut(x, windows), windows)
+        # Shares that add up to 1 but for float32 rounding.
+        torch.testing.assert_close(mean, x, rtol=1e-5, atol=1e-6)
 
 
-def test_weighted_merge_is_the_weighted_mean() -> None:
-    windows = torch.tensor([[[[1.0, 1.0, 1.0]], [[4.0, 4.0, 4.0]]]])
-    starts, weight = torch.tensor([[0], [1]]), torch.tensor([1.0, 3.0, 1.0])
-    merged = merge_windows(windows, starts, (4,), weight)
-    expected = torch.tensor([[[1.0, (3 * 1 + 1 * 4) / 4, (1 * 1 + 3 * 4) / 4, 4.0]]])
-    torch.testing.assert_close(merged, expected)
+def test_a_grid_weighs_by_a_gaussian() -> None:
+    grid = WindowGrid((4,), (3,), 0.7)
+    assert grid.starts.tolist() == [[0], [1]]
+    mean = torch.zeros(1, 4)
+    grid.add(mean, torch.tensor([[[1.0] * 3], [[4.0] * 3]]), slice(0, 2))
+    rim = math.exp(-0.5 * (8 / 3) ** 2)  # at the centre 1
+    expected = torch.tensor([[1.0, (1 + rim * 4) / (1 + rim), (rim + 4) / (1 + rim), 4.0]])
+    torch.testing.assert_close(mean, expected)
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.9])
@@ -175,16 +173,8 @@ def test_a_single_window_is_its_own_mean() -> None:
     assert torch.equal(mean, values[0])
 
 
-def test_half_precision_windows_merge_in_float32() -> None:
-    starts = window_starts((6,), (3,), (2,))
-    windows = torch.full((1, len(starts), 1, 3), 1 / 3, dtype=torch.bfloat16)
-    merged = merge_windows(windows, starts, (6,))
-    assert merged.dtype == torch.float32
-    torch.testing.assert_close(merged, windows[0, 0, 0, 0].float().expand(1, 1, 6))
-
-
 @pytest.mark.parametrize("patch_size", [(1, 4), (5, 8), (12, 7, 9), (40, 56, 40)])
-def test_gaussian_weight(patch_size: tuple[int, ...]) -> None:
+def test_gaussian_weight_is_monais(patch_size: tuple[int, ...]) -> None:
     weight = gaussian_weight(patch_size)
     assert weight.shape == patch_size and weight.dtype == torch.float32
     assert weight.max() == 1 and weight.min() > 0
@@ -213,14 +203,9 @@ def test_window_starts_refuses(
         window_starts(*arguments)
 
 
-def test_cutting_and_merging_refuse() -> None:
+def test_cutting_refuses() -> None:
     x = torch.zeros(1, 1, 4, 4)
     with pytest.raises(ValueError, match=r"starts: expected windows of \(2, 2\) within \(4, 4\)"):
         extract_windows(x, torch.tensor([[3, 0]]), (2, 2))
     with pytest.raises(ValueError, match=r"got one at \(0, -1\)"):
         extract_windows(x, torch.tensor([[0, -1]]), (2, 2))
-    corner = torch.ones(1, 1, 1, 2, 2), torch.tensor([[0, 0]])
-    with pytest.raises(ValueError, match="expected every voxel covered, got 12 without one"):
-        merge_windows(*corner, (4, 4))
-    with pytest.raises(ValueError, match=r"weight: expected shape \(2, 2\), got \(2, 3\)"):
-        merge_windows(*corner, (4, 4), torch.ones(2, 3))

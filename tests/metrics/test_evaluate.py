@@ -341,6 +341,11 @@ WRONG[1, 2:4] = 2
             {"definitions": ("mesh",)},
             r"definitions: expected a tuple of .* got \('mesh",
         ),
+        (
+            (MAP, MAP),
+            {"definitions": ("voxel", "voxel")},
+            r"definitions: expected different ones, got \('voxel', 'voxel'\)",
+        ),
         ((MAP, MAP), {"definitions": "voxel"}, "definitions: expected a tuple of .* got 'voxel'"),
         (
             (MAP, MAP),

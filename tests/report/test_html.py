@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html.parser
+import json
 import math
 import re
 from collections import Counter
@@ -274,3 +275,23 @@ def test_presence_counts_each_case_once(evaluated: Callable[..., Any]) -> None:
     scores, _ = evaluated(missed=(1,), extra=(3,), absent=(2,))
     presence = Presence.of(scores.by_step[-1])
     assert [int(w.sum()) for w in (presence.missed, presence.extra, presence.absent)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({"background": 0, "shell": [1], "core": [2], "rim": [3]}, 3 * math.log(2)),
+        ({"background": 0}, math.log(3)),  # of another program: as evaluated
+        (None, math.log(3)),
+    ],
+)
+def test_greatest_entropy_is_that_of_the_predicted_labels(
+    evaluated: Callable[..., Any], tmp_path: Path, labels: dict[str, Any] | None, expected: float
+) -> None:
+    scores, images = evaluated(case_ids=("a",), dims=2, entropy=True)
+    if labels is not None:
+        record = json.dumps({"dataset": {"labels": labels}})
+        (scores.prediction_root / "predict.json").write_text(record)
+    write_report(tmp_path / "report.html", scores, title="t", images=images)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"{expected:.2f} nats" in page

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 import re
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from PIL import Image
 
 from recycleseg.data.volumes import write_volume
-from recycleseg.report.overlays import CONFUSED, EXTRA, MISSED, SIDE, draw_overlay, max_entropy
+from recycleseg.report.overlays import CONFUSED, EXTRA, MISSED, SIDE, draw_overlay
 
 SHAPE = (10, 14, 12)
 # Orientations of a file's axes, as columns: along right, anterior, superior; along left,
@@ -136,8 +135,6 @@ def test_uncertainty_is_a_fraction_of_the_greatest(tmp_path: Path) -> None:
     ).planes
     colours = pixels(plane.uncertainty)[..., :3].reshape(-1, 3)
     assert {tuple(c) for c in colours.tolist()} == {(0, 0, 4), (252, 253, 191)}  # ends of magma
-    assert max_entropy({"a": 1, "b": 2}) == pytest.approx(math.log(3))
-    assert max_entropy({"all": (1, 2), "b": 2}) == pytest.approx(2 * math.log(2))
 
 
 def test_large_pictures_shrink_and_missing_ones_are_told(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from recycleseg.data.check import Progress
 from recycleseg.evaluation.compare import Comparison, compare
 from recycleseg.evaluation.folder import FolderScores, evaluate_folder
 from recycleseg.evaluation.labels import Labels, read_labels
-from recycleseg.evaluation.pairs import describe_origin, find_images
+from recycleseg.evaluation.pairs import describe_origin, find_images, find_pairs
 from recycleseg.evaluation.printing import (
     comparison_notes,
     comparison_table,
@@ -88,9 +88,8 @@ def _evaluate(arguments: Sequence[str]) -> int:
     console = Console()
     if not console.is_terminal:
         console.width = _WIDTH_OF_FILES
+    images = {} if options.no_report else _find_images(options)
     scores = _scores_of(pred, options, labels, console)
-    folder = None if options.images is None else Path(options.images)
-    images = {} if options.no_report else find_images(pred, scores.case_ids, folder)
     # First of all what took the time; a comparison can still find something amiss.
     _write_scores(out, scores)
     _say_scores(console, scores)
@@ -143,6 +142,13 @@ def _check_folders(options: Namespace) -> None:
         raise ValueError(f"--compare: expected another folder than --out, got {out} for both")
     if options.images is not None and not Path(options.images).is_dir():
         raise ValueError(f"--images: expected a folder, got {options.images}")
+
+
+def _find_images(options: Namespace) -> dict[str, tuple[Path, ...]]:
+    """Of all cases, before the evaluation takes time."""
+    pred = Path(options.pred)
+    case_ids = [pair.case_id for pair in find_pairs(pred, Path(options.ref)).cases]
+    return find_images(pred, case_ids, None if options.images is None else Path(options.images))
 
 
 def _scores_of(

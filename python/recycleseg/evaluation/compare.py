@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -28,10 +29,11 @@ METHOD = (
     "difference A - B and its 95 % percentile bootstrap interval over cases are of pairs in which "
     "both are finite. Two-sided Wilcoxon signed-rank test of all pairs: a structure that only one "
     "misses (an infinite distance) is the largest difference, against that one; where both miss "
-    "it the difference is zero; zero differences are dropped; p is exact for up to 50 differences "
-    "without ties, else by the normal approximation. Fewer than 6 pairs are not tested. p_holm: p "
-    "adjusted by Holm for all tests of the table. One is better where p_holm < 0.05, the ranks "
-    "and the mean difference agree, and it misses no more structures than the other."
+    "it the difference is zero; zero differences are dropped; p is exact, with ties too, for up to "
+    "50 nonzero differences, else by the normal approximation. Fewer than 6 pairs that differ are "
+    "not tested; if all of at least 6 pairs are equal, p is 1. p_holm: p adjusted by Holm for all "
+    "tests of the table. One is better where p_holm < 0.05, the ranks and the mean difference "
+    "agree, and it misses no more structures than the other."
 )
 
 
@@ -40,9 +42,10 @@ class ComparisonRow:
     """Two sets of predictions by one metric of one label.
 
     mean_a, mean_b, difference (a - b), ci_low, ci_high: of pairs where both are finite; NaN where
-    there are none. p_value, p_holm: NaN where too few pairs could be tested. rank_balance: from -1,
-    b's values rank higher in all pairs, to 1. num_pairs: pairs tested. num_inf_a, num_inf_b: of
-    these, how many are infinite. num_nan: pairs left out, since the metric does not apply.
+    there are none. p_value, p_holm: NaN where too few pairs differ for a test. rank_balance: from
+    -1, b's values rank higher in all pairs, to 1. num_pairs: pairs in which neither is NaN, equal
+    ones too. num_inf_a, num_inf_b: of these, how many are infinite. num_nan: pairs left out, since
+    the metric does not apply.
     """
 
     label: str
@@ -107,7 +110,9 @@ class Comparison:
     def verdict(self, row: ComparisonRow) -> str:
         """One row in words."""
         if math.isnan(row.p_value):
-            return f"too few pairs ({row.num_pairs})"
+            if row.num_pairs < MIN_PAIRS:
+                return f"too few pairs ({row.num_pairs})"
+            return f"too few of {row.num_pairs} pairs differ"
         if row.better is None:
             return "no difference shown"
         return f"{self.name_a if row.better == 'a' else self.name_b} better"
@@ -145,7 +150,7 @@ def compare(
     the bootstrap.
 
     Raises:
-        ValueError: other labels or settings, or no case in common.
+        ValueError: other labels or settings, no case in common, or other references of a case.
     """
     if a.labels != b.labels:
         raise ValueError(f"compare: expected the same labels, got {a.labels} and {b.labels}")
@@ -159,6 +164,7 @@ def compare(
             f"compare: expected cases that both have, got {a.case_ids[0]}, ... and "
             f"{b.case_ids[0]}, ..."
         )
+    _check_references(a, b, case_ids)
     metrics = headline_metrics(a.by_step[-1]) if metrics is None else metrics
     of_a, of_b = (_values(scores, case_ids, metrics) for scores in (a, b))
     rows = _rows(of_a, of_b, tuple(a.labels), metrics, resamples, seed)
@@ -171,6 +177,20 @@ def compare(
         num_only_a=len(a.case_ids) - len(case_ids),
         num_only_b=len(b.case_ids) - len(case_ids),
     )
+
+
+def _check_references(a: FolderScores, b: FolderScores, case_ids: tuple[str, ...]) -> None:
+    for case_id in case_ids:
+        of_a, of_b = (scores.reference_files[case_id] for scores in (a, b))
+        if of_a.resolve() == of_b.resolve():
+            continue
+        # An evaluation may outlive its references, of which the names alone are then known.
+        unknown = not (of_a.is_file() and of_b.is_file())
+        if of_a.name != of_b.name or not (unknown or filecmp.cmp(of_a, of_b, shallow=False)):
+            raise ValueError(
+                f"compare: expected the same reference of case {case_id} for both, got {of_a} and "
+                f"{of_b}"
+            )
 
 
 def _values(
@@ -232,7 +252,10 @@ def _test(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[float, float]
     differences = np.zeros(len(a))
     np.subtract(a, b, out=differences, where=a != b)  # inf - inf, both missed, is no difference
     # Differences that are equal but for rounding share their rank.
-    return signed_rank(np.round(differences, 12))
+    differences = np.round(differences, 12)
+    if 0 < np.count_nonzero(differences) < MIN_PAIRS:
+        return math.nan, math.nan
+    return signed_rank(differences)
 
 
 def _mean(values: NDArray[np.float64]) -> float:

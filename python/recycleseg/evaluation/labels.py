@@ -54,7 +54,7 @@ def read_labels(option: str) -> Labels:
     path = Path(option)
     if not path.is_file():
         raise DatasetError(f"--labels: expected a JSON file or {{...}}, got {option}")
-    return _of_description(_parse(path.read_text(encoding="utf-8"), str(path)), str(path))
+    return _of_description(read_json_object(path), str(path))
 
 
 def find_labels(pred: Path, ref: Path) -> tuple[Labels, Path] | None:
@@ -64,12 +64,9 @@ def find_labels(pred: Path, ref: Path) -> tuple[Labels, Path] | None:
     references and of the folder above them.
     """
     pred, ref = (path.parent if path.is_file() else path for path in (pred, ref))
-    predicted = pred / "predict.json"
-    if predicted.is_file():
-        content = read_json_object(predicted)
-        dataset = content.get("dataset")
-        if isinstance(dataset, Mapping) and dataset.get("labels"):
-            return parse_labels(dataset["labels"], str(predicted)), predicted
+    if predicted := predicted_labels(pred):
+        path = pred / "predict.json"
+        return parse_labels(predicted, str(path)), path
     for folder in (pred, ref, ref.resolve().parent):
         path = folder / "dataset.json"
         if path.is_file():
@@ -78,16 +75,23 @@ def find_labels(pred: Path, ref: Path) -> tuple[Labels, Path] | None:
     return None
 
 
+def predicted_labels(folder: Path) -> Any:
+    """The labels that predict.json of a folder of predictions gives, as they stand; None: none."""
+    path = folder / "predict.json"
+    dataset = read_json_object(path).get("dataset") if path.is_file() else None
+    return dataset.get("labels") if isinstance(dataset, Mapping) else None
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object.
 
     Raises:
         DatasetError: it holds something else.
     """
-    return _parse(path.read_text(encoding="utf-8"), str(path))
+    return _parse(path.read_bytes(), str(path))
 
 
-def _parse(text: str, source: str) -> dict[str, Any]:
+def _parse(text: str | bytes, source: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except ValueError as error:

@@ -95,7 +95,7 @@ def find_images(
         path = root / "predict.json"
         listed = read_json_object(path).get("images", {}) if path.is_file() else {}
         named = listed if isinstance(listed, Mapping) else {}
-        found = {c: tuple(map(Path, named[c])) for c in case_ids if isinstance(named.get(c), list)}
+        found = {c: tuple(map(Path, named[c])) for c in case_ids if _are_names(named.get(c))}
         return {c: paths for c, paths in found.items() if paths and all(p.is_file() for p in paths)}
     wanted = set(case_ids)
     channels: dict[str, list[Path]] = {}
@@ -129,9 +129,14 @@ def describe_origin(pred: Path) -> dict[str, str]:
     return {name: str(value) for name, value in made.items() if value}
 
 
+def _are_names(entry: Any) -> bool:
+    return isinstance(entry, list) and all(isinstance(name, str) for name in entry)
+
+
 def _names(entries: Any, key: str) -> str:
     listed = entries if isinstance(entries, list) else []
-    return ", ".join(Path(e[key]).name for e in listed if isinstance(e, Mapping) and key in e)
+    names = [entry.get(key) for entry in listed if isinstance(entry, Mapping)]
+    return ", ".join(Path(name).name for name in names if isinstance(name, str))
 
 
 def _label_maps(folder: Path, what: str) -> dict[str, Path]:
@@ -165,7 +170,8 @@ def _case_id(path: Path) -> str:
 def _find_steps(pred: Path, case_ids: tuple[str, ...]) -> list[dict[str, Path]]:
     """Label maps of every sampling step, first to last; empty: none were saved."""
     root = pred / "steps"
-    folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    inside = root.iterdir() if root.is_dir() else ()
+    folders = [path for path in inside if path.is_dir() and _files(path)]
     if not folders:
         return []
     expected = [root / f"step_{k}" for k in range(1, len(folders) + 1)]

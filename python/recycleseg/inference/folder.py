@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recycleseg.data.probabilities import write_probabilities
+from recycleseg.data.probabilities import max_entropy, write_probabilities
 from recycleseg.data.volumes import DatasetError, Volume, write_like, written_whole
 from recycleseg.inference.predictor import Prediction
 from recycleseg.inference.record import RECORD, command_of, differences, read_record
@@ -79,6 +78,7 @@ class PredictionFolder:
         if overwrite:
             for file in there:
                 file.unlink()
+            self._remove_emptied({file.parent for file in there})
         self.root.mkdir(parents=True, exist_ok=True)
         for case_id in self._endings:
             if self.label_path(case_id).exists():
@@ -131,6 +131,13 @@ class PredictionFolder:
         files += [self.root / f"{case_id}.npz" for case_id in self._endings]
         return [file for file in files if file.exists()]
 
+    def _remove_emptied(self, folders: Iterable[Path]) -> None:
+        """Delete those below the root that hold nothing any more, with what they were alone in."""
+        for folder in folders:
+            while folder != self.root and not any(folder.iterdir()):
+                folder.rmdir()
+                folder = folder.parent
+
     def _take_over(self, old: dict[str, Any], overwrite: bool) -> None:
         """Keep what an earlier record tells of cases that stay."""
         self._check_record(old, overwrite)
@@ -169,9 +176,7 @@ class PredictionFolder:
         array: np.ndarray[Any, Any] = np.asarray(values, dtype=np.float32)
         if array.ndim == 3:
             return array
-        labels = self.record["dataset"]["labels"]
-        overlapping = any(isinstance(value, list) for value in labels.values())
-        largest = (len(labels) - 1) * math.log(2) if overlapping else math.log(len(labels))
+        largest = max_entropy(self.record["dataset"]["labels"])
         grey: np.ndarray[Any, Any] = np.rint(np.clip(array / largest, 0, 1) * 65535)
         return grey.astype(np.uint16)
 

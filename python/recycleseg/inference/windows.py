@@ -62,23 +62,6 @@ def extract_windows(x: Tensor, starts: Tensor, patch_size: Sequence[int]) -> Ten
     return torch.stack([x[box] for box in _boxes(starts, patch_size, x.shape[2:])], dim=1)
 
 
-def gaussian_weight(patch_size: Sequence[int]) -> Tensor:
-    """Weight of a window's voxels that falls off towards its rim (nnU-Net, Isensee et al. 2021).
-
-    A Gaussian whose standard deviation is an eighth of the size.
-
-    Args:
-        patch_size: n sizes.
-
-    Returns:
-        patch_size, float32, highest value 1, lowest above 0.
-    """
-    weight = torch.ones((), dtype=torch.float64)
-    for size in patch_size:
-        weight = weight[..., None] * _gaussian(size)
-    return (weight / weight.max()).float()
-
-
 def _gaussian(size: int) -> Tensor:
     offset = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     return torch.exp(-0.5 * (8 * offset / size) ** 2)
@@ -87,8 +70,9 @@ def _gaussian(size: int) -> Tensor:
 class WindowGrid:
     """The windows that cover a volume, and their weighted mean, taken a few windows at a time.
 
-    A window's weights are those of `gaussian_weight`, divided by their sum over all windows at
-    each voxel: they are products over the axes, so a window's own share is known from its place
+    A window's weights fall off towards its rim (nnU-Net, Isensee et al. 2021): a Gaussian whose
+    standard deviation is an eighth of the window's size, divided by its sum over all windows at
+    each voxel. Both are products over the axes, so a window's own share is known from its place
     alone, and no volume of weights is held.
 
     Args:
@@ -202,40 +186,6 @@ def _shares(
     for start in starts:
         total[start : start + patch] += weight
     return {s: (weight / total[s : s + patch]).float().to(device) for s in starts}
-
-
-def merge_windows(
-    windows: Tensor, starts: Tensor, image_shape: Sequence[int], weight: Tensor | None = None
-) -> Tensor:
-    """Mean, or weighted mean, of windows where they overlap.
-
-    Args:
-        windows: (B, N, C, *patch_size).
-        starts: (N, n) first voxels.
-        image_shape: n sizes.
-        weight: patch_size, positive, such as `gaussian_weight(patch_size)`; None: plain mean.
-
-    Returns:
-        (B, C, *image_shape), float32 or wider.
-
-    Raises:
-        ValueError: weight of another shape, a window outside the volume, voxels without a window.
-    """
-    patch_size = windows.shape[3:]
-    dtype = torch.promote_types(windows.dtype, torch.float32)
-    if weight is None:
-        weight = torch.ones(patch_size)
-    if weight.shape != patch_size:
-        raise ValueError(f"weight: expected shape {tuple(patch_size)}, got {tuple(weight.shape)}")
-    weight = weight.to(windows.device, dtype)
-    merged = weight.new_zeros((windows.shape[0], windows.shape[2], *image_shape))
-    total = weight.new_zeros(tuple(image_shape))
-    for k, box in enumerate(_boxes(starts, patch_size, image_shape)):
-        merged[box] += windows[:, k] * weight
-        total[box] += weight
-    if missing := int((total == 0).sum()):
-        raise ValueError(f"windows: expected every voxel covered, got {missing} without one")
-    return merged / total
 
 
 def _boxes(

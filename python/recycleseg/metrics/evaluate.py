@@ -195,6 +195,8 @@ def _check_options(
     known = isinstance(definitions, Sequence) and not isinstance(definitions, str)
     if not known or not set(definitions) <= set(DEFINITIONS):
         raise ValueError(f"definitions: expected a tuple of {DEFINITIONS}, got {definitions!r}")
+    if len(set(definitions)) < len(definitions):
+        raise ValueError(f"definitions: expected different ones, got {definitions!r}")
     if "surfel" in definitions and not border_is_outside:
         raise ValueError("border_is_outside: expected True for definition 'surfel', got False")
 

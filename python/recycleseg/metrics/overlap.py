@@ -7,7 +7,7 @@ A structure that neither map has gives NaN, "not applicable"; one that only one 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -77,16 +77,7 @@ def centroid_distance(
 
 def dice_from_counts(counts: Tensor) -> Tensor:
     """:func:`dice` of a tensor: int64 (..., 3) -> float64 (...)."""
-    return _of_tensor(dice, counts)
-
-
-def iou_from_counts(counts: Tensor) -> Tensor:
-    """:func:`iou` of a tensor: int64 (..., 3) -> float64 (...)."""
-    return _of_tensor(iou, counts)
-
-
-def _of_tensor(metric: Callable[[Counts], Array], counts: Tensor) -> Tensor:
-    return torch.as_tensor(metric(counts.cpu().numpy()), device=counts.device)
+    return torch.as_tensor(dice(counts.cpu().numpy()), device=counts.device)
 
 
 def _split(counts: Counts) -> tuple[Counts, Counts, Counts]:

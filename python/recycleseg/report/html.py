@@ -15,8 +15,11 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from recycleseg.data.probabilities import max_entropy
+from recycleseg.data.volumes import DatasetError
 from recycleseg.evaluation import Comparison, FolderScores
 from recycleseg.evaluation.compare import METHOD
+from recycleseg.evaluation.labels import parse_labels, predicted_labels
 from recycleseg.metrics.scores import Scores
 from recycleseg.report import charts, overlays
 from recycleseg.report.columns import (
@@ -111,6 +114,7 @@ def write_report(
     """
     final = scores.by_step[-1]
     columns = shown_columns(final)
+    greatest = _max_entropy(scores)
     script = _template_text("report.js")
     environment = Environment(
         loader=PackageLoader("recycleseg.report"),
@@ -130,7 +134,7 @@ def write_report(
             charts.box_plot(column, final.labels, scores.case_ids) for column in _plotted(columns)
         ],
         steps=_steps_section(scores.by_step) if len(scores.by_step) > 1 else None,
-        cards=(cards := _case_cards(scores, images)),
+        cards=(cards := _case_cards(scores, images, greatest)),
         pictured={card.number for card in cards},
         rows=_case_rows(scores, columns),
         size_heading=_size_heading(final),
@@ -141,7 +145,7 @@ def write_report(
         palette=PALETTE,
         error_colours=(overlays.MISSED, overlays.EXTRA, overlays.CONFUSED),
         uncertainty_scale=overlays.uncertainty_scale(),
-        max_entropy=f"{overlays.max_entropy(scores.labels):.2f}",
+        max_entropy=f"{greatest:.2f}",
         side=overlays.SIDE,
         version=importlib.metadata.version("recycleseg"),
         date=datetime.date.today().isoformat(),
@@ -162,6 +166,16 @@ def write_report(
 
 def _template_text(name: str) -> str:
     return (resources.files("recycleseg.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _max_entropy(scores: FolderScores) -> float:
+    """In nats, by the labels that were predicted; as evaluated, overlap may not show in them."""
+    try:
+        labels = predicted_labels(scores.prediction_root)
+        parse_labels(labels, "predict.json")
+    except DatasetError:
+        labels = scores.labels
+    return max_entropy(labels)
 
 
 def _summary_rows(scores: Scores, columns: Sequence[Column]) -> list[SummaryRow]:
@@ -201,7 +215,9 @@ def _steps_section(by_step: Sequence[Scores]) -> StepsSection:
     return StepsSection(chart, means, trend(dice[0], dice[-1]))
 
 
-def _case_cards(scores: FolderScores, images: Mapping[str, Sequence[Path]]) -> list[CaseCard]:
+def _case_cards(
+    scores: FolderScores, images: Mapping[str, Sequence[Path]], greatest: float
+) -> list[CaseCard]:
     """The worst cases and the best ones by their mean Dice, worst first."""
     table = scores.by_step[-1].table["dice"]
     means = case_means(table)
@@ -221,6 +237,7 @@ def _case_cards(scores: FolderScores, images: Mapping[str, Sequence[Path]]) -> l
                 scores.labels,
                 images=images.get(case_id, ()),
                 entropy=entropy if entropy.is_file() else None,
+                max_entropy=greatest,
             )
             note = overlay.note
         except ValueError as error:

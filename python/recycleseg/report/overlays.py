@@ -89,17 +89,18 @@ def draw_overlay(
     *,
     images: Sequence[Path] = (),
     entropy: Path | None = None,
+    max_entropy: float = 1.0,
 ) -> Overlay:
     """Draw a case in three planes, or the one of a 2D case, each where the most is wrong.
 
     prediction, reference: label maps of one grid. images: files of its channels, of which the
-    first is shown; without one the outlines are on black. entropy: nats, of a PNG 65535 for its
-    greatest value. What cannot be shown is said in the overlay's note.
+    first is shown; without one the outlines are on black. entropy: nats, max_entropy being the
+    greatest value possible, of a PNG 65535. What cannot be shown is said in the overlay's note.
 
     Raises:
         DatasetError: a label map that cannot be read.
     """
-    case, note = _read_case(prediction, reference, labels, images, entropy)
+    case, note = _read_case(prediction, reference, images, entropy, max_entropy)
     centre, side = _field_of_view(case, labels)
     wrong = _any_label(case.pred, case.ref, labels)
     grey = _grey_range(case, centre, side)
@@ -114,15 +115,6 @@ def draw_overlay(
 _BARS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
 
 
-def max_entropy(labels: Labels) -> float:
-    """Greatest entropy in nats: of classes with background, or summed over overlapping regions."""
-    values = [
-        v for entry in labels.values() for v in (entry if isinstance(entry, tuple) else [entry])
-    ]
-    overlapping = len(set(values)) < len(values)
-    return len(labels) * math.log(2) if overlapping else math.log(len(labels) + 1)
-
-
 def uncertainty_scale() -> str:
     """Colours of the uncertainty maps from 0 to the greatest, for a CSS gradient."""
     colours = (_COLOURMAP(np.linspace(0, 1, 9))[:, :3] * 255).round().astype(int)
@@ -132,9 +124,9 @@ def uncertainty_scale() -> str:
 def _read_case(
     prediction: Path,
     reference: Path,
-    labels: Labels,
     images: Sequence[Path],
     entropy: Path | None,
+    max_entropy: float,
 ) -> tuple[_Case, str]:
     volume = read_volume(prediction)
     shape, dims = volume.array.shape, volume.array.ndim
@@ -162,7 +154,7 @@ def _read_case(
     image = read(images[0], "image") if images else None
     uncertain = read(entropy, "uncertainty") if entropy is not None else None
     if uncertain is not None:
-        greatest = 65535.0 if dims == 2 else max_entropy(labels)
+        greatest = 65535.0 if dims == 2 else max_entropy
         uncertain = np.clip(uncertain / greatest, 0.0, 1.0)
     spacing = tuple(orientation.sizes(sized.spacing))
     case = _Case(upright(volume.array), upright(ref.array), image, uncertain, spacing)

@@ -1,0 +1,35 @@
+"""The weighted mean of windows, plainly: all windows and a volume of weights at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def gaussian_weight(patch_size: Sequence[int]) -> Tensor:
+    """patch_size, float32: a Gaussian of an eighth of the size, highest value 1."""
+    axes = [torch.arange(size, dtype=torch.float64) - (size - 1) / 2 for size in patch_size]
+    grids = torch.meshgrid(*axes, indexing="ij")
+    squares = sum((8 * grid / size) ** 2 for grid, size in zip(grids, patch_size, strict=True))
+    weight = torch.exp(-0.5 * torch.as_tensor(squares))
+    return (weight / weight.max()).float()
+
+
+def merge_windows(
+    windows: Tensor, starts: Tensor, image_shape: Sequence[int], weight: Tensor | None = None
+) -> Tensor:
+    """(B, C, *image_shape) of windows (B, N, C, *patch_size) with first voxels starts (N, n).
+
+    weight: patch_size; None: plain mean.
+    """
+    patch_size = windows.shape[3:]
+    weight = torch.ones(patch_size) if weight is None else weight
+    merged = torch.zeros(windows.shape[0], windows.shape[2], *image_shape)
+    total = torch.zeros(tuple(image_shape))
+    for k, start in enumerate(starts.tolist()):
+        box = tuple(slice(s, s + size) for s, size in zip(start, patch_size, strict=True))
+        merged[(..., *box)] += windows[:, k] * weight
+        total[box] += weight
+    return merged / total
