@@ -295,7 +295,9 @@ def _structure_counts(
         t.cpu().numpy()
         for t in overlap_counts(pred, ref, num_classes, coordinate_sums=True, backend=backend)
     )
-    _check_labels(counts, values)
+    listed = {0, *values}
+    if int(counts[:, list(listed), 1:].sum()) != 2 * pred.numel():
+        _refuse_labels(counts, values)
     if all(len(structure) == 1 for structure in structures):
         alone = [structure[0] for structure in structures]
         return counts[:, alone], sums[:, alone]
@@ -308,7 +310,8 @@ def _structure_counts(
     return united, np.stack([sums[:, s].sum(1) for s in structures], axis=1)
 
 
-def _check_labels(counts: NDArray[Any], values: list[int]) -> None:
+def _refuse_labels(counts: NDArray[Any], values: list[int]) -> None:
+    """Raise ValueError naming a label that is not listed; there is one in counts (B, C, 3)."""
     others = np.ones(counts.shape[1], dtype=bool)
     others[[0, *values]] = False
     for column, name in ((1, "pred"), (2, "ref")):
