@@ -5,9 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Callable
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
+
+# Exit code where some cases failed and the others are done.
+CASES_FAILED = 3
 
 
 def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
@@ -23,6 +27,25 @@ def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
     except KeyboardInterrupt:
         print(f"{name}: interrupted; {interrupted}", file=sys.stderr)
         return 130
+
+
+def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    """What the arguments mean.
+
+    Raises ValueError for unknown options, with the nearest known one, and for wrong values.
+    """
+    try:
+        return parser.parse_args(list(arguments))
+    except ArgumentError as error:
+        raise ValueError(with_suggestion(str(error), parser)) from error
+
+
+def exit_code_of(name: str, what: str, failures: Sequence[str]) -> int:
+    """0, or where cases failed 3, after listing why; what: has happened to them."""
+    if not failures:
+        return 0
+    print("\n  - ".join([f"{name}: {len(failures)} {what}", *failures]), file=sys.stderr)
+    return CASES_FAILED
 
 
 def with_suggestion(message: str, parser: ArgumentParser) -> str:

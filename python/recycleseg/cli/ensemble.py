@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -11,7 +10,7 @@ from typing import get_args
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from recycleseg.cli._common import run_command, with_suggestion
+from recycleseg.cli._common import exit_code_of, parse, run_command
 from recycleseg.cli._progress import CaseProgress
 from recycleseg.data.volumes import file_ending
 from recycleseg.inference.ensemble import Ensemble, EnsembleOptions, Method
@@ -83,18 +82,11 @@ def _combine(arguments: Sequence[str]) -> int:
     with CaseProgress(console, "combining", len(left)) as progress:
         failures = progress.follow(process_cases(left, ensemble, folder))
     _say(console, f"{len(case_ids) - len(failures)} cases are in {folder.root}")
-    if failures:
-        lines = "\n  - ".join([f"{len(failures)} cases could not be combined", *failures])
-        print(f"recycle-ensemble: {lines}", file=sys.stderr)
-    return 3 if failures else 0
+    return exit_code_of("recycle-ensemble", "cases could not be combined", failures)
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:
-    parser = build_parser()
-    try:
-        options = parser.parse_args(list(arguments))
-    except ArgumentError as error:
-        raise ValueError(with_suggestion(str(error), parser)) from error
+    options = parse(build_parser(), arguments)
     folders = [Path(folder).resolve() for folder in options.input]
     if twice := sorted({str(folder) for folder in folders if folders.count(folder) > 1}):
         raise ValueError(f"--input: expected every folder once, got {', '.join(twice)} more often")

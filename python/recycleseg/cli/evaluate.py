@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from recycleseg.cli._common import run_command, with_suggestion
+from recycleseg.cli._common import exit_code_of, parse, run_command
 from recycleseg.data.check import Progress
 from recycleseg.evaluation.compare import Comparison, compare
 from recycleseg.evaluation.folder import FolderScores, evaluate_folder
@@ -105,18 +104,11 @@ def _evaluate(arguments: Sequence[str]) -> int:
     written = ", ".join(name for name in FILES if (out / name).exists())
     _say_line(console, f"{out}: {written}")
     failed = [*scores.failed.values(), *(other.failed.values() if other else ())]
-    if failed:
-        lines = "\n  - ".join([f"{len(failed)} cases could not be evaluated", *failed])
-        print(f"recycle-evaluate: {lines}", file=sys.stderr)
-    return 3 if failed else 0
+    return exit_code_of("recycle-evaluate", "cases could not be evaluated", failed)
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:
-    parser = build_parser()
-    try:
-        options = parser.parse_args(list(arguments))
-    except ArgumentError as error:
-        raise ValueError(with_suggestion(str(error), parser)) from error
+    options = parse(build_parser(), arguments)
     if options.names is not None and options.compare is None:
         raise ValueError("--names: expected --compare with it, got none")
     if options.no_report and options.images is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from recycleseg import factory
-from recycleseg.cli._common import run_command, with_suggestion
+from recycleseg.cli._common import exit_code_of, parse, run_command
 from recycleseg.cli._progress import CaseProgress
 from recycleseg.config import PostprocessConfig, load_config
 from recycleseg.data.inputs import SplitName, find_cases, find_split_cases
@@ -27,7 +26,6 @@ from recycleseg.inference.record import make_record
 from recycleseg.training.run_folder import describe_environment
 
 NAME = "recycle-predict"
-CASES_FAILED = 3
 # Options that go over the runs' own settings, and what these are called in their config.yaml.
 SAMPLING = {
     "sampler": "sampling.sampler",
@@ -128,11 +126,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
 
     Raises ValueError for unknown options, with the nearest known one, and for wrong values.
     """
-    parser = build_parser()
-    try:
-        parsed = parser.parse_args(list(arguments))
-    except ArgumentError as error:
-        raise ValueError(with_suggestion(str(error), parser)) from error
+    parsed = parse(build_parser(), arguments)
     runs = tuple(map(Path, parsed.models))
     if len({run.resolve() for run in runs}) < len(runs):
         raise ValueError(f"--models: expected each run once, got {' '.join(parsed.models)}")
@@ -208,10 +202,7 @@ def _predict(arguments: Sequence[str]) -> int:
         f"predicted {predicted}, already there {skipped}, failed {len(failures)}: {command.out}; "
         f"peak memory {peak_memory() / 2**30:.2f} GiB"
     )
-    if not failures:
-        return 0
-    print("\n  - ".join([f"{NAME}: {len(failures)} failed", *failures]), file=sys.stderr)
-    return CASES_FAILED
+    return exit_code_of(NAME, "failed", failures)
 
 
 def _load(command: Command) -> Predictor:
