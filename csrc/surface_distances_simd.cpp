@@ -43,12 +43,31 @@ INLINE std::uint64_t equal64(const T* labels, const T* others) {
     bits |= equal_lanes(_mm512_loadu_si512(labels + i), _mm512_loadu_si512(others + i), T{}) << i;
   return bits;
 }
+// The same of the first `count` labels, up to 63, without reading more.
+template <class T>
+INLINE std::uint64_t equal_some(const T* labels, const T* others, std::int64_t count) {
+  constexpr int kLanes = 64 / sizeof(T);
+  const std::uint64_t wanted = (std::uint64_t{1} << count) - 1;
+  std::uint64_t bits = 0;
+  for (int i = 0; i < count; i += kLanes) {
+    const std::int64_t bytes = sizeof(T) * (count - i);
+    const __mmask64 there = bytes < 64 ? (std::uint64_t{1} << bytes) - 1 : ~std::uint64_t{0};
+    bits |=
+        equal_lanes(_mm512_maskz_loadu_epi8(there, labels + i), _mm512_loadu_si512(others + i), T{})
+        << i;
+  }
+  return bits & wanted;
+}
 #else
 template <class T>
-INLINE std::uint64_t equal64(const T* labels, const T* others) {
-  std::uint8_t flags[64];
-  for (int i = 0; i < 64; ++i) flags[i] = labels[i] == others[i];
+INLINE std::uint64_t equal_some(const T* labels, const T* others, std::int64_t count) {
+  std::uint8_t flags[64] = {};
+  for (std::int64_t i = 0; i < count; ++i) flags[i] = labels[i] == others[i];
   return pack(flags);
+}
+template <class T>
+INLINE std::uint64_t equal64(const T* labels, const T* others) {
+  return equal_some(labels, others, 64);
 }
 #endif
 
@@ -58,10 +77,7 @@ void equal(const T* labels, std::int64_t count, T value, std::uint64_t* bits) {
   for (T& each : values) each = value;
   std::int64_t i = 0;
   for (; i + 64 <= count; i += 64) bits[i / 64] |= equal64(labels + i, values);
-  if (i == count) return;
-  T rest[64];
-  __builtin_memcpy(rest, labels + i, sizeof(T) * (count - i));
-  bits[i / 64] |= equal64(rest, values) & ((std::uint64_t{1} << (count - i)) - 1);
+  if (i < count) bits[i / 64] |= equal_some(labels + i, values, count - i);
 }
 
 template <class T>
