@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import rich.progress
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from recycleseg.cli._common import exit_code_of, parse, run_command
-from recycleseg.data.check import Progress
 from recycleseg.evaluation.compare import Comparison, compare
 from recycleseg.evaluation.folder import FolderScores, evaluate_folder
 from recycleseg.evaluation.labels import Labels, read_labels
@@ -28,6 +24,7 @@ from recycleseg.evaluation.printing import (
 from recycleseg.evaluation.summary import summarise_folder
 from recycleseg.evaluation.table import metrics_csv, read_evaluation
 from recycleseg.report.html import write_report
+from recycleseg.training.data import stages
 from recycleseg.training.run_folder import write_json, write_text
 
 FILES = ("summary.json", "metrics.csv", "report.html", "comparison.json")
@@ -147,7 +144,7 @@ def _scores_of(
     pred: Path, options: Namespace, labels: Labels | None, console: Console
 ) -> FolderScores:
     tolerances = options.tolerance_mm
-    with _progress(console, f"evaluating {pred.name}") as progress:
+    with stages(console, escape(f"evaluating {pred.name}")) as progress:
         return evaluate_folder(
             pred,
             options.ref,
@@ -166,27 +163,6 @@ def _other_scores(scores: FolderScores, options: Namespace, console: Console) ->
     if (other / "metrics.csv").is_file():
         return read_evaluation(other)
     return _scores_of(other, options, scores.labels, console)
-
-
-@contextmanager
-def _progress(console: Console, name: str) -> Iterator[Progress]:
-    """A callback of the cases done and their total that draws a bar with the time left."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    bars = rich.progress.Progress(*columns, console=console)
-    with ExitStack() as stack:
-
-        def show(done: int, total: int) -> None:
-            if not bars.task_ids:
-                stack.enter_context(bars)
-                bars.add_task(escape(name), total=total)
-            bars.update(bars.task_ids[0], completed=done)
-
-        yield show
 
 
 def _write_scores(out: Path, scores: FolderScores) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from recycleseg.data.json_files import read_json_object
 from recycleseg.data.volumes import SPATIAL_DIMS, DatasetError
 
 __all__ = ["SPLITS", "Case", "Dataset", "DatasetError", "parse_labels", "read_dataset"]
@@ -134,10 +135,7 @@ def _read_description(root: Path) -> dict[str, Any]:
             f"{root}: expected a data set in the nnU-Net raw layout (dataset.json, "
             f"imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz), got {got}"
         )
-    description = _read_json(path)
-    if not isinstance(description, dict):
-        raise DatasetError(f"{path}: expected an object, got {type(description).__name__}")
-    return description
+    return read_json_object(path)
 
 
 def _read_json(path: Path) -> Any:

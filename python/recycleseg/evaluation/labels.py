@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from recycleseg.data.json_files import parse_json_object, read_json_object
 from recycleseg.data.volumes import DatasetError
 from recycleseg.ops.overlap_counts import MAX_CLASSES
 
@@ -50,7 +51,7 @@ def parse_labels(labels: Any, source: str) -> Labels:
 def read_labels(option: str) -> Labels:
     """`--labels`: a JSON file, or JSON, of labels or of a data set's description."""
     if option.lstrip().startswith("{"):
-        return _of_description(_parse(option, "--labels"), "--labels")
+        return _of_description(parse_json_object(option, "--labels"), "--labels")
     path = Path(option)
     if not path.is_file():
         raise DatasetError(f"--labels: expected a JSON file or {{...}}, got {option}")
@@ -80,25 +81,6 @@ def predicted_labels(folder: Path) -> Any:
     path = folder / "predict.json"
     dataset = read_json_object(path).get("dataset") if path.is_file() else None
     return dataset.get("labels") if isinstance(dataset, Mapping) else None
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
-
-    Raises:
-        DatasetError: it holds something else.
-    """
-    return _parse(path.read_bytes(), str(path))
-
-
-def _parse(text: str | bytes, source: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise DatasetError(f"{source}: expected JSON, got: {error}") from error
-    if not isinstance(content, dict):
-        raise DatasetError(f"{source}: expected an object, got {type(content).__name__}")
-    return content
 
 
 def _of_description(content: dict[str, Any], source: str) -> Labels:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recycleseg.data.json_files import read_json_object
 from recycleseg.data.volumes import SPATIAL_DIMS, DatasetError, file_ending
-from recycleseg.evaluation.labels import read_json_object
 
 _SHOWN = 5
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recycleseg.data.json_files import read_json_object
 from recycleseg.data.volumes import DatasetError
 from recycleseg.evaluation.folder import FolderScores
-from recycleseg.evaluation.labels import parse_labels, read_json_object
+from recycleseg.evaluation.labels import parse_labels
 from recycleseg.metrics.scores import Scores
 
 _INDEX = ("case", "step", "label")

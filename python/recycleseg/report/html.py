@@ -16,7 +16,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from recycleseg.data.probabilities import max_entropy
-from recycleseg.data.volumes import DatasetError
+from recycleseg.data.volumes import DatasetError, written_whole
 from recycleseg.evaluation import Comparison, FolderScores
 from recycleseg.evaluation.compare import METHOD
 from recycleseg.evaluation.labels import parse_labels, predicted_labels
@@ -159,9 +159,8 @@ def write_report(
         has_uncertainty=any(_has_uncertainty(card) for card in cards),
         is_3d=any(card.overlay and len(card.overlay.planes) == 3 for card in cards),
     )
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
 
 
 def _template_text(name: str) -> str:

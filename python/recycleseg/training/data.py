@@ -36,13 +36,13 @@ def load_training_data(config: TrainConfig, console: Console) -> PreparedDataset
         root = Path(config.data)
     dataset = read_dataset(root, seed=config.seed)
     place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
-    with _stages(console, "checking", "preprocessing") as progress:
+    with stages(console, "checking", "preprocessing") as progress:
         folder = cache / f"{dataset.name}-{place}"
         return prepare_dataset(dataset, config.preprocess, folder, progress=progress)
 
 
 @contextmanager
-def _stages(console: Console, *names: str) -> Iterator[Progress]:
+def stages(console: Console, *names: str) -> Iterator[Progress]:
     """A callback of the cases done and their total that draws one bar per stage.
 
     Nothing is drawn before it is called, so data found in the cache are read in silence.

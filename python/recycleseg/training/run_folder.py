@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from recycleseg.data.volumes import written_whole
 from recycleseg.ops.build_info import build_info
 
 
@@ -81,9 +82,8 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_text(path: Path, content: str) -> None:
     """Write a file in one rename, so that a kill leaves the old one or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(content, encoding="utf-8")
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
 
 
 def _git_commit() -> str | None:
