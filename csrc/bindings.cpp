@@ -134,14 +134,22 @@ void bind_surface_distances(const py::capsule& pred, const py::capsule& ref, con
                             const std::vector<double>& tolerances,
                             const std::vector<double>& percentiles, bool surfel,
                             bool border_is_outside, const py::capsule& directed,
-                            const py::capsule& pooled, std::int64_t num_threads) {
+                            const py::capsule& pooled, std::int64_t num_threads,
+                            const py::object& counts, const py::object& sums,
+                            const py::object& unlisted) {
   const Borrowed pred_in("pred", pred), ref_in("ref", ref);
   const Borrowed directed_out("directed", directed), pooled_out("pooled", pooled);
+  const Optional counts_out("counts", counts), sums_out("sums", sums);
+  const Optional unlisted_out("unlisted", unlisted);
+  std::optional<CountViews> count_views;
+  if (counts_out.view() != nullptr && sums_out.view() != nullptr && unlisted_out.view() != nullptr)
+    count_views.emplace(CountViews{*counts_out.view(), *sums_out.view(), *unlisted_out.view()});
   const py::gil_scoped_release release;
   surface_distances_cpu(pred_in.view(), ref_in.view(),
                         {labels.value_or(Labels::value_type{}), !labels.has_value(), spacing,
                          tolerances, percentiles, surfel, border_is_outside},
-                        directed_out.view(), pooled_out.view(), num_threads);
+                        directed_out.view(), pooled_out.view(), num_threads,
+                        count_views ? &*count_views : nullptr);
 }
 
 // Binds fn(vote, views, last); `tensors` maps the names of VoteViews to capsules or None.
@@ -223,7 +231,8 @@ PYBIND11_MODULE(_C, module) {
              "activation"_a, "num_threads"_a);
   module.def("surface_distances_cpu", &bind_surface_distances, "pred"_a, "ref"_a, "labels"_a,
              "spacing"_a, "tolerances"_a, "percentiles"_a, "surfel"_a, "border_is_outside"_a,
-             "directed"_a, "pooled"_a, "num_threads"_a);
+             "directed"_a, "pooled"_a, "num_threads"_a, "counts"_a = py::none(),
+             "sums"_a = py::none(), "unlisted"_a = py::none());
   module.def(
       "surfel_areas",
       [](const std::vector<double>& spacing) {

@@ -3,7 +3,7 @@
 // keeps one copy of those, which might then be of the wrong set.
 #pragma once
 
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 

@@ -42,12 +42,19 @@ RECYCLESEG_HOST_DEVICE inline std::uint64_t border_bits(std::uint64_t self, std:
   return self & ~(left & right & above & below & before & behind);
 }
 
+// What surface_distances_cpu tells of the structures besides, all int64.
+struct CountViews {
+  const TensorView& counts;    // (B, C, 3): voxels in both maps, in pred, in ref
+  const TensorView& sums;      // (B, C, 2, axes of S): of the voxels' indices, in pred, in ref
+  const TensorView& unlisted;  // (2): voxels of pred, of ref, whose label is neither 0 nor listed
+};
+
 // pred, ref: (B, *S) contiguous label maps, or (B, C, *S) masks, S of 2 or 3 axes. Fills directed
 // (B, C, 2, 3 + P + K) and pooled (B, C, P), float64. Takes, per structure that is at work, half a
 // byte a voxel of its box, some 50 bytes for each distinct distance and, where distances are long,
-// some 25 for each cell of 4 x 4 x 4 voxels with surface.
+// some 25 for each cell of 4 x 4 x 4 voxels with surface. `counts` may be null.
 void surface_distances_cpu(const TensorView& pred, const TensorView& ref, const SurfaceQuery& query,
                            const TensorView& directed, const TensorView& pooled,
-                           std::int64_t num_threads);
+                           std::int64_t num_threads, const CountViews* counts);
 
 }  // namespace recycleseg

@@ -6,6 +6,7 @@
 
 #include "distance_counts.hpp"
 #include "near_rows.hpp"
+#include "overlap_counts.hpp"
 #include "point_cells.hpp"
 #include "surface_extraction.hpp"
 #include "surface_loops.hpp"
@@ -13,8 +14,6 @@
 
 namespace recycleseg {
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // Fewer, of all structures, are done before another thread has started.
 constexpr std::int64_t kVoxelsPerThread = 1 << 19;
@@ -196,15 +195,14 @@ class Computation {
         return surface_loops().nearest(query, s.near->search, far ? &*far : nullptr, spacing_,
                                        hints.data(), squared.data(), steps.data());
       };
-      std::int64_t found = measure();
-      if (!far && std::count(squared.begin(), squared.begin() + found, kInfinity) != 0) {
+      RowDistances found = measure();
+      if (!far && !found.complete) {
         std::call_once(s.cells_made[1 - side], [&] { s.cells[1 - side].emplace(target); });
         far = s.cells[1 - side]->view();
         found = measure();
       }
-      query_.surfel
-          ? count_surfels(s, side, query, squared.data(), counts)
-          : count_voxels(query, squared.data(), steps.data(), found, short_counts, counts);
+      query_.surfel ? count_surfels(s, side, query, squared.data(), counts)
+                    : count_voxels(found, squared.data(), steps.data(), short_counts, counts);
     });
     add_short(short_counts, counts);
     const std::lock_guard<std::mutex> lock(s.mutex);
@@ -213,12 +211,10 @@ class Computation {
 
   // Adds the distances of one row: those that were measured, and 0 where both surfaces have the
   // point.
-  void count_voxels(const RowQuery& row, const double* squared, const std::uint16_t* steps,
-                    std::int64_t measured, std::vector<std::int64_t>& short_counts,
-                    DistanceCounts& counts) const {
-    for (std::int64_t w = 0; w < row.words; ++w)
-      short_counts[0] += __builtin_popcountll(row.own[w] & row.target[w]);
-    for (std::int64_t i = 0; i < measured; ++i)
+  void count_voxels(const RowDistances& found, const double* squared, const std::uint16_t* steps,
+                    std::vector<std::int64_t>& short_counts, DistanceCounts& counts) const {
+    short_counts[0] += found.shared;
+    for (std::int64_t i = 0; i < found.measured; ++i)
       if (steps[i] != kManySteps)
         ++short_counts[steps[i]];
       else
@@ -255,8 +251,15 @@ class Computation {
   const std::vector<double> areas_;
 };
 
+// Throws unless `view` is a contiguous int64 tensor of this shape on the CPU.
+void require_counts(const TensorView& view, const std::vector<std::int64_t>& shape) {
+  require_contiguous(view, dlpack::kCpu);
+  if (view.dtype != DType::int64 || view.shape != shape)
+    throw std::invalid_argument(view.name + ": expected int64 of another shape");
+}
+
 void check(const TensorView& pred, const TensorView& ref, const SurfaceQuery& query,
-           const TensorView& directed, const TensorView& pooled) {
+           const TensorView& directed, const TensorView& pooled, const CountViews* counts) {
   for (const TensorView* view : {&pred, &ref, &directed, &pooled})
     require_contiguous(*view, dlpack::kCpu);
   require_labels(pred);
@@ -285,6 +288,11 @@ void check(const TensorView& pred, const TensorView& ref, const SurfaceQuery& qu
   for (const double percent : query.percentiles)
     if (!(percent >= 0 && percent <= 100))
       throw std::invalid_argument("percentiles: expected 0 to 100");
+  if (counts == nullptr) return;
+  const std::int64_t axes = query.spacing.size();
+  require_counts(counts->counts, {pred.shape[0], classes, kColumns});
+  require_counts(counts->sums, {pred.shape[0], classes, 2, axes});
+  require_counts(counts->unlisted, {2});
 }
 
 VolumeShape volume_shape(const TensorView& pred, const SurfaceQuery& query) {
@@ -298,17 +306,30 @@ VolumeShape volume_shape(const TensorView& pred, const SurfaceQuery& query) {
   return shape;
 }
 
+void store(const StructureCounts& found, std::int64_t axes, const CountViews& views) {
+  const auto data = [](const TensorView& view) { return static_cast<std::int64_t*>(view.data); };
+  std::int64_t *count = data(views.counts), *sum = data(views.sums);
+  for (const StructureCount& structure : found.of) {
+    *count++ = structure.both;
+    for (const auto& side : structure.side) {
+      *count++ = side.voxels;
+      sum = std::copy(side.index_sums + 3 - axes, side.index_sums + 3, sum);
+    }
+  }
+  std::copy(found.unlisted, found.unlisted + 2, data(views.unlisted));
+}
+
 }  // namespace
 
 void surface_distances_cpu(const TensorView& pred, const TensorView& ref, const SurfaceQuery& query,
                            const TensorView& directed, const TensorView& pooled,
-                           std::int64_t num_threads) {
-  check(pred, ref, query, directed, pooled);
+                           std::int64_t num_threads, const CountViews* counts) {
+  check(pred, ref, query, directed, pooled, counts);
   const VolumeShape shape = volume_shape(pred, query);
-  Boxes boxes;
   const std::int64_t voxels = shape.rows() * shape.size[2];
   Team team(std::min(num_threads, 1 + shape.batch * shape.classes * voxels / kVoxelsPerThread));
-  find_boxes(pred, ref, shape, query, team, boxes);
+  const StructureCounts found = count_structures(pred, ref, shape, query, team);
+  if (counts != nullptr) store(found, query.spacing.size(), *counts);
 
   const Computation computation(pred, ref, shape, query, team);
   auto* const directed_rows = static_cast<double*>(directed.data);
@@ -335,8 +356,8 @@ void surface_distances_cpu(const TensorView& pred, const TensorView& ref, const 
   std::vector<std::pair<std::int64_t, Box>> at_work;
   std::int64_t voxels_at_work = 0;
   for (std::int64_t i = 0; i < shape.batch * shape.classes; ++i) {
-    Box box = boxes[0][i];
-    box.include(boxes[1][i]);
+    Box box = found.of[i].side[0].box;
+    box.include(found.of[i].side[1].box);
     if (voxels_at_work + box.voxels() > voxels && !at_work.empty()) {
       finish(at_work);
       at_work.clear();

@@ -10,65 +10,98 @@ namespace {
 
 constexpr double kInfinity = __builtin_inf();
 
-// One bit for each of 64 bytes that are 0 or 1.
-INLINE std::uint64_t pack(const std::uint8_t* flags) {
-  std::uint64_t bits = 0;
-  for (int i = 0; i < 8; ++i) {
-    std::uint64_t eight;
-    __builtin_memcpy(&eight, flags + 8 * i, 8);
-    bits |= (eight * 0x0102040810204080u >> 56) << (8 * i);
-  }
-  return bits;
-}
+// equal64: one bit for each of 64 labels that is the one of `others` in its place. equal_some: the
+// same of the first `count` labels, up to 63, without reading more of them.
+#ifdef __AVX2__
 
-// One bit for each of 64 labels that is the one of `others` in its place.
 #ifdef __AVX512F__
-INLINE std::uint64_t equal_lanes(__m512i a, __m512i b, std::uint8_t) {
+using Vector = __m512i;
+INLINE std::uint64_t equal_lanes(Vector a, Vector b, std::uint8_t) {
   return _mm512_cmpeq_epi8_mask(a, b);
 }
-INLINE std::uint64_t equal_lanes(__m512i a, __m512i b, std::int16_t) {
+INLINE std::uint64_t equal_lanes(Vector a, Vector b, std::int16_t) {
   return _mm512_cmpeq_epi16_mask(a, b);
 }
-INLINE std::uint64_t equal_lanes(__m512i a, __m512i b, std::int32_t) {
+INLINE std::uint64_t equal_lanes(Vector a, Vector b, std::int32_t) {
   return _mm512_cmpeq_epi32_mask(a, b);
 }
-INLINE std::uint64_t equal_lanes(__m512i a, __m512i b, std::int64_t) {
+INLINE std::uint64_t equal_lanes(Vector a, Vector b, std::int64_t) {
   return _mm512_cmpeq_epi64_mask(a, b);
 }
-template <class T>
-INLINE std::uint64_t equal64(const T* labels, const T* others) {
-  constexpr int kLanes = 64 / sizeof(T);
-  std::uint64_t bits = 0;
-  for (int i = 0; i < 64; i += kLanes)
-    bits |= equal_lanes(_mm512_loadu_si512(labels + i), _mm512_loadu_si512(others + i), T{}) << i;
-  return bits;
-}
-// The same of the first `count` labels, up to 63, without reading more.
-template <class T>
-INLINE std::uint64_t equal_some(const T* labels, const T* others, std::int64_t count) {
-  constexpr int kLanes = 64 / sizeof(T);
-  const std::uint64_t wanted = (std::uint64_t{1} << count) - 1;
-  std::uint64_t bits = 0;
-  for (int i = 0; i < count; i += kLanes) {
-    const std::int64_t bytes = sizeof(T) * (count - i);
-    const __mmask64 there = bytes < 64 ? (std::uint64_t{1} << bytes) - 1 : ~std::uint64_t{0};
-    bits |=
-        equal_lanes(_mm512_maskz_loadu_epi8(there, labels + i), _mm512_loadu_si512(others + i), T{})
-        << i;
-  }
-  return bits & wanted;
+INLINE Vector load_bytes(const void* from, std::int64_t count) {
+  return _mm512_maskz_loadu_epi8((std::uint64_t{1} << count) - 1, from);
 }
 #else
+using Vector = __m256i;
+INLINE std::uint64_t equal_lanes(Vector a, Vector b, std::uint8_t) {
+  return static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(a, b)));
+}
+INLINE std::uint64_t equal_lanes(Vector a, Vector b, std::int16_t) {
+  const Vector equal = _mm256_cmpeq_epi16(a, b);
+  return _mm_movemask_epi8(
+      _mm_packs_epi16(_mm256_castsi256_si128(equal), _mm256_extracti128_si256(equal, 1)));
+}
+INLINE std::uint64_t equal_lanes(Vector a, Vector b, std::int32_t) {
+  return _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(a, b)));
+}
+INLINE std::uint64_t equal_lanes(Vector a, Vector b, std::int64_t) {
+  return _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpeq_epi64(a, b)));
+}
+INLINE Vector load_bytes(const void* from, std::int64_t count) {
+  Vector some{};
+  __builtin_memcpy(&some, from, count);
+  return some;
+}
+#endif
+
+template <class T>
+INLINE std::uint64_t equal64(const T* labels, const T* others) {
+  constexpr int kLanes = sizeof(Vector) / sizeof(T);
+  std::uint64_t bits = 0;
+  for (int i = 0; i < 64; i += kLanes) {
+    Vector a, b;
+    __builtin_memcpy(&a, labels + i, sizeof(a));
+    __builtin_memcpy(&b, others + i, sizeof(b));
+    bits |= equal_lanes(a, b, T{}) << i;
+  }
+  return bits;
+}
+template <class T>
+INLINE std::uint64_t equal_some(const T* labels, const T* others, std::int64_t count) {
+  constexpr int kLanes = sizeof(Vector) / sizeof(T);
+  std::uint64_t bits = 0;
+  for (int i = 0; i < count; i += kLanes) {
+    const std::int64_t there = sizeof(T) * (count - i), all = sizeof(Vector);
+    Vector a, b;
+    if (there < all)
+      a = load_bytes(labels + i, there);
+    else
+      __builtin_memcpy(&a, labels + i, sizeof(a));
+    __builtin_memcpy(&b, others + i, sizeof(b));
+    bits |= equal_lanes(a, b, T{}) << i;
+  }
+  return bits & ((std::uint64_t{1} << count) - 1);
+}
+
+#else
+
 template <class T>
 INLINE std::uint64_t equal_some(const T* labels, const T* others, std::int64_t count) {
   std::uint8_t flags[64] = {};
   for (std::int64_t i = 0; i < count; ++i) flags[i] = labels[i] == others[i];
-  return pack(flags);
+  std::uint64_t bits = 0;
+  for (int i = 0; i < 64; i += 8) {
+    std::uint64_t eight;
+    __builtin_memcpy(&eight, flags + i, 8);
+    bits |= (eight * 0x0102040810204080u >> 56) << i;
+  }
+  return bits;
 }
 template <class T>
 INLINE std::uint64_t equal64(const T* labels, const T* others) {
   return equal_some(labels, others, 64);
 }
+
 #endif
 
 template <class T>
@@ -219,6 +252,8 @@ INLINE void search_cell(const FarSearch& far, std::int64_t cell, const Point& fr
 INLINE std::uint32_t lanes_set(const Ints& lanes) {
 #if defined(__AVX512F__)
   return _mm512_movepi32_mask(copy_bits<__m512i>(lanes));
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps(copy_bits<__m256>(lanes));
 #else
   std::uint32_t bits = 0;
   for (int i = 0; i < kWidth; ++i) bits |= (lanes[i] & 1u) << i;
@@ -265,14 +300,16 @@ INLINE Point any_point(const FarSearch& far) {
   return {corner[0][0] + (i >> 4), corner[1][0] + (i >> 2 & 3), corner[2][0] + (i & 3)};
 }
 
-std::int64_t nearest(const RowQuery& query, const NearSearch& near, const FarSearch* far,
+RowDistances nearest(const RowQuery& query, const NearSearch& near, const FarSearch* far,
                      const Spacing& spacing, Hint* hints, double* squared, std::uint16_t* steps) {
   const std::int64_t place = query.z % near.group.z * near.group.y + query.y % near.group.y;
   const float lengths[3] = {static_cast<float>(spacing.z), static_cast<float>(spacing.y),
                             static_cast<float>(spacing.x)};
-  std::int64_t count = 0;
+  std::int64_t count = 0, shared = 0;
+  bool complete = true;
   Best best{kInfinity, {}};  // of the voxel before, in this row
   for (std::int64_t word = 0; word < query.words; ++word) {
+    shared += __builtin_popcountll(query.own[word] & query.target[word]);
     for (std::uint64_t bits = query.own[word] & ~query.target[word]; bits != 0; bits &= bits - 1) {
       const std::int64_t x = 64 * word + __builtin_ctzll(bits);
       const Point from{query.z, query.y, static_cast<std::int32_t>(x)};
@@ -288,6 +325,7 @@ std::int64_t nearest(const RowQuery& query, const NearSearch& near, const FarSea
         if (far == nullptr || far->levels[0].count == 0) {
           steps[count] = kManySteps;
           squared[count++] = kInfinity;
+          complete = false;
           continue;
         }
         if (best.squared == kInfinity) {
@@ -302,7 +340,7 @@ std::int64_t nearest(const RowQuery& query, const NearSearch& near, const FarSea
       squared[count++] = best.squared;
     }
   }
-  return count;
+  return {count, shared, complete};
 }
 
 }  // namespace

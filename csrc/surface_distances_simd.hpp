@@ -75,6 +75,11 @@ struct RowQuery {
   std::int32_t z, y;
 };
 
+struct RowDistances {
+  std::int64_t measured, shared;  // bits of `own` that are not in `target`, and that are
+  bool complete;                  // whether none of the distances is infinite
+};
+
 // A voxel and the point that was found nearest to it: the nearest of the next voxel is seldom much
 // nearer, so few rows and cubes need to be opened. One for each kHintWidth voxels along x, of the
 // rows gone before.
@@ -123,8 +128,8 @@ struct SurfaceLoops {
 
   // For the bits of query.own that are not in query.target, in order of x: the squared distance in
   // mm^2 to the nearest bit of the target, and the steps to it; infinity, and kManySteps, where the
-  // near search finds none and `far` is null or has no point. Returns how many there were.
-  std::int64_t (*nearest)(const RowQuery& query, const NearSearch& near, const FarSearch* far,
+  // near search finds none and `far` is null or has no point.
+  RowDistances (*nearest)(const RowQuery& query, const NearSearch& near, const FarSearch* far,
                           const Spacing& spacing, Hint* hints, double* squared,
                           std::uint16_t* steps);
 };

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "bit_grid.hpp"
-#include "structure_boxes.hpp"
+#include "structure_counts.hpp"
 
 namespace recycleseg {
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from recycleseg.metrics import overlap
+from recycleseg.metrics.measure import Structures, measure
 from recycleseg.metrics.scores import Scores
 from recycleseg.metrics.surface import surface_metrics, tolerance_names
 from recycleseg.ops.distance_transform import MAX_SPACING, MIN_SPACING
-from recycleseg.ops.overlap_counts import MAX_CLASSES, overlap_counts
-from recycleseg.ops.surface_distances import DEFINITIONS, surface_distances
+from recycleseg.ops.overlap_counts import MAX_CLASSES
+from recycleseg.ops.surface_distances import DEFINITIONS
 
 # The dtype that holds the values of one that the operations do not take.
 _WIDER = {
@@ -25,7 +25,6 @@ _WIDER = {
     torch.uint32: torch.int64,
     torch.uint64: torch.int64,
 }
-Structures = list[tuple[int, ...]]
 
 
 def evaluate(
@@ -90,10 +89,17 @@ def evaluate(
             f"labels: expected names alone, one for each mask, for boolean arrays (C, *S) as pred, "
             f"got {labels!r}: a mapping from names to labels is for label maps"
         )
-    if structures is None:
-        counts, sums = _mask_counts(pred_maps, ref_maps, backend)
-    else:
-        counts, sums = _structure_counts(pred_maps, ref_maps, structures, backend)
+    counts, sums, distances = measure(
+        pred_maps,
+        ref_maps,
+        structures,
+        spacing=spacing_of_maps,
+        tolerances=tolerances,
+        percentile=percentile,
+        definitions=definitions,
+        border_is_outside=border_is_outside,
+        backend=backend,
+    )
     sizes = overlap.volumes(counts, spacing)
     unit = "volume_ml" if len(spacing) == 3 else "area_mm2"
     table = {
@@ -105,21 +111,10 @@ def evaluate(
         f"ref_{unit}": sizes[..., 1],
         "centroid_distance": overlap.centroid_distance(counts, sums, spacing_of_maps),
     }
-    for definition in definitions:
-        distances = surface_distances(
-            pred_maps,
-            ref_maps,
-            labels=structures,
-            spacing=spacing_of_maps,
-            tolerances=tolerances,
-            percentiles=(percentile,),
-            definition=definition,
-            border_is_outside=border_is_outside,
-            backend=backend,
-        )
+    for definition, (directed, pooled) in distances.items():
         table |= surface_metrics(
-            distances.directed.cpu().numpy(),
-            distances.pooled.cpu().numpy(),
+            directed.cpu().numpy(),
+            pooled.cpu().numpy(),
             percentile=percentile,
             tolerances=nsd_names,
             definition=definition,
@@ -268,74 +263,7 @@ def _in_memory_order(
     """
     first = pred.ndim - len(spacing)
     order = sorted(range(len(spacing)), key=lambda axis: -pred.stride(first + axis))
+    if order == sorted(order):
+        return pred, ref, spacing
     axes = [*range(first), *(first + axis for axis in order)]
     return pred.permute(axes), ref.permute(axes), tuple(spacing[axis] for axis in order)
-
-
-def _mask_counts(pred: Tensor, ref: Tensor, backend: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Counts (B, C, 3) and sums of indices (B, C, 2, D) of masks (B, C, *S)."""
-    counts, sums = overlap_counts(
-        pred.flatten(0, 1), ref.flatten(0, 1), 2, coordinate_sums=True, backend=backend
-    )
-    head = pred.shape[:2]
-    return (
-        counts[:, 1].unflatten(0, head).cpu().numpy(),
-        sums[:, 1].unflatten(0, head).cpu().numpy(),
-    )
-
-
-def _structure_counts(
-    pred: Tensor, ref: Tensor, structures: Structures, backend: str
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Counts (B, C, 3) and sums of indices (B, C, 2, D) of unions of labels in maps (B, *S)."""
-    values = sorted({value for structure in structures for value in structure})
-    # Any label of a byte is counted, so that one that is not listed can be named.
-    num_classes = max(values[-1] + 1, 256)
-    counts, sums = (
-        t.cpu().numpy()
-        for t in overlap_counts(pred, ref, num_classes, coordinate_sums=True, backend=backend)
-    )
-    listed = {0, *values}
-    if int(counts[:, list(listed), 1:].sum()) != 2 * pred.numel():
-        _refuse_labels(counts, values)
-    if all(len(structure) == 1 for structure in structures):
-        alone = [structure[0] for structure in structures]
-        return counts[:, alone], sums[:, alone]
-    confusion = _confusion(pred, ref, values)
-    position = {value: i for i, value in enumerate(values)}
-    united = np.stack([counts[:, s].sum(1) for s in structures], axis=1)
-    for c, structure in enumerate(structures):
-        at = [position[value] for value in structure]
-        united[:, c, 0] += confusion[:, at][:, :, at].sum((1, 2))
-    return united, np.stack([sums[:, s].sum(1) for s in structures], axis=1)
-
-
-def _refuse_labels(counts: NDArray[Any], values: list[int]) -> None:
-    """Raise ValueError naming a label that is not listed; there is one in counts (B, C, 3)."""
-    others = np.ones(counts.shape[1], dtype=bool)
-    others[[0, *values]] = False
-    for column, name in ((1, "pred"), (2, "ref")):
-        voxels = np.where(others, counts[..., column].sum(0), 0)
-        if voxels.any():
-            value = int(voxels.argmax())
-            raise ValueError(
-                f"{name}: expected 0 and the labels {', '.join(map(str, values))}, "
-                f"got {value} ({voxels[value]} voxels)"
-            )
-
-
-def _confusion(pred: Tensor, ref: Tensor, values: list[int]) -> NDArray[Any]:
-    """(B, V, V): voxels with label values[i] in pred and another one, values[j], in ref."""
-    num = len(values) + 1  # the last for what is in no structure
-    position = torch.full((values[-1] + 1,), num - 1, device=pred.device)
-    position[values] = torch.arange(num - 1, device=pred.device)
-    rows = []
-    for p, r in zip(pred, ref, strict=True):
-        differ = (p != r).flatten()
-        if differ.device.type == "cpu":  # where torch's nonzero takes five times as long as NumPy's
-            at = torch.from_numpy(np.flatnonzero(differ.numpy()))
-        else:
-            at = differ.nonzero().squeeze(1)
-        joint = position[p.flatten()[at].long()] * num + position[r.flatten()[at].long()]
-        rows.append(torch.bincount(joint, minlength=num * num).view(num, num)[:-1, :-1])
-    return torch.stack(rows).cpu().numpy()

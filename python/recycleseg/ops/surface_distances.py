@@ -42,6 +42,19 @@ class SurfaceDistances(NamedTuple):
     pooled: Tensor
 
 
+class StructureCounts(NamedTuple):
+    """Voxels of the structures of a batch, all int64; see :func:`count_and_measure`.
+
+    counts: (B, C, 3), in both maps, in pred, in ref. coordinate_sums: (B, C, 2, D), of the voxels'
+    indices along each axis of S, in pred, in ref. unlisted: (2), voxels of pred and of ref whose
+    label is neither 0 nor in a structure.
+    """
+
+    counts: Tensor
+    coordinate_sums: Tensor
+    unlisted: Tensor
+
+
 def surface_distances(
     pred: Tensor,
     ref: Tensor,
@@ -137,6 +150,37 @@ def surface_distances(
     return SurfaceDistances(directed, pooled)
 
 
+def count_and_measure(
+    pred: Tensor,
+    ref: Tensor,
+    *,
+    labels: Labels | None,
+    spacing: Sequence[float],
+    tolerances: Sequence[float],
+    percentiles: Sequence[float],
+    definition: str = "voxel",
+    border_is_outside: bool = True,
+) -> tuple[StructureCounts, SurfaceDistances]:
+    """:func:`surface_distances` by "cpp" of CPU tensors that are not empty, and from the same
+    reading of the maps the structures' voxels. For callers that have checked the arguments.
+    """
+    query = Query(
+        _structures(labels),
+        spacing,
+        tolerances,
+        percentiles,
+        definition == "surfel",
+        border_is_outside,
+    )
+    per_structure = (pred.shape[0], query.num_structures(pred))
+    counts = StructureCounts(
+        torch.empty((*per_structure, 3), dtype=torch.int64),
+        torch.empty((*per_structure, 2, len(spacing)), dtype=torch.int64),
+        torch.empty(2, dtype=torch.int64),
+    )
+    return counts, SurfaceDistances(*_measure_by_extension(pred, ref, query, counts))
+
+
 def surface_distances_reference(
     pred: Tensor,
     ref: Tensor,
@@ -188,6 +232,25 @@ def _nearest_by_transform(own: Surface, other: Surface, spacing: Sequence[float]
     return distance[own.points.unbind(1)].double()
 
 
+def _measure_by_extension(
+    pred: Tensor, ref: Tensor, query: Query, counts: StructureCounts | None = None
+) -> tuple[Tensor, Tensor]:
+    """The "cpp" backend, which fills `counts` where given."""
+    directed, pooled = empty_result(
+        pred, query.num_structures(pred), len(query.percentiles), len(query.tolerances)
+    )
+    _ext.C.surface_distances_cpu(
+        _ext.capsule(pred.contiguous()),
+        _ext.capsule(ref.contiguous()),
+        *query,
+        _ext.capsule(directed),
+        _ext.capsule(pooled),
+        torch.get_num_threads(),
+        *map(_ext.capsule, counts or ()),
+    )
+    return directed, pooled
+
+
 @torch.library.custom_op("recycleseg::surface_distances", mutates_args=())
 def _surface_distances(
     pred: Tensor,
@@ -210,17 +273,7 @@ def _surface_distances(
         return _measure_by_pairs(pred, ref, query)
     if backend == "cuda":
         return _measure_by_transforms(pred, ref, query)
-    maps = [maps.cpu().contiguous() for maps in (pred, ref)]
-    directed, pooled = empty_result(
-        maps[0], query.num_structures(pred), len(percentiles), len(tolerances)
-    )
-    _ext.C.surface_distances_cpu(
-        *map(_ext.capsule, maps),
-        *query,
-        _ext.capsule(directed),
-        _ext.capsule(pooled),
-        torch.get_num_threads(),
-    )
+    directed, pooled = _measure_by_extension(pred.cpu(), ref.cpu(), query)
     return directed.to(pred.device), pooled.to(pred.device)
 
 

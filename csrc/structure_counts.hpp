@@ -1,4 +1,5 @@
-// Where in two label maps each structure lies.
+// What one reading of two label maps tells of each structure: where it lies, how large it is, its
+// overlap and the sums of its voxels' indices.
 #pragma once
 
 #include <algorithm>
@@ -39,9 +40,24 @@ struct VolumeShape {
   }
 };
 
-// boxes[side][b * classes + c]: of structure c in sample b of pred (side 0) and ref (side 1).
-using Boxes = std::vector<Box>[2];
-void find_boxes(const TensorView& pred, const TensorView& ref, const VolumeShape& shape,
-                const SurfaceQuery& query, Team& team, Boxes& boxes);
+// One structure of one sample. Side 0 is pred, side 1 ref.
+struct StructureCount {
+  struct Side {
+    std::int64_t voxels = 0, index_sums[3] = {};  // along z, y, x
+    Box box;
+  };
+  std::int64_t both = 0;  // voxels that are in the structure on both sides
+  Side side[2];
+
+  void add(const StructureCount& other);
+};
+
+struct StructureCounts {
+  std::vector<StructureCount> of;  // [b * classes + c]
+  std::int64_t unlisted[2] = {};   // voxels of each side whose label is neither 0 nor listed
+};
+
+StructureCounts count_structures(const TensorView& pred, const TensorView& ref,
+                                 const VolumeShape& shape, const SurfaceQuery& query, Team& team);
 
 }  // namespace recycleseg

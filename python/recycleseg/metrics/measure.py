@@ -1,0 +1,148 @@
+"""What is measured of two maps, from which every metric follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recycleseg import _ext
+from recycleseg.ops.overlap_counts import overlap_counts
+from recycleseg.ops.surface_distances import (
+    SurfaceDistances,
+    count_and_measure,
+    surface_distances,
+)
+
+# The labels of each structure, without repetition.
+Structures = list[tuple[int, ...]]
+
+
+class Measured(NamedTuple):
+    """Of C structures in a batch of B cases with D axes.
+
+    counts: int64 (B, C, 3), voxels in both maps, in pred, in ref. coordinate_sums: int64
+    (B, C, 2, D), sums of these voxels' indices, in pred and in ref. distances: by definition.
+    """
+
+    counts: NDArray[Any]
+    coordinate_sums: NDArray[Any]
+    distances: dict[str, SurfaceDistances]
+
+
+def measure(
+    pred: Tensor,
+    ref: Tensor,
+    structures: Structures | None,
+    *,
+    spacing: Sequence[float],
+    tolerances: Sequence[float],
+    percentile: float,
+    definitions: Sequence[str],
+    border_is_outside: bool,
+    backend: str,
+) -> Measured:
+    """Measure label maps (B, *S), or bool masks (B, C, *S) where `structures` is None.
+
+    The other arguments are those of recycleseg.evaluate, which has checked them. Raises ValueError
+    where a label is neither 0 nor in a structure, and RuntimeError for a backend not built.
+    """
+    options: dict[str, Any] = {
+        "labels": structures,
+        "spacing": spacing,
+        "tolerances": tolerances,
+        "percentiles": (percentile,),
+        "border_is_outside": border_is_outside,
+    }
+    if _ext.resolve_backend(backend, pred.device) == "cpp" and definitions:
+        first, *others = definitions
+        found, distances = count_and_measure(pred, ref, definition=first, **options)
+        if found.unlisted.numpy().any():
+            _structure_counts(pred, ref, structures or [], backend)  # raises, naming a label
+        counts, sums = found.counts.numpy(), found.coordinate_sums.numpy()
+        measured = {first: distances}
+    else:
+        others, measured = list(definitions), {}
+        counts, sums = (
+            _mask_counts(pred, ref, backend)
+            if structures is None
+            else _structure_counts(pred, ref, structures, backend)
+        )
+    for definition in others:
+        measured[definition] = surface_distances(
+            pred, ref, definition=definition, backend=backend, **options
+        )
+    return Measured(counts, sums, measured)
+
+
+def _mask_counts(pred: Tensor, ref: Tensor, backend: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Counts (B, C, 3) and sums of indices (B, C, 2, D) of masks (B, C, *S)."""
+    counts, sums = overlap_counts(
+        pred.flatten(0, 1), ref.flatten(0, 1), 2, coordinate_sums=True, backend=backend
+    )
+    head = pred.shape[:2]
+    return (
+        counts[:, 1].unflatten(0, head).cpu().numpy(),
+        sums[:, 1].unflatten(0, head).cpu().numpy(),
+    )
+
+
+def _structure_counts(
+    pred: Tensor, ref: Tensor, structures: Structures, backend: str
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Counts (B, C, 3) and sums of indices (B, C, 2, D) of unions of labels in maps (B, *S)."""
+    values = sorted({value for structure in structures for value in structure})
+    # Any label of a byte is counted, so that one that is not listed can be named.
+    num_classes = max(values[-1] + 1, 256)
+    counts, sums = (
+        t.cpu().numpy()
+        for t in overlap_counts(pred, ref, num_classes, coordinate_sums=True, backend=backend)
+    )
+    listed = {0, *values}
+    if int(counts[:, list(listed), 1:].sum()) != 2 * pred.numel():
+        _refuse_labels(counts, values)
+    if all(len(structure) == 1 for structure in structures):
+        alone = [structure[0] for structure in structures]
+        return counts[:, alone], sums[:, alone]
+    confusion = _confusion(pred, ref, values)
+    position = {value: i for i, value in enumerate(values)}
+    united = np.stack([counts[:, s].sum(1) for s in structures], axis=1)
+    for c, structure in enumerate(structures):
+        at = [position[value] for value in structure]
+        united[:, c, 0] += confusion[:, at][:, :, at].sum((1, 2))
+    return united, np.stack([sums[:, s].sum(1) for s in structures], axis=1)
+
+
+def _refuse_labels(counts: NDArray[Any], values: list[int]) -> None:
+    """Raise ValueError naming a label that is not listed; there is one in counts (B, C, 3)."""
+    others = np.ones(counts.shape[1], dtype=bool)
+    others[[0, *values]] = False
+    for column, name in ((1, "pred"), (2, "ref")):
+        voxels = np.where(others, counts[..., column].sum(0), 0)
+        if voxels.any():
+            value = int(voxels.argmax())
+            raise ValueError(
+                f"{name}: expected 0 and the labels {', '.join(map(str, values))}, "
+                f"got {value} ({voxels[value]} voxels)"
+            )
+
+
+def _confusion(pred: Tensor, ref: Tensor, values: list[int]) -> NDArray[Any]:
+    """(B, V, V): voxels with label values[i] in pred and another one, values[j], in ref."""
+    num = len(values) + 1  # the last for what is in no structure
+    position = torch.full((values[-1] + 1,), num - 1, device=pred.device)
+    position[values] = torch.arange(num - 1, device=pred.device)
+    rows = []
+    for p, r in zip(pred, ref, strict=True):
+        differ = (p != r).flatten()
+        if differ.device.type == "cpu":  # where torch's nonzero takes five times as long as NumPy's
+            at = torch.from_numpy(np.flatnonzero(differ.numpy()))
+        else:
+            at = differ.nonzero().squeeze(1)
+        joint = position[p.flatten()[at].long()] * num + position[r.flatten()[at].long()]
+        rows.append(torch.bincount(joint, minlength=num * num).view(num, num)[:-1, :-1])
+    return torch.stack(rows).cpu().numpy()

@@ -1,0 +1,100 @@
+"""The counts that come with the surface distances are those of overlap_counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tests.ops.surface_cases import needs_cpp
+from torch import Tensor
+
+from recycleseg.metrics.measure import Measured, Structures, measure
+
+STRUCTURES: list[Structures] = [
+    [(1,), (2,), (3,), (4,)],
+    [(4, 3), (1, 2, 3), (2,), (1, 4)],  # unions that overlap
+    [(0,), (0, 1, 2, 3, 4)],  # background as a structure
+    [(1, 2, 3, 4, 300)],  # a label that is beyond a byte, and in no map
+]
+SHAPES = [(2, 9, 11, 70), (1, 100, 130), (3, 1, 1, 1), (1, 24, 64, 64)]
+
+
+def both(pred: Tensor, ref: Tensor, structures: Structures | None) -> list[Measured]:
+    """By the extension in one reading, and by the operations' references."""
+    axes = pred.ndim - (2 if structures is None else 1)
+    return [
+        measure(
+            pred,
+            ref,
+            structures,
+            spacing=(0.5, 2.0, 1.0)[:axes],
+            tolerances=(1.0,),
+            percentile=95.0,
+            definitions=("voxel",) if backend == "cpp" else (),
+            border_is_outside=True,
+            backend=backend,
+        )
+        for backend in ("cpp", "reference")
+    ]
+
+
+def blocks(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
+    """Labels 0 to 4, in blocks whose runs end within rows, at their ends and beyond them."""
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.zeros(shape, dtype=dtype)
+    for label in (1, 2, 3, 4, 0, 2):
+        low = [int(torch.randint(n, (), generator=generator)) for n in shape[1:]]
+        high = [
+            i + 1 + int(torch.randint(n, (), generator=generator))
+            for i, n in zip(low, shape[1:], strict=True)
+        ]
+        maps[(slice(None), *map(slice, low, high))] = label
+    return maps
+
+
+@needs_cpp
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("structures", STRUCTURES)
+@pytest.mark.parametrize("dtypes", [(torch.uint8, torch.uint8), (torch.int16, torch.int64)])
+def test_label_maps(
+    shape: tuple[int, ...], structures: Structures, dtypes: tuple[torch.dtype, torch.dtype]
+) -> None:
+    ours, expected = both(blocks(shape, dtypes[0], 1), blocks(shape, dtypes[1], 2), structures)
+    np.testing.assert_array_equal(ours.counts, expected.counts)
+    np.testing.assert_array_equal(ours.coordinate_sums, expected.coordinate_sums)
+    assert ours.counts[..., 1:].sum() > 0
+
+
+@needs_cpp
+@pytest.mark.parametrize("shape", SHAPES)
+def test_masks(shape: tuple[int, ...]) -> None:
+    maps = [
+        torch.stack([blocks(shape, torch.uint8, 3 * i + c) == 2 for c in range(3)], 1)
+        for i in range(2)
+    ]
+    ours, expected = both(maps[0], maps[1], None)
+    np.testing.assert_array_equal(ours.counts, expected.counts)
+    np.testing.assert_array_equal(ours.coordinate_sums, expected.coordinate_sums)
+
+
+@needs_cpp
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_batch_of_many_maps_on_threads(threads: int) -> None:
+    maps = [blocks((7, 20, 96, 96), torch.uint8, seed) for seed in (5, 6)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        ours, expected = both(maps[0], maps[1], STRUCTURES[1])
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(ours.counts, expected.counts)
+    np.testing.assert_array_equal(ours.coordinate_sums, expected.coordinate_sums)
+
+
+@needs_cpp
+@pytest.mark.parametrize(("side", "name"), [(0, "pred"), (1, "ref")])
+def test_a_label_of_no_structure_is_named(side: int, name: str) -> None:
+    maps = [blocks((1, 20, 30), torch.uint8, seed) for seed in (7, 8)]
+    maps[side][0, 3, 4:7] = 9
+    with pytest.raises(ValueError, match=rf"^{name}: .* 1, 2, 3, 4, got 9 \(3 voxels\)"):
+        both(maps[0], maps[1], STRUCTURES[0])
