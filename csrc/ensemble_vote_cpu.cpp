@@ -16,9 +16,9 @@ RECYCLESEG_DECLARE_BUILDS(VoteLoops, kVoteLoops)
 
 namespace {
 
-constexpr std::int64_t kBlock = 4096;             // voxels at once; rows of 16 KiB
+constexpr std::int64_t kBlock = 8192;             // voxels at once; rows of 32 KiB
 constexpr std::int64_t kSmallBlock = 1024;        // voxels at once of what is not a plain mean
-constexpr std::int64_t kBlocksPerChunk = 8;       // that a thread takes at once
+constexpr std::int64_t kBlocksPerChunk = 4;       // that a thread takes at once
 constexpr std::int64_t kScratchFloats = 1 << 16;  // of a thread: what its second cache holds
 
 std::int64_t element_bytes(DType dtype) {

@@ -151,7 +151,7 @@ struct Streams {
     }
   }
   INLINE Floats add(const Vote& vote, std::int64_t v, Floats sum, Ints& worst) const {
-    constexpr std::int64_t kPerLine = kLine / sizeof(T), kAhead = 8192 / sizeof(T);
+    constexpr std::int64_t kPerLine = kLine / sizeof(T), kAhead = 1024 / sizeof(T);
     for (int k = 0; k < kMembers; ++k) {
       if (v % kPerLine == 0) prefetch(from[k] + v + kAhead);
       const Floats value = read(from[k] + v);
