@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recycleseg.models.single_sample import Conv2d, Conv3d
+
+KINDS: dict[int, Any] = {2: Conv2d, 3: Conv3d}
+GEOMETRIES: list[dict[str, Any]] = [
+    {"kernel_size": 3, "padding": 1, "bias": False},
+    {"kernel_size": 1},
+    {"kernel_size": 2, "stride": 2, "bias": False},
+]
+
+
+@pytest.mark.parametrize("size", [(9, 8, 10), (32, 41, 9), (1, 2, 3), (12, 30), (300, 300)])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_value_and_gradients_of_one_sample_equal_float64(
+    size: tuple[int, ...], geometry: dict[str, Any], channels_last: bool
+) -> None:
+    torch.manual_seed(0)
+    conv = KINDS[len(size)](16, 8, **geometry)
+    if min(size) < conv.kernel_size[0] - 2 * conv.padding[0]:
+        size = tuple(max(n, 2) for n in size)
+    x = torch.randn(1, 16, *size)
+    if channels_last:
+        x = x.contiguous(
+            memory_format=torch.channels_last if len(size) == 2 else torch.channels_last_3d
+        )
+    x.requires_grad_()
+    y = conv(x)
+    with torch.no_grad():
+        assert torch.equal(conv(x), y)
+    cotangent = torch.randn_like(y)
+    leaves = [x, *conv.parameters()]
+    grads = torch.autograd.grad((y * cotangent).sum(), leaves)
+
+    wide = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    convolve = F.conv2d if len(size) == 2 else F.conv3d
+    expected = convolve(
+        wide[0],
+        wide[1],
+        wide[2] if len(wide) > 2 else None,
+        stride=conv.stride,
+        padding=conv.padding,
+    )
+    expected_grads = torch.autograd.grad((expected * cotangent.double()).sum(), wide)
+    for ours, theirs in zip((y, *grads), (expected, *expected_grads), strict=True):
+        close(ours, theirs)
+
+
+def close(ours: Tensor, expected: Tensor) -> None:
+    """To float32 rounding of sums of up to 90 000 products, of a weight's gradient."""
+    atol = 2e-5 * float(expected.abs().max())
+    torch.testing.assert_close(ours.double(), expected, rtol=0, atol=atol)
+
+
+def test_frozen_weights_get_no_gradient() -> None:
+    conv = Conv3d(4, 4, 3, padding=1).requires_grad_(False)
+    x = torch.randn(1, 4, 5, 6, 7, requires_grad=True)
+    conv(x).sum().backward()
+    assert x.grad is not None and conv.weight.grad is None
+
+
+def test_batches_autocast_and_float64_are_pytorchs() -> None:
+    conv = Conv3d(4, 6, 3, padding=1)
+    x = torch.randn(2, 4, 5, 6, 7)
+    assert torch.equal(conv(x), F.conv3d(x, conv.weight, conv.bias, padding=1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv(x[:1]).dtype == torch.bfloat16
+    assert conv.double()(x[:1].double()).dtype == torch.float64
