@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recycleseg.data.geometry import Orientation, resample, resample_label
+from recycleseg.data.geometry import Kernel, Orientation, resample, resample_label
 
 AXES = [
     "".join(letters)
@@ -64,10 +64,31 @@ def test_shrinking_equals_torch_with_antialiasing(shape: tuple[int, ...]) -> Non
     torch.testing.assert_close(resample(x, shape), expected, rtol=0, atol=2e-6)
 
 
-def test_equal_shape_is_bit_exact_and_constants_stay() -> None:
+@pytest.mark.parametrize("shape", [(9, 5), (3, 20), (20, 31), (1, 12), (4, 4)])
+def test_cubic_equals_torch_with_antialiasing(shape: tuple[int, ...]) -> None:
+    x = torch.rand(2, 13, 12, generator=torch.Generator().manual_seed(0))
+    options = {"mode": "bicubic", "align_corners": False, "antialias": True}
+    expected = F.interpolate(x[None], size=shape, **options)[0]
+    # torch rounds the weights of this filter to float32 at another place.
+    torch.testing.assert_close(resample(x, shape, kernel="cubic"), expected, rtol=0, atol=2e-6)
+
+
+def test_cubic_is_exact_for_parabolas_inside() -> None:
+    """Keys 1981: third-order convergence, so that polynomials up to the second order stay."""
+    old, new = 12, 30
+    x = torch.arange(old, dtype=torch.float64) + 0.5
+    at = (torch.arange(new, dtype=torch.float64) + 0.5) * old / new
+    curve = resample((x**2)[None].float(), (new,), kernel="cubic")[0]
+    inside = (at > 2) & (at < old - 2)
+    # 144 times float32 rounding.
+    torch.testing.assert_close(curve[inside], (at**2)[inside].float(), rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "cubic"])
+def test_equal_shape_is_bit_exact_and_constants_stay(kernel: Kernel) -> None:
     x = torch.rand(1, 5, 6, 7, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(resample(x, (5, 6, 7)), x)
-    ones = resample(torch.ones(1, 5, 6, 7), (11, 3, 1))
+    assert torch.equal(resample(x, (5, 6, 7), kernel=kernel), x)
+    ones = resample(torch.ones(1, 5, 6, 7), (11, 3, 1), kernel=kernel)
     # Each row of weights sums to 1 up to float32 rounding.
     torch.testing.assert_close(ones, torch.ones(1, 11, 3, 1), rtol=0, atol=1e-6)
 
@@ -89,11 +110,12 @@ def test_label_of_a_ball_survives_anisotropic_resampling() -> None:
 
 
 @pytest.mark.parametrize("shape", [(5, 6, 7), (11, 3, 7), (2, 13, 1), (40, 40, 40)], ids=str)
-def test_a_part_has_the_bits_of_the_whole(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("kernel", ["linear", "cubic"])
+def test_a_part_has_the_bits_of_the_whole(shape: tuple[int, ...], kernel: Kernel) -> None:
     x = torch.randn(2, 5, 6, 7, generator=torch.Generator().manual_seed(0))
-    whole = resample(x, shape)
+    whole = resample(x, shape, kernel=kernel)
     for axis, size in enumerate(shape):
         for start, stop in ((0, 1), (size // 2, size), (size - 1, size), (0, size)):
             part = [slice(None)] * 3
             part[axis] = slice(start, stop)
-            assert torch.equal(resample(x, shape, part), whole[(slice(None), *part)])
+            assert torch.equal(resample(x, shape, part, kernel=kernel), whole[(slice(None), *part)])

@@ -51,7 +51,7 @@ def test_value_and_gradients_of_one_sample_equal_float64(
     )
     expected_grads = torch.autograd.grad((expected * cotangent.double()).sum(), wide)
     for ours, theirs in zip((y, *grads), (expected, *expected_grads), strict=True):
-        close(ours, theirs)
+        close(ours.detach(), theirs.detach())
 
 
 def close(ours: Tensor, expected: Tensor) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
 import torch
 from torch import Tensor
+
+Kernel = Literal["linear", "cubic"]
 
 
 @dataclass(frozen=True)
@@ -47,19 +50,26 @@ class Orientation:
         return permuted.flip([axis + 1 for axis in self.flipped]) if self.flipped else permuted
 
 
-def resample(x: Tensor, shape: Sequence[int], part: Sequence[slice] | None = None) -> Tensor:
-    """Linear resampling of (C, *S) float32 to (C, *shape) over the same field of view.
+def resample(
+    x: Tensor,
+    shape: Sequence[int],
+    part: Sequence[slice] | None = None,
+    *,
+    kernel: Kernel = "linear",
+) -> Tensor:
+    """Resample (C, *S) float32 to (C, *shape) over the same field of view.
 
-    One axis after the other, so strongly anisotropic voxels need no special case. An axis that
-    shrinks is averaged over a triangle as wide as the step, against aliasing; an axis that keeps
-    its size is left untouched, bit for bit.
+    One axis after the other, so strongly anisotropic voxels need no special case. Where an axis
+    shrinks the kernel is as much wider as the step, against aliasing; an axis that keeps its size
+    is left untouched, bit for bit.
 
     part: a range of the result along each axis, which alone is computed, to the same bits as
-    within the whole.
+    within the whole. kernel: "linear" keeps probabilities between 0 and 1; "cubic" (Keys 1981,
+    a = -1/2), for images, keeps edges sharper and may overshoot.
     """
     parts = part or [slice(None)] * len(shape)
     taps = [
-        _taps(size, new_size, wanted)
+        _taps(size, new_size, wanted, kernel)
         for size, new_size, wanted in zip(x.shape[1:], shape, parts, strict=True)
     ]
     for axis, (places, _) in enumerate(taps, start=1):
@@ -88,19 +98,31 @@ def resample_label(label: Tensor, shape: Sequence[int], values: Sequence[int]) -
     return result
 
 
-def _taps(size: int, new_size: int, wanted: slice) -> tuple[Tensor, Tensor | None]:
+def _taps(size: int, new_size: int, wanted: slice, kernel: Kernel) -> tuple[Tensor, Tensor | None]:
     """Which of `size` voxels each wanted one of `new_size` is made of, (n, K), and their weights.
 
     No weights: each is one of the old.
     """
     if size == new_size:
         return torch.arange(size)[wanted, None], None
-    weights = _linear_weights(size, new_size)[wanted]
-    number = int((weights > 0).sum(1).max())
-    places = (weights > 0).int().argmax(1, keepdim=True) + torch.arange(number)
-    inside = places < size
-    places = places.clamp(max=size - 1)
-    return places, weights.gather(1, places) * inside
+    step = size / new_size
+    width = max(step, 1.0)
+    reach = 1 if kernel == "linear" else 2
+    centre = (torch.arange(new_size, dtype=torch.float64)[wanted, None] + 0.5) * step - 0.5
+    first = (centre - reach * width).floor() + 1
+    places = first + torch.arange(math.ceil(2 * reach * width))
+    distance = (places - centre).abs() / width
+    weights = (1 - distance).clamp_min(0) if kernel == "linear" else _keys(distance)
+    weights = weights * ((places >= 0) & (places < size))  # the rest of the field of view counts
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    return places.clamp(0, size - 1).long(), weights.float()
+
+
+def _keys(distance: Tensor) -> Tensor:
+    """Weights at these distances >= 0 from the kernel's centre: Keys 1981, equation 15."""
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
 
 
 def _weighted_sum(x: Tensor, axis: int, places: Tensor, weights: Tensor) -> Tensor:
@@ -110,12 +132,3 @@ def _weighted_sum(x: Tensor, axis: int, places: Tensor, weights: Tensor) -> Tens
     for k in range(1, places.shape[1]):
         total += x.index_select(axis, places[:, k]).mul_(weights[:, k].view(along))
     return total
-
-
-def _linear_weights(size: int, new_size: int) -> Tensor:
-    """(new_size, size) float32 rows that sum to 1."""
-    step = size / new_size
-    centre = (torch.arange(new_size, dtype=torch.float64) + 0.5) * step - 0.5
-    distance = (torch.arange(size, dtype=torch.float64) - centre[:, None]).abs()
-    weights = (1 - distance / max(step, 1.0)).clamp_min(0)
-    return (weights / weights.sum(dim=1, keepdim=True)).float()

@@ -207,7 +207,7 @@ def preprocess_image(volumes: Sequence[Volume], plan: Plan, *, case_id: str = ""
     zoomed = zip(spacing, image.shape[1:], shape, strict=True)
     return PreparedCase(
         case_id=case_id,
-        image=resample(image, shape),
+        image=resample(image, shape, kernel="cubic"),
         label=None,
         spacing=tuple(size * old / new for size, old, new in zoomed),
         native_shape=first.array.shape,
