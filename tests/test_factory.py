@@ -114,8 +114,11 @@ def test_patch_is_the_median_shape_rounded_up(
 def test_patch_is_cut_to_fit() -> None:
     size = factory.choose_patch_size(SMALL, (300, 200, 40))
     assert size[2] == 40 and all(n % 8 == 0 for n in size)
-    largest = factory.MAX_AUTO_PATCH_VOXELS
-    assert 0.8 * largest < math.prod(size) <= largest
+    assert 0.8 * 2**18 < math.prod(size) <= 2**18
+    config = replace(SMALL, patch=PatchConfig(max_voxels=20_000))
+    assert factory.choose_patch_size(config, (32, 40, 32)) == (24, 24, 32)
+    config = replace(SMALL, patch=PatchConfig(max_voxels=1))
+    assert factory.choose_patch_size(config, (32, 40, 32)) == (8, 8, 8)
 
 
 def test_patch_of_the_configuration() -> None:

@@ -15,6 +15,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
             "model.num_res_blocks",
             "model.num_heads",
             "model.num_transformer_layers",
+            "patch.max_voxels",
             "optim.steps",
             "optim.batch_size",
             "optim.accumulation",

@@ -32,8 +32,6 @@ from recycleseg.inference.volume import VolumeSampler
 from recycleseg.losses import SegmentationLoss
 from recycleseg.models.unet import UNet
 
-# What a training patch may hold when its size is left to us: fits a laptop's memory and time.
-MAX_AUTO_PATCH_VOXELS = 2**18
 # A compiled network takes batches of one size, which few windows are filled up to.
 MAX_COMPILED_BATCH = 8
 
@@ -97,14 +95,14 @@ class AutocastNetwork:
 
 
 def choose_patch_size(config: TrainConfig, median_shape: Sequence[int]) -> tuple[int, ...]:
-    """`patch.size`, or the median shape rounded up to a multiple of 8 and cut to fit."""
+    """`patch.size`, or the median shape rounded up to a multiple of 8 and cut to `max_voxels`."""
     dims = len(median_shape)
     if config.patch.size is not None:
         if len(config.patch.size) != dims:
             raise ValueError(f"patch.size: expected {dims} numbers, got {list(config.patch.size)}")
         return tuple(config.patch.size)
     size = [8 * math.ceil(n / 8) for n in median_shape]
-    while math.prod(size) > MAX_AUTO_PATCH_VOXELS:
+    while math.prod(size) > config.patch.max_voxels and max(size) > 8:
         size[size.index(max(size))] -= 8
     return tuple(size)
 
