@@ -8,6 +8,8 @@ ranges, so that intensity alone tells little; place, size and shape tell the res
 from __future__ import annotations
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,11 +74,16 @@ def write_phantom(
     for folder in ("imagesTr", "labelsTr"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     case_ids = [f"phantom_{index:03d}" for index in range(sum(num_cases))]
-    for index, case_id in enumerate(case_ids):
+
+    def write_scene(index: int) -> None:
+        case_id = case_ids[index]
         image, label = make_scene(spatial_dims, seed=seed, index=index)
         levels = (image * 160).clip(0, 255).round().astype(np.uint8)
         write_volume(root / "imagesTr" / f"{case_id}_0000{ending}", levels, spacing=spacing)
         write_volume(root / "labelsTr" / f"{case_id}{ending}", label, spacing=spacing)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        list(pool.map(write_scene, range(len(case_ids))))
     train, val, _ = np.cumsum(num_cases).tolist()
     split = {"train": case_ids[:train], "val": case_ids[train:val], "test": case_ids[val:]}
     description = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy  # whose modules load when they are used: stats takes a second
 from numpy.typing import NDArray
-from scipy import stats
 
 Array = NDArray[np.float64]
 
@@ -67,9 +67,9 @@ def signed_rank(differences: Array) -> tuple[float, float]:
     if len(nonzero) == 0:
         return 1.0, 0.0
     signs = np.sign(nonzero)
-    ranks = stats.rankdata(np.abs(nonzero))
+    ranks = scipy.stats.rankdata(np.abs(nonzero))
     if len(ranks) > _MAX_EXACT:
-        result = stats.wilcoxon(signs * ranks, correction=False, method="asymptotic")
+        result = scipy.stats.wilcoxon(signs * ranks, correction=False, method="asymptotic")
         p_value = float(result.pvalue)
     else:
         p_value = _exact_p(ranks, signs > 0)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy  # whose modules load when they are used
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from recycleseg.config import PostprocessConfig
@@ -158,7 +158,7 @@ def _bounding_boxes(
     label: Array, values: Mapping[str, tuple[int, ...]], margin: int
 ) -> dict[str, tuple[slice, ...]]:
     """The box around each class in the map and around all together, within the map."""
-    of_value = dict(enumerate(ndimage.find_objects(label), 1))
+    of_value = dict(enumerate(scipy.ndimage.find_objects(label), 1))
     unions = {**values, _UNION: tuple(v for union in values.values() for v in union)}
     boxes = {}
     for name, union in unions.items():
@@ -206,7 +206,7 @@ def _tables(name: str, values: Mapping[str, tuple[int, ...]]) -> tuple[Array, Ar
 
 def _keep_largest(mask: Array, number: int | None, min_voxels: float) -> Array:
     """The `number` largest components, without those of less than `min_voxels`."""
-    components, _ = ndimage.label(mask, np.ones((3,) * mask.ndim))
+    components, _ = scipy.ndimage.label(mask, np.ones((3,) * mask.ndim))
     sizes = np.bincount(components[mask], minlength=1)
     largest = np.argsort(-sizes, kind="stable")[:number]
     kept = np.zeros(len(sizes), bool)
@@ -215,8 +215,8 @@ def _keep_largest(mask: Array, number: int | None, min_voxels: float) -> Array:
 
 
 def _fill_holes(mask: Array) -> Array:
-    # Faster than ndimage.binary_fill_holes, which dilates the outside step by step.
-    outside, number = ndimage.label(~mask)
+    # Faster than scipy.ndimage.binary_fill_holes, which dilates the outside step by step.
+    outside, number = scipy.ndimage.label(~mask)
     filled = np.ones(number + 1, bool)
     for axis in range(mask.ndim):
         for end in (0, -1):
@@ -234,11 +234,11 @@ def _muscle_ultrasound(mask: Array) -> Array:
     135, 2021, 104623, whose code is in MATLAB: its disks 5 and 10 are octagons 9 and 19 wide, and
     pixels outside of the image neither erode nor grow.
     """
-    mask = ndimage.binary_erosion(_fill_holes(mask), np.ones((5, 5)), border_value=1)
-    mask = ndimage.binary_dilation(mask, _octagon(4, 6))
-    mask = ndimage.binary_erosion(mask, _octagon(9, 14), border_value=1)
-    mask = ndimage.binary_dilation(mask, _octagon(9, 14))
-    components, number = ndimage.label(mask, np.ones((3, 3)))
+    mask = scipy.ndimage.binary_erosion(_fill_holes(mask), np.ones((5, 5)), border_value=1)
+    mask = scipy.ndimage.binary_dilation(mask, _octagon(4, 6))
+    mask = scipy.ndimage.binary_erosion(mask, _octagon(9, 14), border_value=1)
+    mask = scipy.ndimage.binary_dilation(mask, _octagon(9, 14))
+    components, number = scipy.ndimage.label(mask, np.ones((3, 3)))
     if number > 1:
         sizes = np.bincount(components[mask])
         largest, second = np.argsort(-sizes, kind="stable")[:2]

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,6 +32,10 @@ def save_steps_figure(path: Path, rows: Sequence[StepsRow], aspect: float = 1.0)
     A 3D case shows the slice of its last axis with the most labelled voxels. aspect: height of
     a pixel over its width, from the spacing.
     """
+    # Not above, where every import of the package would wait for half a second.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     steps = max(len(row.predictions) for row in rows)
     height, width = _plane(rows[0].image, 0).shape
     row_height = 2.0 * aspect * height / width + 0.25  # inches; a quarter for the titles
