@@ -141,8 +141,11 @@ void bind_surface_distances(const py::capsule& pred, const py::capsule& ref, con
   const Borrowed directed_out("directed", directed), pooled_out("pooled", pooled);
   const Optional counts_out("counts", counts), sums_out("sums", sums);
   const Optional unlisted_out("unlisted", unlisted);
+  const int given = !counts.is_none() + !sums.is_none() + !unlisted.is_none();
+  if (given != 0 && given != 3)
+    throw std::invalid_argument("counts, sums, unlisted: expected all or none, got some");
   std::optional<CountViews> count_views;
-  if (counts_out.view() != nullptr && sums_out.view() != nullptr && unlisted_out.view() != nullptr)
+  if (given == 3)
     count_views.emplace(CountViews{*counts_out.view(), *sums_out.view(), *unlisted_out.view()});
   const py::gil_scoped_release release;
   surface_distances_cpu(pred_in.view(), ref_in.view(),

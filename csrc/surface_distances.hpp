@@ -46,7 +46,8 @@ RECYCLESEG_HOST_DEVICE inline std::uint64_t border_bits(std::uint64_t self, std:
 struct CountViews {
   const TensorView& counts;    // (B, C, 3): voxels in both maps, in pred, in ref
   const TensorView& sums;      // (B, C, 2, axes of S): of the voxels' indices, in pred, in ref
-  const TensorView& unlisted;  // (2): voxels of pred, of ref, whose label is neither 0 nor listed
+  const TensorView& unlisted;  // (2): voxels of pred, of ref, whose label is neither 0 nor listed:
+                               // where there is one, no distances are measured
 };
 
 // pred, ref: (B, *S) contiguous label maps, or (B, C, *S) masks, S of 2 or 3 axes. Fills directed

@@ -251,11 +251,12 @@ class Computation {
   const std::vector<double> areas_;
 };
 
-// Throws unless `view` is a contiguous int64 tensor of this shape on the CPU.
-void require_counts(const TensorView& view, const std::vector<std::int64_t>& shape) {
+// Throws unless `view` is a contiguous int64 tensor of this shape, which `said` says, on the CPU.
+void require_counts(const TensorView& view, const std::vector<std::int64_t>& shape,
+                    const char* said) {
   require_contiguous(view, dlpack::kCpu);
   if (view.dtype != DType::int64 || view.shape != shape)
-    throw std::invalid_argument(view.name + ": expected int64 of another shape");
+    throw std::invalid_argument(view.name + ": expected int64 of shape " + said);
 }
 
 void check(const TensorView& pred, const TensorView& ref, const SurfaceQuery& query,
@@ -290,9 +291,9 @@ void check(const TensorView& pred, const TensorView& ref, const SurfaceQuery& qu
       throw std::invalid_argument("percentiles: expected 0 to 100");
   if (counts == nullptr) return;
   const std::int64_t axes = query.spacing.size();
-  require_counts(counts->counts, {pred.shape[0], classes, kColumns});
-  require_counts(counts->sums, {pred.shape[0], classes, 2, axes});
-  require_counts(counts->unlisted, {2});
+  require_counts(counts->counts, {pred.shape[0], classes, kColumns}, "(B, C, 3)");
+  require_counts(counts->sums, {pred.shape[0], classes, 2, axes}, "(B, C, 2, axes)");
+  require_counts(counts->unlisted, {2}, "(2)");
 }
 
 VolumeShape volume_shape(const TensorView& pred, const SurfaceQuery& query) {
@@ -329,7 +330,10 @@ void surface_distances_cpu(const TensorView& pred, const TensorView& ref, const 
   const std::int64_t voxels = shape.rows() * shape.size[2];
   Team team(std::min(num_threads, 1 + shape.batch * shape.classes * voxels / kVoxelsPerThread));
   const StructureCounts found = count_structures(pred, ref, shape, query, team);
-  if (counts != nullptr) store(found, query.spacing.size(), *counts);
+  if (counts != nullptr) {
+    store(found, query.spacing.size(), *counts);
+    if (found.unlisted[0] + found.unlisted[1] > 0) return;
+  }
 
   const Computation computation(pred, ref, shape, query, team);
   auto* const directed_rows = static_cast<double*>(directed.data);

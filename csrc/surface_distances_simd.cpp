@@ -85,6 +85,7 @@ INLINE std::uint64_t equal_some(const T* labels, const T* others, std::int64_t c
 
 #else
 
+// Of up to 64 labels.
 template <class T>
 INLINE std::uint64_t equal_some(const T* labels, const T* others, std::int64_t count) {
   std::uint8_t flags[64] = {};

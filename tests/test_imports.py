@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,3 +88,10 @@ def test_csrc_and_its_build_use_no_torch() -> None:
     sources = [*(ROOT / "csrc").iterdir(), ROOT / "CMakeLists.txt"]
     pattern = re.compile(r"#\s*include\s*[<\"](torch|ATen|c10)|find_package\(\s*Torch|\bat::")
     assert [p.name for p in sources if pattern.search(p.read_text(encoding="utf-8"))] == []
+
+
+def test_importing_the_package_waits_for_no_module_that_few_calls_use() -> None:
+    names = ["scipy.stats", "scipy.ndimage", "matplotlib.figure"]
+    code = f"import recycleseg, sys; print([n for n in {names} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -39,7 +39,8 @@ class PatchConfig:
 
     Attributes:
         size: voxels per axis; null takes the median image shape, rounded up to a multiple of 8.
-        max_voxels: where size is null, the longest axes are cut until a patch has no more.
+        max_voxels: where size is null, the longest axes are cut by steps of 8, down to 8, until a
+            patch has no more.
         foreground_probability: share of the patches that are centred on a labelled voxel.
         overlap: share of a window that its neighbour repeats when whole volumes are sampled.
     """

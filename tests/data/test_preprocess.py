@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from recycleseg.data.cache import prepare_dataset
 from recycleseg.data.check import CaseFacts
+from recycleseg.data.geometry import Kernel, resample
 from recycleseg.data.layout import DatasetError, read_dataset
 from recycleseg.data.preprocess import (
     ChannelIntensity,
@@ -52,6 +53,26 @@ def plan_with(**changes: Any) -> Plan:
 def volume_of(array: np.ndarray, affine: np.ndarray | None = LSA) -> Volume:
     spacing = (0.5, 2.0, 1.0) if affine is not None else (1.0,) * array.ndim
     return Volume(array, spacing, affine, Path("scan.nii.gz"))
+
+
+@pytest.mark.parametrize("kernel", ["linear", "cubic"])
+def test_images_are_resampled_by_the_plans_kernel(kernel: Kernel) -> None:
+    plan = plan_with(spacing=(1.0, 1.0, 1.0), kernel=kernel)
+    plan = Plan.from_dict(json.loads(json.dumps(plan.to_dict())))
+    volume = volume_of(random_image())
+    case = preprocess_image([volume], plan)
+    values = plan.intensities[0].apply(torch.from_numpy(volume.array))
+    oriented = case.orientation.apply(values[None])
+    expected = resample(oriented, case.image.shape[1:], kernel=kernel)
+    assert case.image.shape != oriented.shape
+    assert torch.equal(case.image, expected)
+
+
+def test_plans_without_a_kernel_are_of_runs_with_linear_images() -> None:
+    values = plan_with().to_dict()
+    assert Plan.from_dict(values).kernel == "cubic"
+    del values["kernel"]
+    assert Plan.from_dict(values).kernel == "linear"
 
 
 def random_image(shape: tuple[int, ...] = (8, 5, 6), scale: float = 1.0) -> np.ndarray:

@@ -19,10 +19,10 @@ STRUCTURES: list[Structures] = [
 SHAPES = [(2, 9, 11, 70), (1, 100, 130), (3, 1, 1, 1), (1, 24, 64, 64)]
 
 
-def check(pred: Tensor, ref: Tensor, structures: Structures | None) -> None:
+def check(pred: Tensor, ref: Tensor, structures: Structures | None, backend: str = "cpp") -> None:
     """Compares counts and sums with those of masks in NumPy."""
     axes = pred.ndim - (2 if structures is None else 1)
-    ours = measured(pred, ref, structures, axes)
+    ours = measured(pred, ref, structures, axes, backend)
     sides = [maps.numpy() for maps in (pred, ref)]
     if structures is not None:
         sides = [np.stack([np.isin(maps, s) for s in structures], axis=1) for maps in sides]
@@ -34,7 +34,9 @@ def check(pred: Tensor, ref: Tensor, structures: Structures | None) -> None:
     np.testing.assert_array_equal(ours.coordinate_sums, np.stack(sums, axis=2))
 
 
-def measured(pred: Tensor, ref: Tensor, structures: Structures | None, axes: int) -> Measured:
+def measured(
+    pred: Tensor, ref: Tensor, structures: Structures | None, axes: int, backend: str = "cpp"
+) -> Measured:
     return measure(
         pred,
         ref,
@@ -42,24 +44,28 @@ def measured(pred: Tensor, ref: Tensor, structures: Structures | None, axes: int
         spacing=(0.5, 2.0, 1.0)[:axes],
         tolerances=(1.0,),
         percentile=95.0,
-        definitions=("voxel",),
+        definitions=("voxel",) if backend == "cpp" else (),
         border_is_outside=True,
-        backend="cpp",
+        backend=backend,
     )
 
 
 def blocks(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
     """Labels 0 to 4, in blocks whose runs end within rows, at their ends and beyond them."""
+    return torch.stack([sample(shape[1:], dtype, seed + 100 * b) for b in range(shape[0])])
+
+
+def sample(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    maps = torch.zeros(shape, dtype=dtype)
+    labels = torch.zeros(shape, dtype=dtype)
     for label in (1, 2, 3, 4, 0, 2):
-        low = [int(torch.randint(n, (), generator=generator)) for n in shape[1:]]
+        low = [int(torch.randint(n, (), generator=generator)) for n in shape]
         high = [
             i + 1 + int(torch.randint(n, (), generator=generator))
-            for i, n in zip(low, shape[1:], strict=True)
+            for i, n in zip(low, shape, strict=True)
         ]
-        maps[(slice(None), *map(slice, low, high))] = label
-    return maps
+        labels[tuple(map(slice, low, high))] = label
+    return labels
 
 
 @needs_cpp
@@ -80,6 +86,14 @@ def test_masks(shape: tuple[int, ...]) -> None:
         for seed in (0, 3)
     )
     check(pred, ref, None)
+
+
+def test_the_references_count_the_same() -> None:
+    pred, ref = (blocks((2, 9, 11, 12), torch.uint8, seed) for seed in (1, 2))
+    for structures in STRUCTURES:
+        check(pred, ref, structures, "reference")
+    masks = (torch.stack([maps == 1, maps > 1], dim=1) for maps in (pred, ref))
+    check(*masks, None, "reference")
 
 
 @needs_cpp

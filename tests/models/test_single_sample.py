@@ -34,6 +34,7 @@ def test_value_and_gradients_of_one_sample_equal_float64(
         )
     x.requires_grad_()
     y = conv(x)
+    assert is_ours(y)
     with torch.no_grad():
         assert torch.equal(conv(x), y)
     cotangent = torch.randn_like(y)
@@ -67,10 +68,22 @@ def test_frozen_weights_get_no_gradient() -> None:
     assert x.grad is not None and conv.weight.grad is None
 
 
-def test_batches_autocast_and_float64_are_pytorchs() -> None:
-    conv = Conv3d(4, 6, 3, padding=1)
-    x = torch.randn(2, 4, 5, 6, 7)
+def test_all_else_is_pytorchs() -> None:
+    conv = Conv3d(1, 6, 3, padding=1)
+    x = torch.randn(2, 1, 5, 6, 7)
     assert torch.equal(conv(x), F.conv3d(x, conv.weight, conv.bias, padding=1))
+    assert not is_ours(conv(x))
+    assert not is_ours(conv(x[0]))  # no batch, but one channel
     with torch.autocast("cpu", torch.bfloat16):
-        assert conv(x[:1]).dtype == torch.bfloat16
-    assert conv.double()(x[:1].double()).dtype == torch.float64
+        y = conv(x[:1])
+    assert y.dtype == torch.bfloat16 and not is_ours(y)
+    torch._C._set_mkldnn_enabled(False)  # its public name warns of Intel's GPUs
+    try:
+        assert not is_ours(conv(x[:1]))
+    finally:
+        torch._C._set_mkldnn_enabled(True)
+    assert not is_ours(conv.double()(x[:1].double()))
+
+
+def is_ours(y: Tensor) -> bool:
+    return "_SingleConvolution" in type(y.grad_fn).__name__

@@ -244,10 +244,11 @@ def test_one_autocast_context_serves_a_pass_without_and_one_with_gradient() -> N
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_compiled_full_graph_equals_eager(spatial_dims: int) -> None:
+@pytest.mark.parametrize("batch", [1, 2])
+def test_compiled_full_graph_equals_eager(spatial_dims: int, batch: int) -> None:
     network = small_unet(spatial_dims)
     randomise(network)
-    inputs = random_inputs(network, (7, 6, 5)[:spatial_dims])
+    inputs = [x[:batch] for x in random_inputs(network, (7, 6, 5)[:spatial_dims], batch=2)]
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     results = []
     for run in (network, compiled):

@@ -60,7 +60,7 @@ def resample(
     """Resample (C, *S) float32 to (C, *shape) over the same field of view.
 
     One axis after the other, so strongly anisotropic voxels need no special case. Where an axis
-    shrinks the kernel is as much wider as the step, against aliasing; an axis that keeps its size
+    shrinks the kernel is as much wider as the voxels, against aliasing; an axis that keeps its size
     is left untouched, bit for bit.
 
     part: a range of the result along each axis, which alone is computed, to the same bits as
@@ -113,7 +113,8 @@ def _taps(size: int, new_size: int, wanted: slice, kernel: Kernel) -> tuple[Tens
     places = first + torch.arange(math.ceil(2 * reach * width))
     distance = (places - centre).abs() / width
     weights = (1 - distance).clamp_min(0) if kernel == "linear" else _keys(distance)
-    weights = weights * ((places >= 0) & (places < size))  # the rest of the field of view counts
+    # Beyond the border there is nothing; what weighs within it is scaled up to a sum of 1.
+    weights = weights * ((places >= 0) & (places < size))
     weights = weights / weights.sum(dim=1, keepdim=True)
     return places.clamp(0, size - 1).long(), weights.float()
 

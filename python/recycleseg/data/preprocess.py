@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recycleseg.data.check import CaseFacts, image_problems
-from recycleseg.data.geometry import Orientation, resample, resample_label
+from recycleseg.data.geometry import Kernel, Orientation, resample, resample_label
 from recycleseg.data.layout import Dataset
 from recycleseg.data.volumes import DatasetError, Volume, read_volume
 
@@ -85,6 +85,7 @@ class Plan:
         spacing: target voxel size in mm per canonical axis, None: not resampled by spacing.
         shape: target shape, None: follows from the spacing.
         intensities: one per channel.
+        kernel: by which images are resampled; plans of older runs, which lack it, are "linear".
     """
 
     channel_names: tuple[str, ...]
@@ -95,6 +96,7 @@ class Plan:
     spacing: tuple[float, ...] | None
     shape: tuple[int, ...] | None
     intensities: tuple[ChannelIntensity, ...]
+    kernel: Kernel = "cubic"
 
     @property
     def exclusive(self) -> bool:
@@ -123,6 +125,7 @@ class Plan:
             spacing=None if values["spacing"] is None else tuple(values["spacing"]),
             shape=None if values["shape"] is None else tuple(values["shape"]),
             intensities=tuple(ChannelIntensity(**channel) for channel in values["intensities"]),
+            kernel=values.get("kernel", "linear"),
         )
 
 
@@ -207,7 +210,7 @@ def preprocess_image(volumes: Sequence[Volume], plan: Plan, *, case_id: str = ""
     zoomed = zip(spacing, image.shape[1:], shape, strict=True)
     return PreparedCase(
         case_id=case_id,
-        image=resample(image, shape, kernel="cubic"),
+        image=resample(image, shape, kernel=plan.kernel),
         label=None,
         spacing=tuple(size * old / new for size, old, new in zoomed),
         native_shape=first.array.shape,

@@ -61,8 +61,8 @@ def measure(
     if _ext.resolve_backend(backend, pred.device) == "cpp" and definitions:
         first, *others = definitions
         found, distances = count_and_measure(pred, ref, definition=first, **options)
-        if found.unlisted.numpy().any():
-            _structure_counts(pred, ref, structures or [], backend)  # raises, naming a label
+        if structures is not None and found.unlisted.numpy().any():
+            _structure_counts(pred, ref, structures, backend)  # raises, naming a label
         counts, sums = found.counts.numpy(), found.coordinate_sums.numpy()
         measured = {first: distances}
     else:
@@ -138,11 +138,7 @@ def _confusion(pred: Tensor, ref: Tensor, values: list[int]) -> NDArray[Any]:
     position[values] = torch.arange(num - 1, device=pred.device)
     rows = []
     for p, r in zip(pred, ref, strict=True):
-        differ = (p != r).flatten()
-        if differ.device.type == "cpu":  # where torch's nonzero takes five times as long as NumPy's
-            at = torch.from_numpy(np.flatnonzero(differ.numpy()))
-        else:
-            at = differ.nonzero().squeeze(1)
+        at = (p != r).flatten().nonzero().squeeze(1)
         joint = position[p.flatten()[at].long()] * num + position[r.flatten()[at].long()]
         rows.append(torch.bincount(joint, minlength=num * num).view(num, num)[:-1, :-1])
     return torch.stack(rows).cpu().numpy()

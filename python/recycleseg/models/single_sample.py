@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 
 class Conv2d(nn.Conv2d):
-    """`torch.nn.Conv2d` with padding in numbers."""
+    """`torch.nn.Conv2d`, padded with zeros and by numbers."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, *S) -> (B, C_out, *S')."""
@@ -22,7 +22,7 @@ class Conv2d(nn.Conv2d):
 
 
 class Conv3d(nn.Conv3d):
-    """`torch.nn.Conv3d` with padding in numbers."""
+    """`torch.nn.Conv3d`, padded with zeros and by numbers."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, *S) -> (B, C_out, *S')."""
@@ -31,10 +31,13 @@ class Conv3d(nn.Conv3d):
 
 def _is_single(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> bool:
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()  # which knows no shape of oneDNN's operation
+        and x.device.type == "cpu"
         and x.dtype == conv.weight.dtype == torch.float32
+        and x.ndim == conv.weight.ndim
         and len(x) == 1
         and torch.backends.mkldnn.is_available()
+        and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
     )
 
