@@ -29,7 +29,7 @@ from recycleseg.data.preprocess import (
 from recycleseg.data.volumes import read_volume
 
 # To be raised whenever preprocessing gives other arrays from the same files.
-_VERSION = 3
+_VERSION = 4
 
 
 @dataclass(frozen=True)
