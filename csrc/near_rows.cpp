@@ -22,7 +22,7 @@ std::vector<double> squares(double spacing) {
 
 NearRows::NearRows(const Spacing& spacing, bool flat)
     : spacing_(spacing),
-      group_(flat ? GroupSize{1, 8} : GroupSize{4, 4}),
+      group_(flat ? GroupSize{1, 8, 0, 3} : GroupSize{4, 4, 2, 2}),
       squared_z_(squares(spacing.z)),
       squared_y_(squares(spacing.y)) {
   const double voxel = flat ? spacing.y : std::sqrt(spacing.y * spacing.z);

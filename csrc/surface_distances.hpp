@@ -34,14 +34,6 @@ constexpr double kToleranceSlack = 1e-9;
 // So does a percentile that some area reaches exactly.
 constexpr double kShareSlack = 1e-12;
 
-// 64 voxels' bits: those of `self` with a face neighbour that is not in the structure.
-RECYCLESEG_HOST_DEVICE inline std::uint64_t border_bits(std::uint64_t self, std::uint64_t left,
-                                                        std::uint64_t right, std::uint64_t above,
-                                                        std::uint64_t below, std::uint64_t before,
-                                                        std::uint64_t behind) {
-  return self & ~(left & right & above & below & before & behind);
-}
-
 // What surface_distances_cpu tells of the structures besides, all int64.
 struct CountViews {
   const TensorView& counts;    // (B, C, 3): voxels in both maps, in pred, in ref

@@ -21,17 +21,25 @@ constexpr std::int64_t kVoxelsPerThread = 1 << 19;
 // What a structure takes even where its box is small, counted in voxels.
 constexpr std::int64_t kVoxelsOfAny = 1 << 15;
 
+// The search looks through rows, the nearest first: the farther apart they are, the fewer. So where
+// voxels are longer along x than along y by this factor, its rows lie along y.
+constexpr double kTurnedFrom = 1.2;
+
 // One structure of one sample while it is at work. Side 0 is pred, side 1 ref.
 struct Structure {
   std::int64_t sample, index;
   Box box;  // of both sides
-  BitGrid mask[2], surface[2];
+  BitGrid mask[2];
+  BitGrid unturned[2];  // the surface by rows along x, where the search's lie along y
+  BitGrid surface[2];
   BitGrid groups[2];  // of the surface's rows, as NearSearch has them
   std::optional<NearRows::InGrid> near;
   std::once_flag cells_made[2];
   std::optional<PointCells> cells[2];
   std::mutex mutex;
-  DistanceCounts counts[2];  // of distances measured from each side
+  // Of the distances measured from each side: the short ones by their steps.
+  std::int64_t short_counts[2][kManySteps] = {};
+  DistanceCounts counts[2];
 };
 using Structures = std::vector<std::unique_ptr<Structure>>;
 
@@ -44,8 +52,10 @@ class Computation {
         query_(query),
         team_(team),
         flat_(query.spacing.size() == 2),
-        spacing_{flat_ ? 1.0 : query.spacing[0], query.spacing[query.spacing.size() - 2],
-                 query.spacing.back()},
+        turned_(query.spacing.back() > kTurnedFrom * query.spacing[query.spacing.size() - 2]),
+        spacing_{flat_ ? 1.0 : query.spacing[0],
+                 query.spacing[query.spacing.size() - (turned_ ? 1 : 2)],
+                 query.spacing[query.spacing.size() - (turned_ ? 2 : 1)]},
         near_(spacing_, flat_),
         areas_(query.surfel
                    ? surfel_areas(query.spacing.data(), static_cast<int>(query.spacing.size()))
@@ -55,20 +65,26 @@ class Computation {
   void measure(Structures& structures) const {
     for_rows(
         structures, 1024, [](Structure& s, int side) -> BitGrid& { return s.mask[side]; },
-        [&](Structure& s, int side, const Rows& rows) {
-          rows.visit([&](std::int64_t z, std::int64_t y) {
-            extract_mask_row(*maps_[side], shape_, query_, s.sample, s.index, s.box, z, y,
-                             s.mask[side]);
+        [&](Structure& s, int side, const RowRange& range) {
+          range.visit([&](const Rows& rows) {
+            extract_mask_rows(*maps_[side], shape_, query_, s.sample, s.index, s.box, rows,
+                              s.mask[side]);
           });
         });
+    if (turned_)
+      for_rows(
+          structures, 1024, [](Structure& s, int side) -> BitGrid& { return s.unturned[side]; },
+          [&](Structure& s, int side, const RowRange& range) {
+            range.visit([&](const Rows& rows) { extract_surface(s, side, rows); });
+          });
     for_rows(
         structures, 64, [](Structure& s, int side) -> BitGrid& { return s.groups[side]; },
-        [&](Structure& s, int side, const Rows& rows) {
-          rows.visit([&](std::int64_t z, std::int64_t y) { extract_group(s, side, z, y); });
+        [&](Structure& s, int side, const RowRange& range) {
+          range.visit([&](const Rows& groups) { extract_groups(s, side, groups); });
         });
     for_rows(
         structures, 512, [](Structure& s, int side) -> BitGrid& { return s.surface[side]; },
-        [&](Structure& s, int side, const Rows& rows) { measure_rows(s, side, rows); });
+        [&](Structure& s, int side, const RowRange& range) { measure_rows(s, side, range); });
   }
 
   std::unique_ptr<Structure> structure(std::int64_t sample, std::int64_t index,
@@ -78,10 +94,14 @@ class Computation {
     if (box.empty()) return s;
     const std::int64_t more = query_.surfel ? 1 : 0;  // corners than voxels
     const std::int64_t depth = box.extent(0) + (flat_ ? 0 : more);
-    const std::int64_t height = box.extent(1) + more, width = box.extent(2) + more;
+    std::int64_t height = box.extent(1) + more, width = box.extent(2) + more;
     const GroupSize group = near_.group();
     for (int side = 0; side < 2; ++side) {
       s->mask[side] = BitGrid(box.extent(0), box.extent(1), box.extent(2), flat_ ? 0 : 1, 1);
+      if (turned_) s->unturned[side] = BitGrid(depth, height, width, 0, 0);
+    }
+    if (turned_) std::swap(height, width);
+    for (int side = 0; side < 2; ++side) {
       s->surface[side] = BitGrid(depth, height, width, near_.halo_z(), near_.halo_y());
       s->groups[side] = BitGrid((depth + group.z - 1) / group.z, (height + group.y - 1) / group.y,
                                 width, near_.groups_halo_z(), near_.groups_halo_y());
@@ -90,11 +110,12 @@ class Computation {
     return s;
   }
 
-  void summarize(const Structure& s, double* directed, double* pooled) const {
+  void summarize(Structure& s, double* directed, double* pooled) const {
     const std::int64_t columns =
         kSurfaceColumns + query_.percentiles.size() + query_.tolerances.size();
     std::vector<DistanceCounts::Entry> both;
     for (int side = 0; side < 2; ++side) {
+      add_short(s, side);
       const auto distances = s.counts[side].sorted();
       if (query_.surfel)
         summarize_surfels(distances, areas_, query_, directed + side * columns);
@@ -111,19 +132,20 @@ class Computation {
 
  private:
   // Some rows of a grid, one after the other.
-  struct Rows {
+  struct RowRange {
     std::int64_t first, end, height;
     template <class Visit>
     void visit(const Visit& visit) const {
-      std::int64_t z = first / height, y = first % height;
-      for (std::int64_t row = first; row < end; ++row) {
-        visit(z, y);
-        if (++y == height) ++z, y = 0;
+      for (std::int64_t row = first; row < end;) {
+        const std::int64_t z = row / height, y = row % height;
+        const Rows rows{z, y, std::min(height, y + end - row)};
+        visit(rows);
+        row += rows.end - y;
       }
     }
   };
 
-  // Calls work(structure, side, rows) on threads, for stretches of the rows of grid(structure,
+  // Calls work(structure, side, range) on threads, for stretches of the rows of grid(structure,
   // side), of all structures and both sides.
   template <class Grid, class Work>
   void for_rows(Structures& structures, std::int64_t rows_per_chunk, const Grid& grid,
@@ -131,7 +153,7 @@ class Computation {
     struct Chunk {
       Structure* structure;
       int side;
-      Rows rows;
+      RowRange range;
     };
     std::vector<Chunk> chunks;
     for (const auto& s : structures)
@@ -142,91 +164,102 @@ class Computation {
       }
     team_.share(chunks.size(), [&](ChunkQueue& queue) {
       for (std::int64_t i; queue.next(i);)
-        work(*chunks[i].structure, chunks[i].side, chunks[i].rows);
+        work(*chunks[i].structure, chunks[i].side, chunks[i].range);
     });
   }
 
-  // Sets a group of rows of the surface, and the row of bits that stands for it.
-  void extract_group(Structure& s, int side, std::int64_t group_z, std::int64_t group_y) const {
+  // Sets the surface's rows in some groups, and the rows of bits that stand for these.
+  void extract_groups(Structure& s, int side, const Rows& groups) const {
     BitGrid& surface = s.surface[side];
     const GroupSize group = near_.group();
-    std::uint64_t* const any = s.groups[side].row(group_z, group_y);
-    for (std::int64_t dz = 0; dz < group.z; ++dz)
-      for (std::int64_t dy = 0; dy < group.y; ++dy) {
-        const std::int64_t z = group_z * group.z + dz, y = group_y * group.y + dy;
-        if (z >= surface.depth || y >= surface.height) continue;
-        extract_surface(s, side, z, y, surface);
+    for (std::int64_t dz = 0; dz < group.z; ++dz) {
+      const std::int64_t z = groups.z * group.z + dz;
+      if (z >= surface.depth) break;
+      const Rows rows{z, groups.y * group.y, std::min(groups.end * group.y, surface.height)};
+      if (turned_)
+        turn_rows(s.unturned[side], rows, surface);
+      else
+        extract_surface(s, side, rows);
+      for (std::int64_t y = rows.y; y < rows.end; ++y) {
         const std::uint64_t* const row = surface.row(z, y);
+        std::uint64_t* const any = s.groups[side].row(groups.z, y >> group.log_y);
         for (std::int64_t w = 0; w < surface.words; ++w) any[w] |= row[w];
       }
+    }
   }
 
-  void extract_surface(const Structure& s, int side, std::int64_t z, std::int64_t y,
-                       BitGrid& surface) const {
-    if (query_.surfel) return extract_surfel_row(s.mask[side], flat_, z, y, surface);
+  void extract_surface(Structure& s, int side, const Rows& rows) const {
+    BitGrid& surface = turned_ ? s.unturned[side] : s.surface[side];
+    if (query_.surfel) return extract_surfel_rows(s.mask[side], flat_, rows, surface);
     OpenSides open{};
-    for (int axis = 0; axis < 3; ++axis) {
+    for (int axis = flat_ ? 1 : 0; axis < 3; ++axis) {
       open.low[axis] = !query_.border_is_outside && s.box.low[axis] == 0;
       open.high[axis] = !query_.border_is_outside && s.box.high[axis] == shape_.size[axis];
     }
-    if (flat_) open.low[0] = open.high[0] = true;
-    extract_border_row(s.mask[side], open, z, y, surface);
+    extract_border_rows(s.mask[side], flat_, open, rows, surface);
   }
 
   // Counts the distances from some rows of the surface of `side` to the other one.
-  void measure_rows(Structure& s, int side, const Rows& rows) const {
-    const BitGrid &own = s.surface[side], &target = s.surface[1 - side];
+  void measure_rows(Structure& s, int side, const RowRange& range) const {
+    const BitGrid &own = s.surface[side], &target = s.surface[1 - side],
+                  &target_groups = s.groups[1 - side];
+    const SurfaceLoops& loops = surface_loops();
+    const GroupSize group = near_.group();
     std::optional<FarSearch> far;
     std::vector<Hint> hints(own.width / kHintWidth + 1);
     std::vector<double> squared(own.width);
-    std::vector<std::uint16_t> steps(own.width);
     std::vector<std::int64_t> short_counts(kManySteps);
     DistanceCounts counts;
-    rows.visit([&](std::int64_t z, std::int64_t y) {
-      const std::uint64_t* const bits = own.row(z, y);
-      if (std::all_of(bits, bits + own.words, [](std::uint64_t word) { return word == 0; })) return;
-      const RowQuery query{bits,
-                           target.row(z, y),
-                           s.groups[1 - side].row(z / near_.group().z, y / near_.group().y),
-                           own.words,
-                           static_cast<std::int32_t>(z),
-                           static_cast<std::int32_t>(y)};
-      const auto measure = [&] {
-        return surface_loops().nearest(query, s.near->search, far ? &*far : nullptr, spacing_,
-                                       hints.data(), squared.data(), steps.data());
-      };
-      RowDistances found = measure();
-      if (!far && !found.complete) {
-        std::call_once(s.cells_made[1 - side], [&] { s.cells[1 - side].emplace(target); });
-        far = s.cells[1 - side]->view();
-        found = measure();
+    range.visit([&](const Rows& rows) {
+      RowQuery query{own.row(rows.z, rows.y),
+                     target.row(rows.z, rows.y),
+                     nullptr,
+                     own.words,
+                     0,
+                     static_cast<std::int32_t>(rows.z),
+                     static_cast<std::int32_t>(rows.y)};
+      if (!query_.surfel)
+        short_counts[0] += loops.shared(query.own, query.target, (rows.end - rows.y) * own.stride);
+      for (; query.y < rows.end;
+           ++query.y, query.own += own.stride, query.target += target.stride) {
+        std::int64_t written = 0;
+        if (has_unshared(query)) {
+          query.target_group = target_groups.row(rows.z >> group.log_z, query.y >> group.log_y);
+          for (query.first = 0;;) {
+            const RowDistances found = loops.nearest(
+                query, s.near->search, far ? &*far : nullptr, spacing_, hints.data(),
+                query_.surfel ? nullptr : short_counts.data(), squared.data() + written);
+            written += found.written, query.first = found.next;
+            if (query.first == 64 * query.words) break;
+            std::call_once(s.cells_made[1 - side], [&] { s.cells[1 - side].emplace(target); });
+            far = s.cells[1 - side]->view();
+          }
+        }
+        if (query_.surfel)
+          count_surfels(s, side, query, squared.data(), counts);
+        else
+          for (std::int64_t i = 0; i < written; ++i) counts.add(squared[i], 0, 1);
       }
-      query_.surfel ? count_surfels(s, side, query, squared.data(), counts)
-                    : count_voxels(found, squared.data(), steps.data(), short_counts, counts);
     });
-    add_short(short_counts, counts);
     const std::lock_guard<std::mutex> lock(s.mutex);
     s.counts[side].add(counts);
+    for (std::int32_t steps = 0; steps < kManySteps; ++steps)
+      s.short_counts[side][steps] += short_counts[steps];
   }
 
-  // Adds the distances of one row: those that were measured, and 0 where both surfaces have the
-  // point.
-  void count_voxels(const RowDistances& found, const double* squared, const std::uint16_t* steps,
-                    std::vector<std::int64_t>& short_counts, DistanceCounts& counts) const {
-    short_counts[0] += found.shared;
-    for (std::int64_t i = 0; i < found.measured; ++i)
-      if (steps[i] != kManySteps)
-        ++short_counts[steps[i]];
-      else
-        counts.add(squared[i], 0, 1);
+  static bool has_unshared(const RowQuery& row) {
+    std::uint64_t any = 0;
+    for (std::int64_t w = 0; w < row.words; ++w) any |= row.own[w] & ~row.target[w];
+    return any != 0;
   }
 
-  // Adds distances that were counted by their steps.
-  void add_short(const std::vector<std::int64_t>& short_counts, DistanceCounts& counts) const {
+  // Moves the distances that were counted by their steps to the others.
+  void add_short(Structure& s, int side) const {
     for (std::int32_t steps = 0; steps < kManySteps; ++steps) {
-      if (short_counts[steps] == 0) continue;
+      const std::int64_t count = s.short_counts[side][steps];
+      if (count == 0) continue;
       const Point to{steps / kStepsX / kStepsY, steps / kStepsX % kStepsY, steps % kStepsX};
-      counts.add(squared_between(Point{}, to, spacing_), 0, short_counts[steps]);
+      s.counts[side].add(squared_between(Point{}, to, spacing_), 0, count);
     }
   }
 
@@ -236,8 +269,9 @@ class Computation {
       for (std::uint64_t bits = row.own[w]; bits != 0; bits &= bits - 1) {
         const int bit = __builtin_ctzll(bits);
         const bool shared = row.target[w] >> bit & 1;
-        counts.add(shared ? 0 : *squared++,
-                   neighbour_code(s.mask[side], flat_, row.z, row.y, 64 * w + bit), 1);
+        std::int64_t y = row.y, x = 64 * w + bit;
+        if (turned_) std::swap(y, x);
+        counts.add(shared ? 0 : *squared++, neighbour_code(s.mask[side], flat_, row.z, y, x), 1);
       }
   }
 
@@ -245,8 +279,8 @@ class Computation {
   const VolumeShape shape_;
   const SurfaceQuery& query_;
   Team& team_;
-  const bool flat_;
-  const Spacing spacing_;
+  const bool flat_, turned_;
+  const Spacing spacing_;  // in the search's order of axes
   const NearRows near_;
   const std::vector<double> areas_;
 };

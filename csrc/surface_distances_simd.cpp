@@ -106,12 +106,15 @@ INLINE std::uint64_t equal64(const T* labels, const T* others) {
 #endif
 
 template <class T>
-void equal(const T* labels, std::int64_t count, T value, std::uint64_t* bits) {
+void equal(const T* labels, std::int64_t count, const T* end, T value, std::uint64_t* bits) {
   T values[64];
   for (T& each : values) each = value;
   std::int64_t i = 0;
   for (; i + 64 <= count; i += 64) bits[i / 64] |= equal64(labels + i, values);
-  if (i < count) bits[i / 64] |= equal_some(labels + i, values, count - i);
+  if (i == count) return;
+  bits[i / 64] |= end - (labels + i) >= 64
+                      ? equal64(labels + i, values) & ((std::uint64_t{1} << (count - i)) - 1)
+                      : equal_some(labels + i, values, count - i);
 }
 
 template <class T>
@@ -119,6 +122,21 @@ void run_ends(const T* labels, std::int64_t count, std::uint64_t* bits) {
   std::int64_t i = 0;
   for (; i + 64 < count; i += 64) bits[i / 64] |= ~equal64(labels + i, labels + i + 1);
   for (; i + 1 < count; ++i) bits[i / 64] |= std::uint64_t{labels[i] != labels[i + 1]} << i % 64;
+}
+
+void border(const FaceNeighbours& rows, std::int64_t words, std::uint64_t* border) {
+  const auto [own, above, below, before, behind] = rows;
+  for (std::int64_t w = 0; w < words; ++w) {
+    const std::uint64_t left = own[w] << 1 | own[w - 1] >> 63;
+    const std::uint64_t right = own[w] >> 1 | own[w + 1] << 63;
+    border[w] = own[w] & ~(left & right & above[w] & below[w] & before[w] & behind[w]);
+  }
+}
+
+std::int64_t shared(const std::uint64_t* a, const std::uint64_t* b, std::int64_t words) {
+  std::int64_t count = 0;
+  for (std::int64_t w = 0; w < words; ++w) count += __builtin_popcountll(a[w] & b[w]);
+  return count;
 }
 
 // The window of bits around voxel x: where it starts, in bytes from the row's, and the bit of it
@@ -302,16 +320,18 @@ INLINE Point any_point(const FarSearch& far) {
 }
 
 RowDistances nearest(const RowQuery& query, const NearSearch& near, const FarSearch* far,
-                     const Spacing& spacing, Hint* hints, double* squared, std::uint16_t* steps) {
-  const std::int64_t place = query.z % near.group.z * near.group.y + query.y % near.group.y;
+                     const Spacing& spacing, Hint* hints, std::int64_t* short_counts,
+                     double* squared) {
+  const std::int64_t place =
+      ((query.z & (near.group.z - 1)) << near.group.log_y) + (query.y & (near.group.y - 1));
   const float lengths[3] = {static_cast<float>(spacing.z), static_cast<float>(spacing.y),
                             static_cast<float>(spacing.x)};
-  std::int64_t count = 0, shared = 0;
-  bool complete = true;
+  std::int64_t written = 0;
   Best best{kInfinity, {}};  // of the voxel before, in this row
-  for (std::int64_t word = 0; word < query.words; ++word) {
-    shared += __builtin_popcountll(query.own[word] & query.target[word]);
-    for (std::uint64_t bits = query.own[word] & ~query.target[word]; bits != 0; bits &= bits - 1) {
+  std::uint64_t seen = (std::uint64_t{1} << query.first % 64) - 1;
+  for (std::int64_t word = query.first / 64; word < query.words; ++word, seen = 0) {
+    std::uint64_t bits = query.own[word] & ~query.target[word] & ~seen;
+    for (; bits != 0; bits &= bits - 1) {
       const std::int64_t x = 64 * word + __builtin_ctzll(bits);
       const Point from{query.z, query.y, static_cast<std::int32_t>(x)};
       Hint& hint = hints[x / kHintWidth];
@@ -323,10 +343,9 @@ RowDistances nearest(const RowQuery& query, const NearSearch& near, const FarSea
       }
       if (!surely_far(from, hint, near, spacing)) search_near(query, x, place, near, best);
       if (best.squared > near.squared_radius) {
-        if (far == nullptr || far->levels[0].count == 0) {
-          steps[count] = kManySteps;
-          squared[count++] = kInfinity;
-          complete = false;
+        if (far == nullptr) return {written, x};
+        if (far->levels[0].count == 0) {
+          squared[written++] = kInfinity;
           continue;
         }
         if (best.squared == kInfinity) {
@@ -337,11 +356,14 @@ RowDistances nearest(const RowQuery& query, const NearSearch& near, const FarSea
                                   best);
       }
       hint = {true, from, best.point, best.squared};
-      steps[count] = steps_between(from, best.point);
-      squared[count++] = best.squared;
+      const std::uint16_t steps = steps_between(from, best.point);
+      if (short_counts != nullptr && steps != kManySteps)
+        ++short_counts[steps];
+      else
+        squared[written++] = best.squared;
     }
   }
-  return {count, shared, complete};
+  return {written, 64 * query.words};
 }
 
 }  // namespace
@@ -351,6 +373,8 @@ const SurfaceLoops kSurfaceLoops{{equal<std::uint8_t>, run_ends<std::uint8_t>},
                                  {equal<std::int16_t>, run_ends<std::int16_t>},
                                  {equal<std::int32_t>, run_ends<std::int32_t>},
                                  {equal<std::int64_t>, run_ends<std::int64_t>},
+                                 border,
+                                 shared,
                                  nearest};
 
 }  // namespace RECYCLESEG_ISA

@@ -24,9 +24,10 @@ struct GroupStep {
   std::int32_t z, y;    // from the own row to the first of the group
 };
 
-// Rows are grouped by 4 x 4 in a volume, and by 8 in an image, which has one z.
+// Rows are grouped by 4 x 4 in a volume, and by 8 in an image, which has one z: by powers of two,
+// so that no row needs a division.
 struct GroupSize {
-  std::int32_t z, y;
+  std::int32_t z, y, log_z, log_y;
 };
 
 // The search for near points looks through rows, nearest first: a few of them one by one, then
@@ -72,12 +73,18 @@ struct RowQuery {
   const std::uint64_t* target;        // the surface that is measured to, same row
   const std::uint64_t* target_group;  // and the group that this row is in
   std::int64_t words;
+  std::int64_t first;  // x of the first voxel that is measured
   std::int32_t z, y;
 };
 
 struct RowDistances {
-  std::int64_t measured, shared;  // bits of `own` that are not in `target`, and that are
-  bool complete;                  // whether none of the distances is infinite
+  std::int64_t written;
+  std::int64_t next;  // x of a voxel that takes a far search, where there is none; else 64 * words
+};
+
+// Rows of bits, each with zero bits on both sides.
+struct FaceNeighbours {
+  const std::uint64_t *own, *above, *below, *before, *behind;
 };
 
 // A voxel and the point that was found nearest to it: the nearest of the next voxel is seldom much
@@ -114,8 +121,8 @@ inline std::uint16_t steps_between(const Point& a, const Point& b) {
 
 template <class T>
 struct LabelLoops {
-  // Sets bit i of `bits` where labels[i] is `value`, for i < count.
-  void (*equal)(const T* labels, std::int64_t count, T value, std::uint64_t* bits);
+  // Sets bit i of `bits` where labels[i] is `value`, for i < count. May read up to `end`.
+  void (*equal)(const T* labels, std::int64_t count, const T* end, T value, std::uint64_t* bits);
   // Sets bit i of `bits` where labels[i + 1] is another one than labels[i], for i + 1 < count.
   void (*run_ends)(const T* labels, std::int64_t count, std::uint64_t* bits);
 };
@@ -126,12 +133,17 @@ struct SurfaceLoops {
   LabelLoops<std::int32_t> of_int32;
   LabelLoops<std::int64_t> of_int64;
 
-  // For the bits of query.own that are not in query.target, in order of x: the squared distance in
-  // mm^2 to the nearest bit of the target, and the steps to it; infinity, and kManySteps, where the
-  // near search finds none and `far` is null or has no point.
+  // Sets the bits of `border` whose own bit is set and one of its six neighbours is not.
+  void (*border)(const FaceNeighbours& rows, std::int64_t words, std::uint64_t* border);
+  // How many bits are set in both.
+  std::int64_t (*shared)(const std::uint64_t* a, const std::uint64_t* b, std::int64_t words);
+  // Measures from the bits of query.own that are not in query.target to the nearest bit of the
+  // target: adds 1 to short_counts[steps], where there are few steps, and else writes the squared
+  // distance in mm^2, of a target without points infinity. Writes all, in order of x, where
+  // short_counts is null.
   RowDistances (*nearest)(const RowQuery& query, const NearSearch& near, const FarSearch* far,
-                          const Spacing& spacing, Hint* hints, double* squared,
-                          std::uint16_t* steps);
+                          const Spacing& spacing, Hint* hints, std::int64_t* short_counts,
+                          double* squared);
 };
 
 }  // namespace recycleseg

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
@@ -53,8 +54,10 @@ class ChunkQueue {
 };
 
 // Threads that share the work of one call, step by step: for whole metrics, not for the small steps
-// of a training. They are made for the call and never spin, and one that the system has not woken
-// when a step is done is not waited for, so that busy cores cost no time.
+// of a training. They are made for the call. Who waits for the next step, or for the last chunk of
+// one, first offers its core to others for as long as it takes to wake a sleeping thread, and then
+// sleeps; a thread that the system has not woken when a step is done is not waited for. So busy
+// cores cost no time.
 class Team {
  public:
   using Work = std::function<void(ChunkQueue&)>;
@@ -83,6 +86,11 @@ class Team {
     state_->run(work, queue);
     std::unique_lock<std::mutex> lock(state_->mutex);
     state_->work = nullptr;
+    if (state_->inside > 0) {
+      lock.unlock();
+      yield_until([&] { return state_->inside == 0; });
+      lock.lock();
+    }
     state_->left.wait(lock, [&] { return state_->inside == 0; });
     if (const std::exception_ptr error = std::exchange(state_->error, nullptr))
       std::rethrow_exception(error);
@@ -91,12 +99,12 @@ class Team {
  private:
   // Outlives the team where a thread does.
   struct State {
-    std::mutex mutex;
+    std::mutex mutex;  // of who changes any of these
     std::condition_variable wake, left;
-    const Work* work = nullptr;  // of the step that is open
+    std::atomic<const Work*> work = nullptr;  // of the step that is open
     ChunkQueue* queue = nullptr;
-    std::int64_t step = 0, inside = 0;
-    bool stop = false;
+    std::atomic<std::int64_t> step = 0, inside = 0;
+    std::atomic<bool> stop = false;
     std::exception_ptr error;
 
     void run(const Work& work, ChunkQueue& queue) {
@@ -110,9 +118,12 @@ class Team {
     }
 
     void help() {
-      std::unique_lock<std::mutex> lock(mutex);
-      for (std::int64_t seen = 0;;) {
-        wake.wait(lock, [&] { return stop || (work != nullptr && step != seen); });
+      std::int64_t seen = 0;
+      const auto called = [&] { return stop || (work != nullptr && step != seen); };
+      for (;;) {
+        yield_until(called);
+        std::unique_lock<std::mutex> lock(mutex);
+        wake.wait(lock, called);
         if (stop) return;
         seen = step;
         ++inside;
@@ -125,6 +136,13 @@ class Team {
       }
     }
   };
+
+  template <class Reached>
+  static void yield_until(const Reached& reached) {
+    using Clock = std::chrono::steady_clock;
+    const auto end = Clock::now() + std::chrono::microseconds(50);
+    while (!reached() && Clock::now() < end) std::this_thread::yield();
+  }
 
   void start(std::int64_t helpers) {
     for (; helpers_ < helpers; ++helpers_) try {
