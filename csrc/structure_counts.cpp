@@ -7,7 +7,7 @@
 namespace recycleseg {
 namespace {
 
-constexpr std::int64_t kVoxelsPerChunk = 1 << 17;
+constexpr std::int64_t kVoxelsPerChunk = 1 << 15;
 
 // The structures that a label belongs to: some of the pairs (label, structure), by structure.
 using Pair = std::pair<std::int64_t, std::int64_t>;

@@ -319,13 +319,24 @@ INLINE Point any_point(const FarSearch& far) {
   return {corner[0][0] + (i >> 4), corner[1][0] + (i >> 2 & 3), corner[2][0] + (i & 3)};
 }
 
+// Improves `best` by all points. A function of its own, so that the loop over near ones has
+// registers.
+__attribute__((noinline)) void search_far(const FarSearch& far, const Point& from,
+                                          const Spacing& spacing, Best& best) {
+  const float lengths[3] = {static_cast<float>(spacing.z), static_cast<float>(spacing.y),
+                            static_cast<float>(spacing.x)};
+  if (best.squared == kInfinity) {
+    const Point start = any_point(far);
+    best = {squared_between(from, start, spacing), start};
+  }
+  search_cubes<kLevels - 1>(far, 0, far.levels[kLevels - 1].count, from, spacing, lengths, best);
+}
+
 RowDistances nearest(const RowQuery& query, const NearSearch& near, const FarSearch* far,
                      const Spacing& spacing, Hint* hints, std::int64_t* short_counts,
                      double* squared) {
   const std::int64_t place =
       ((query.z & (near.group.z - 1)) << near.group.log_y) + (query.y & (near.group.y - 1));
-  const float lengths[3] = {static_cast<float>(spacing.z), static_cast<float>(spacing.y),
-                            static_cast<float>(spacing.x)};
   std::int64_t written = 0;
   Best best{kInfinity, {}};  // of the voxel before, in this row
   std::uint64_t seen = (std::uint64_t{1} << query.first % 64) - 1;
@@ -348,12 +359,7 @@ RowDistances nearest(const RowQuery& query, const NearSearch& near, const FarSea
           squared[written++] = kInfinity;
           continue;
         }
-        if (best.squared == kInfinity) {
-          const Point start = any_point(*far);
-          best = {squared_between(from, start, spacing), start};
-        }
-        search_cubes<kLevels - 1>(*far, 0, far->levels[kLevels - 1].count, from, spacing, lengths,
-                                  best);
+        search_far(*far, from, spacing, best);
       }
       hint = {true, from, best.point, best.squared};
       const std::uint16_t steps = steps_between(from, best.point);

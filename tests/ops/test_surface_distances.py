@@ -18,6 +18,7 @@ from tests.ops.surface_cases import (
     box,
     close,
     label_maps,
+    needs_cpp,
     oracle,
     surfel_oracle,
 )
@@ -55,17 +56,10 @@ def check(
     return result
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("border_is_outside", [True, False], ids=["outside", "inside"])
-@pytest.mark.parametrize("case", CASES)
-def test_matches_scipy(case: str, border_is_outside: bool, backend: str) -> None:
-    check(*CASES[case], backend, border_is_outside=border_is_outside)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("case", [c for c in CASES if "empty" not in c])
-def test_surfels_match_those_of_deepmind(case: str, backend: str) -> None:
-    pred, ref, spacing = CASES[case]
+def check_surfels(
+    pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, ...], backend: str
+) -> None:
+    """The same with DeepMind's definition."""
     directed, pooled = surface_distances(
         torch.from_numpy(pred[None]),
         torch.from_numpy(ref[None]),
@@ -79,6 +73,19 @@ def test_surfels_match_those_of_deepmind(case: str, backend: str) -> None:
     # Their areas are sums over triangles, of which the order may differ.
     np.testing.assert_allclose(directed[0, 0], surfel_oracle(pred, ref, spacing), rtol=1e-9)
     assert pooled.isnan().all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("border_is_outside", [True, False], ids=["outside", "inside"])
+@pytest.mark.parametrize("case", CASES)
+def test_matches_scipy(case: str, border_is_outside: bool, backend: str) -> None:
+    check(*CASES[case], backend, border_is_outside=border_is_outside)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", [c for c in CASES if "empty" not in c])
+def test_surfels_match_those_of_deepmind(case: str, backend: str) -> None:
+    check_surfels(*CASES[case], backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -207,6 +214,34 @@ def test_tolerances_that_equal_distances_of_the_grid(backend: str) -> None:
     one = box((30, 9, 9), (2, 3), (2, 3), (2, 3))
     result = check(one, np.roll(one, 3, 0), spacing, backend, tolerances=(0.3, 0.29999999))
     assert result.directed[0, 0, :, -2:].tolist() == [[1, 0], [1, 0]]
+
+
+@needs_cpp
+@pytest.mark.parametrize("border_is_outside", [True, False], ids=["outside", "inside"])
+@pytest.mark.parametrize("spacing", [(2.0, 0.6, 1.1), (2.0, 1.1, 0.6)], ids=["turned", "straight"])
+@pytest.mark.parametrize("shape", [(20, 180, 150), (300, 270)], ids=str)
+def test_rows_of_several_words(
+    shape: tuple[int, ...], spacing: tuple[float, ...], border_is_outside: bool
+) -> None:
+    """Bits lie along the finer of the last two axes, 64 to a word, on several threads."""
+    masks = [blobs(shape, seed, 4) for seed in (60, 61)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        own = spacing[-len(shape) :]
+        check(masks[0], masks[1], own, "cpp", border_is_outside=border_is_outside)
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_cpp
+@pytest.mark.parametrize("spacing", [(2.0, 0.6, 1.1), (2.0, 1.1, 0.6)], ids=["turned", "straight"])
+@pytest.mark.parametrize("shape", [(9, 90, 140), (130, 140)], ids=str)
+def test_surface_elements_of_rows_of_several_words(
+    shape: tuple[int, ...], spacing: tuple[float, ...]
+) -> None:
+    pred, ref = (blobs(shape, seed, 4) for seed in (62, 63))
+    check_surfels(pred, ref, spacing[-len(shape) :], "cpp")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

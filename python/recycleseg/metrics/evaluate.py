@@ -113,8 +113,8 @@ def evaluate(
     }
     for definition, (directed, pooled) in distances.items():
         table |= surface_metrics(
-            directed.cpu().numpy(),
-            pooled.cpu().numpy(),
+            directed,
+            pooled,
             percentile=percentile,
             tolerances=nsd_names,
             definition=definition,

@@ -12,11 +12,7 @@ from torch import Tensor
 
 from recycleseg import _ext
 from recycleseg.ops.overlap_counts import overlap_counts
-from recycleseg.ops.surface_distances import (
-    SurfaceDistances,
-    count_and_measure,
-    surface_distances,
-)
+from recycleseg.ops.surface_distances import count_and_measure, surface_distances
 
 # The labels of each structure, without repetition.
 Structures = list[tuple[int, ...]]
@@ -26,12 +22,13 @@ class Measured(NamedTuple):
     """Of C structures in a batch of B cases with D axes.
 
     counts: int64 (B, C, 3), voxels in both maps, in pred, in ref. coordinate_sums: int64
-    (B, C, 2, D), sums of these voxels' indices, in pred and in ref. distances: by definition.
+    (B, C, 2, D), sums of these voxels' indices, in pred and in ref. distances: by definition
+    `directed` and `pooled` of recycleseg.ops.surface_distances, float64.
     """
 
     counts: NDArray[Any]
     coordinate_sums: NDArray[Any]
-    distances: dict[str, SurfaceDistances]
+    distances: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 def measure(
@@ -60,11 +57,11 @@ def measure(
     }
     if _ext.resolve_backend(backend, pred.device) == "cpp" and definitions:
         first, *others = definitions
-        found, distances = count_and_measure(pred, ref, definition=first, **options)
-        if structures is not None and found.unlisted.numpy().any():
+        counted, directed, pooled = count_and_measure(pred, ref, definition=first, **options)
+        if structures is not None and counted.unlisted.any():
             _structure_counts(pred, ref, structures, backend)  # raises, naming a label
-        counts, sums = found.counts.numpy(), found.coordinate_sums.numpy()
-        measured = {first: distances}
+        counts, sums = counted.counts, counted.coordinate_sums
+        measured = {first: (directed, pooled)}
     else:
         others, measured = list(definitions), {}
         counts, sums = (
@@ -73,9 +70,8 @@ def measure(
             else _structure_counts(pred, ref, structures, backend)
         )
     for definition in others:
-        measured[definition] = surface_distances(
-            pred, ref, definition=definition, backend=backend, **options
-        )
+        distances = surface_distances(pred, ref, definition=definition, backend=backend, **options)
+        measured[definition] = (distances.directed.cpu().numpy(), distances.pooled.cpu().numpy())
     return Measured(counts, sums, measured)
 
 

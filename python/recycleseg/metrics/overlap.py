@@ -51,7 +51,12 @@ def outcomes(counts: Counts, num_voxels: int) -> NDArray[np.int64]:
     num_voxels: of a map.
     """
     tp, pred, ref = _split(counts)
-    return np.stack([tp, pred - tp, ref - tp, num_voxels - pred - ref + tp], axis=-1)
+    table = np.empty((*tp.shape, 4), np.int64)
+    table[..., 0] = tp
+    table[..., 1] = pred - tp
+    table[..., 2] = ref - tp
+    table[..., 3] = num_voxels - pred - ref + tp
+    return table
 
 
 def volumes(counts: Counts, spacing: Sequence[float]) -> Array:

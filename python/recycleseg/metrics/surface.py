@@ -36,20 +36,18 @@ def assd(directed: Array) -> Array:
     """Average symmetric surface distance (...) in mm: the mean over both surfaces together."""
     sizes = directed[..., _SIZE]
     weighted = sizes * np.where(sizes == 0, 0.0, directed[..., _MEAN])
-    return _ratio(weighted.sum(-1), sizes.sum(-1))
+    return _ratio(_sum(weighted), _sum(sizes))
 
 
 def masd(directed: Array) -> Array:
     """Mean average surface distance (...) in mm: the mean of the two directed means."""
-    means = directed_means(directed)
-    mean: Array = 0.5 * (means[..., 0] + means[..., 1])
-    return mean
+    return 0.5 * _sum(directed_means(directed))
 
 
 def nsd(directed: Array, num_tolerances: int = 1, index: int = 0) -> Array:
     """Normalized surface Dice (...): the share of both surfaces within tolerance number `index`."""
     within = directed[..., directed.shape[-1] - num_tolerances + index]
-    return _ratio(within.sum(-1), directed[..., _SIZE].sum(-1))
+    return _ratio(_sum(within), _sum(directed[..., _SIZE]))
 
 
 def surface_metrics(
@@ -71,7 +69,7 @@ def surface_metrics(
         "hd": hausdorff(directed),
         f"hd{percentile:g}": percentile_hausdorff(directed),
         "assd": assd(directed),
-        "masd": masd(directed),
+        "masd": 0.5 * _sum(means),
         "mean_pred_to_ref": means[..., 0],
         "mean_ref_to_pred": means[..., 1],
     }
@@ -85,6 +83,11 @@ def surface_metrics(
 def tolerance_names(tolerances: Sequence[float], single: bool) -> dict[str, float]:
     """Name of the surface Dice at each tolerance in mm: "nsd" of one alone, else "nsd_2mm"."""
     return {"nsd" if single else f"nsd_{t:g}mm": t for t in tolerances}
+
+
+def _sum(both: Array) -> Array:
+    total: Array = both[..., 0] + both[..., 1]
+    return total
 
 
 def _larger(both: Array) -> Array:

@@ -9,7 +9,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recycleseg import _ext
@@ -50,9 +52,9 @@ class StructureCounts(NamedTuple):
     label is neither 0 nor in a structure.
     """
 
-    counts: Tensor
-    coordinate_sums: Tensor
-    unlisted: Tensor
+    counts: NDArray[np.int64]
+    coordinate_sums: NDArray[np.int64]
+    unlisted: NDArray[np.int64]
 
 
 def surface_distances(
@@ -98,7 +100,8 @@ def surface_distances(
             result back.
 
     Memory besides the arguments: "cpp" takes half a byte for each voxel of the boxes around the
-    structures that are at work (together at most one volume's), some 50 bytes for each distinct
+    structures that are at work (together at most one volume's), a quarter more where voxels are
+    longer along the last axis than along the one before, some 50 bytes for each distinct
     distance and, where distances are long, some 25 bytes for each 4x4x4 cell with surface; a tensor
     that is not contiguous is copied. "cuda" takes, for one structure after the other, 12 bytes for
     each voxel of the box around it and one voxel on each side, and some 100 bytes for each voxel or
@@ -160,9 +163,10 @@ def count_and_measure(
     percentiles: Sequence[float],
     definition: str = "voxel",
     border_is_outside: bool = True,
-) -> tuple[StructureCounts, SurfaceDistances]:
-    """:func:`surface_distances` by "cpp" of CPU tensors that are not empty, and from the same
-    reading of the maps the structures' voxels. For callers that have checked the arguments.
+) -> tuple[StructureCounts, NDArray[np.float64], NDArray[np.float64]]:
+    """`directed` and `pooled` of :func:`surface_distances`, by "cpp", of CPU tensors that are not
+    empty, and from the same reading of the maps the structures' voxels. For callers that have
+    checked the arguments.
     """
     query = Query(
         _structures(labels),
@@ -172,13 +176,16 @@ def count_and_measure(
         definition == "surfel",
         border_is_outside,
     )
-    per_structure = (pred.shape[0], query.num_structures(pred))
+    head = (pred.shape[0], query.num_structures(pred))
     counts = StructureCounts(
-        torch.empty((*per_structure, 3), dtype=torch.int64),
-        torch.empty((*per_structure, 2, len(spacing)), dtype=torch.int64),
-        torch.empty(2, dtype=torch.int64),
+        np.empty((*head, 3), np.int64),
+        np.empty((*head, 2, len(spacing)), np.int64),
+        np.empty(2, np.int64),
     )
-    return counts, SurfaceDistances(*_measure_by_extension(pred, ref, query, counts))
+    directed = np.empty((*head, 2, 3 + len(percentiles) + len(tolerances)))
+    pooled = np.empty((*head, len(percentiles)))
+    _run_extension(pred, ref, query, *(x.__dlpack__() for x in (directed, pooled, *counts)))
+    return counts, directed, pooled
 
 
 def surface_distances_reference(
@@ -232,23 +239,28 @@ def _nearest_by_transform(own: Surface, other: Surface, spacing: Sequence[float]
     return distance[own.points.unbind(1)].double()
 
 
-def _measure_by_extension(
-    pred: Tensor, ref: Tensor, query: Query, counts: StructureCounts | None = None
-) -> tuple[Tensor, Tensor]:
-    """The "cpp" backend, which fills `counts` where given."""
+def _measure_by_extension(pred: Tensor, ref: Tensor, query: Query) -> tuple[Tensor, Tensor]:
+    """The "cpp" backend."""
     directed, pooled = empty_result(
         pred, query.num_structures(pred), len(query.percentiles), len(query.tolerances)
     )
+    _run_extension(pred, ref, query, _ext.capsule(directed), _ext.capsule(pooled))
+    return directed, pooled
+
+
+def _run_extension(
+    pred: Tensor, ref: Tensor, query: Query, directed: object, pooled: object, *counts: object
+) -> None:
+    """Fills the tensors of these DLPack capsules: `counts` of a StructureCounts, or none."""
     _ext.C.surface_distances_cpu(
         _ext.capsule(pred.contiguous()),
         _ext.capsule(ref.contiguous()),
         *query,
-        _ext.capsule(directed),
-        _ext.capsule(pooled),
+        directed,
+        pooled,
         torch.get_num_threads(),
-        *map(_ext.capsule, counts or ()),
+        *counts,
     )
-    return directed, pooled
 
 
 @torch.library.custom_op("recycleseg::surface_distances", mutates_args=())
