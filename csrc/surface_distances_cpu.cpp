@@ -18,8 +18,12 @@ namespace {
 // Fewer, of all structures, are done before another thread has started.
 constexpr std::int64_t kVoxelsPerThread = 1 << 19;
 
+// Structures of a batch of small maps are at work at once up to this many voxels of their boxes:
+// with fewer, threads would wait for one another more often than they work.
+constexpr std::int64_t kVoxelsAtWork = 1 << 22;
+
 // What a structure takes even where its box is small, counted in voxels.
-constexpr std::int64_t kVoxelsOfAny = 1 << 15;
+constexpr std::int64_t kVoxelsOfAny = 1 << 16;
 
 // The search looks through rows, the nearest first: the farther apart they are, the fewer. So where
 // voxels are longer along x than along y by this factor, its rows lie along y.
@@ -391,12 +395,13 @@ void surface_distances_cpu(const TensorView& pred, const TensorView& ref, const 
     });
   };
   // As many at once as fit into what one that fills the volume would take.
+  const std::int64_t most = std::max(voxels, kVoxelsAtWork);
   std::vector<std::pair<std::int64_t, Box>> at_work;
   std::int64_t voxels_at_work = 0;
   for (std::int64_t i = 0; i < shape.batch * shape.classes; ++i) {
     Box box = found.of[i].side[0].box;
     box.include(found.of[i].side[1].box);
-    if (voxels_at_work + box.voxels() > voxels && !at_work.empty()) {
+    if (voxels_at_work + box.voxels() > most && !at_work.empty()) {
       finish(at_work);
       at_work.clear();
       voxels_at_work = 0;

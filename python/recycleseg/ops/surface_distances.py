@@ -100,8 +100,8 @@ def surface_distances(
             result back.
 
     Memory besides the arguments: "cpp" takes half a byte for each voxel of the boxes around the
-    structures that are at work (together at most one volume's), a quarter more where voxels are
-    longer along the last axis than along the one before, some 50 bytes for each distinct
+    structures that are at work (together at most one volume's or 4 million), a quarter more where
+    voxels are longer along the last axis than along the one before, some 50 bytes for each distinct
     distance and, where distances are long, some 25 bytes for each 4x4x4 cell with surface; a tensor
     that is not contiguous is copied. "cuda" takes, for one structure after the other, 12 bytes for
     each voxel of the box around it and one voxel on each side, and some 100 bytes for each voxel or
