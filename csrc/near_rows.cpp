@@ -11,6 +11,10 @@ namespace {
 // voxels: of an image farther, for its groups are few.
 constexpr double kRowsRadius = 4.2, kRadius = 20, kFlatRadius = 28;
 
+GroupSize group_size(std::int32_t log_z, std::int32_t log_y) {
+  return {1 << log_z, 1 << log_y, log_z, log_y};
+}
+
 std::vector<double> squares(double spacing) {
   std::vector<double> values;
   for (std::int64_t n = -kLongest; n <= kLongest; ++n)
@@ -22,7 +26,7 @@ std::vector<double> squares(double spacing) {
 
 NearRows::NearRows(const Spacing& spacing, bool flat)
     : spacing_(spacing),
-      group_(flat ? GroupSize{1, 8, 0, 3} : GroupSize{4, 4, 2, 2}),
+      group_(flat ? group_size(0, 3) : group_size(2, 2)),
       squared_z_(squares(spacing.z)),
       squared_y_(squares(spacing.y)) {
   const double voxel = flat ? spacing.y : std::sqrt(spacing.y * spacing.z);

@@ -6,12 +6,6 @@
 
 #include "tensor_view.hpp"
 
-#ifdef __CUDACC__
-#define RECYCLESEG_HOST_DEVICE __host__ __device__
-#else
-#define RECYCLESEG_HOST_DEVICE
-#endif
-
 namespace recycleseg {
 
 // What is asked for. Lengths are in mm, axes in the order of the arrays.
@@ -43,10 +37,10 @@ struct CountViews {
 };
 
 // pred, ref: (B, *S) contiguous label maps, or (B, C, *S) masks, S of 2 or 3 axes. Fills directed
-// (B, C, 2, 3 + P + K) and pooled (B, C, P), float64. Takes, per structure that is at work, half a
-// byte a voxel of its box, a quarter more where voxels are longer along x than along y, some 50 bytes
-// for each distinct distance and, where distances are long, some 25 for each cell of 4 x 4 x 4 voxels
-// with surface. `counts` may be null.
+// (B, C, 2, 3 + P + K) and pooled (B, C, P), float64. Takes, per structure that is at work, 32 KiB
+// and half a byte a voxel of its box, three quarters where voxels are longer along x than along y,
+// some 50 bytes for each distinct distance and, where distances are long, some 25 for each cell of
+// 4 x 4 x 4 voxels with surface. `counts` may be null.
 void surface_distances_cpu(const TensorView& pred, const TensorView& ref, const SurfaceQuery& query,
                            const TensorView& directed, const TensorView& pooled,
                            std::int64_t num_threads, const CountViews* counts);

@@ -1,4 +1,3 @@
-#include <cmath>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -18,9 +17,9 @@ namespace {
 // Fewer, of all structures, are done before another thread has started.
 constexpr std::int64_t kVoxelsPerThread = 1 << 19;
 
-// Structures of a batch of small maps are at work at once up to this many voxels of their boxes:
-// with fewer, threads would wait for one another more often than they work.
-constexpr std::int64_t kVoxelsAtWork = 1 << 22;
+// Structures of small maps are at work at once up to this many voxels of their boxes: with fewer,
+// threads would wait for one another more than they work.
+constexpr std::int64_t kAlwaysAtWork = 1 << 22;
 
 // What a structure takes even where its box is small, counted in voxels.
 constexpr std::int64_t kVoxelsOfAny = 1 << 16;
@@ -394,8 +393,8 @@ void surface_distances_cpu(const TensorView& pred, const TensorView& ref, const 
       }
     });
   };
-  // As many at once as fit into what one that fills the volume would take.
-  const std::int64_t most = std::max(voxels, kVoxelsAtWork);
+  // As many at once as fit into what one that fills the volume would take, if that is not little.
+  const std::int64_t most = std::max(voxels, kAlwaysAtWork);
   std::vector<std::pair<std::int64_t, Box>> at_work;
   std::int64_t voxels_at_work = 0;
   for (std::int64_t i = 0; i < shape.batch * shape.classes; ++i) {

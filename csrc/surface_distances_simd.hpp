@@ -78,11 +78,12 @@ struct RowQuery {
 };
 
 struct RowDistances {
-  std::int64_t written;
-  std::int64_t next;  // x of a voxel that takes a far search, where there is none; else 64 * words
+  std::int64_t written;  // distances that were not counted by their steps
+  std::int64_t next;     // 64 * words where the row is done; else the x that takes a far search
 };
 
-// Rows of bits, each with zero bits on both sides.
+// Rows of bits. Of `own` the bits before and behind are read too: whether the neighbours beyond its
+// ends are set.
 struct FaceNeighbours {
   const std::uint64_t *own, *above, *below, *before, *behind;
 };
@@ -121,7 +122,8 @@ inline std::uint16_t steps_between(const Point& a, const Point& b) {
 
 template <class T>
 struct LabelLoops {
-  // Sets bit i of `bits` where labels[i] is `value`, for i < count. May read up to `end`.
+  // Sets bit i of `bits` where labels[i] is `value`, for i < count. `end`: of the whole map, of
+  // which labels behind these may be read.
   void (*equal)(const T* labels, std::int64_t count, const T* end, T value, std::uint64_t* bits);
   // Sets bit i of `bits` where labels[i + 1] is another one than labels[i], for i + 1 < count.
   void (*run_ends)(const T* labels, std::int64_t count, std::uint64_t* bits);
@@ -137,10 +139,11 @@ struct SurfaceLoops {
   void (*border)(const FaceNeighbours& rows, std::int64_t words, std::uint64_t* border);
   // How many bits are set in both.
   std::int64_t (*shared)(const std::uint64_t* a, const std::uint64_t* b, std::int64_t words);
-  // Measures from the bits of query.own that are not in query.target to the nearest bit of the
-  // target: adds 1 to short_counts[steps], where there are few steps, and else writes the squared
-  // distance in mm^2, of a target without points infinity. Writes all, in order of x, where
-  // short_counts is null.
+  // Measures from the bits of query.own, from query.first on, that are not in query.target to the
+  // nearest bit of the target: adds 1 to short_counts[steps], where there are few steps, and else
+  // writes the squared distance in mm^2, which is infinity where `far` has no point. Writes all, in
+  // order of x, where short_counts is null. Stops at a voxel that takes a far search where `far` is
+  // null. `hints` are those of the rows gone before.
   RowDistances (*nearest)(const RowQuery& query, const NearSearch& near, const FarSearch* far,
                           const Spacing& spacing, Hint* hints, std::int64_t* short_counts,
                           double* squared);

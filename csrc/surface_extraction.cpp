@@ -1,5 +1,8 @@
 #include "surface_extraction.hpp"
 
+#include <algorithm>
+#include <vector>
+
 #include "surface_loops.hpp"
 
 namespace recycleseg {
@@ -22,24 +25,28 @@ void set_nonzero_bits(const T* labels, std::int64_t count, const T* end, std::ui
   if (count % 64 != 0) bits[count / 64] &= (std::uint64_t{1} << count % 64) - 1;
 }
 
-// A row of which some neighbours lie beyond an open side, and so count as inside.
+// Rows of which some neighbours lie beyond an open side, and so count as inside.
 void extract_border_beside_open(const BitGrid& mask, bool flat, const OpenSides& open,
-                                std::int64_t z, std::int64_t y, BitGrid& surface) {
-  const std::uint64_t* const row = mask.row(z, y);
-  std::vector<std::uint64_t> padded(row - 1, row + mask.words + 1);
+                                const Rows& rows, BitGrid& surface) {
+  std::vector<std::uint64_t> padded(mask.words + 2);
   std::uint64_t* const own = padded.data() + 1;
-  if (open.low[2]) own[-1] |= std::uint64_t{1} << 63;
-  if (open.high[2]) own[mask.width / 64] |= std::uint64_t{1} << mask.width % 64;
-  const auto neighbour = [&](bool is_beyond, std::int64_t other_z, std::int64_t other_y) {
-    return is_beyond ? own : mask.row(other_z, other_y);
-  };
-  std::uint64_t* const out = surface.row(z, y);
-  surface_loops().border({own, neighbour(open.low[1] && y == 0, z, y - 1),
-                          neighbour(open.high[1] && y + 1 == mask.height, z, y + 1),
-                          neighbour(flat || (open.low[0] && z == 0), z - 1, y),
-                          neighbour(flat || (open.high[0] && z + 1 == mask.depth), z + 1, y)},
-                         mask.words, out);
-  for (std::int64_t w = 0; w < mask.words; ++w) out[w] &= row[w];
+  const std::int64_t z = rows.z;
+  for (std::int64_t y = rows.y; y < rows.end; ++y) {
+    const std::uint64_t* const row = mask.row(z, y);
+    std::copy(row - 1, row + mask.words + 1, padded.begin());
+    if (open.low[2]) own[-1] |= std::uint64_t{1} << 63;
+    if (open.high[2]) own[mask.width / 64] |= std::uint64_t{1} << mask.width % 64;
+    const auto neighbour = [&](bool is_beyond, std::int64_t other_z, std::int64_t other_y) {
+      return is_beyond ? own : mask.row(other_z, other_y);
+    };
+    std::uint64_t* const out = surface.row(z, y);
+    surface_loops().border({own, neighbour(open.low[1] && y == 0, z, y - 1),
+                            neighbour(open.high[1] && y + 1 == mask.height, z, y + 1),
+                            neighbour(flat || (open.low[0] && z == 0), z - 1, y),
+                            neighbour(flat || (open.high[0] && z + 1 == mask.depth), z + 1, y)},
+                           mask.words, out);
+    for (std::int64_t w = 0; w < mask.words; ++w) out[w] &= row[w];
+  }
 }
 
 }  // namespace
@@ -62,13 +69,11 @@ void extract_mask_rows(const TensorView& labels, const VolumeShape& shape,
 
 void extract_border_rows(const BitGrid& mask, bool flat, const OpenSides& open, const Rows& rows,
                          BitGrid& surface) {
+  const auto is_open = [](bool side) { return side; };
+  if (std::any_of(open.low, open.low + 3, is_open) ||
+      std::any_of(open.high, open.high + 3, is_open))
+    return extract_border_beside_open(mask, flat, open, rows, surface);
   const auto [z, y, end] = rows;
-  if (std::any_of(open.low, open.low + 3, [](bool is) { return is; }) ||
-      std::any_of(open.high, open.high + 3, [](bool is) { return is; })) {
-    for (std::int64_t each = y; each < end; ++each)
-      extract_border_beside_open(mask, flat, open, z, each, surface);
-    return;
-  }
   // The words of all rows at once: those between two rows are zero.
   const std::uint64_t* const own = mask.row(z, y);
   surface_loops().border({own, mask.row(z, y - 1), mask.row(z, y + 1),

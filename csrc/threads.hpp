@@ -54,10 +54,10 @@ class ChunkQueue {
 };
 
 // Threads that share the work of one call, step by step: for whole metrics, not for the small steps
-// of a training. They are made for the call. Who waits for the next step, or for the last chunk of
-// one, first offers its core to others for as long as it takes to wake a sleeping thread, and then
-// sleeps; a thread that the system has not woken when a step is done is not waited for. So busy
-// cores cost no time.
+// of a training. They are made for the call. A thread that waits for the next step, or for the last
+// chunk of one, first offers its core to others for about as long as it takes to wake a sleeping
+// thread, and then sleeps; one that the system has not woken when a step is done is not waited for.
+// So busy cores cost little time.
 class Team {
  public:
   using Work = std::function<void(ChunkQueue&)>;
@@ -97,9 +97,11 @@ class Team {
   }
 
  private:
+  static constexpr std::chrono::microseconds kWakingTime{50};
+
   // Outlives the team where a thread does.
   struct State {
-    std::mutex mutex;  // of who changes any of these
+    std::mutex mutex;  // held to change any of these; atomics are also read without it
     std::condition_variable wake, left;
     std::atomic<const Work*> work = nullptr;  // of the step that is open
     ChunkQueue* queue = nullptr;
@@ -140,7 +142,7 @@ class Team {
   template <class Reached>
   static void yield_until(const Reached& reached) {
     using Clock = std::chrono::steady_clock;
-    const auto end = Clock::now() + std::chrono::microseconds(50);
+    const auto end = Clock::now() + kWakingTime;
     while (!reached() && Clock::now() < end) std::this_thread::yield();
   }
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,14 @@ from torch import Tensor
 from recycleseg.ops import SurfaceDistances, surface_distances
 
 DTYPES = (torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def check(
@@ -216,32 +224,60 @@ def test_tolerances_that_equal_distances_of_the_grid(backend: str) -> None:
     assert result.directed[0, 0, :, -2:].tolist() == [[1, 0], [1, 0]]
 
 
+WIDE = [(33, 128, 128), (20, 180, 150), (9, 128, 64), (64, 128), (800, 700)]
+WIDE_SPACINGS = {"turned": (2.0, 0.6, 1.1), "straight": (2.0, 1.1, 0.6)}
+
+
 @needs_cpp
 @pytest.mark.parametrize("border_is_outside", [True, False], ids=["outside", "inside"])
-@pytest.mark.parametrize("spacing", [(2.0, 0.6, 1.1), (2.0, 1.1, 0.6)], ids=["turned", "straight"])
-@pytest.mark.parametrize("shape", [(20, 180, 150), (300, 270)], ids=str)
+@pytest.mark.parametrize("spacing", WIDE_SPACINGS.values(), ids=WIDE_SPACINGS)
+@pytest.mark.parametrize("shape", WIDE, ids=str)
 def test_rows_of_several_words(
-    shape: tuple[int, ...], spacing: tuple[float, ...], border_is_outside: bool
+    shape: tuple[int, ...],
+    spacing: tuple[float, ...],
+    border_is_outside: bool,
+    two_threads: None,
 ) -> None:
-    """Bits lie along the finer of the last two axes, 64 to a word, on several threads."""
-    masks = [blobs(shape, seed, 4) for seed in (60, 61)]
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        own = spacing[-len(shape) :]
-        check(masks[0], masks[1], own, "cpp", border_is_outside=border_is_outside)
-    finally:
-        torch.set_num_threads(before)
+    """Bits lie along the finer of the last two axes, 64 to a word."""
+    pred, ref = (blobs(shape, seed, 4) for seed in (60, 61))
+    own = spacing[-len(shape) :]
+    check(pred, ref, own, "cpp", border_is_outside=border_is_outside)
 
 
 @needs_cpp
-@pytest.mark.parametrize("spacing", [(2.0, 0.6, 1.1), (2.0, 1.1, 0.6)], ids=["turned", "straight"])
-@pytest.mark.parametrize("shape", [(9, 90, 140), (130, 140)], ids=str)
+@pytest.mark.parametrize("spacing", WIDE_SPACINGS.values(), ids=WIDE_SPACINGS)
+@pytest.mark.parametrize("shape", WIDE, ids=str)
 def test_surface_elements_of_rows_of_several_words(
-    shape: tuple[int, ...], spacing: tuple[float, ...]
+    shape: tuple[int, ...], spacing: tuple[float, ...], two_threads: None
 ) -> None:
     pred, ref = (blobs(shape, seed, 4) for seed in (62, 63))
     check_surfels(pred, ref, spacing[-len(shape) :], "cpp")
+
+
+@needs_cpp
+@pytest.mark.parametrize("axes", [(0, 1, 2), (0, 2, 1)], ids=["straight", "turned"])
+@pytest.mark.parametrize("first_far", [41, 105])
+def test_far_distances_from_the_middle_of_a_row(first_far: int, axes: tuple[int, ...]) -> None:
+    """Short distances of a row are counted before its first far one, and only once."""
+    shape = (3, 6, 240)
+    pred = box(shape, (0, 3), (1, 5), (2, 238))
+    ref = box(shape, (0, 3), (1, 5), (2, first_far - 21))
+    spacing = (1.0, 1.0, 1.3) if axes == (0, 2, 1) else (1.0, 1.0, 1.0)
+    check(pred.transpose(axes).copy(), ref.transpose(axes).copy(), spacing, "cpp")
+
+
+@needs_cpp
+def test_more_maps_than_are_at_work_at_once(two_threads: None) -> None:
+    shape, num_maps, spacing = (90, 70), 100, (0.9, 0.7)
+    pred, ref = (np.stack([blobs(shape, seed + 2 * b) for b in range(num_maps)]) for seed in (0, 1))
+    pred[3], ref[50] = False, False
+    directed, pooled = surface_distances(
+        torch.from_numpy(pred), torch.from_numpy(ref), labels=[1], spacing=spacing, backend="cpp"
+    )
+    for b in range(num_maps):
+        expected = oracle(pred[b], ref[b], spacing, (1.0,), (95.0,))
+        close(directed[b, 0], expected[0])
+        close(pooled[b, 0], expected[1])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

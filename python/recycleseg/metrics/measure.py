@@ -22,8 +22,8 @@ class Measured(NamedTuple):
     """Of C structures in a batch of B cases with D axes.
 
     counts: int64 (B, C, 3), voxels in both maps, in pred, in ref. coordinate_sums: int64
-    (B, C, 2, D), sums of these voxels' indices, in pred and in ref. distances: by definition
-    `directed` and `pooled` of recycleseg.ops.surface_distances, float64.
+    (B, C, 2, D), sums of these voxels' indices, in pred and in ref. distances:
+    definition -> `directed` and `pooled` of recycleseg.ops.surface_distances, float64.
     """
 
     counts: NDArray[Any]

@@ -100,9 +100,9 @@ def surface_distances(
             result back.
 
     Memory besides the arguments: "cpp" takes half a byte for each voxel of the boxes around the
-    structures that are at work (together at most one volume's or 4 million), a quarter more where
-    voxels are longer along the last axis than along the one before, some 50 bytes for each distinct
-    distance and, where distances are long, some 25 bytes for each 4x4x4 cell with surface; a tensor
+    structures that are at work (three quarters where voxels are longer along the last axis than
+    along the one before; together at most one volume's voxels, or 4 million where that is more),
+    32 KiB for each of them, some 50 bytes for each distinct distance and, where distances are long, some 25 bytes for each 4x4x4 cell with surface; a tensor
     that is not contiguous is copied. "cuda" takes, for one structure after the other, 12 bytes for
     each voxel of the box around it and one voxel on each side, and some 100 bytes for each voxel or
     corner of its two surfaces; first, to find the boxes, 5 bytes for each voxel of a volume. The
@@ -164,9 +164,9 @@ def count_and_measure(
     definition: str = "voxel",
     border_is_outside: bool = True,
 ) -> tuple[StructureCounts, NDArray[np.float64], NDArray[np.float64]]:
-    """`directed` and `pooled` of :func:`surface_distances`, by "cpp", of CPU tensors that are not
-    empty, and from the same reading of the maps the structures' voxels. For callers that have
-    checked the arguments.
+    """The structures' voxels and, from the same reading of the maps, `directed` and `pooled` of
+    :func:`surface_distances`, by "cpp": of CPU tensors that are not empty, for callers that have
+    checked the arguments. The distances are not set where a label is unlisted.
     """
     query = Query(
         _structures(labels),
