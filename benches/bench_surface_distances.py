@@ -18,6 +18,8 @@ from metric_memory import bytes_per_voxel
 from metric_rivals import PROVIDERS, THREADED, Scores, set_num_threads, why_not
 from pytest_benchmark.fixture import BenchmarkFixture
 
+import recycleseg
+
 TOLERANCE_MM = 1.0
 QUICK = ("ours", "ours_op", "exacta", "scipy_tree")  # on every input, however bad
 CASES = [
@@ -41,6 +43,22 @@ def test_metrics(
         run()
         seconds = time.perf_counter() - started
         benchmark.pedantic(run, rounds=max(5, min(200, int(1 / seconds))))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_metrics_of_a_batch(benchmark: BenchmarkFixture, threads: int) -> None:
+    """16 images in one call; a single one is done before a second thread would have started."""
+    benchmark.group = "metrics, 16 x d2, good, ours"
+    kind = VOLUMES["d2"]
+    pred, ref = (np.stack([maps] * 16) for maps in masks("d2"))
+    with torch_threads(threads):
+        benchmark.pedantic(
+            recycleseg.evaluate,
+            (pred, ref),
+            {"spacing": kind.spacing, "labels": {"blob": 1}, "tolerance_mm": TOLERANCE_MM},
+            rounds=100,
+            warmup_rounds=2,
+        )
 
 
 @pytest.mark.parametrize("provider", ["ours", "ours_op", "exacta"])

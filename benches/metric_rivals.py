@@ -30,7 +30,7 @@ def ours(pred: Labels, ref: Labels, num_classes: int, spacing: Spacing, toleranc
     labels = {str(c): c for c in range(1, num_classes + 1)}
     scores = rs.evaluate(pred, ref, spacing=spacing, labels=labels, tolerance_mm=tolerance)
     names = ("dice", "hd95", "assd", "nsd")
-    return np.array([[scores[label][name] for name in names] for label in labels])
+    return np.array([[metrics[name] for name in names] for metrics in scores.values()])
 
 
 def ours_op(
