@@ -10,6 +10,7 @@
 #include "ensemble_vote.hpp"
 #include "norm_act.hpp"
 #include "overlap_counts.hpp"
+#include "structure_metrics.hpp"
 #include "surface_distances.hpp"
 #include "surfel_areas.hpp"
 #include "tensor_view.hpp"
@@ -155,6 +156,19 @@ void bind_surface_distances(const py::capsule& pred, const py::capsule& ref, con
                         count_views ? &*count_views : nullptr);
 }
 
+void bind_overlap_metrics(const py::capsule& counts, const py::capsule& sums,
+                          const std::vector<double>& spacing, const py::capsule& table) {
+  const Borrowed counts_in("counts", counts), sums_in("sums", sums), table_out("table", table);
+  overlap_metrics_cpu(counts_in.view(), sums_in.view(), spacing, table_out.view());
+}
+
+void bind_surface_metrics(const py::capsule& directed, const py::object& pooled,
+                          const py::capsule& table) {
+  const Borrowed directed_in("directed", directed), table_out("table", table);
+  const Optional pooled_in("pooled", pooled);
+  surface_metrics_cpu(directed_in.view(), pooled_in.view(), table_out.view());
+}
+
 // Binds fn(vote, views, last); `tensors` maps the names of VoteViews to capsules or None.
 template <class Last>
 auto bind_ensemble_vote(void (*fn)(Vote, const VoteViews&, Last)) {
@@ -236,6 +250,9 @@ PYBIND11_MODULE(_C, module) {
              "spacing"_a, "tolerances"_a, "percentiles"_a, "surfel"_a, "border_is_outside"_a,
              "directed"_a, "pooled"_a, "num_threads"_a, "counts"_a = py::none(),
              "sums"_a = py::none(), "unlisted"_a = py::none());
+  module.def("overlap_metrics_cpu", &bind_overlap_metrics, "counts"_a, "sums"_a, "spacing"_a,
+             "table"_a);
+  module.def("surface_metrics_cpu", &bind_surface_metrics, "directed"_a, "pooled"_a, "table"_a);
   module.def(
       "surfel_areas",
       [](const std::vector<double>& spacing) {

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recycleseg.metrics import overlap
-from recycleseg.metrics.measure import Structures, measure
+from recycleseg import _ext
+from recycleseg.metrics.measure import Maps, Structures, device_of, measure
+from recycleseg.metrics.overlap import outcomes
 from recycleseg.metrics.scores import Scores
-from recycleseg.metrics.surface import surface_metrics, tolerance_names
+from recycleseg.metrics.surface import tolerance_names
+from recycleseg.metrics.table import metric_table, metric_table_reference
 from recycleseg.ops.distance_transform import MAX_SPACING, MIN_SPACING
 from recycleseg.ops.overlap_counts import MAX_CLASSES
 from recycleseg.ops.surface_distances import DEFINITIONS
@@ -25,6 +27,7 @@ _WIDER = {
     torch.uint32: torch.int64,
     torch.uint64: torch.int64,
 }
+_WIDER_IN_NUMPY = {"i1": np.int16, "u2": np.int32, "u4": np.int64, "u8": np.int64}
 
 
 def evaluate(
@@ -84,12 +87,12 @@ def evaluate(
     else:
         spacing_of_maps = spacing
 
-    if batched and structures and max(map(max, structures)) > 1 and pred_maps.dtype == torch.bool:
+    if batched and structures and max(map(max, structures)) > 1 and _is_bool(pred_maps):
         raise ValueError(
             f"labels: expected names alone, one for each mask, for boolean arrays (C, *S) as pred, "
             f"got {labels!r}: a mapping from names to labels is for label maps"
         )
-    counts, sums, distances = measure(
+    measured = measure(
         pred_maps,
         ref_maps,
         structures,
@@ -100,25 +103,10 @@ def evaluate(
         border_is_outside=border_is_outside,
         backend=backend,
     )
-    sizes = overlap.volumes(counts, spacing)
-    unit = "volume_ml" if len(spacing) == 3 else "area_mm2"
-    table = {
-        "dice": overlap.dice(counts),
-        "iou": overlap.iou(counts),
-        "precision": overlap.precision(counts),
-        "recall": overlap.recall(counts),
-        f"pred_{unit}": sizes[..., 0],
-        f"ref_{unit}": sizes[..., 1],
-        "centroid_distance": overlap.centroid_distance(counts, sums, spacing_of_maps),
-    }
-    for definition, (directed, pooled) in distances.items():
-        table |= surface_metrics(
-            directed,
-            pooled,
-            percentile=percentile,
-            tolerances=nsd_names,
-            definition=definition,
-        )
+    compiled = _ext.HAS_CPP and backend != "reference"
+    table = (metric_table if compiled else metric_table_reference)(
+        measured, spacing=spacing_of_maps, percentile=percentile, tolerances=[*nsd_names]
+    )
     return Scores(
         labels=names,
         table=table,
@@ -128,7 +116,7 @@ def evaluate(
         percentile=percentile,
         definitions=tuple(definitions),
         border_is_outside=border_is_outside,
-        outcomes=overlap.outcomes(counts, math.prod(pred_maps.shape[-len(spacing) :])),
+        outcomes=outcomes(measured.counts, math.prod(pred_maps.shape[-len(spacing) :])),
     )
 
 
@@ -198,9 +186,9 @@ def _check_options(
 
 def _maps(
     pred: Any, ref: Any, num_axes: int, mask_names: tuple[str, ...] | None
-) -> tuple[Tensor, Tensor, bool]:
-    """Both as tensors with a batch axis, masks as bool; and whether they came with that axis."""
-    pred, ref = _tensor("pred", pred), _tensor("ref", ref)
+) -> tuple[Maps, Maps, bool]:
+    """Both with a batch axis, masks as bool; and whether they came with that axis."""
+    pred, ref = _array("pred", pred), _array("ref", ref)
     one = num_axes + (mask_names is not None)
     if pred.ndim not in (one, one + 1):
         kind = "(*S) or (B, *S)" if mask_names is None else "(C, *S) or (B, C, *S)"
@@ -212,9 +200,9 @@ def _maps(
         raise ValueError(
             f"ref: expected the shape of pred, {tuple(pred.shape)}, got {tuple(ref.shape)}"
         )
-    if ref.device != pred.device:
-        raise ValueError(f"ref: expected the device of pred, {pred.device}, got {ref.device}")
-    if pred.numel() == 0:
+    if (device := device_of(ref)) != device_of(pred):
+        raise ValueError(f"ref: expected the device of pred, {device_of(pred)}, got {device}")
+    if 0 in pred.shape:
         raise ValueError(f"pred: expected at least one voxel, got shape {tuple(pred.shape)}")
     batched = pred.ndim == one + 1
     if not batched:
@@ -226,44 +214,53 @@ def _maps(
             f"labels: expected {pred.shape[1]} names, one for each mask of pred, "
             f"got {len(mask_names)}"
         )
-    is_inside = [maps if maps.dtype == torch.bool else maps != 0 for maps in (pred, ref)]
+    is_inside = [maps if _is_bool(maps) else maps != 0 for maps in (pred, ref)]
     return is_inside[0], is_inside[1], batched
 
 
-def _tensor(name: str, x: Any) -> Tensor:
-    """x as a tensor of a dtype that the operations take; copied only where torch cannot view it."""
-    if isinstance(x, np.ndarray):
-        if x.dtype.kind not in "biu":
-            raise ValueError(f"{name}: expected booleans or integers, got {x.dtype}")
-        viewable = x.flags.writeable and x.dtype.isnative and min(x.strides, default=0) >= 0
-        tensor = torch.from_numpy(
-            x if viewable else np.array(x, dtype=x.dtype.newbyteorder("="), order="K")
-        )
-    elif isinstance(x, Tensor):
-        tensor = x.detach()
-    elif hasattr(x, "__dlpack__"):
-        tensor = torch.from_dlpack(x)
-    else:
-        raise TypeError(
-            f"{name}: expected a NumPy array, a torch tensor or an object with __dlpack__, "
-            f"got {type(x).__name__}"
-        )
-    if tensor.is_floating_point() or tensor.is_complex():
-        raise ValueError(f"{name}: expected booleans or integers, got {tensor.dtype}")
-    return tensor.to(_WIDER.get(tensor.dtype, tensor.dtype))
+def _array(name: str, x: Any) -> Maps:
+    """x of a dtype that the operations take; copied only where DLPack cannot view it."""
+    if not isinstance(x, np.ndarray):
+        if not hasattr(x, "__dlpack__"):
+            raise TypeError(
+                f"{name}: expected a NumPy array, a torch tensor or an object with __dlpack__, "
+                f"got {type(x).__name__}"
+            )
+        tensor = x.detach() if isinstance(x, Tensor) else torch.from_dlpack(x)
+        if tensor.is_floating_point() or tensor.is_complex():
+            raise ValueError(f"{name}: expected booleans or integers, got {tensor.dtype}")
+        if tensor.device.type != "cpu":
+            return tensor.to(_WIDER.get(tensor.dtype, tensor.dtype))
+        x = tensor.numpy()
+    if x.dtype.kind not in "biu":
+        raise ValueError(f"{name}: expected booleans or integers, got {x.dtype}")
+    if x.dtype.str[1:] in _WIDER_IN_NUMPY:
+        x = x.astype(_WIDER_IN_NUMPY[x.dtype.str[1:]])
+    viewable = x.flags.writeable and x.dtype.isnative and min(x.strides, default=0) >= 0
+    return x if viewable else np.array(x, dtype=x.dtype.newbyteorder("="), order="K")
+
+
+def _is_bool(maps: Maps) -> bool:
+    return bool(maps.dtype == (np.bool_ if isinstance(maps, np.ndarray) else torch.bool))
 
 
 def _in_memory_order(
-    pred: Tensor, ref: Tensor, spacing: tuple[float, ...]
-) -> tuple[Tensor, Tensor, tuple[float, ...]]:
+    pred: Maps, ref: Maps, spacing: tuple[float, ...]
+) -> tuple[Maps, Maps, tuple[float, ...]]:
     """The same maps with the axes of S in pred's order in memory, and the spacing so too.
 
     Files of medical images are read with the first axis fastest; no metric depends on the order of
     the axes, and so no copy in another order is needed.
     """
     first = pred.ndim - len(spacing)
-    order = sorted(range(len(spacing)), key=lambda axis: -pred.stride(first + axis))
+    strides = pred.strides if isinstance(pred, np.ndarray) else pred.stride()
+    order = sorted(range(len(spacing)), key=lambda axis: -strides[first + axis])
     if order == sorted(order):
         return pred, ref, spacing
     axes = [*range(first), *(first + axis for axis in order)]
-    return pred.permute(axes), ref.permute(axes), tuple(spacing[axis] for axis in order)
+
+    def ordered(maps: Maps) -> Maps:
+        turned: Maps = maps.transpose(axes) if isinstance(maps, np.ndarray) else maps.permute(axes)
+        return turned
+
+    return ordered(pred), ordered(ref), tuple(spacing[axis] for axis in order)

@@ -14,8 +14,11 @@ from recycleseg import _ext
 from recycleseg.ops.overlap_counts import overlap_counts
 from recycleseg.ops.surface_distances import count_and_measure, surface_distances
 
+_CPU = torch.device("cpu")
 # The labels of each structure, without repetition.
 Structures = list[tuple[int, ...]]
+# In host memory an array, so that one case does not wait for torch; on a GPU a tensor.
+Maps = NDArray[Any] | Tensor
 
 
 class Measured(NamedTuple):
@@ -31,9 +34,14 @@ class Measured(NamedTuple):
     distances: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
+def device_of(maps: Maps) -> torch.device:
+    """Where the maps are."""
+    return _CPU if isinstance(maps, np.ndarray) else maps.device
+
+
 def measure(
-    pred: Tensor,
-    ref: Tensor,
+    pred: Maps,
+    ref: Maps,
     structures: Structures | None,
     *,
     spacing: Sequence[float],
@@ -55,24 +63,31 @@ def measure(
         "percentiles": (percentile,),
         "border_is_outside": border_is_outside,
     }
-    if _ext.resolve_backend(backend, pred.device) == "cpp" and definitions:
-        first, *others = definitions
+    others, measured = list(definitions), {}
+    compiled = _ext.resolve_backend(backend, device_of(pred)) == "cpp"
+    if compiled and others and isinstance(pred, np.ndarray) and isinstance(ref, np.ndarray):
+        first = others.pop(0)
         counted, directed, pooled = count_and_measure(pred, ref, definition=first, **options)
         if structures is not None and counted.unlisted.any():
-            _structure_counts(pred, ref, structures, backend)  # raises, naming a label
+            _structure_counts(*_tensors(pred, ref), structures, backend)  # raises, naming a label
         counts, sums = counted.counts, counted.coordinate_sums
-        measured = {first: (directed, pooled)}
+        measured[first] = (directed, pooled)
     else:
-        others, measured = list(definitions), {}
         counts, sums = (
-            _mask_counts(pred, ref, backend)
+            _mask_counts(*_tensors(pred, ref), backend)
             if structures is None
-            else _structure_counts(pred, ref, structures, backend)
+            else _structure_counts(*_tensors(pred, ref), structures, backend)
         )
     for definition in others:
-        distances = surface_distances(pred, ref, definition=definition, backend=backend, **options)
+        distances = surface_distances(
+            *_tensors(pred, ref), definition=definition, backend=backend, **options
+        )
         measured[definition] = (distances.directed.cpu().numpy(), distances.pooled.cpu().numpy())
     return Measured(counts, sums, measured)
+
+
+def _tensors(pred: Maps, ref: Maps) -> tuple[Tensor, Tensor]:
+    return torch.as_tensor(pred), torch.as_tensor(ref)
 
 
 def _mask_counts(pred: Tensor, ref: Tensor, backend: str) -> tuple[NDArray[Any], NDArray[Any]]:

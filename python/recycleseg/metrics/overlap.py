@@ -21,6 +21,11 @@ Array = NDArray[np.float64]
 Counts = NDArray[Any]
 
 
+# From true positives, predicted and reference voxels to the outcomes; of the true negatives without
+# the number of all voxels.
+_OUTCOMES = np.array([[1, -1, -1, 1], [0, 1, 0, -1], [0, 0, 1, -1]])
+
+
 def dice(counts: Counts) -> Array:
     """Dice coefficient (...) of counts (..., 3): 2 TP / (predicted + reference)."""
     tp, pred, ref = _split(counts)
@@ -50,12 +55,8 @@ def outcomes(counts: Counts, num_voxels: int) -> NDArray[np.int64]:
 
     num_voxels: of a map.
     """
-    tp, pred, ref = _split(counts)
-    table = np.empty((*tp.shape, 4), np.int64)
-    table[..., 0] = tp
-    table[..., 1] = pred - tp
-    table[..., 2] = ref - tp
-    table[..., 3] = num_voxels - pred - ref + tp
+    table: NDArray[np.int64] = counts @ _OUTCOMES
+    table[..., 3] += num_voxels
     return table
 
 
@@ -78,6 +79,30 @@ def centroid_distance(
     steps = (centroids[..., 0, :] - centroids[..., 1, :]) * np.asarray(spacing)
     one_empty = (sizes[..., 0] == 0) != (sizes[..., 1] == 0)
     return np.where(one_empty, np.inf, np.sqrt((steps**2).sum(-1)))
+
+
+def overlap_metrics(
+    counts: Counts, coordinate_sums: NDArray[Any], spacing: Sequence[float]
+) -> dict[str, Array]:
+    """Every metric above, by name; the arguments are those of :func:`centroid_distance`."""
+    sizes = volumes(counts, spacing)
+    values = (
+        dice(counts),
+        iou(counts),
+        precision(counts),
+        recall(counts),
+        sizes[..., 0],
+        sizes[..., 1],
+        centroid_distance(counts, coordinate_sums, spacing),
+    )
+    return dict(zip(overlap_names(spacing), values, strict=True))
+
+
+def overlap_names(spacing: Sequence[float]) -> list[str]:
+    """The metrics' names, for spacing (mm) of 2 or 3 axes."""
+    unit = "volume_ml" if len(spacing) == 3 else "area_mm2"
+    names = ["dice", "iou", "precision", "recall", f"pred_{unit}", f"ref_{unit}"]
+    return [*names, "centroid_distance"]
 
 
 def dice_from_counts(counts: Tensor) -> Tensor:

@@ -36,18 +36,19 @@ def assd(directed: Array) -> Array:
     """Average symmetric surface distance (...) in mm: the mean over both surfaces together."""
     sizes = directed[..., _SIZE]
     weighted = sizes * np.where(sizes == 0, 0.0, directed[..., _MEAN])
-    return _ratio(_sum(weighted), _sum(sizes))
+    return _ratio(weighted.sum(-1), sizes.sum(-1))
 
 
 def masd(directed: Array) -> Array:
     """Mean average surface distance (...) in mm: the mean of the two directed means."""
-    return _mean_of_both(directed_means(directed))
+    mean: Array = directed_means(directed).mean(-1)
+    return mean
 
 
 def nsd(directed: Array, num_tolerances: int = 1, index: int = 0) -> Array:
     """Normalized surface Dice (...): the share of both surfaces within tolerance number `index`."""
     within = directed[..., directed.shape[-1] - num_tolerances + index]
-    return _ratio(_sum(within), _sum(directed[..., _SIZE]))
+    return _ratio(within.sum(-1), directed[..., _SIZE].sum(-1))
 
 
 def surface_metrics(
@@ -55,44 +56,41 @@ def surface_metrics(
     pooled: Array,
     *,
     percentile: float,
-    tolerances: dict[str, float],
+    tolerances: Sequence[str],
     definition: str = "voxel",
 ) -> dict[str, Array]:
-    """Every metric above, by name; those of the definition "surfel" have names of their own.
+    """Every metric above, by name.
 
     directed: (..., 2, 4 + K), of one percentile. pooled: (..., 1). tolerances: K names of surface
-    Dice -> mm.
+    Dice.
     """
-    prefix = "" if definition == "voxel" else f"{definition}_"
     means = directed_means(directed)
-    metrics = {
-        "hd": hausdorff(directed),
-        f"hd{percentile:g}": percentile_hausdorff(directed),
-        "assd": assd(directed),
-        "masd": _mean_of_both(means),
-        "mean_pred_to_ref": means[..., 0],
-        "mean_ref_to_pred": means[..., 1],
-    }
+    values = [
+        hausdorff(directed),
+        percentile_hausdorff(directed),
+        assd(directed),
+        masd(directed),
+        means[..., 0],
+        means[..., 1],
+    ]
     if definition == "voxel":
-        metrics[f"hd{percentile:g}_pooled"] = pooled[..., 0]
-    for index, name in enumerate(tolerances):
-        metrics[name] = nsd(directed, len(tolerances), index)
-    return {prefix + name: values for name, values in metrics.items()}
+        values.append(pooled[..., 0])
+    values += [nsd(directed, len(tolerances), index) for index in range(len(tolerances))]
+    return dict(zip(surface_names(percentile, tolerances, definition), values, strict=True))
+
+
+def surface_names(percentile: float, tolerances: Sequence[str], definition: str) -> list[str]:
+    """The metrics' names; those of the definition "surfel" have names of their own."""
+    hd = f"hd{percentile:g}"
+    names = ["hd", hd, "assd", "masd", "mean_pred_to_ref", "mean_ref_to_pred"]
+    if definition == "voxel":
+        return [*names, f"{hd}_pooled", *tolerances]
+    return [f"{definition}_{name}" for name in (*names, *tolerances)]
 
 
 def tolerance_names(tolerances: Sequence[float], single: bool) -> dict[str, float]:
     """Name of the surface Dice at each tolerance in mm: "nsd" of one alone, else "nsd_2mm"."""
     return {"nsd" if single else f"nsd_{t:g}mm": t for t in tolerances}
-
-
-def _sum(both: Array) -> Array:
-    """`both.sum(-1)`, in a fifth of the time for the few numbers of one case."""
-    total: Array = both[..., 0] + both[..., 1]
-    return total
-
-
-def _mean_of_both(means: Array) -> Array:
-    return 0.5 * _sum(means)
 
 
 def _larger(both: Array) -> Array:

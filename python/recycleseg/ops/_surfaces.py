@@ -29,8 +29,9 @@ class Query(NamedTuple):
     surfel: bool
     border_is_outside: bool
 
-    def num_structures(self, maps: Tensor) -> int:
-        return maps.shape[1] if self.structures is None else len(self.structures)
+    def num_structures(self, shape: Sequence[int]) -> int:
+        """Of maps of this shape."""
+        return shape[1] if self.structures is None else len(self.structures)
 
     def mask(self, maps: Tensor, sample: int, structure: int, box: Box) -> Tensor:
         """Bool mask of one structure within a box of one sample."""
@@ -104,7 +105,7 @@ def measure(
     """
     pairs = list(_samples_and_structures(pred, query))
     directed, pooled = empty_result(
-        pred, query.num_structures(pred), len(query.percentiles), len(query.tolerances)
+        pred, query.num_structures(pred.shape), len(query.percentiles), len(query.tolerances)
     )
     pooled.fill_(math.nan)
     areas = surfel_areas(query.spacing).to(pred.device) if query.surfel else None
@@ -130,7 +131,7 @@ def measure(
 
 
 def _samples_and_structures(pred: Tensor, query: Query) -> itertools.product[tuple[int, int]]:
-    return itertools.product(range(pred.shape[0]), range(query.num_structures(pred)))
+    return itertools.product(range(pred.shape[0]), range(query.num_structures(pred.shape)))
 
 
 def _border_voxels(mask: Tensor, border_is_outside: bool) -> Surface:

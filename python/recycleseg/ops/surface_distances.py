@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -102,11 +102,12 @@ def surface_distances(
     Memory besides the arguments: "cpp" takes half a byte for each voxel of the boxes around the
     structures that are at work (three quarters where voxels are longer along the last axis than
     along the one before; together at most one volume's voxels, or 4 million where that is more),
-    32 KiB for each of them, some 50 bytes for each distinct distance and, where distances are long, some 25 bytes for each 4x4x4 cell with surface; a tensor
-    that is not contiguous is copied. "cuda" takes, for one structure after the other, 12 bytes for
-    each voxel of the box around it and one voxel on each side, and some 100 bytes for each voxel or
-    corner of its two surfaces; first, to find the boxes, 5 bytes for each voxel of a volume. The
-    host waits for the device once for all boxes, and once for each surface.
+    32 KiB for each of them, some 50 bytes for each distinct distance and, where distances are long,
+    some 25 bytes for each 4x4x4 cell with surface; a tensor that is not contiguous is copied.
+    "cuda" takes, for one structure after the other, 12 bytes for each voxel of the box around it
+    and one voxel on each side, and some 100 bytes for each voxel or corner of its two surfaces;
+    first, to find the boxes, 5 bytes for each voxel of a volume. The host waits for the device once
+    for all boxes, and once for each surface.
 
     Returns:
         :class:`SurfaceDistances` on the device of pred. A surface that is empty has size 0 and 0
@@ -154,8 +155,8 @@ def surface_distances(
 
 
 def count_and_measure(
-    pred: Tensor,
-    ref: Tensor,
+    pred: NDArray[Any],
+    ref: NDArray[Any],
     *,
     labels: Labels | None,
     spacing: Sequence[float],
@@ -165,8 +166,8 @@ def count_and_measure(
     border_is_outside: bool = True,
 ) -> tuple[StructureCounts, NDArray[np.float64], NDArray[np.float64]]:
     """The structures' voxels and, from the same reading of the maps, `directed` and `pooled` of
-    :func:`surface_distances`, by "cpp": of CPU tensors that are not empty, for callers that have
-    checked the arguments. The distances are not set where a label is unlisted.
+    :func:`surface_distances`, by "cpp": of arrays that are not empty, for callers that have checked
+    the arguments. The distances are not set where a label is unlisted.
     """
     query = Query(
         _structures(labels),
@@ -176,7 +177,7 @@ def count_and_measure(
         definition == "surfel",
         border_is_outside,
     )
-    head = (pred.shape[0], query.num_structures(pred))
+    head = (pred.shape[0], query.num_structures(pred.shape))
     counts = StructureCounts(
         np.empty((*head, 3), np.int64),
         np.empty((*head, 2, len(spacing)), np.int64),
@@ -184,7 +185,8 @@ def count_and_measure(
     )
     directed = np.empty((*head, 2, 3 + len(percentiles) + len(tolerances)))
     pooled = np.empty((*head, len(percentiles)))
-    _run_extension(pred, ref, query, *(x.__dlpack__() for x in (directed, pooled, *counts)))
+    arrays = (np.ascontiguousarray(pred), np.ascontiguousarray(ref), directed, pooled, *counts)
+    _run_extension(query, *(x.__dlpack__() for x in arrays))
     return counts, directed, pooled
 
 
@@ -242,25 +244,21 @@ def _nearest_by_transform(own: Surface, other: Surface, spacing: Sequence[float]
 def _measure_by_extension(pred: Tensor, ref: Tensor, query: Query) -> tuple[Tensor, Tensor]:
     """The "cpp" backend."""
     directed, pooled = empty_result(
-        pred, query.num_structures(pred), len(query.percentiles), len(query.tolerances)
+        pred, query.num_structures(pred.shape), len(query.percentiles), len(query.tolerances)
     )
-    _run_extension(pred, ref, query, _ext.capsule(directed), _ext.capsule(pooled))
+    tensors = (pred.contiguous(), ref.contiguous(), directed, pooled)
+    _run_extension(query, *map(_ext.capsule, tensors))
     return directed, pooled
 
 
 def _run_extension(
-    pred: Tensor, ref: Tensor, query: Query, directed: object, pooled: object, *counts: object
+    query: Query, pred: object, ref: object, directed: object, pooled: object, *counts: object
 ) -> None:
-    """Fills the tensors of these DLPack capsules: `counts` of a StructureCounts, or none."""
-    _ext.C.surface_distances_cpu(
-        _ext.capsule(pred.contiguous()),
-        _ext.capsule(ref.contiguous()),
-        *query,
-        directed,
-        pooled,
-        torch.get_num_threads(),
-        *counts,
-    )
+    """Fills the tensors of the DLPack capsules `directed`, `pooled` and, of a StructureCounts or
+    none, `counts`.
+    """
+    threads = torch.get_num_threads()
+    _ext.C.surface_distances_cpu(pred, ref, *query, directed, pooled, threads, *counts)
 
 
 @torch.library.custom_op("recycleseg::surface_distances", mutates_args=())
