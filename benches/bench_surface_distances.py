@@ -66,19 +66,35 @@ def test_metrics_on_busy_cores(benchmark: BenchmarkFixture, provider: str) -> No
     """Two threads while two other processes compute; extra_info has their time by one thread's."""
     benchmark.group = "metrics, c4, good, 2 threads beside 2 busy processes"
     run = prepare(provider, "c4", "good")
-    seconds: dict[int, list[float]] = {1: [], 2: []}
-    with busy_processes(2), torch_threads(1):
-        for _ in range(15):
-            for threads, times in seconds.items():
-                set_num_threads(threads)
-                started = time.perf_counter()
-                run()
-                times.append(time.perf_counter() - started)
-        medians = {threads: statistics.median(times) for threads, times in seconds.items()}
-        benchmark.extra_info["seconds_one_thread"] = medians[1]
-        benchmark.extra_info["two_threads_by_one"] = medians[2] / medians[1]
-        set_num_threads(2)
+    with busy_processes(2), torch_threads(2):
+        compare_threads(benchmark, run, rounds=15)
         benchmark.pedantic(run, rounds=5)
+
+
+@pytest.mark.parametrize("provider", ["ours", "exacta"])
+@pytest.mark.parametrize("volume", VOLUMES)
+def test_metrics_on_idle_cores(benchmark: BenchmarkFixture, volume: str, provider: str) -> None:
+    """One thread and two in turn, so that whoever else is on the machine slows both."""
+    benchmark.group = f"metrics, {volume}, good, 2 threads and 1 in turn"
+    run = prepare(provider, volume, "good")
+    with torch_threads(2):
+        compare_threads(benchmark, run, rounds=101 if provider == "ours" else 15)
+        benchmark.pedantic(run, rounds=5)
+
+
+def compare_threads(benchmark: BenchmarkFixture, run: Callable[[], object], rounds: int) -> None:
+    """Runs it on one thread and on two in turn; extra_info has the medians and their ratio."""
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(rounds):
+        for threads, times in seconds.items():
+            set_num_threads(threads)
+            started = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - started)
+    medians = {threads: statistics.median(times) for threads, times in seconds.items()}
+    benchmark.extra_info["seconds_one_thread"] = medians[1]
+    benchmark.extra_info["seconds_two_threads"] = medians[2]
+    benchmark.extra_info["two_threads_by_one"] = medians[2] / medians[1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")

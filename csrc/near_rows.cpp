@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <mutex>
 
 namespace recycleseg {
 namespace {
@@ -26,6 +27,7 @@ std::vector<double> squares(double spacing) {
 
 NearRows::NearRows(const Spacing& spacing, bool flat)
     : spacing_(spacing),
+      flat_(flat),
       group_(flat ? group_size(0, 3) : group_size(2, 2)),
       squared_z_(squares(spacing.z)),
       squared_y_(squares(spacing.y)) {
@@ -51,6 +53,16 @@ NearRows::NearRows(const Spacing& spacing, bool flat)
   groups_halo_y_ = static_cast<std::int64_t>(radius_ / spacing.y) / group_.y + 1;
   for (std::int32_t z = 0; z < group_.z; ++z)
     for (std::int32_t y = 0; y < group_.y; ++y) groups_.push_back(groups_around(z, y));
+}
+
+std::shared_ptr<const NearRows> NearRows::of(const Spacing& spacing, bool flat) {
+  static std::mutex mutex;
+  static std::shared_ptr<const NearRows> last;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (last == nullptr || last->flat_ != flat || last->spacing_.z != spacing.z ||
+      last->spacing_.y != spacing.y || last->spacing_.x != spacing.x)
+    last = std::make_shared<const NearRows>(spacing, flat);
+  return last;
 }
 
 std::vector<NearRows::Group> NearRows::groups_around(std::int32_t place_z,

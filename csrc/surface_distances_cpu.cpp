@@ -59,7 +59,7 @@ class Computation {
         spacing_{flat_ ? 1.0 : query.spacing[0],
                  query.spacing[query.spacing.size() - (turned_ ? 1 : 2)],
                  query.spacing[query.spacing.size() - (turned_ ? 2 : 1)]},
-        near_(spacing_, flat_),
+        near_(NearRows::of(spacing_, flat_)),
         areas_(query.surfel
                    ? surfel_areas(query.spacing.data(), static_cast<int>(query.spacing.size()))
                    : std::vector<double>{1.0}) {}
@@ -98,18 +98,18 @@ class Computation {
     const std::int64_t more = query_.surfel ? 1 : 0;  // corners than voxels
     const std::int64_t depth = box.extent(0) + (flat_ ? 0 : more);
     std::int64_t height = box.extent(1) + more, width = box.extent(2) + more;
-    const GroupSize group = near_.group();
+    const GroupSize group = near_->group();
     for (int side = 0; side < 2; ++side) {
       s->mask[side] = BitGrid(box.extent(0), box.extent(1), box.extent(2), flat_ ? 0 : 1, 1);
       if (turned_) s->unturned[side] = BitGrid(depth, height, width, 0, 0);
     }
     if (turned_) std::swap(height, width);
     for (int side = 0; side < 2; ++side) {
-      s->surface[side] = BitGrid(depth, height, width, near_.halo_z(), near_.halo_y());
+      s->surface[side] = BitGrid(depth, height, width, near_->halo_z(), near_->halo_y());
       s->groups[side] = BitGrid((depth + group.z - 1) / group.z, (height + group.y - 1) / group.y,
-                                width, near_.groups_halo_z(), near_.groups_halo_y());
+                                width, near_->groups_halo_z(), near_->groups_halo_y());
     }
-    s->near.emplace(near_, s->surface[0], s->groups[0]);
+    s->near.emplace(*near_, s->surface[0], s->groups[0]);
     return s;
   }
 
@@ -174,7 +174,7 @@ class Computation {
   // Sets the surface's rows in some groups, and the rows of bits that stand for these.
   void extract_groups(Structure& s, int side, const Rows& groups) const {
     BitGrid& surface = s.surface[side];
-    const GroupSize group = near_.group();
+    const GroupSize group = near_->group();
     for (std::int64_t dz = 0; dz < group.z; ++dz) {
       const std::int64_t z = groups.z * group.z + dz;
       if (z >= surface.depth) break;
@@ -207,7 +207,7 @@ class Computation {
     const BitGrid &own = s.surface[side], &target = s.surface[1 - side],
                   &target_groups = s.groups[1 - side];
     const SurfaceLoops& loops = surface_loops();
-    const GroupSize group = near_.group();
+    const GroupSize group = near_->group();
     std::optional<FarSearch> far;
     std::vector<Hint> hints(own.width / kHintWidth + 1);
     std::vector<double> squared(own.width);
@@ -284,7 +284,7 @@ class Computation {
   Team& team_;
   const bool flat_, turned_;
   const Spacing spacing_;  // in the search's order of axes
-  const NearRows near_;
+  const std::shared_ptr<const NearRows> near_;
   const std::vector<double> areas_;
 };
 
