@@ -12,9 +12,7 @@ namespace {
 // voxels: of an image farther, for its groups are few.
 constexpr double kRowsRadius = 4.2, kRadius = 20, kFlatRadius = 28;
 
-GroupSize group_size(std::int32_t log_z, std::int32_t log_y) {
-  return {1 << log_z, 1 << log_y, log_z, log_y};
-}
+constexpr GroupSize kGroup{4, 4}, kFlatGroup{1, 8};
 
 std::vector<double> squares(double spacing) {
   std::vector<double> values;
@@ -27,8 +25,7 @@ std::vector<double> squares(double spacing) {
 
 NearRows::NearRows(const Spacing& spacing, bool flat)
     : spacing_(spacing),
-      flat_(flat),
-      group_(flat ? group_size(0, 3) : group_size(2, 2)),
+      group_(flat ? kFlatGroup : kGroup),
       squared_z_(squares(spacing.z)),
       squared_y_(squares(spacing.y)) {
   const double voxel = flat ? spacing.y : std::sqrt(spacing.y * spacing.z);
@@ -59,8 +56,9 @@ std::shared_ptr<const NearRows> NearRows::of(const Spacing& spacing, bool flat) 
   static std::mutex mutex;
   static std::shared_ptr<const NearRows> last;
   const std::lock_guard<std::mutex> lock(mutex);
-  if (last == nullptr || last->flat_ != flat || last->spacing_.z != spacing.z ||
-      last->spacing_.y != spacing.y || last->spacing_.x != spacing.x)
+  if (last == nullptr || last->group_.z != (flat ? kFlatGroup : kGroup).z ||
+      last->spacing_.z != spacing.z || last->spacing_.y != spacing.y ||
+      last->spacing_.x != spacing.x)
     last = std::make_shared<const NearRows>(spacing, flat);
   return last;
 }

@@ -51,7 +51,6 @@ class NearRows {
   std::vector<Group> groups_around(std::int32_t place_z, std::int32_t place_y) const;
 
   Spacing spacing_;
-  bool flat_;
   GroupSize group_;
   double rows_radius_, radius_;
   std::int64_t halo_z_, halo_y_, groups_halo_z_, groups_halo_y_;

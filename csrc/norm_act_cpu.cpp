@@ -158,10 +158,6 @@ void backward(const NormActArguments& in, const TensorView& grad_y, const Tensor
   });
 }
 
-void require(bool condition, const TensorView& view, const char* expected) {
-  if (!condition) throw std::invalid_argument(view.name + ": expected " + expected);
-}
-
 void check_like(const TensorView& view, const TensorView& x) {
   require_contiguous(view, dlpack::kCpu);
   require(view.shape == x.shape && view.dtype == x.dtype, view, "shape and dtype of x");

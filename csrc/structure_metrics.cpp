@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <stdexcept>
 
 #include "surface_distances.hpp"
 
@@ -24,10 +23,9 @@ struct Table {
   }
 };
 
-void require(const TensorView& view, DType dtype, std::int64_t size, const char* said) {
+void check(const TensorView& view, DType dtype, std::int64_t size, const char* expected) {
   require_contiguous(view, dlpack::kCpu);
-  if (view.dtype != dtype || view.size() != size)
-    throw std::invalid_argument(view.name + ": expected " + said);
+  require(view.dtype == dtype && view.size() == size, view, expected);
 }
 
 double centroid_distance(const std::int64_t* sizes, const std::int64_t* sums,
@@ -50,9 +48,9 @@ double centroid_distance(const std::int64_t* sizes, const std::int64_t* sums,
 void overlap_metrics_cpu(const TensorView& counts, const TensorView& sums,
                          const std::vector<double>& spacing, const TensorView& table) {
   const std::int64_t structures = counts.size() / 3, axes = spacing.size();
-  require(counts, DType::int64, 3 * structures, "int64 of shape (..., 3)");
-  require(sums, DType::int64, 2 * axes * structures, "int64 of shape (..., 2, axes of spacing)");
-  require(table, DType::float64, kOverlapRows * structures, "float64 of shape (7, ...)");
+  check(counts, DType::int64, 3 * structures, "int64 of shape (..., 3)");
+  check(sums, DType::int64, 2 * axes * structures, "int64 of shape (..., 2, axes of spacing)");
+  check(table, DType::float64, kOverlapRows * structures, "float64 of shape (7, ...)");
   double unit = axes == 3 ? 1e-3 : 1.0;
   for (const double length : spacing) unit *= length;
 
@@ -73,15 +71,15 @@ void overlap_metrics_cpu(const TensorView& counts, const TensorView& sums,
 
 void surface_metrics_cpu(const TensorView& directed, const TensorView* pooled,
                          const TensorView& table) {
-  if (directed.shape.empty() || directed.shape.back() <= kSurfaceColumns)
-    throw std::invalid_argument("directed: expected shape (..., 2, 4 + K)");
+  require(!directed.shape.empty() && directed.shape.back() > kSurfaceColumns, directed,
+          "shape (..., 2, 4 + K)");
   const std::int64_t columns = directed.shape.back();
   const std::int64_t structures = directed.size() / (2 * columns);
   const std::int64_t tolerances = columns - kSurfaceColumns - 1;
   const std::int64_t rows = kSurfaceRows + (pooled != nullptr) + tolerances;
-  require(directed, DType::float64, 2 * columns * structures, "float64 of shape (..., 2, 4 + K)");
-  if (pooled != nullptr) require(*pooled, DType::float64, structures, "float64 of shape (..., 1)");
-  require(table, DType::float64, rows * structures, "float64 of shape (rows, ...)");
+  check(directed, DType::float64, 2 * columns * structures, "float64 of shape (..., 2, 4 + K)");
+  if (pooled != nullptr) check(*pooled, DType::float64, structures, "float64 of shape (..., 1)");
+  check(table, DType::float64, rows * structures, "float64 of shape (rows, ...)");
 
   const Table row{static_cast<double*>(table.data), structures};
   const auto* pred = static_cast<const double*>(directed.data);

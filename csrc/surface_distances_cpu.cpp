@@ -175,6 +175,7 @@ class Computation {
   void extract_groups(Structure& s, int side, const Rows& groups) const {
     BitGrid& surface = s.surface[side];
     const GroupSize group = near_->group();
+    const int log_y = __builtin_ctz(group.y);
     for (std::int64_t dz = 0; dz < group.z; ++dz) {
       const std::int64_t z = groups.z * group.z + dz;
       if (z >= surface.depth) break;
@@ -185,7 +186,7 @@ class Computation {
         extract_surface(s, side, rows);
       for (std::int64_t y = rows.y; y < rows.end; ++y) {
         const std::uint64_t* const row = surface.row(z, y);
-        std::uint64_t* const any = s.groups[side].row(groups.z, y >> group.log_y);
+        std::uint64_t* const any = s.groups[side].row(groups.z, y >> log_y);
         for (std::int64_t w = 0; w < surface.words; ++w) any[w] |= row[w];
       }
     }
@@ -207,7 +208,7 @@ class Computation {
     const BitGrid &own = s.surface[side], &target = s.surface[1 - side],
                   &target_groups = s.groups[1 - side];
     const SurfaceLoops& loops = surface_loops();
-    const GroupSize group = near_->group();
+    const int log_z = __builtin_ctz(near_->group().z), log_y = __builtin_ctz(near_->group().y);
     std::optional<FarSearch> far;
     std::vector<Hint> hints(own.width / kHintWidth + 1);
     std::vector<double> squared(own.width);
@@ -227,7 +228,7 @@ class Computation {
            ++query.y, query.own += own.stride, query.target += target.stride) {
         std::int64_t written = 0;
         if (has_unshared(query)) {
-          query.target_group = target_groups.row(rows.z >> group.log_z, query.y >> group.log_y);
+          query.target_group = target_groups.row(rows.z >> log_z, query.y >> log_y);
           for (query.first = 0;;) {
             const RowDistances found = loops.nearest(
                 query, s.near->search, far ? &*far : nullptr, spacing_, hints.data(),
@@ -288,12 +289,10 @@ class Computation {
   const std::vector<double> areas_;
 };
 
-// Throws unless `view` is a contiguous int64 tensor of this shape, which `said` says, on the CPU.
-void require_counts(const TensorView& view, const std::vector<std::int64_t>& shape,
-                    const char* said) {
+void check_counts(const TensorView& view, const std::vector<std::int64_t>& shape,
+                  const char* expected) {
   require_contiguous(view, dlpack::kCpu);
-  if (view.dtype != DType::int64 || view.shape != shape)
-    throw std::invalid_argument(view.name + ": expected int64 of shape " + said);
+  require(view.dtype == DType::int64 && view.shape == shape, view, expected);
 }
 
 void check(const TensorView& pred, const TensorView& ref, const SurfaceQuery& query,
@@ -316,21 +315,21 @@ void check(const TensorView& pred, const TensorView& ref, const SurfaceQuery& qu
       throw std::invalid_argument("pred: expected extents from 1 to 2^30");
   const std::int64_t classes = query.masks ? pred.shape[1] : query.labels.size();
   const std::int64_t percentiles = query.percentiles.size(), tolerances = query.tolerances.size();
-  if (directed.dtype != DType::float64 ||
-      directed.shape != std::vector<std::int64_t>{pred.shape[0], classes, 2,
-                                                  kSurfaceColumns + percentiles + tolerances})
-    throw std::invalid_argument("directed: expected float64 of shape (B, C, 2, 3 + P + K)");
-  if (pooled.dtype != DType::float64 ||
-      pooled.shape != std::vector<std::int64_t>{pred.shape[0], classes, percentiles})
-    throw std::invalid_argument("pooled: expected float64 of shape (B, C, P)");
+  const std::vector<std::int64_t> of_directed{pred.shape[0], classes, 2,
+                                              kSurfaceColumns + percentiles + tolerances};
+  require(directed.dtype == DType::float64 && directed.shape == of_directed, directed,
+          "float64 of shape (B, C, 2, 3 + P + K)");
+  const std::vector<std::int64_t> of_pooled{pred.shape[0], classes, percentiles};
+  require(pooled.dtype == DType::float64 && pooled.shape == of_pooled, pooled,
+          "float64 of shape (B, C, P)");
   for (const double percent : query.percentiles)
     if (!(percent >= 0 && percent <= 100))
       throw std::invalid_argument("percentiles: expected 0 to 100");
   if (counts == nullptr) return;
   const std::int64_t axes = query.spacing.size();
-  require_counts(counts->counts, {pred.shape[0], classes, kColumns}, "(B, C, 3)");
-  require_counts(counts->sums, {pred.shape[0], classes, 2, axes}, "(B, C, 2, axes)");
-  require_counts(counts->unlisted, {2}, "(2)");
+  check_counts(counts->counts, {pred.shape[0], classes, kColumns}, "int64 of shape (B, C, 3)");
+  check_counts(counts->sums, {pred.shape[0], classes, 2, axes}, "int64 of shape (B, C, 2, axes)");
+  check_counts(counts->unlisted, {2}, "int64 of shape (2)");
 }
 
 VolumeShape volume_shape(const TensorView& pred, const SurfaceQuery& query) {

@@ -336,7 +336,7 @@ RowDistances nearest(const RowQuery& query, const NearSearch& near, const FarSea
                      const Spacing& spacing, Hint* hints, std::int64_t* short_counts,
                      double* squared) {
   const std::int64_t place =
-      ((query.z & (near.group.z - 1)) << near.group.log_y) + (query.y & (near.group.y - 1));
+      (query.z & (near.group.z - 1)) * near.group.y + (query.y & (near.group.y - 1));
   std::int64_t written = 0;
   Best best{kInfinity, {}};  // of the voxel before, in this row
   std::uint64_t seen = (std::uint64_t{1} << query.first % 64) - 1;

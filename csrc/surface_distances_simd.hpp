@@ -27,7 +27,7 @@ struct GroupStep {
 // Rows are grouped by 4 x 4 in a volume, and by 8 in an image, which has one z: by powers of two,
 // so that no row needs a division.
 struct GroupSize {
-  std::int32_t z, y, log_z, log_y;
+  std::int32_t z, y;
 };
 
 // The search for near points looks through rows, nearest first: a few of them one by one, then

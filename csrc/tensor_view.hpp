@@ -114,6 +114,10 @@ inline TensorView make_view(const std::string& name, const dlpack::Tensor& tenso
   return view;
 }
 
+inline void require(bool condition, const TensorView& view, const char* expected) {
+  if (!condition) throw std::invalid_argument(view.name + ": expected " + expected);
+}
+
 inline void require_contiguous(const TensorView& view, std::int32_t device_type) {
   if (view.device.type != device_type)
     throw std::invalid_argument(view.name + ": expected DLPack device type " +

@@ -84,14 +84,11 @@ class Team {
     }
     state_->wake.notify_all();
     state_->run(work, queue);
-    std::unique_lock<std::mutex> lock(state_->mutex);
-    state_->work = nullptr;
-    if (state_->inside > 0) {
-      lock.unlock();
-      yield_until([&] { return state_->inside == 0; });
-      lock.lock();
+    {
+      const std::lock_guard<std::mutex> lock(state_->mutex);
+      state_->work = nullptr;
     }
-    state_->left.wait(lock, [&] { return state_->inside == 0; });
+    const auto lock = state_->await(state_->left, [&] { return state_->inside == 0; });
     if (const std::exception_ptr error = std::exchange(state_->error, nullptr))
       std::rethrow_exception(error);
   }
@@ -119,13 +116,22 @@ class Team {
       }
     }
 
+    // Returns with the mutex locked once it is reached, which who changes it tells `change`.
+    template <class Reached>
+    std::unique_lock<std::mutex> await(std::condition_variable& change, const Reached& reached) {
+      using Clock = std::chrono::steady_clock;
+      const auto end = Clock::now() + kWakingTime;
+      while (!reached() && Clock::now() < end) std::this_thread::yield();
+      std::unique_lock<std::mutex> lock(mutex);
+      change.wait(lock, reached);
+      return lock;
+    }
+
     void help() {
       std::int64_t seen = 0;
       const auto called = [&] { return stop || (work != nullptr && step != seen); };
       for (;;) {
-        yield_until(called);
-        std::unique_lock<std::mutex> lock(mutex);
-        wake.wait(lock, called);
+        auto lock = await(wake, called);
         if (stop) return;
         seen = step;
         ++inside;
@@ -138,13 +144,6 @@ class Team {
       }
     }
   };
-
-  template <class Reached>
-  static void yield_until(const Reached& reached) {
-    using Clock = std::chrono::steady_clock;
-    const auto end = Clock::now() + kWakingTime;
-    while (!reached() && Clock::now() < end) std::this_thread::yield();
-  }
 
   void start(std::int64_t helpers) {
     for (; helpers_ < helpers; ++helpers_) try {
