@@ -388,7 +388,6 @@ void surface_distances_cpu(const TensorView& pred, const TensorView& ref, const 
         const std::int64_t row = at_work[i].first;
         computation.summarize(*structures[i], directed_rows + row * 2 * directed.shape[3],
                               pooled_rows + row * pooled.shape[2]);
-        structures[i].reset();
       }
     });
   };
