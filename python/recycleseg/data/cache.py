@@ -26,10 +26,11 @@ from recycleseg.data.preprocess import (
     preprocess_image,
     preprocess_label,
 )
+from recycleseg.data.upright import UprightGrid
 from recycleseg.data.volumes import read_volume
 
 # To be raised whenever preprocessing gives other arrays from the same files.
-_VERSION = 4
+_VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class PreparedDataset:
             orientation=Orientation(tuple(record["flipped"]), tuple(record["permutation"])),
             label_path=self.dataset.cases[case_id].label_path,
             regions=self.plan.regions,
+            upright=record["upright"] and UprightGrid.from_dict(record["upright"]),
         )
 
     def _of_training(self, key: str) -> np.ndarray[Any, Any]:
@@ -153,6 +155,7 @@ def _prepare(case: Case, plan: Plan, folder: Path) -> dict[str, Any]:
         "native_spacing": prepared.native_spacing,
         "flipped": prepared.orientation.flipped,
         "permutation": prepared.orientation.permutation,
+        "upright": prepared.upright and asdict(prepared.upright),
     }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from recycleseg.data.check import CaseFacts, image_problems
 from recycleseg.data.geometry import Kernel, Orientation, resample, resample_label
 from recycleseg.data.layout import Dataset
+from recycleseg.data.upright import UprightGrid, is_upright
 from recycleseg.data.volumes import DatasetError, Volume, read_volume
 
 _PERCENTILES = (0.5, 99.5)
@@ -30,9 +31,10 @@ class PreprocessConfig:
             where the probe's depth setting fixes the pixel size).
         intensity: "ct": clip to the percentiles 0.5 and 99.5 of the training cases' foreground
             and normalise by its mean and standard deviation; "percentile": clip each image to its
-            own percentiles and normalise it to mean 0, variance 1; "zscore": the same without
-            clipping; "auto": per channel by its name in dataset.json, "CT" as ct, "noNorm" left
-            alone, anything else as percentile.
+            own percentiles and normalise it to mean 0, variance 1, both of its voxels that are not
+            zero, as where nothing was scanned; "zscore": the same without clipping; "auto": per
+            channel by its name in dataset.json, "CT" as ct, "noNorm" left alone, anything else as
+            percentile.
     """
 
     spacing: tuple[float, ...] | Literal["median", "native"] = "median"
@@ -55,13 +57,20 @@ class PreprocessConfig:
 
 @dataclass(frozen=True)
 class ChannelIntensity:
-    """How one channel is normalised; `lower` to `std` are used by "ct" only."""
+    """How one channel is normalised.
+
+    Attributes:
+        lower, upper, mean, std: used by "ct" only.
+        nonzero: whether "zscore" and "percentile" leave zeros out of their statistics; plans of
+            older runs, which lack it, do not.
+    """
 
     method: Literal["zscore", "percentile", "ct", "none"]
     lower: float = 0.0
     upper: float = 0.0
     mean: float = 0.0
     std: float = 1.0
+    nonzero: bool = False
 
     def apply(self, values: Tensor) -> Tensor:
         """Normalise one channel (*S) float32; a constant image becomes zeros."""
@@ -69,11 +78,12 @@ class ChannelIntensity:
             return values
         if self.method == "ct":
             return (values.clamp(self.lower, self.upper) - self.mean) / self.std
+        counted = values[values != 0] if self.nonzero and values.any() else values
         if self.method == "percentile":
-            lower, upper = np.percentile(values.numpy(), _PERCENTILES)
-            values = values.clamp(float(lower), float(upper))
+            lower, upper = np.percentile(counted.numpy(), _PERCENTILES)
+            values, counted = (x.clamp(float(lower), float(upper)) for x in (values, counted))
         # float64: intensities up to 1e6 and more lose their variance in float32 sums.
-        std, mean = torch.std_mean(values.double(), correction=0)
+        std, mean = torch.std_mean(counted.double(), correction=0)
         return ((values - mean) / std.clamp_min(1e-8 * (1.0 + mean.abs()))).float()
 
 
@@ -86,6 +96,8 @@ class Plan:
         shape: target shape, None: follows from the spacing.
         intensities: one per channel.
         kernel: by which images are resampled; plans of older runs, which lack it, are "linear".
+        upright: whether a file whose axes are turned against the scanner's is resampled along
+            these: where no training case is turned, and the network never saw its organs so.
     """
 
     channel_names: tuple[str, ...]
@@ -97,6 +109,7 @@ class Plan:
     shape: tuple[int, ...] | None
     intensities: tuple[ChannelIntensity, ...]
     kernel: Kernel = "cubic"
+    upright: bool = False
 
     @property
     def exclusive(self) -> bool:
@@ -126,6 +139,7 @@ class Plan:
             shape=None if values["shape"] is None else tuple(values["shape"]),
             intensities=tuple(ChannelIntensity(**channel) for channel in values["intensities"]),
             kernel=values.get("kernel", "linear"),
+            upright=values.get("upright", False),
         )
 
 
@@ -139,8 +153,10 @@ class PreparedCase:
             where there is none.
         spacing: voxel size in mm of the prepared grid.
         native_shape, native_spacing: of the file, in its own axis order; mm.
+        orientation: from the file's axes to the prepared grid's, where this is not `upright`.
         label_path: the label file, None where there is none.
         regions: label values of each overlapping region, None: exclusive classes.
+        upright: the prepared grid where the file's axes are turned against it, else None.
     """
 
     case_id: str
@@ -152,6 +168,7 @@ class PreparedCase:
     orientation: Orientation
     label_path: Path | None
     regions: tuple[tuple[int, ...], ...] | None
+    upright: UprightGrid | None = None
 
 
 def make_plan(dataset: Dataset, config: PreprocessConfig, facts: Mapping[str, CaseFacts]) -> Plan:
@@ -180,6 +197,8 @@ def make_plan(dataset: Dataset, config: PreprocessConfig, facts: Mapping[str, Ca
             _channel_intensity(name, config.intensity, values)
             for name, values in zip(dataset.channel_names, foreground, strict=True)
         ),
+        upright=config.shape is None
+        and all(fact.affine is not None and is_upright(fact.affine) for fact in training),
     )
 
 
@@ -198,34 +217,44 @@ def preprocess_image(volumes: Sequence[Volume], plan: Plan, *, case_id: str = ""
         raise DatasetError("; ".join(problems))
     first = volumes[0]
     orientation = Orientation.of(first.affine, plan.spatial_dims)
-    image = torch.stack(
-        [
-            intensity.apply(torch.from_numpy(volume.array.astype(np.float32)))
-            for volume, intensity in zip(volumes, plan.intensities, strict=True)
-        ]
-    )
-    image = orientation.apply(image)
     spacing = orientation.sizes(first.spacing)
-    shape = _target_shape(tuple(image.shape[1:]), spacing, plan)
-    zoomed = zip(spacing, image.shape[1:], shape, strict=True)
+    image = torch.stack([torch.from_numpy(v.array.astype(np.float32)) for v in volumes])
+    upright = None
+    if plan.upright and first.affine is not None and not is_upright(first.affine):
+        upright = UprightGrid.around(image, first.affine, plan.spacing or spacing)
+    for channel, intensity in zip(image, plan.intensities, strict=True):
+        channel.copy_(intensity.apply(channel))
+    if upright is None:
+        image = orientation.apply(image)
+        shape = _target_shape(tuple(image.shape[1:]), spacing, plan)
+        zoomed = zip(spacing, image.shape[1:], shape, strict=True)
+        spacing = tuple(size * old / new for size, old, new in zoomed)
+        image = resample(image, shape, kernel=plan.kernel)
+    else:
+        spacing = upright.spacing
+        image = upright.image(image, plan.kernel)
     return PreparedCase(
         case_id=case_id,
-        image=resample(image, shape, kernel=plan.kernel),
+        image=image,
         label=None,
-        spacing=tuple(size * old / new for size, old, new in zoomed),
+        spacing=spacing,
         native_shape=first.array.shape,
         native_spacing=first.spacing,
         orientation=orientation,
         label_path=None,
         regions=plan.regions,
+        upright=upright,
     )
 
 
 def preprocess_label(volume: Volume, case: PreparedCase, plan: Plan) -> Tensor:
     """Label of a case on its prepared grid: (*S) uint8, or (C, *S) for overlapping regions."""
     values = torch.from_numpy(volume.array.astype(np.uint8))
-    canonical = case.orientation.apply(values[None])[0]
-    label = resample_label(canonical, case.image.shape[1:], plan.label_values)
+    if case.upright is not None:
+        label = case.upright.label(values, plan.label_values)
+    else:
+        canonical = case.orientation.apply(values[None])[0]
+        label = resample_label(canonical, case.image.shape[1:], plan.label_values)
     return label if plan.regions is None else region_masks(label, plan.regions)
 
 
@@ -239,7 +268,8 @@ def restore(probs: Tensor, case: PreparedCase, rows: slice = slice(None)) -> Ten
     """Probabilities (C, *S) on the prepared grid -> (C, *native_shape) float32 on the file's.
 
     Linear interpolation over the same field of view, the file's own axis order and directions;
-    exact where the case was not resampled.
+    exact where the case was not resampled. Beyond a prepared grid that is upright there is
+    background alone.
 
     rows: a range of the file's first axis, which alone is restored, to the same bits as within
     the whole: so that not all need be held at once.
@@ -249,6 +279,11 @@ def restore(probs: Tensor, case: PreparedCase, rows: slice = slice(None)) -> Ten
             f"probs: expected spatial shape {tuple(case.image.shape[1:])} of the prepared case, "
             f"got {tuple(probs.shape[1:])}"
         )
+    if case.upright is not None:
+        restored = case.upright.restore(probs, case.native_shape, rows)
+        if case.regions is None and len(restored) > 1:
+            restored[0] += 1 - restored.sum(0)
+        return restored
     canonical = tuple(int(size) for size in case.orientation.sizes(case.native_shape))
     number = case.native_shape[0]
     start, stop, _ = rows.indices(number)
@@ -285,9 +320,9 @@ def _channel_intensity(
     if method == "auto":
         method = {"ct": "ct", "nonorm": "none"}.get(name.lower(), "percentile")
     if method == "zscore":
-        return ChannelIntensity("zscore")
+        return ChannelIntensity("zscore", nonzero=True)
     if method == "percentile":
-        return ChannelIntensity("percentile")
+        return ChannelIntensity("percentile", nonzero=True)
     if method == "none":
         return ChannelIntensity("none")
     if foreground.size == 0:

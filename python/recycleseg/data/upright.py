@@ -1,0 +1,140 @@
+"""Grids along the scanner's axes, for files whose own axes are turned against these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy  # whose modules load when they are used
+import torch
+from torch import Tensor
+
+from recycleseg.data.geometry import Kernel, resample
+
+Array = np.ndarray[Any, Any]
+
+# A smaller turn moves nothing by a voxel in an organ of fifty.
+_LARGEST_DEGREES = 1.0
+# Of a voxel: what affines lose to float32.
+_ROUNDING = 0.01
+
+
+def is_upright(affine: Array) -> bool:
+    """Whether each axis of a file with this (4, 4) affine lies within 1 degree of a world axis."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(directions).max(axis=0).min() >= np.cos(np.radians(_LARGEST_DEGREES)))
+
+
+@dataclass(frozen=True)
+class UprightGrid:
+    """Voxels along the world's axes (right, anterior, superior) around what a file shows.
+
+    Their centres are whole multiples of `spacing` in world coordinates, so that copies of a scan
+    in other grids are sampled at the same places of the body.
+
+    Attributes:
+        shape, spacing: in mm.
+        to_file: (3, 4), from indices of this grid to indices of the file.
+    """
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    to_file: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def around(cls, image: Tensor, affine: Array, spacing: Sequence[float]) -> UprightGrid:
+        """The grid that covers each voxel of the image that is not zero in all channels.
+
+        Zero is what turning a scan leaves in the corners that it did not cover.
+
+        Args:
+            image: (C, *file's shape), before normalisation.
+            affine: (4, 4) of the file, mm.
+            spacing: in mm.
+        """
+        seen = (image != 0).any(0).numpy()
+        points = _ends_of_lines(seen if seen.any() else np.ones_like(seen))
+        voxels = (points @ affine[:3, :3].T + affine[:3, 3]) / np.array(spacing)
+        first = np.floor(voxels.min(axis=0) + _ROUNDING)
+        last = np.ceil(voxels.max(axis=0) - _ROUNDING)
+        to_world = np.diag([*spacing, 1.0])
+        to_world[:3, 3] = first * spacing
+        to_file = (np.linalg.inv(affine) @ to_world)[:3]
+        shape = tuple(int(size) for size in last - first + 1)
+        return cls(shape, tuple(map(float, spacing)), tuple(map(tuple, to_file.tolist())))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> UprightGrid:
+        """Inverse of `dataclasses.asdict`, also after a round trip through JSON."""
+        to_file = tuple(map(tuple, values["to_file"]))
+        return cls(tuple(values["shape"]), tuple(values["spacing"]), to_file)
+
+    def image(self, image: Tensor, kernel: Kernel) -> Tensor:
+        """An image (C, *file's shape) float32 on this grid, by cubic splines, its darkest value
+        beyond the file's borders. Axes with smaller voxels are first shrunk by `kernel`, against
+        aliasing.
+        """
+        matrix, offset = np.split(np.array(self.to_file), [3], axis=1)
+        old = image.shape[1:]
+        # How many of this grid's voxels a step along each of the file's axes is.
+        steps = np.abs(np.linalg.inv(matrix)).max(axis=0)
+        new = [max(1, min(n, round(n * step))) for n, step in zip(old, steps, strict=True)]
+        shrunk = resample(image, new, kernel=kernel)
+        scale = np.array(new)[:, None] / np.array(old)[:, None]
+        matrix, offset = matrix * scale, (offset + 0.5) * scale - 0.5
+        channels = [
+            self._transform(channel, matrix, offset, self.shape, 3, float(channel.min()))
+            for channel in shrunk.numpy()
+        ]
+        return torch.from_numpy(np.stack(channels))
+
+    def label(self, label: Tensor, values: Sequence[int]) -> Tensor:
+        """A label map of the file on this grid, uint8: the largest of the linearly resampled
+        indicator functions wins, the lower value on a tie; 0 beyond the file's borders.
+        """
+        matrix, offset = np.split(np.array(self.to_file), [3], axis=1)
+        best = np.full(self.shape, -1.0, np.float32)
+        result = np.zeros(self.shape, np.uint8)
+        for value in values:
+            inside = (label.numpy() == value).astype(np.float32)
+            score = self._transform(inside, matrix, offset, self.shape, 1, float(value == 0))
+            result[score > best] = value
+            best = np.maximum(best, score)
+        return torch.from_numpy(result)
+
+    def restore(self, x: Tensor, file_shape: Sequence[int], rows: slice) -> Tensor:
+        """(C, *shape) float32 at the file's voxels, (C, rows, ...), linear; 0 beyond this grid.
+
+        rows: a range of the file's first axis, which alone is restored, to the same bits as within
+        the whole but for rounding.
+        """
+        whole = np.vstack([np.array(self.to_file), [0, 0, 0, 1]])
+        matrix, offset = np.split(np.linalg.inv(whole)[:3], [3], axis=1)
+        start, stop, _ = rows.indices(file_shape[0])
+        offset = offset + matrix[:, :1] * start
+        shape = (stop - start, *file_shape[1:])
+        channels = [
+            self._transform(channel, matrix, offset, shape, 1, 0.0)
+            for channel in x.float().cpu().numpy()
+        ]
+        return torch.from_numpy(np.stack(channels)).to(x.device)
+
+    @staticmethod
+    def _transform(
+        x: Array, matrix: Array, offset: Array, shape: Sequence[int], order: int, beyond: float
+    ) -> Array:
+        """x at matrix @ index + offset, float32; `beyond` outside its outermost voxels."""
+        result: Array = scipy.ndimage.affine_transform(
+            x, matrix, offset[:, 0], tuple(shape), np.float32, order, "constant", beyond
+        )
+        return result
+
+
+def _ends_of_lines(mask: Array) -> Array:
+    """Indices (N, 3) of the first and the last set voxel of each line along the first axis."""
+    any_set = mask.any(axis=0)
+    first, last = mask.argmax(axis=0), len(mask) - 1 - mask[::-1].argmax(axis=0)
+    others = np.argwhere(any_set)
+    return np.concatenate([np.column_stack([end[any_set], others]) for end in (first, last)])
