@@ -3,7 +3,8 @@
 python benches/resampled_copies.py RUN DATASET [--split val] [--cases 8]
 
 Each case is copied into a grid that is rotated, of other voxel sizes, permuted and flipped: the
-image by cubic splines, the label by the largest of its linearly resampled structures. The copy's
+image by cubic splines, zero beyond its borders, the label by the largest of its linearly resampled
+structures. The copy's
 prediction is compared with the copy's label, and the case's own prediction with its own. Prints
 JSON: for each kind of copy the Dice of each case, averaged over structures, how much that is less
 than the case's own, and how much the case's own prediction loses where it is carried into that
@@ -13,6 +14,7 @@ grid as the label is, which no model can help.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 import recycleseg as rs
 from recycleseg.data.layout import read_dataset
@@ -31,10 +34,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Grid:
-    """Voxel sizes in mm, degrees around the first axis, and the order and direction of axes."""
+    """Voxel sizes in mm, degrees around each axis, and the order and direction of axes."""
 
     spacing: tuple[float, float, float]
-    degrees: float = 0.0
+    degrees: tuple[float, float, float] = (0.0, 0.0, 0.0)
     axis_codes: str = "SLA"
 
 
@@ -42,28 +45,35 @@ COPIES = {
     "flipped": Grid((1.0, 1.0, 1.0)),
     "resampled": Grid((1.4, 0.8, 1.0)),
     "resampled mildly": Grid((0.8, 1.25, 1.0)),
-    "rotated": Grid((1.0, 1.0, 1.0), 10.0),
-    "rotated and resampled": Grid((1.0, 0.8, 1.2), 10.0),
+    "rotated": Grid((1.0, 1.0, 1.0), (10.0, 0.0, 0.0)),
+    "rotated and resampled": Grid((1.0, 0.8, 1.2), (10.0, 0.0, 0.0)),
+    "rotated about all axes and resampled": Grid((1.0, 0.8, 1.2), (12.0, 12.0, 12.0)),
+    "rotated far and resampled": Grid((1.2, 1.0, 0.8), (0.0, 0.0, 30.0)),
 }
 
 
 def copy_of(image: nib.Nifti1Image, grid: Grid, values: list[int] | None) -> nib.Nifti1Image:
-    """The image, or a label map of these values, in a grid around the same centre."""
+    """The image, or a label map of these values, in a grid around the same centre that holds it."""
     old_spacing = nib.affines.voxel_sizes(image.affine)
-    shape = np.rint(np.array(image.shape) * old_spacing / grid.spacing).astype(int)
-    cos, sin = np.cos(np.radians(grid.degrees)), np.sin(np.radians(grid.degrees))
-    rotation = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    rotation = Rotation.from_euler("xyz", grid.degrees, degrees=True).as_matrix()
+    corners = list(itertools.product(*((-mm / 2, mm / 2) for mm in image.shape * old_spacing)))
+    size = np.ptp(corners @ rotation, axis=0) / grid.spacing
+    shape = np.rint(size).astype(int) if grid.degrees == (0, 0, 0) else np.ceil(size).astype(int)
     to_old = np.diag(1 / old_spacing) @ rotation @ np.diag(grid.spacing)
     offset = (np.array(image.shape) - 1) / 2 - to_old @ ((shape - 1) / 2)
+    # Half a voxel at the border of an unrotated copy lies beyond the outermost centres.
+    mode = "nearest" if grid.degrees == (0, 0, 0) else "constant"
 
-    def resampled(array: Array, order: int) -> Array:
-        return ndimage.affine_transform(array, to_old, offset, shape, order=order, mode="nearest")
+    def resampled(array: Array, order: int, beyond: float) -> Array:
+        return ndimage.affine_transform(
+            array, to_old, offset, tuple(shape), order=order, mode=mode, cval=beyond
+        )
 
     array = np.asarray(image.dataobj, dtype=np.float64)
     if values is None:
-        result = resampled(array, order=3).astype(np.float32)
+        result = resampled(array, 3, 0.0).astype(np.float32)
     else:
-        shares = [resampled((array == value).astype(np.float64), order=1) for value in values]
+        shares = [resampled((array == v).astype(np.float64), 1, float(v == 0)) for v in values]
         result = np.array(values, dtype=np.uint8)[np.argmax(shares, axis=0)]
     affine = image.affine @ nib.affines.from_matvec(to_old, offset)
     copy = nib.Nifti1Image(result, affine)

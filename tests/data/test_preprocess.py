@@ -105,6 +105,25 @@ def test_constant_image_becomes_zeros(method: Any, value: float) -> None:
     assert torch.equal(ChannelIntensity(method).apply(torch.full((3, 4), value)), torch.zeros(3, 4))
 
 
+@pytest.mark.parametrize("method", ["zscore", "percentile"])
+def test_zeros_around_a_scan_change_nothing(method: Any) -> None:
+    scan = torch.from_numpy(random_image((6, 6, 6))) + 10
+    padded = F.pad(scan, (4, 4))
+    intensity = ChannelIntensity(method, nonzero=True)
+    torch.testing.assert_close(intensity.apply(padded)[..., 4:-4], intensity.apply(scan))
+    older = ChannelIntensity(method)  # as plans of older runs say
+    assert older.apply(padded)[..., 4:-4].mean() > 0.5
+
+
+def test_plans_without_upright_leave_turned_scans_as_they_are() -> None:
+    values = plan_with(upright=True).to_dict()
+    assert Plan.from_dict(values).upright
+    del values["upright"]
+    for channel in values["intensities"]:
+        del channel["nonzero"]
+    assert Plan.from_dict(values) == plan_with()
+
+
 def test_intensity_follows_the_channel_name(make_dataset: MakeDataset) -> None:
     root = make_dataset(channels=("CT", "T1", "noNorm"), split={"train": ["c0", "c1"]})
     rng = np.random.default_rng(0)

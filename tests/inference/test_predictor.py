@@ -146,14 +146,19 @@ def ellipsoid(shape: tuple[int, ...]) -> np.ndarray:
     return (sum(((x - c) / r) ** 2 for x, c, r in radii) < 1).astype(np.uint8)
 
 
-@pytest.mark.parametrize("spacing", [None, (1.0, 1.0, 1.0)], ids=["native", "resampled"])
+@pytest.mark.parametrize(
+    ("spacing", "upright"),
+    [(None, False), ((1.0, 1.0, 1.0), False), ((1.0, 1.0, 1.0), True)],
+    ids=["native", "resampled", "upright"],
+)
 def test_result_is_on_the_grid_of_the_file(
-    tmp_path: Path, spacing: tuple[float, ...] | None
+    tmp_path: Path, spacing: tuple[float, ...] | None, upright: bool
 ) -> None:
     truth = ellipsoid((20, 24, 18))
     affine = rotated_and_flipped()
     nib.save(nib.Nifti1Image(truth.astype(np.float32), affine), tmp_path / "scan.nii.gz")
-    prediction = predictor_with(plan_of(spacing=spacing), bright)(tmp_path / "scan.nii.gz")
+    plan = replace(plan_of(spacing=spacing), upright=upright)
+    prediction = predictor_with(plan, bright)(tmp_path / "scan.nii.gz")
     assert prediction.label.dtype == torch.uint8
     prediction.save(tmp_path / "label.nii.gz")
     written = nib.load(tmp_path / "label.nii.gz")
