@@ -102,7 +102,9 @@ def test_percentiles_bound_outliers() -> None:
 @pytest.mark.parametrize("value", [0.0, 7.25, 1e6])
 @pytest.mark.parametrize("method", ["zscore", "percentile"])
 def test_constant_image_becomes_zeros(method: Any, value: float) -> None:
-    assert torch.equal(ChannelIntensity(method).apply(torch.full((3, 4), value)), torch.zeros(3, 4))
+    for nonzero in (False, True):
+        image = ChannelIntensity(method, nonzero=nonzero).apply(torch.full((3, 4), value))
+        assert torch.equal(image, torch.zeros(3, 4))
 
 
 @pytest.mark.parametrize("method", ["zscore", "percentile"])
@@ -113,6 +115,14 @@ def test_zeros_around_a_scan_change_nothing(method: Any) -> None:
     torch.testing.assert_close(intensity.apply(padded)[..., 4:-4], intensity.apply(scan))
     older = ChannelIntensity(method)  # as plans of older runs say
     assert older.apply(padded)[..., 4:-4].mean() > 0.5
+
+
+@pytest.mark.parametrize("method", ["zscore", "percentile"])
+def test_zeros_count_where_they_alone_tell_something(method: Any) -> None:
+    mask = torch.zeros(10, 10)
+    mask[3:8] = 5
+    image = ChannelIntensity(method, nonzero=True).apply(mask)
+    torch.testing.assert_close(image.unique(), torch.tensor([-1.0, 1.0]))
 
 
 def test_plans_without_upright_leave_turned_scans_as_they_are() -> None:

@@ -31,10 +31,10 @@ class PreprocessConfig:
             where the probe's depth setting fixes the pixel size).
         intensity: "ct": clip to the percentiles 0.5 and 99.5 of the training cases' foreground
             and normalise by its mean and standard deviation; "percentile": clip each image to its
-            own percentiles and normalise it to mean 0, variance 1, both of its voxels that are not
-            zero, as where nothing was scanned; "zscore": the same without clipping; "auto": per
-            channel by its name in dataset.json, "CT" as ct, "noNorm" left alone, anything else as
-            percentile.
+            own percentiles and normalise it to mean 0, variance 1, both computed over the voxels
+            that are not zero (zero: nothing was scanned there); "zscore": the same without
+            clipping; "auto": per channel by its name in dataset.json, "CT" as ct, "noNorm" left
+            alone, anything else as percentile.
     """
 
     spacing: tuple[float, ...] | Literal["median", "native"] = "median"
@@ -78,13 +78,25 @@ class ChannelIntensity:
             return values
         if self.method == "ct":
             return (values.clamp(self.lower, self.upper) - self.mean) / self.std
-        counted = values[values != 0] if self.nonzero and values.any() else values
+        counted = values[values != 0] if self.nonzero else values
+        lower, upper = self._range(counted)
+        if not lower < upper:  # as of an earlier segmentation, whose zeros tell something
+            counted = values
+            lower, upper = self._range(values)
         if self.method == "percentile":
-            lower, upper = np.percentile(counted.numpy(), _PERCENTILES)
-            values, counted = (x.clamp(float(lower), float(upper)) for x in (values, counted))
+            values, counted = values.clamp(lower, upper), counted.clamp(lower, upper)
         # float64: intensities up to 1e6 and more lose their variance in float32 sums.
         std, mean = torch.std_mean(counted.double(), correction=0)
         return ((values - mean) / std.clamp_min(1e-8 * (1.0 + mean.abs()))).float()
+
+    def _range(self, values: Tensor) -> tuple[float, float]:
+        """Lowest and highest value, or the percentiles that bound outliers."""
+        if values.numel() == 0:
+            return 0.0, 0.0
+        if self.method == "zscore":
+            return float(values.min()), float(values.max())
+        lower, upper = np.percentile(values.numpy(), _PERCENTILES)
+        return float(lower), float(upper)
 
 
 @dataclass(frozen=True)
@@ -96,8 +108,8 @@ class Plan:
         shape: target shape, None: follows from the spacing.
         intensities: one per channel.
         kernel: by which images are resampled; plans of older runs, which lack it, are "linear".
-        upright: whether a file whose axes are turned against the scanner's is resampled along
-            these: where no training case is turned, and the network never saw its organs so.
+        upright: whether a file whose axes are turned against the world's is prepared on a grid
+            along the latter. So where no training case is turned: the network knows no others.
     """
 
     channel_names: tuple[str, ...]
@@ -232,7 +244,7 @@ def preprocess_image(volumes: Sequence[Volume], plan: Plan, *, case_id: str = ""
         image = resample(image, shape, kernel=plan.kernel)
     else:
         spacing = upright.spacing
-        image = upright.image(image, plan.kernel)
+        image = upright.sample_image(image, plan.kernel)
     return PreparedCase(
         case_id=case_id,
         image=image,
@@ -251,7 +263,7 @@ def preprocess_label(volume: Volume, case: PreparedCase, plan: Plan) -> Tensor:
     """Label of a case on its prepared grid: (*S) uint8, or (C, *S) for overlapping regions."""
     values = torch.from_numpy(volume.array.astype(np.uint8))
     if case.upright is not None:
-        label = case.upright.label(values, plan.label_values)
+        label = case.upright.sample_label(values, plan.label_values)
     else:
         canonical = case.orientation.apply(values[None])[0]
         label = resample_label(canonical, case.image.shape[1:], plan.label_values)
@@ -272,7 +284,7 @@ def restore(probs: Tensor, case: PreparedCase, rows: slice = slice(None)) -> Ten
     background alone.
 
     rows: a range of the file's first axis, which alone is restored, to the same bits as within
-    the whole: so that not all need be held at once.
+    the whole (from an upright grid but for rounding): so that not all need be held at once.
     """
     if probs.shape[1:] != case.image.shape[1:]:
         raise ValueError(

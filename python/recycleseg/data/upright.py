@@ -1,7 +1,8 @@
-"""Grids along the scanner's axes, for files whose own axes are turned against these."""
+"""Grids along the world's axes, for files whose own axes are turned against these."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +36,8 @@ class UprightGrid:
     in other grids are sampled at the same places of the body.
 
     Attributes:
-        shape, spacing: in mm.
+        shape: number of voxels along each axis.
+        spacing: mm along each axis.
         to_file: (3, 4), from indices of this grid to indices of the file.
     """
 
@@ -47,7 +49,7 @@ class UprightGrid:
     def around(cls, image: Tensor, affine: Array, spacing: Sequence[float]) -> UprightGrid:
         """The grid that covers each voxel of the image that is not zero in all channels.
 
-        Zero is what turning a scan leaves in the corners that it did not cover.
+        Zero is what turning a scan leaves in corners that it did not cover.
 
         Args:
             image: (C, *file's shape), before normalisation.
@@ -71,35 +73,38 @@ class UprightGrid:
         to_file = tuple(map(tuple, values["to_file"]))
         return cls(tuple(values["shape"]), tuple(values["spacing"]), to_file)
 
-    def image(self, image: Tensor, kernel: Kernel) -> Tensor:
-        """An image (C, *file's shape) float32 on this grid, by cubic splines, its darkest value
-        beyond the file's borders. Axes with smaller voxels are first shrunk by `kernel`, against
-        aliasing.
+    def sample_image(self, image: Tensor, kernel: Kernel) -> Tensor:
+        """An image (C, *file's shape) float32 on this grid, by cubic splines; beyond the file's
+        border its darkest value. Axes with smaller voxels than this grid's are first shrunk by
+        `kernel`, against aliasing.
         """
-        matrix, offset = np.split(np.array(self.to_file), [3], axis=1)
+        matrix, offset = self._to_file()
         old = image.shape[1:]
-        # How many of this grid's voxels a step along each of the file's axes is.
-        steps = np.abs(np.linalg.inv(matrix)).max(axis=0)
-        new = [max(1, min(n, round(n * step))) for n, step in zip(old, steps, strict=True)]
-        shrunk = resample(image, new, kernel=kernel)
-        scale = np.array(new)[:, None] / np.array(old)[:, None]
-        matrix, offset = matrix * scale, (offset + 0.5) * scale - 0.5
+        # The longest way along each of the file's axes, in its voxels, between two of this grid.
+        ways = np.abs(matrix).max(axis=1)
+        new = [max(1, min(n, round(n / way))) for n, way in zip(old, ways, strict=True)]
+        scale = np.array(new) / np.array(old)
+        matrix, offset = matrix * scale[:, None], (offset + 0.5) * scale - 0.5
         channels = [
-            self._transform(channel, matrix, offset, self.shape, 3, float(channel.min()))
-            for channel in shrunk.numpy()
+            _transform(_widened(channel), matrix, offset + 1, self.shape, 3, darkest)
+            for channel, darkest in zip(
+                resample(image, new, kernel=kernel).numpy(),
+                image.amin((1, 2, 3)).tolist(),
+                strict=True,
+            )
         ]
         return torch.from_numpy(np.stack(channels))
 
-    def label(self, label: Tensor, values: Sequence[int]) -> Tensor:
+    def sample_label(self, label: Tensor, values: Sequence[int]) -> Tensor:
         """A label map of the file on this grid, uint8: the largest of the linearly resampled
-        indicator functions wins, the lower value on a tie; 0 beyond the file's borders.
+        indicator functions wins, the lower value on a tie; 0 beyond the file's border.
         """
-        matrix, offset = np.split(np.array(self.to_file), [3], axis=1)
+        matrix, offset = self._to_file()
         best = np.full(self.shape, -1.0, np.float32)
         result = np.zeros(self.shape, np.uint8)
         for value in values:
-            inside = (label.numpy() == value).astype(np.float32)
-            score = self._transform(inside, matrix, offset, self.shape, 1, float(value == 0))
+            inside = _widened((label.numpy() == value).astype(np.float32))
+            score = _transform(inside, matrix, offset + 1, self.shape, 1, float(value == 0))
             result[score > best] = value
             best = np.maximum(best, score)
         return torch.from_numpy(result)
@@ -107,29 +112,52 @@ class UprightGrid:
     def restore(self, x: Tensor, file_shape: Sequence[int], rows: slice) -> Tensor:
         """(C, *shape) float32 at the file's voxels, (C, rows, ...), linear; 0 beyond this grid.
 
-        rows: a range of the file's first axis, which alone is restored, to the same bits as within
+        rows: a range of the file's first axis, which alone is restored: equal to the same rows of
         the whole but for rounding.
         """
         whole = np.vstack([np.array(self.to_file), [0, 0, 0, 1]])
-        matrix, offset = np.split(np.linalg.inv(whole)[:3], [3], axis=1)
+        matrix, offset = _split(np.linalg.inv(whole)[:3])
         start, stop, _ = rows.indices(file_shape[0])
-        offset = offset + matrix[:, :1] * start
+        offset = offset + matrix[:, 0] * start
         shape = (stop - start, *file_shape[1:])
+        # Only what these rows see of x, which may be on a GPU, is copied.
+        corners = np.array(list(itertools.product(*((0, n - 1) for n in shape))))
+        seen = corners @ matrix.T + offset
+        low = np.clip(np.floor(seen.min(axis=0)).astype(int) - 1, 0, self.shape)
+        high = np.clip(np.ceil(seen.max(axis=0)).astype(int) + 2, 0, self.shape)
+        if (high <= low).any():
+            return x.new_zeros((len(x), *shape), dtype=torch.float32)
+        box = tuple(slice(first, end) for first, end in zip(low, high, strict=True))
         channels = [
-            self._transform(channel, matrix, offset, shape, 1, 0.0)
-            for channel in x.float().cpu().numpy()
+            _transform(channel, matrix, offset - low, shape, 1, 0.0)
+            for channel in x[(slice(None),) + box].float().cpu().numpy()
         ]
         return torch.from_numpy(np.stack(channels)).to(x.device)
 
-    @staticmethod
-    def _transform(
-        x: Array, matrix: Array, offset: Array, shape: Sequence[int], order: int, beyond: float
-    ) -> Array:
-        """x at matrix @ index + offset, float32; `beyond` outside its outermost voxels."""
-        result: Array = scipy.ndimage.affine_transform(
-            x, matrix, offset[:, 0], tuple(shape), np.float32, order, "constant", beyond
-        )
-        return result
+    def _to_file(self) -> tuple[Array, Array]:
+        return _split(np.array(self.to_file))
+
+
+def _split(affine: Array) -> tuple[Array, Array]:
+    """Matrix (3, 3) and offset (3,) of (3, 4)."""
+    return affine[:, :3], affine[:, 3]
+
+
+def _widened(x: Array) -> Array:
+    """Its outermost voxels once more around it: a voxel reaches half its size beyond its centre,
+    which is far where slices are thick.
+    """
+    return np.pad(x, 1, mode="edge")
+
+
+def _transform(
+    x: Array, matrix: Array, offset: Array, shape: Sequence[int], order: int, beyond: float
+) -> Array:
+    """x at matrix @ index + offset, float32; fades to `beyond` within a voxel of its border."""
+    result: Array = scipy.ndimage.affine_transform(
+        x, matrix, offset, tuple(shape), np.float32, order, "grid-constant", beyond
+    )
+    return result
 
 
 def _ends_of_lines(mask: Array) -> Array:
