@@ -4,11 +4,10 @@ python benches/resampled_copies.py RUN DATASET [--split val] [--cases 8]
 
 Each case is copied into a grid that is rotated, of other voxel sizes, permuted and flipped: the
 image by cubic splines, zero beyond its borders, the label by the largest of its linearly resampled
-structures. The copy's
-prediction is compared with the copy's label, and the case's own prediction with its own. Prints
-JSON: for each kind of copy the Dice of each case, averaged over structures, how much that is less
-than the case's own, and how much the case's own prediction loses where it is carried into that
-grid as the label is, which no model can help.
+structures. The copy's prediction is compared with the copy's label, and the case's own prediction
+with its own. Prints JSON: for each kind of copy the Dice of each case, averaged over structures,
+how much that is less than the case's own, and how much the case's own prediction loses where it is
+carried into that grid as the label is, which no model can help.
 """
 
 from __future__ import annotations
