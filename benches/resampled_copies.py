@@ -57,11 +57,11 @@ def copy_of(image: nib.Nifti1Image, grid: Grid, values: list[int] | None) -> nib
     rotation = Rotation.from_euler("xyz", grid.degrees, degrees=True).as_matrix()
     corners = list(itertools.product(*((-mm / 2, mm / 2) for mm in image.shape * old_spacing)))
     size = np.ptp(corners @ rotation, axis=0) / grid.spacing
-    shape = np.rint(size).astype(int) if grid.degrees == (0, 0, 0) else np.ceil(size).astype(int)
+    shape = (np.ceil(size) if any(grid.degrees) else np.rint(size)).astype(int)
     to_old = np.diag(1 / old_spacing) @ rotation @ np.diag(grid.spacing)
     offset = (np.array(image.shape) - 1) / 2 - to_old @ ((shape - 1) / 2)
     # Half a voxel at the border of an unrotated copy lies beyond the outermost centres.
-    mode = "nearest" if grid.degrees == (0, 0, 0) else "constant"
+    mode = "constant" if any(grid.degrees) else "nearest"
 
     def resampled(array: Array, order: int, beyond: float) -> Array:
         return ndimage.affine_transform(

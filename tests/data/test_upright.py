@@ -1,4 +1,4 @@
-"""Scans whose axes are turned against the scanner's, on grids along these and back."""
+"""Scans whose axes are turned against the world's, on grids along the latter and back."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -89,10 +89,21 @@ def resample_label(label: Tensor, shape: Sequence[int], values: Sequence[int]) -
     """
     if tuple(label.shape) == tuple(shape):
         return label.to(torch.uint8).contiguous()
+    return largest_share(
+        shape, values, lambda value: resample((label == value).float()[None], shape)[0]
+    )
+
+
+def largest_share(
+    shape: Sequence[int], values: Sequence[int], share: Callable[[int], Tensor]
+) -> Tensor:
+    """Label map (*shape) uint8: of the values the one whose share(value), (*shape) float32, is the
+    largest, the lower value on a tie. The shares are made one at a time.
+    """
     best = torch.full(tuple(shape), -1.0)
     result = torch.zeros(tuple(shape), dtype=torch.uint8)
     for value in values:
-        score = resample((label == value).float()[None], shape)[0]
+        score = share(value)
         result[score > best] = value
         best = torch.maximum(best, score)
     return result

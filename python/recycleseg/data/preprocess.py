@@ -78,15 +78,15 @@ class ChannelIntensity:
             return values
         if self.method == "ct":
             return (values.clamp(self.lower, self.upper) - self.mean) / self.std
-        counted = values[values != 0] if self.nonzero else values
-        lower, upper = self._range(counted)
+        counted = values != 0 if self.nonzero else torch.ones_like(values, dtype=torch.bool)
+        lower, upper = self._range(values[counted])
         if not lower < upper:  # as of an earlier segmentation, whose zeros tell something
-            counted = values
+            counted[:] = True
             lower, upper = self._range(values)
         if self.method == "percentile":
-            values, counted = values.clamp(lower, upper), counted.clamp(lower, upper)
+            values = values.clamp(lower, upper)
         # float64: intensities up to 1e6 and more lose their variance in float32 sums.
-        std, mean = torch.std_mean(counted.double(), correction=0)
+        std, mean = torch.std_mean(values[counted].double(), correction=0)
         return ((values - mean) / std.clamp_min(1e-8 * (1.0 + mean.abs()))).float()
 
     def _range(self, values: Tensor) -> tuple[float, float]:

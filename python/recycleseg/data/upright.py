@@ -12,7 +12,7 @@ import scipy  # whose modules load when they are used
 import torch
 from torch import Tensor
 
-from recycleseg.data.geometry import Kernel, resample
+from recycleseg.data.geometry import Kernel, largest_share, resample
 
 Array = np.ndarray[Any, Any]
 
@@ -78,7 +78,7 @@ class UprightGrid:
         border its darkest value. Axes with smaller voxels than this grid's are first shrunk by
         `kernel`, against aliasing.
         """
-        matrix, offset = self._to_file()
+        matrix, offset = _split(np.array(self.to_file))
         old = image.shape[1:]
         # The longest way along each of the file's axes, in its voxels, between two of this grid.
         ways = np.abs(matrix).max(axis=1)
@@ -99,15 +99,14 @@ class UprightGrid:
         """A label map of the file on this grid, uint8: the largest of the linearly resampled
         indicator functions wins, the lower value on a tie; 0 beyond the file's border.
         """
-        matrix, offset = self._to_file()
-        best = np.full(self.shape, -1.0, np.float32)
-        result = np.zeros(self.shape, np.uint8)
-        for value in values:
+        matrix, offset = _split(np.array(self.to_file))
+
+        def share(value: int) -> Tensor:
             inside = _widened((label.numpy() == value).astype(np.float32))
-            score = _transform(inside, matrix, offset + 1, self.shape, 1, float(value == 0))
-            result[score > best] = value
-            best = np.maximum(best, score)
-        return torch.from_numpy(result)
+            beyond = float(value == 0)
+            return torch.from_numpy(_transform(inside, matrix, offset + 1, self.shape, 1, beyond))
+
+        return largest_share(self.shape, values, share)
 
     def restore(self, x: Tensor, file_shape: Sequence[int], rows: slice) -> Tensor:
         """(C, *shape) float32 at the file's voxels, (C, rows, ...), linear; 0 beyond this grid.
@@ -134,9 +133,6 @@ class UprightGrid:
         ]
         return torch.from_numpy(np.stack(channels)).to(x.device)
 
-    def _to_file(self) -> tuple[Array, Array]:
-        return _split(np.array(self.to_file))
-
 
 def _split(affine: Array) -> tuple[Array, Array]:
     """Matrix (3, 3) and offset (3,) of (3, 4)."""
@@ -161,7 +157,9 @@ def _transform(
 
 
 def _ends_of_lines(mask: Array) -> Array:
-    """Indices (N, 3) of the first and the last set voxel of each line along the first axis."""
+    """Indices (N, 3) of the first and the last set voxel of each line along the first axis: the
+    others lie between them in any direction.
+    """
     any_set = mask.any(axis=0)
     first, last = mask.argmax(axis=0), len(mask) - 1 - mask[::-1].argmax(axis=0)
     others = np.argwhere(any_set)
