@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from recycleseg.factory import choose_device, choose_precision
-from recycleseg.training.run_folder import describe_environment
+from recycleseg.run.device import choose_device, choose_precision
+from recycleseg.run.environment import describe_environment
 
 
 def pytest_benchmark_update_machine_info(

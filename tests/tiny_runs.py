@@ -10,16 +10,16 @@ from typing import Any
 import torch
 import yaml
 
-from recycleseg import factory
-from recycleseg.checkpoint import Checkpoint, save_checkpoint
-from recycleseg.config import (
+from recycleseg.data.preprocess import ChannelIntensity, Plan
+from recycleseg.run import factory
+from recycleseg.run.checkpoint import Checkpoint, save_checkpoint
+from recycleseg.run.config import (
     ModelConfig,
     PostprocessConfig,
     RuntimeConfig,
     SamplingConfig,
     TrainConfig,
 )
-from recycleseg.data.preprocess import ChannelIntensity, Plan
 
 
 def write_tiny_run(

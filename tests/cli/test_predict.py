@@ -16,10 +16,10 @@ from tests.tiny_runs import write_tiny_run
 
 from recycleseg.cli._progress import CaseProgress
 from recycleseg.cli.predict import build_parser, main, parse_command
-from recycleseg.config import PostprocessConfig
 from recycleseg.data.volumes import read_volume, write_volume
-from recycleseg.inference.postprocess import postprocess
-from recycleseg.inference.predictor import Predictor
+from recycleseg.prediction.postprocess import postprocess
+from recycleseg.prediction.predictor import Predictor
+from recycleseg.run.config import PostprocessConfig
 
 SHAPE = (9, 11, 10)
 

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 
 from recycleseg.data import cache
 from recycleseg.data.cache import prepare_dataset
-from recycleseg.data.layout import Dataset, DatasetError, read_dataset
+from recycleseg.data.layout import Dataset, read_dataset
 from recycleseg.data.preprocess import PreprocessConfig, native_label, restore
 from recycleseg.data.volumes import read_volume, write_volume
+from recycleseg.files import FileError
 
 MakeDataset = Callable[..., Path]
 CONFIG = PreprocessConfig()
@@ -163,7 +164,7 @@ def test_bad_data_leaves_no_cache(make_dataset: MakeDataset, tmp_path: Path) -> 
     for case_id in ("c1", "c3"):
         path = dataset.cases[case_id].image_paths[0]
         path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DatasetError, match="2 problems"):
+    with pytest.raises(FileError, match="2 problems"):
         prepare_dataset(dataset, CONFIG, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from recycleseg.data.layout import DatasetError, read_dataset
+from recycleseg.data.layout import read_dataset
+from recycleseg.files import FileError
 
 MakeDataset = Callable[..., Path]
 
@@ -67,9 +68,9 @@ def test_seeded_split_uses_every_case_once(make_dataset: MakeDataset) -> None:
 
 def test_folder_that_is_no_data_set(tmp_path: Path) -> None:
     expected = "expected a data set in the nnU-Net raw layout .dataset.json, imagesTr/CASE_0000"
-    with pytest.raises(DatasetError, match=f"{expected}.* got no dataset.json in {tmp_path}"):
+    with pytest.raises(FileError, match=f"{expected}.* got no dataset.json in {tmp_path}"):
         read_dataset(tmp_path)
-    with pytest.raises(DatasetError, match=f"{expected}.* got no folder {tmp_path}/none"):
+    with pytest.raises(FileError, match=f"{expected}.* got no folder {tmp_path}/none"):
         read_dataset(tmp_path / "none")
 
 
@@ -97,17 +98,17 @@ def test_folder_that_is_no_data_set(tmp_path: Path) -> None:
 def test_bad_description(make_dataset: MakeDataset, changes: dict[str, Any], message: str) -> None:
     root = make_dataset()
     change_description(root, **changes)
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(FileError, match=message):
         read_dataset(root)
 
 
 def test_description_that_is_no_json_object(make_dataset: MakeDataset) -> None:
     root = make_dataset()
     (root / "dataset.json").write_text("{")
-    with pytest.raises(DatasetError, match="dataset.json: expected JSON, got"):
+    with pytest.raises(FileError, match="dataset.json: expected JSON, got"):
         read_dataset(root)
     (root / "dataset.json").write_text("[]")
-    with pytest.raises(DatasetError, match="dataset.json: expected an object, got list"):
+    with pytest.raises(FileError, match="dataset.json: expected an object, got list"):
         read_dataset(root)
 
 
@@ -123,12 +124,12 @@ def test_description_that_is_no_json_object(make_dataset: MakeDataset) -> None:
     ],
 )
 def test_bad_split(make_dataset: MakeDataset, split: Any, message: str) -> None:
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(FileError, match=message):
         read_dataset(make_dataset(split=split))
 
 
 def test_too_few_cases_to_split(make_dataset: MakeDataset) -> None:
-    with pytest.raises(DatasetError, match="expected at least 3 cases to split, got 2"):
+    with pytest.raises(FileError, match="expected at least 3 cases to split, got 2"):
         read_dataset(make_dataset(num_cases=2))
 
 
@@ -136,10 +137,10 @@ def test_no_images(make_dataset: MakeDataset) -> None:
     root = make_dataset()
     for path in (root / "imagesTr").iterdir():
         path.unlink()
-    with pytest.raises(DatasetError, match="imagesTr: expected images CASE_0000.nii.gz, got none"):
+    with pytest.raises(FileError, match="imagesTr: expected images CASE_0000.nii.gz, got none"):
         read_dataset(root)
     (root / "imagesTr").rmdir()
-    with pytest.raises(DatasetError, match="imagesTr: expected images CASE_0000.nii.gz, got none"):
+    with pytest.raises(FileError, match="imagesTr: expected images CASE_0000.nii.gz, got none"):
         read_dataset(root)
 
 
@@ -147,7 +148,7 @@ def test_stray_names_are_named_and_hidden_files_ignored(make_dataset: MakeDatase
     root = make_dataset()
     for name in ("c0.nii.gz", "c0_0001.nii.gz", "notes.txt", "._c0_0000.nii.gz"):
         (root / "imagesTr" / name).touch()
-    with pytest.raises(DatasetError, match="3 problems") as error:
+    with pytest.raises(FileError, match="3 problems") as error:
         read_dataset(root)
     for name in ("c0.nii.gz", "c0_0001.nii.gz", "notes.txt"):
         assert f"below 1, got {name}" in str(error.value)
@@ -157,7 +158,7 @@ def test_all_problems_are_listed_at_once(make_dataset: MakeDataset) -> None:
     root = make_dataset(split={"train": ["c9"]})
     change_description(root, labels={"background": 0, "a": 1, "ignore": 2})
     (root / "imagesTr/stray.nii.gz").touch()
-    with pytest.raises(DatasetError, match=f"data set {root}: 3 problems\n") as error:
+    with pytest.raises(FileError, match=f"data set {root}: 3 problems\n") as error:
         read_dataset(root)
     assert str(error.value).count("\n  - ") == 3
 

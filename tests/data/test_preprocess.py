@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from recycleseg.data.cache import prepare_dataset
 from recycleseg.data.check import CaseFacts
 from recycleseg.data.geometry import Kernel, resample
-from recycleseg.data.layout import DatasetError, read_dataset
+from recycleseg.data.layout import read_dataset
 from recycleseg.data.preprocess import (
     ChannelIntensity,
     Plan,
@@ -30,6 +30,7 @@ from recycleseg.data.preprocess import (
     restore,
 )
 from recycleseg.data.volumes import Volume, read_volume
+from recycleseg.files import FileError
 
 MakeDataset = Callable[..., Path]
 # Voxel axes run left, superior, anterior with 0.5, 2 and 1 mm.
@@ -155,7 +156,7 @@ def test_intensity_follows_the_channel_name(make_dataset: MakeDataset) -> None:
 def test_ct_needs_foreground(make_dataset: MakeDataset) -> None:
     dataset = read_dataset(make_dataset(channels=("CT",), split={"train": ["c0"]}))
     facts = {"c0": CaseFacts((1.0,) * 3, None, np.zeros((1, 0), np.float32))}
-    with pytest.raises(DatasetError, match="channel CT: expected foreground"):
+    with pytest.raises(FileError, match="channel CT: expected foreground"):
         make_plan(dataset, PreprocessConfig(), facts)
 
 
@@ -282,7 +283,7 @@ def nan_image() -> np.ndarray:
     ids=["none", "too many", "2D", "empty", "NaN"],
 )
 def test_bad_image(volumes: list[Volume], message: str) -> None:
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(FileError, match=message):
         preprocess_image(volumes, plan_with(), case_id="x")
 
 

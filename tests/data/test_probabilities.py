@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recycleseg.data.probabilities import max_entropy, read_probabilities, write_probabilities
-from recycleseg.data.volumes import DatasetError
+from recycleseg.files import FileError
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 6, 7), (2, 5, 6), (1, 4, 1, 3)])
@@ -74,7 +74,7 @@ def test_wrong_arrays_are_named(
 ) -> None:
     path = tmp_path / "case.npz"
     np.savez(path, **arrays)
-    with pytest.raises(DatasetError, match=message) as caught:
+    with pytest.raises(FileError, match=message) as caught:
         read_probabilities(path, (4, 5, 6))
     assert str(caught.value).startswith(f"{path}: ")
 
@@ -87,9 +87,9 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     broken = [b"", content[:middle], b"text", content[:60] + b"\x00" * 20 + content[80:]]
     for damaged in broken:
         path.write_bytes(damaged)
-        with pytest.raises(DatasetError, match="expected a whole .npz file, got"):
+        with pytest.raises(FileError, match="expected a whole .npz file, got"):
             read_probabilities(path, (5, 6, 2))
-    with pytest.raises(DatasetError, match="missing.npz: expected a file, got none there"):
+    with pytest.raises(FileError, match="missing.npz: expected a file, got none there"):
         read_probabilities(tmp_path / "missing.npz", (5, 6, 2))
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from recycleseg.data.layout import DatasetError
 from recycleseg.evaluation.labels import find_labels, parse_labels, read_labels
+from recycleseg.files import FileError
 
 
 def test_background_is_left_out_and_regions_are_sorted() -> None:
@@ -33,7 +33,7 @@ def test_background_is_left_out_and_regions_are_sorted() -> None:
     ],
 )
 def test_what_is_wrong_with_labels_is_said(labels: Any, message: str) -> None:
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(FileError, match=message):
         parse_labels(labels, "x")
 
 
@@ -41,12 +41,12 @@ def test_option_is_json_or_a_file(tmp_path: Path) -> None:
     path = tmp_path / "dataset.json"
     path.write_text(json.dumps({"labels": {"background": 0, "a": 1}, "file_ending": ".png"}))
     assert read_labels(str(path)) == read_labels('{"a": 1}') == {"a": 1}
-    with pytest.raises(DatasetError, match="--labels: expected a JSON file or {...}, got missing"):
+    with pytest.raises(FileError, match="--labels: expected a JSON file or {...}, got missing"):
         read_labels("missing")
-    with pytest.raises(DatasetError, match="--labels: expected JSON, got"):
+    with pytest.raises(FileError, match="--labels: expected JSON, got"):
         read_labels("{a: 1}")
     path.write_text("[1]")
-    with pytest.raises(DatasetError, match="dataset.json: expected an object, got list"):
+    with pytest.raises(FileError, match="dataset.json: expected an object, got list"):
         read_labels(str(path))
 
 
@@ -68,7 +68,7 @@ def test_what_is_no_utf_8_is_named(tmp_path: Path) -> None:
     path = tmp_path / "predict.json"
     path.write_bytes(b'{"dataset": {"labels": {"h\xe9art": 1}}}')
     for read in (lambda: find_labels(tmp_path, tmp_path), lambda: read_labels(str(path))):
-        with pytest.raises(DatasetError, match="predict.json: expected JSON, got: 'utf-8' codec"):
+        with pytest.raises(FileError, match="predict.json: expected JSON, got: 'utf-8' codec"):
             read()
     path.write_bytes('{"dataset": {"labels": {"héart": 1}}}'.encode())
     assert find_labels(tmp_path, tmp_path) == ({"héart": 1}, path)

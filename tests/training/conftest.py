@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from recycleseg.config import (
+from recycleseg.data.augment import AugmentConfig
+from recycleseg.data.volumes import write_volume
+from recycleseg.run.config import (
     ModelConfig,
     OptimConfig,
     PatchConfig,
@@ -17,8 +19,6 @@ from recycleseg.config import (
     TrainConfig,
     ValidationConfig,
 )
-from recycleseg.data.augment import AugmentConfig
-from recycleseg.data.volumes import write_volume
 
 
 @pytest.fixture(autouse=True)

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from recycleseg.config import PatchConfig, PostprocessConfig, SamplingConfig, TrainConfig
 from recycleseg.data.layout import Case, Dataset
 from recycleseg.data.preprocess import PreprocessConfig
 from recycleseg.data.volumes import read_volume
-from recycleseg.inference.predictor import Predictor
 from recycleseg.metrics.overlap import dice_from_counts
 from recycleseg.ops.overlap_counts import overlap_counts
+from recycleseg.prediction.predictor import Predictor
+from recycleseg.run.config import PatchConfig, PostprocessConfig, SamplingConfig, TrainConfig
 from recycleseg.training.evaluation import Evaluation, foreground_counts, summary_of
 from recycleseg.training.trainer import Trainer
 

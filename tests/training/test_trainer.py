@@ -16,8 +16,9 @@ import pytest
 import torch
 import yaml
 
-from recycleseg.checkpoint import load_checkpoint
-from recycleseg.config import (
+from recycleseg.prediction.predictor import Predictor
+from recycleseg.run.checkpoint import load_checkpoint
+from recycleseg.run.config import (
     CompileMode,
     DiffusionConfig,
     PostprocessConfig,
@@ -26,7 +27,6 @@ from recycleseg.config import (
     ValidationConfig,
     load_config,
 )
-from recycleseg.inference.predictor import Predictor
 from recycleseg.training.trainer import Trainer
 
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from recycleseg.data.json_files import read_json_object
-from recycleseg.data.volumes import SPATIAL_DIMS, DatasetError
+from recycleseg.data.volumes import SPATIAL_DIMS
+from recycleseg.files import FileError, listed, read_json_object
 
-__all__ = ["SPLITS", "Case", "Dataset", "DatasetError", "parse_labels", "read_dataset"]
+__all__ = ["SPLITS", "Case", "Dataset", "FileError", "parse_labels", "read_dataset"]
 
 SPLITS = ("train", "val", "test")
 
@@ -89,7 +89,7 @@ def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
     Cases that `split.json` leaves out are not used, their files not opened.
 
     Raises:
-        DatasetError: listing everything wrong with the folder, `dataset.json` and `split.json`.
+        FileError: listing everything wrong with the folder, `dataset.json` and `split.json`.
     """
     root = Path(root)
     description = _read_description(root)
@@ -121,17 +121,17 @@ def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
     )
 
 
-def dataset_error(root: Path, problems: list[str]) -> DatasetError:
+def dataset_error(root: Path, problems: list[str]) -> FileError:
     """One error that lists every problem found, a line each."""
     count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-    return DatasetError("\n  - ".join([f"data set {root}: {count}", *problems]))
+    return FileError(listed(f"data set {root}: {count}", problems))
 
 
 def _read_description(root: Path) -> dict[str, Any]:
     path = root / "dataset.json"
     if not path.is_file():
         got = f"no dataset.json in {root}" if root.is_dir() else f"no folder {root}"
-        raise DatasetError(
+        raise FileError(
             f"{root}: expected a data set in the nnU-Net raw layout (dataset.json, "
             f"imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz), got {got}"
         )
@@ -142,7 +142,7 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DatasetError(f"{path}: expected JSON, got: {error}") from error
+        raise FileError(f"{path}: expected JSON, got: {error}") from error
 
 
 def _read_channel_names(description: dict[str, Any], problems: list[str]) -> tuple[str, ...]:
@@ -196,12 +196,12 @@ def parse_labels(
     """`class_names`, `regions` and `label_values` of a `Dataset` from `labels` of dataset.json.
 
     Raises:
-        DatasetError: labels that are missing or wrong, naming the file `source`.
+        FileError: labels that are missing or wrong, naming the file `source`.
     """
     problems: list[str] = []
     parsed = _read_labels(dict(description), problems)
     if problems:
-        raise DatasetError(
+        raise FileError(
             f"{source}: " + "; ".join(p.removeprefix("dataset.json: ") for p in problems)
         )
     return parsed

@@ -15,7 +15,8 @@ from recycleseg.data.check import CaseFacts, image_problems
 from recycleseg.data.geometry import Kernel, Orientation, resample, resample_label
 from recycleseg.data.layout import Dataset
 from recycleseg.data.upright import UprightGrid, is_upright
-from recycleseg.data.volumes import DatasetError, Volume, read_volume
+from recycleseg.data.volumes import Volume, read_volume
+from recycleseg.files import FileError
 
 _PERCENTILES = (0.5, 99.5)
 
@@ -218,15 +219,15 @@ def preprocess_image(volumes: Sequence[Volume], plan: Plan, *, case_id: str = ""
     """Prepare an image without label, one volume per channel, as the training cases were.
 
     Raises:
-        DatasetError: number of channels or axes, differing grids, NaN or Inf.
+        FileError: number of channels or axes, differing grids, NaN or Inf.
     """
     if len(volumes) != len(plan.channel_names):
-        raise DatasetError(
+        raise FileError(
             f"{case_id or 'image'}: expected channels {plan.channel_names}, "
             f"got {len(volumes)} files {[volume.path.name for volume in volumes]}"
         )
     if problems := image_problems(volumes, plan.spatial_dims):
-        raise DatasetError("; ".join(problems))
+        raise FileError("; ".join(problems))
     first = volumes[0]
     orientation = Orientation.of(first.affine, plan.spatial_dims)
     spacing = orientation.sizes(first.spacing)
@@ -338,7 +339,7 @@ def _channel_intensity(
     if method == "none":
         return ChannelIntensity("none")
     if foreground.size == 0:
-        raise DatasetError(
+        raise FileError(
             f"channel {name}: expected foreground in the training labels for CT intensities, "
             "got none"
         )

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recycleseg.data.check import Progress, grid_problems
-from recycleseg.data.volumes import DatasetError, Volume, read_volume
+from recycleseg.data.check import grid_problems
+from recycleseg.data.volumes import Volume, read_volume
 from recycleseg.evaluation.labels import Labels, find_labels, parse_labels
 from recycleseg.evaluation.pairs import Pair, find_pairs
+from recycleseg.files import FileError, listed
 from recycleseg.metrics.evaluate import evaluate
 from recycleseg.metrics.scores import Scores
+from recycleseg.progress import Progress
 
 _SHOWN = 5
 
@@ -96,7 +98,7 @@ def evaluate_folder(
     others are evaluated.
 
     Raises:
-        DatasetError: predictions without reference, steps that lack cases, or no sound case.
+        FileError: predictions without reference, steps that lack cases, or no sound case.
         ValueError: an option is not as said.
     """
     pred, ref = Path(pred), Path(ref)
@@ -120,7 +122,7 @@ def evaluate_folder(
     done = {case_id: r for case_id, r in results.items() if not isinstance(r, str)}
     failed = {case_id: r for case_id, r in results.items() if isinstance(r, str)}
     if not done:
-        raise DatasetError("\n  - ".join([f"{pred}: no case can be evaluated", *failed.values()]))
+        raise FileError(listed(f"{pred}: no case can be evaluated", [*failed.values()]))
     if without := [case_id for case_id, r in done.items() if not r.spacing_known]:
         notes.append(
             f"{len(without)} of {len(done)} cases: no file says the pixel size, 1 mm is taken: "
@@ -191,7 +193,7 @@ def _labels(
         return found[0], []
     values = sorted(set().union(*pool.map(_values_of_case, cases)) - {0})
     if not values:
-        raise DatasetError(f"{pred}, {ref}: expected label maps with values from 1 on, got only 0")
+        raise FileError(f"{pred}, {ref}: expected label maps with values from 1 on, got only 0")
     listed = ", ".join(map(str, values))
     note = f"no predict.json or dataset.json names the labels; the values found are {listed}"
     return parse_labels({str(value): value for value in values}, f"{pred}, {ref}"), [note]
@@ -202,7 +204,7 @@ def _values_of_case(pair: Pair) -> set[int]:
     for path in (pair.predictions[-1], pair.reference):
         try:
             values.update(np.unique(_read_label(path)[1]).tolist())
-        except DatasetError:
+        except FileError:
             continue  # the case will be listed as failed
     return values
 
@@ -211,7 +213,7 @@ def _try_case(pair: Pair, labels: Labels, options: dict[str, Any], device: str) 
     """The scores of a case after every step, or what is wrong with it."""
     try:
         return _evaluate_case(pair, labels, options, device)
-    except DatasetError as error:
+    except FileError as error:
         return str(error)
 
 
@@ -222,7 +224,7 @@ def _evaluate_case(pair: Pair, labels: Labels, options: dict[str, Any], device: 
     for path in pair.predictions:
         prediction, pred = _read_label(path)
         if problems := grid_problems(prediction, reference, there=str(reference.path)):
-            raise DatasetError("; ".join(problems))
+            raise FileError("; ".join(problems))
         sized = reference if reference.spacing_known else prediction
         try:
             by_step.append(
@@ -236,7 +238,7 @@ def _evaluate_case(pair: Pair, labels: Labels, options: dict[str, Any], device: 
             )
         except ValueError as error:
             unknown = _unknown_labels({path: pred, pair.reference: ref}, labels)
-            raise DatasetError("; ".join(unknown) or f"{path}: {error}") from error
+            raise FileError("; ".join(unknown) or f"{path}: {error}") from error
     return _Result(tuple(by_step), sized.spacing_known)
 
 
@@ -244,7 +246,7 @@ def _read_label(path: Path) -> tuple[Volume, NDArray[Any]]:
     """A file, and its values as writable integers.
 
     Raises:
-        DatasetError: it cannot be read, or holds other than whole numbers.
+        FileError: it cannot be read, or holds other than whole numbers.
     """
     volume = read_volume(path)
     array = volume.array
@@ -253,13 +255,13 @@ def _read_label(path: Path) -> tuple[Volume, NDArray[Any]]:
             whole = array.astype(np.int32)
         wrong = array != whole
         if wrong.any():
-            raise DatasetError(
+            raise FileError(
                 f"{path}: expected whole numbers, labels, got {array[wrong].flat[0]:g} "
                 f"({int(wrong.sum())} voxels that are none)"
             )
         array = whole
     if array.size == 0:
-        raise DatasetError(f"{path}: expected voxels, got shape {array.shape}")
+        raise FileError(f"{path}: expected voxels, got shape {array.shape}")
     return volume, np.require(array, dtype=array.dtype.newbyteorder("="), requirements="W")
 
 

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recycleseg.config import PostprocessConfig
 from recycleseg.data.layout import Dataset
 from recycleseg.data.preprocess import PreparedCase, native_label, region_masks
 from recycleseg.evaluation.summary import nnunet_metrics, summarise
-from recycleseg.inference.native import Prepared, native_slabs, to_native
-from recycleseg.inference.postprocess import cleaned
-from recycleseg.inference.samples import sample_case
-from recycleseg.inference.volume import VolumeSampler
 from recycleseg.metrics import overlap
 from recycleseg.metrics.overlap import dice_from_counts
 from recycleseg.ops.overlap_counts import overlap_counts
+from recycleseg.prediction.native import Prepared, native_slabs, to_native
+from recycleseg.prediction.postprocess import cleaned
+from recycleseg.run.config import PostprocessConfig
+from recycleseg.sampling.samples import sample_case
+from recycleseg.sampling.volume import VolumeSampler
 
 # Counts (F, 3) of probabilities on the prepared grid against the reference on the file's own.
 _Count = Callable[[Tensor, PreparedCase, Tensor], Tensor]
