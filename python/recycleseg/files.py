@@ -19,10 +19,10 @@ def listed(head: str, problems: Sequence[str]) -> str:
     return "\n  - ".join([head, *problems])
 
 
-def shortened(names: Sequence[str], shown: int = 5) -> str:
-    """The first names, and how many there are more, for messages."""
-    rest = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
+def shortened(values: Sequence[object], shown: int = 5) -> str:
+    """The first names or numbers, and how many there are more, for messages."""
+    rest = len(values) - shown
+    return ", ".join(map(str, values[:shown])) + (f" and {rest} more" if rest > 0 else "")
 
 
 @contextmanager

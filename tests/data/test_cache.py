@@ -198,6 +198,6 @@ def test_real_labels_survive_the_way_there_and_back(
     prepared = prepare_dataset(dataset, config, tmp_path)
     for case in prepared.cases("train"):
         assert case.label is not None
-        probs = F.one_hot(case.label.long(), dataset.num_classes).movedim(-1, 0)
+        probs = F.one_hot(case.label.long(), len(dataset.classes)).movedim(-1, 0)
         found = restore(probs, case).argmax(dim=0)
         assert (found == native_label(case)).float().mean() >= agreement

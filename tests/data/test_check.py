@@ -58,12 +58,12 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "label value": (
         LABEL,
         lambda path: rewrite(path, np.full(SHAPE, 7, np.uint8)),
-        r"expected label values \[0, 1, 2\] of dataset.json, got \[7\]",
+        r"expected label values \[0, 1, 2\] of dataset.json, got 7",
     ),
     "fractional label": (
         LABEL,
         lambda path: rewrite(path, np.linspace(0, 1, 210, dtype=np.float32).reshape(SHAPE)),
-        "expected label values .* and more",
+        r"expected label values .* and 203 more",
     ),
     "NaN": (IMAGE, lambda path: set_voxel(path, np.nan), "expected finite.* 1 NaN and 0 Inf"),
     "Inf": (SECOND, lambda path: set_voxel(path, np.inf), "expected finite.* 0 NaN and 1 Inf"),

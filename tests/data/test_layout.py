@@ -23,11 +23,11 @@ def change_description(root: Path, **changes: Any) -> None:
 def test_exclusive_classes(make_dataset: MakeDataset) -> None:
     root = make_dataset(channels=("T1", "T2"), labels={"core": 2, "background": 0, "shell": 1})
     dataset = read_dataset(root)
-    assert dataset.class_names == ("background", "shell", "core")
-    assert dataset.foreground_names == ("shell", "core")
-    assert dataset.exclusive and dataset.regions is None
-    assert dataset.num_classes == 3
-    assert dataset.label_values == (0, 1, 2)
+    assert dataset.classes.names == ("background", "shell", "core")
+    assert tuple(dataset.classes.foreground) == ("shell", "core")
+    assert dataset.classes.exclusive and dataset.classes.regions is None
+    assert len(dataset.classes) == 3
+    assert list(dataset.classes.values) == [0, 1, 2]
     assert dataset.channel_names == ("T1", "T2")
     assert dataset.spatial_dims == 3
     case = dataset.cases["c1"]
@@ -39,11 +39,11 @@ def test_overlapping_regions(make_dataset: MakeDataset) -> None:
     root = make_dataset(labels={"background": 0, "whole": [1, 2], "core": [2]})
     change_description(root, regions_class_order=[1, 2])
     dataset = read_dataset(root)
-    assert not dataset.exclusive
-    assert dataset.class_names == dataset.foreground_names == ("whole", "core")
-    assert dataset.regions == ((1, 2), (2,))
-    assert dataset.num_classes == 2
-    assert dataset.label_values == (0, 1, 2)
+    assert not dataset.classes.exclusive
+    assert dataset.classes.names == tuple(dataset.classes.foreground) == ("whole", "core")
+    assert dataset.classes.regions == ((1, 2), (2,))
+    assert len(dataset.classes) == 2
+    assert list(dataset.classes.values) == [0, 1, 2]
 
 
 def test_given_split_is_kept_in_order(make_dataset: MakeDataset) -> None:
@@ -86,8 +86,11 @@ def test_folder_that_is_no_data_set(tmp_path: Path) -> None:
         ({"labels": {"background": 0, "a": []}}, "labels: expected name -> value"),
         ({"labels": {"air": 0, "a": 1, "b": 2}}, 'labels: expected "background": 0'),
         ({"labels": {"background": 0, "a": 1, "b": 3}}, r"consecutive values.* got \[0, 1, 3\]"),
-        ({"labels": {"background": 0}}, r"at least one foreground class, got \[0\]"),
-        ({"labels": {"background": 0, "a": 1, "b": 1}}, "one name per value, got two for one"),
+        ({"labels": {"background": 0}}, "expected a foreground label, got only background"),
+        (
+            {"labels": {"background": 0, "a": 1, "b": 1}},
+            "one name per structure, got 'a' and 'b' for 1",
+        ),
         (
             {"labels": {"background": 0, **{f"c{value}": value for value in range(1, 257)}}},
             "labels: expected at most 256, got 257",
@@ -108,7 +111,7 @@ def test_description_that_is_no_json_object(make_dataset: MakeDataset) -> None:
     with pytest.raises(FileError, match="dataset.json: expected JSON, got"):
         read_dataset(root)
     (root / "dataset.json").write_text("[]")
-    with pytest.raises(FileError, match="dataset.json: expected an object, got list"):
+    with pytest.raises(FileError, match="dataset.json: expected a JSON object, got list"):
         read_dataset(root)
 
 
@@ -165,7 +168,7 @@ def test_all_problems_are_listed_at_once(make_dataset: MakeDataset) -> None:
 
 def test_real_data_sets(data_root: Path) -> None:
     hippocampus = read_dataset(data_root / "Dataset004_Hippocampus")
-    assert hippocampus.class_names == ("background", "anterior", "posterior")
+    assert hippocampus.classes.names == ("background", "anterior", "posterior")
     assert [len(case_ids) for case_ids in hippocampus.split.values()] == [150, 20, 40]
     head = read_dataset(data_root / "Dataset018_FetalHeadUltrasound")
     assert head.spatial_dims == 2

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 from tests.tiny_runs import write_tiny_run
 
+from recycleseg.classes import Classes
 from recycleseg.cli.predict import main
 from recycleseg.data.inputs import find_cases
 from recycleseg.data.preprocess import ChannelIntensity, Plan, preprocess_image
@@ -242,9 +243,7 @@ BAD = {**BAD_NIFTI, **BAD_PNG}
 def plan_of(spatial_dims: int, channels: tuple[str, ...] = ("MRI",)) -> Plan:
     return Plan(
         channel_names=channels,
-        class_names=("background", "a"),
-        regions=None,
-        label_values=(0, 1),
+        classes=Classes(("background", "a")),
         spatial_dims=spatial_dims,
         spacing=None,
         shape=None,

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from recycleseg.classes import Classes
 from recycleseg.data.cache import prepare_dataset
 from recycleseg.data.check import CaseFacts
 from recycleseg.data.geometry import Kernel, resample
@@ -26,7 +27,6 @@ from recycleseg.data.preprocess import (
     native_label,
     preprocess_image,
     preprocess_label,
-    region_masks,
     restore,
 )
 from recycleseg.data.volumes import Volume, read_volume
@@ -40,9 +40,7 @@ LSA = np.array([[-0.5, 0, 0, 9], [0, 0, 1.0, -4], [0, 2.0, 0, 3], [0, 0, 0, 1]])
 def plan_with(**changes: Any) -> Plan:
     values: dict[str, Any] = {
         "channel_names": ("MRI",),
-        "class_names": ("background", "a", "b"),
-        "regions": None,
-        "label_values": (0, 1, 2),
+        "classes": Classes(("background", "a", "b")),
         "spatial_dims": 3,
         "spacing": None,
         "shape": None,
@@ -238,10 +236,10 @@ def test_restore_names_a_wrong_shape() -> None:
 def test_overlapping_regions_become_masks() -> None:
     regions = ((1, 2), (2,))
     label = torch.tensor([[0, 1], [2, 2]], dtype=torch.uint8)
-    masks = region_masks(label, regions)
+    masks = Classes(("whole", "core"), regions).masks(label)
     assert masks.dtype == torch.uint8
     assert masks.tolist() == [[[0, 1], [1, 1]], [[0, 0], [1, 1]]]
-    plan = plan_with(regions=regions, spatial_dims=2)
+    plan = plan_with(classes=Classes(("whole", "core"), regions), spatial_dims=2)
     case = preprocess_image([volume_of(random_image((2, 2)), None)], plan)
     assert torch.equal(preprocess_label(volume_of(label.numpy(), None), case, plan), masks)
 
@@ -304,7 +302,7 @@ def test_bad_config(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("regions", [None, ((1, 2), (2,))])
 def test_plan_survives_json(regions: Any) -> None:
     plan = plan_with(
-        regions=regions,
+        classes=Classes(("a", "b"), regions),
         spacing=(0.1, 1 / 3, 2.0),
         shape=(4, 5, 6),
         intensities=(ChannelIntensity("ct", -150.3, 250.1, 1 / 7, 31.0),),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from recycleseg.data.probabilities import max_entropy, read_probabilities, write_probabilities
+from recycleseg.data.probabilities import read_probabilities, write_probabilities
 from recycleseg.files import FileError
 
 
@@ -91,17 +89,3 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
             read_probabilities(path, (5, 6, 2))
     with pytest.raises(FileError, match="missing.npz: expected a file, got none there"):
         read_probabilities(tmp_path / "missing.npz", (5, 6, 2))
-
-
-@pytest.mark.parametrize(
-    ("labels", "expected"),
-    [
-        ({"background": 0, "a": 1, "b": 2}, math.log(3)),
-        ({"a": 1, "b": 2}, math.log(3)),
-        ({"background": 0, "all": [1, 2], "b": [2]}, 2 * math.log(2)),
-        ({"all": (1, 2), "b": 2}, 2 * math.log(2)),
-        ({"background": 0, "a": [1], "b": [2], "c": [3]}, 3 * math.log(2)),  # no value is shared
-    ],
-)
-def test_greatest_entropy(labels: dict[str, Any], expected: float) -> None:
-    assert max_entropy(labels) == pytest.approx(expected)

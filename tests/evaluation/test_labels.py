@@ -4,37 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from recycleseg.evaluation.labels import find_labels, parse_labels, read_labels
+from recycleseg.evaluation.labels import find_labels, read_labels
 from recycleseg.files import FileError
-
-
-def test_background_is_left_out_and_regions_are_sorted() -> None:
-    labels = {"background": 0, "whole": [2, 1, 3], "core": [3], "edema": 2}
-    assert parse_labels(labels, "x") == {"whole": (1, 2, 3), "core": 3, "edema": 2}
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (None, "x: labels: expected name -> value, or .* got null"),
-        ({"0": "background", "1": "left"}, 'expected name -> value, .* got {"0": "background"'),
-        ({"a": 1.5}, "expected name -> value"),
-        ({"a": True}, "expected name -> value"),
-        ({"a": []}, "expected name -> value"),
-        ({"a": -1}, "from 0 to 4095, got"),
-        ({"a": 4096}, "from 0 to 4095, got"),
-        ({"background": 0}, "expected a foreground label, got only background"),
-        ({"a": 1, "ignore": 2}, 'expected no "ignore" label'),
-        ({"a": [1, 2], "b": [2, 1]}, "one name per structure, got 'a' and 'b' for"),
-    ],
-)
-def test_what_is_wrong_with_labels_is_said(labels: Any, message: str) -> None:
-    with pytest.raises(FileError, match=message):
-        parse_labels(labels, "x")
 
 
 def test_option_is_json_or_a_file(tmp_path: Path) -> None:
@@ -46,7 +20,7 @@ def test_option_is_json_or_a_file(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="--labels: expected JSON, got"):
         read_labels("{a: 1}")
     path.write_text("[1]")
-    with pytest.raises(FileError, match="dataset.json: expected an object, got list"):
+    with pytest.raises(FileError, match="dataset.json: expected a JSON object, got list"):
         read_labels(str(path))
 
 

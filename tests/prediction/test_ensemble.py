@@ -187,7 +187,7 @@ def test_cases_and_labels_that_members_share(tmp_path: Path) -> None:
     assert shared_classes(members, None).names == ("background", "liver", "cyst")
     with pytest.raises(FileError, match="--labels: expected the data set's dataset.json"):
         shared_classes(members[1:], None)
-    assert shared_classes(members[1:], a / "dataset.json").num_values == 3
+    assert shared_classes(members[1:], a / "dataset.json").values == range(3)
     other = write_maps(tmp_path / "o", {"c1": label}, {"background": 0, "lung": 1})
     with pytest.raises(FileError, match='o/dataset.json: expected labels .*liver.* as .*"lung"'):
         shared_classes([members[0], read_member(other)], None)

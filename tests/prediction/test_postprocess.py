@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from recycleseg.cli.train import parse_command
-from recycleseg.prediction.postprocess import check_postprocess, named_values, postprocess
+from recycleseg.prediction.postprocess import check_postprocess, postprocess
 from recycleseg.run.config import PostprocessConfig, load_config
 
 Labels = dict[str, int | tuple[int, ...]]
@@ -237,12 +237,6 @@ def test_rules_that_do_not_fit(
 def test_configurations_that_do_not_fit(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PostprocessConfig(**options)
-
-
-def test_values_of_a_data_set() -> None:
-    assert named_values(("background", "liver", "cyst"), None) == ORGANS
-    regions = ((1, 2, 3), (2, 3), (3,))
-    assert named_values(("whole", "core", "enhancing"), regions) == {**TUMOUR, "enhancing": (3,)}
 
 
 def test_options_of_a_run(tmp_path: Path) -> None:

@@ -16,16 +16,15 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
+from recycleseg.classes import Classes
 from recycleseg.data.preprocess import (
     ChannelIntensity,
     Plan,
     preprocess_image,
-    region_masks,
     restore,
 )
 from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.prediction.model import Model
-from recycleseg.prediction.native import label_of, paint_regions
 from recycleseg.prediction.predictor import Predictor, case_id_of
 from recycleseg.run import factory
 from recycleseg.run.checkpoint import Checkpoint, save_checkpoint
@@ -45,9 +44,7 @@ def plan_of(
     names = ("background", "a") if regions is None else tuple("abc"[: len(regions)])
     return Plan(
         channel_names=("MRI",),
-        class_names=names,
-        regions=regions,
-        label_values=(0, 1, 2, 3),
+        classes=Classes(names, regions),
         spatial_dims=3,
         spacing=spacing,
         shape=None,
@@ -76,7 +73,7 @@ class VoxelSampler:
     def __init__(
         self, plan: Plan, *functions: Callable[[Tensor], Tensor], noise: float = 0
     ) -> None:
-        self.exclusive = plan.exclusive
+        self.exclusive = plan.classes.exclusive
         self.functions = functions
         self.noise = noise
 
@@ -188,24 +185,6 @@ def test_overlapping_classes_are_saved_as_label_values(tmp_path: Path) -> None:
     assert prediction.probs is not None and prediction.probs.shape == (3, 8, 9, 10)
     prediction.save(tmp_path / "label.nii.gz")
     np.testing.assert_array_equal(read_volume(tmp_path / "label.nii.gz").array, truth)
-
-
-@pytest.mark.parametrize("regions", [NESTED, NESTED[::-1], ((1, 2, 4, 7), (4, 7), (7,))], ids=str)
-def test_nested_regions_survive_painting(regions: tuple[tuple[int, ...], ...]) -> None:
-    masks = region_masks(torch.tensor([[0, 1, 2], [3, 4, 7]], dtype=torch.uint8), regions)
-    assert torch.equal(region_masks(paint_regions(masks.bool(), regions), regions), masks)
-
-
-def test_specific_regions_are_painted_over_general_ones() -> None:
-    # one voxel per set of masks: none, whole alone, enhancing alone, whole and enhancing, all
-    masks = torch.tensor([[0, 1, 0, 1, 1], [0, 0, 0, 0, 1], [0, 0, 1, 1, 1]]).bool()
-    assert paint_regions(masks, NESTED).tolist() == [0, 1, 3, 3, 3]
-    # of as many label values: the later one; and no label value of the whole is its own
-    masks = torch.tensor([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 1, 1]]).bool()
-    assert paint_regions(masks, ((1, 2), (1,), (2,))).tolist() == [1, 1, 2, 2]
-    # regions that share a label value: it stands for the voxels that both hold
-    masks = torch.tensor([[1, 0, 1], [0, 1, 1]]).bool()
-    assert paint_regions(masks, ((1, 3), (2, 3))).tolist() == [1, 2, 3]
 
 
 def test_a_run_from_a_gpu_loads_here(tmp_path: Path) -> None:
@@ -394,7 +373,7 @@ def test_models_of_different_tasks_are_refused() -> None:
         Predictor([first, other])
     other = model_with(plan_of(NESTED), bright)
     with pytest.raises(
-        ValueError, match=r"class_names \('background', 'a'\) .*got \('a', 'b', 'c'"
+        ValueError, match=r"classes {'background': 0, 'a': 1} as .*got {'background': 0, 'a': \[1"
     ):
         Predictor([first, other])
     with pytest.raises(ValueError, match="models: expected at least one, got none"):
@@ -406,11 +385,3 @@ def test_name_of_a_case() -> None:
     expected = ["case_7", "case_7_0001", "case_7", "case_7_00"]
     assert [case_id_of([Path(name)]) for name in names] == expected
     assert case_id_of([Path("case_7_0001.nii"), Path("case_7_0000.nii")]) == "case_7"
-
-
-def test_one_half_is_inside_of_overlapping_classes() -> None:
-    probs = torch.tensor([[0.5, 0.49], [0.5, 0.5]]).reshape(2, 2, 1, 1)
-    assert label_of(probs, ((1, 2), (2,))).flatten().tolist() == [2, 2]
-    assert label_of(probs, ((1,), (2,))).flatten().tolist() == [2, 2]
-    # of label values in the same regions the first one
-    assert paint_regions(torch.ones(2, 1, 1, 1, dtype=torch.bool), ((1, 2, 3), (2, 3))).item() == 2

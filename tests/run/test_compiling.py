@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
+from recycleseg.classes import Classes
 from recycleseg.data.preprocess import ChannelIntensity, Plan
 from recycleseg.diffusion.strategies import Supervised, make_draws
 from recycleseg.run import factory
@@ -35,9 +36,7 @@ from recycleseg.training.trainer import Trainer
 SMALL = TrainConfig(model=ModelConfig(channels=(8, 16), num_res_blocks=1, num_heads=2, dropout=0.1))
 PLAN = Plan(
     channel_names=("MR",),
-    class_names=("background", "a", "b"),
-    regions=None,
-    label_values=(0, 1, 2),
+    classes=Classes(("background", "a", "b")),
     spatial_dims=2,
     spacing=None,
     shape=None,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from recycleseg.classes import Classes
 from recycleseg.data.preprocess import ChannelIntensity, Plan
 from recycleseg.diffusion.strategies import (
     Recycling,
@@ -41,9 +42,7 @@ STRATEGIES = {
 }
 PLAN = Plan(
     channel_names=("T1", "T2"),
-    class_names=("background", "a", "b"),
-    regions=None,
-    label_values=(0, 1, 2),
+    classes=Classes(("background", "a", "b")),
     spatial_dims=2,
     spacing=None,
     shape=None,
@@ -101,13 +100,15 @@ def test_parts_of_a_strategy_fit_together(
     learned = variance_type == "learned_range" and strategy != "supervised"
     loss = LossConfig(vlb=0.1 if learned else 0.0)
     config = replace(SMALL, strategy=strategy, diffusion=diffusion_config, loss=loss)
-    plan = PLAN if exclusive else replace(PLAN, regions=((1, 2), (1,), (2,)))
+    plan = (
+        PLAN if exclusive else replace(PLAN, classes=Classes(("a", "b", "c"), ((1, 2), (1,), (2,))))
+    )
     network = factory.make_network(config, plan)
     forward = AutocastNetwork(network, torch.device("cpu"), "float32")
 
     diffusion = factory.make_diffusion(config, exclusive)
     assert (diffusion.num_timesteps, diffusion.exclusive) == (11, exclusive)
-    made = factory.make_strategy(config, diffusion, plan.num_classes)
+    made = factory.make_strategy(config, diffusion, len(plan.classes))
     assert type(made) is STRATEGIES[strategy]
     label = torch.randint(3, (2, 8, 8)) if exclusive else torch.randint(2, (2, 3, 8, 8))
     generator = torch.Generator().manual_seed(0)
@@ -116,7 +117,7 @@ def test_parts_of_a_strategy_fit_together(
         result = made(forward, image, label)
     else:
         timesteps = factory.make_timesteps(config)
-        draws = make_draws(made, timesteps, generator, (2, plan.num_classes, 8, 8))
+        draws = make_draws(made, timesteps, generator, (2, len(plan.classes), 8, 8))
         result = made(forward, image, label, draws)
     assert result.loss.isfinite()
     assert result.logits.shape == (2, 3, 8, 8)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recycleseg.classes import Classes
 from recycleseg.data.geometry import Orientation
 from recycleseg.data.patches import PatchSampler
 from recycleseg.data.preprocess import PreparedCase
@@ -192,7 +193,7 @@ def test_padding_is_that_of_training_patches() -> None:
         native_spacing=(1.0, 1.0),
         orientation=Orientation.of(None, 2),
         label_path=None,
-        regions=None,
+        classes=Classes(("background", "a")),
     )
     patch, _ = PatchSampler([case], (8, 6), 1).batch(0)
     padded, first = pad_to(image, (8, 6))

@@ -9,10 +9,11 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
+from recycleseg.classes import Labels
 from recycleseg.cli._common import exit_code_of, parse, run_command
 from recycleseg.evaluation.compare import Comparison, compare
 from recycleseg.evaluation.folder import FolderScores, evaluate_folder
-from recycleseg.evaluation.labels import Labels, read_labels
+from recycleseg.evaluation.labels import read_labels
 from recycleseg.evaluation.pairs import describe_origin, find_images, find_pairs
 from recycleseg.evaluation.printing import (
     comparison_notes,

@@ -82,7 +82,7 @@ class PreparedDataset:
             native_spacing=tuple(record["native_spacing"]),
             orientation=Orientation(tuple(record["flipped"]), tuple(record["permutation"])),
             label_path=self.dataset.cases[case_id].label_path,
-            regions=self.plan.regions,
+            classes=self.plan.classes,
             upright=record["upright"] and UprightGrid.from_dict(record["upright"]),
         )
 

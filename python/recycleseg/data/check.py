@@ -12,7 +12,7 @@ import numpy as np
 
 from recycleseg.data.layout import Case, Dataset, dataset_error
 from recycleseg.data.volumes import Volume, read_volume
-from recycleseg.files import FileError
+from recycleseg.files import FileError, shortened
 from recycleseg.progress import Progress
 
 # Enough for percentiles of a data set while a case costs kilobytes.
@@ -113,7 +113,7 @@ def _inspect_case(case: Case, dataset: Dataset) -> CaseFacts | list[str]:
         problems.append(str(error))
     problems.extend(image_problems(volumes, dataset.spatial_dims))
     if label is not None:
-        problems.extend(_label_problems(label, dataset.label_values))
+        problems.extend(_label_problems(label, dataset.classes.values))
         if volumes:
             problems.extend(grid_problems(label, volumes[0]))
     if problems or label is None:
@@ -147,12 +147,14 @@ def grid_problems(volume: Volume, reference: Volume, *, there: str = "") -> list
     return []
 
 
-def _label_problems(label: Volume, known: tuple[int, ...]) -> list[str]:
+def _label_problems(label: Volume, known: range) -> list[str]:
     unknown = [value for value in np.unique(label.array).tolist() if value not in known]
     if not unknown:
         return []
-    shown = f"{unknown[:5]}{' and more' if len(unknown) > 5 else ''}"
-    return [f"{label.path}: expected label values {list(known)} of dataset.json, got {shown}"]
+    return [
+        f"{label.path}: expected label values {list(known)} of dataset.json, got "
+        f"{shortened(unknown)}"
+    ]
 
 
 def _foreground_samples(volumes: Sequence[Volume], label: Volume) -> np.ndarray[Any, Any]:

@@ -8,9 +8,8 @@ nnU-Net version 1 called the array `softmax` and rounded it to float16; both are
 
 from __future__ import annotations
 
-import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,19 +83,6 @@ def read_probabilities(path: Path | str, shape: Sequence[int]) -> np.ndarray[Any
     if stored.size and not (stored.min() >= -1e-3 and stored.max() <= 1 + 1e-3):
         raise FileError(f"{path}: expected probabilities within 0 and 1, got other values")
     return np.asarray(stored[:, 0] if len(shape) == 2 else stored.transpose(0, 3, 2, 1))
-
-
-def max_entropy(labels: Mapping[str, Any]) -> float:
-    """Greatest entropy of a voxel in nats: of classes with background, or summed over regions.
-
-    labels: as dataset.json has them, with the background or without; a list, even of one value,
-    tells that they are overlapping regions.
-    """
-    entries = [list(v) if isinstance(v, list | tuple) else v for v in labels.values()]
-    num_foreground = sum(entry not in (0, [0]) for entry in entries)
-    if any(isinstance(entry, list) for entry in entries):
-        return num_foreground * math.log(2)
-    return math.log(num_foreground + 1)
 
 
 def _read_first(archive: zipfile.ZipFile, keys: Sequence[str]) -> np.ndarray[Any, Any] | None:

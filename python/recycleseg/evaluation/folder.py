@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recycleseg.classes import Labels, parse_labels
 from recycleseg.data.check import grid_problems
 from recycleseg.data.volumes import Volume, read_volume
-from recycleseg.evaluation.labels import Labels, find_labels, parse_labels
+from recycleseg.evaluation.labels import find_labels
 from recycleseg.evaluation.pairs import Pair, find_pairs
-from recycleseg.files import FileError, listed
+from recycleseg.files import FileError, listed, shortened
+from recycleseg.metrics.aggregate import mean_of_means
 from recycleseg.metrics.evaluate import evaluate
 from recycleseg.metrics.scores import Scores
 from recycleseg.progress import Progress
-
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FolderScores:
     """
 
     case_ids: tuple[str, ...]
-    labels: dict[str, int | tuple[int, ...]]
+    labels: Labels
     by_step: tuple[Scores, ...]
     prediction_files: dict[str, Path]
     reference_files: dict[str, Path]
@@ -46,16 +46,8 @@ class FolderScores:
     notes: tuple[str, ...] = ()
 
     def mean_dice_by_step(self) -> list[float]:
-        """Mean foreground Dice after every step: the mean of the labels' means.
-
-        A label's mean is over the cases where it applies; NaN where no label does.
-        """
-        means = []
-        for scores in self.by_step:
-            of_labels = [of_label["dice"].mean for of_label in scores.aggregate().values()]
-            known = [mean for mean in of_labels if not np.isnan(mean)]
-            means.append(sum(known) / len(known) if known else float("nan"))
-        return means
+        """Mean foreground Dice after every step; see `mean_of_means`."""
+        return [mean_of_means(scores.table["dice"]) for scores in self.by_step]
 
     def settings(self) -> dict[str, Any]:
         """What the metrics depend on besides the maps."""
@@ -274,9 +266,8 @@ def _unknown_labels(maps: Mapping[Path, NDArray[Any]], labels: Labels) -> list[s
     for path, array in maps.items():
         unknown = [value for value in np.unique(array).tolist() if value not in known]
         if unknown:
-            shown = ", ".join(map(str, unknown[:_SHOWN]))
             lines.append(
                 f"{path}: expected label values {', '.join(map(str, sorted(known)))}, got "
-                f"{shown}{' and more' if len(unknown) > _SHOWN else ''}"
+                f"{shortened(unknown)}"
             )
     return lines

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recycleseg.classes import parse_labels
 from recycleseg.evaluation.folder import FolderScores
-from recycleseg.evaluation.labels import parse_labels
 from recycleseg.files import FileError, read_json_object
 from recycleseg.metrics.scores import Scores
 

@@ -10,13 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from recycleseg.classes import Classes
 from recycleseg.data.check import grid_problems
-from recycleseg.data.preprocess import region_masks
 from recycleseg.data.volumes import Volume, read_volume
 from recycleseg.files import FileError
 from recycleseg.ops.ensemble_vote import EnsembleVote, ensemble_vote
-from recycleseg.prediction.members import Classes, Member
-from recycleseg.prediction.native import paint_regions
+from recycleseg.prediction.members import Member
 from recycleseg.prediction.predictor import Prediction
 
 Method = Literal["mean", "majority", "max"]
@@ -75,7 +74,7 @@ class Ensemble:
         vote = ensemble_vote(
             self._read_one_by_one(case_id, grid, as_labels),
             source_type="label" if as_labels else "probs",
-            num_classes=len(self.classes.names),
+            num_classes=len(self.classes),
             method=self.method,
             exclusive=exclusive,
             weights=options.weights,
@@ -91,8 +90,8 @@ class Ensemble:
             None if x is None else _turned(x, grid)[0]
             for x in (vote.probs, vote.entropy, vote.mutual_information)
         )
-        if self.classes.regions is not None:
-            label = paint_regions(label.bool(), self.classes.regions)
+        label = self.classes.label_map(label)
+        if not exclusive:
             entropy, disagreement = (
                 None if x is None else x.sum(0) for x in (entropy, disagreement)
             )
@@ -109,14 +108,11 @@ class Ensemble:
                     grid,
                 )
             else:
-                volume = member.read_label(case_id, self.classes.num_values)
+                volume = member.read_label(case_id, self.classes.values)
                 _check_grid(volume, grid)
                 label = torch.from_numpy(volume.array)
-                yield _turned((label if as_labels else self._one_hot(label))[None], grid)
-
-    def _one_hot(self, label: Tensor) -> Tensor:
-        regions = self.classes.regions or [[value] for value in range(self.classes.num_values)]
-        return region_masks(label, regions).float()
+                member_says = label if as_labels else self.classes.masks(label).float()
+                yield _turned(member_says[None], grid)
 
 
 def _check_options(options: EnsembleOptions, members: Sequence[Member], classes: Classes) -> None:
@@ -137,7 +133,7 @@ def _check_options(options: EnsembleOptions, members: Sequence[Member], classes:
         raise ValueError(
             "--thresholds: expected none where a voxel has one class, that of the largest score"
         )
-    if thresholds is not None and len(thresholds) not in (1, len(classes.names)):
+    if thresholds is not None and len(thresholds) not in (1, len(classes)):
         raise ValueError(
             f"--thresholds: expected one, or one each for {', '.join(classes.names)}, got "
             f"{len(thresholds)}"
@@ -148,7 +144,7 @@ def _check_options(options: EnsembleOptions, members: Sequence[Member], classes:
 
 def _thresholds(options: EnsembleOptions, classes: Classes) -> list[float]:
     given = options.thresholds or (0.5,)
-    return list(given * len(classes.names) if len(given) == 1 else given)
+    return list(given * len(classes) if len(given) == 1 else given)
 
 
 def _check_grid(volume: Volume, grid: Volume) -> None:

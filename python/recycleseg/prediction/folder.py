@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from recycleseg.data.probabilities import max_entropy, write_probabilities
+from recycleseg.classes import max_entropy
+from recycleseg.data.probabilities import write_probabilities
 from recycleseg.data.volumes import Volume, write_like
 from recycleseg.files import FileError, write_json
 from recycleseg.prediction.predictor import Prediction

@@ -10,37 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from recycleseg.data.layout import parse_labels
+from recycleseg.classes import Classes
 from recycleseg.data.probabilities import read_probabilities
 from recycleseg.data.volumes import Volume, file_ending, read_volume
 from recycleseg.files import FileError, read_json_object, shortened
 
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Classes:
-    """What the channels of probabilities are.
-
-    names, regions: as in `Dataset`. num_values: label values are from 0 to num_values - 1.
-    labels: as in dataset.json.
-    """
-
-    names: tuple[str, ...]
-    regions: tuple[tuple[int, ...], ...] | None
-    num_values: int
-    labels: Mapping[str, Any]
-
-    @property
-    def exclusive(self) -> bool:
-        """Whether every voxel has exactly one class."""
-        return self.regions is None
-
-    @classmethod
-    def of(cls, description: Mapping[str, Any], source: Path) -> Classes:
-        """From the content of a dataset.json; FileError naming the file it came from."""
-        names, regions, values = parse_labels(description, source)
-        return cls(names, regions, len(values), description["labels"])
 
 
 @dataclass(frozen=True)
@@ -62,8 +37,8 @@ class Member:
     described_by: Path | None
     images: Mapping[str, Sequence[str]]
 
-    def read_label(self, case_id: str, num_values: int) -> Volume:
-        """The label map of a case, whose values are 0 to num_values - 1; uint8.
+    def read_label(self, case_id: str, values: range) -> Volume:
+        """The label map of a case, uint8, which holds some of these values from 0 on.
 
         Raises:
             FileError: damaged, or values that are no labels.
@@ -72,14 +47,11 @@ class Member:
         array = volume.array
         label = array.astype(np.uint8, copy=False)
         # NaN is in no range, and what is rounded is not the same.
-        if not (array.size and array.min() >= 0 and array.max() < num_values) or (
+        if not (array.size and array.min() >= 0 and array.max() <= values[-1]) or (
             label is not array and (label != array).any()
         ):
-            values = np.unique(array).tolist()
-            shown = f"{values[:_SHOWN]}{' and more' if len(values) > _SHOWN else ''}"
-            raise FileError(
-                f"{volume.path}: expected labels from 0 to {num_values - 1}, got {shown}"
-            )
+            shown = shortened(np.unique(array).tolist())
+            raise FileError(f"{volume.path}: expected labels from 0 to {values[-1]}, got {shown}")
         return replace(volume, array=label)
 
     def read_probs(
@@ -139,9 +111,9 @@ def shared_classes(members: Sequence[Member], labels: Path | None) -> Classes:
     """
     if labels is not None:
         content = read_json_object(labels)
-        return Classes.of(content if "labels" in content else {"labels": content}, labels)
+        return Classes.of(content.get("labels", content), str(labels))
     found = {
-        member.described_by: Classes.of(member.description, member.described_by)
+        member.described_by: Classes.of(member.description.get("labels"), str(member.described_by))
         for member in members
         if member.description is not None and member.described_by is not None
     }
@@ -152,7 +124,7 @@ def shared_classes(members: Sequence[Member], labels: Path | None) -> Classes:
         )
     (first, classes), *others = found.items()
     for path, other in others:
-        if (other.names, other.regions) != (classes.names, classes.regions):
+        if other != classes:
             raise FileError(
                 f"{path}: expected labels {json.dumps(classes.labels)} as {first}, got "
                 f"{json.dumps(other.labels)}"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recycleseg.data.preprocess import Plan, PreparedCase
 from recycleseg.prediction.native import Prepared
-from recycleseg.prediction.postprocess import check_postprocess, named_values
+from recycleseg.prediction.postprocess import check_postprocess
 from recycleseg.progress import Progress
 from recycleseg.run import factory
 from recycleseg.run.checkpoint import load_checkpoint
@@ -70,8 +70,7 @@ class Model:
         choose_device(device)
         plan, patch_size = _load_plan(root / "dataset.json")
         if postprocess is not None:
-            foreground = tuple(named_values(plan.class_names, plan.regions))
-            check_postprocess(postprocess, foreground, plan.spatial_dims)
+            check_postprocess(postprocess, tuple(plan.classes.foreground), plan.spatial_dims)
             config = replace(config, postprocess=postprocess)
         path = root / "checkpoints" / "best.safetensors"
         checkpoint = load_checkpoint(path)

@@ -11,9 +11,8 @@ import scipy  # whose modules load when they are used
 import torch
 from torch import Tensor
 
+from recycleseg.classes import Classes
 from recycleseg.run.config import PostprocessConfig
-
-__all__ = ["PostprocessConfig", "check_postprocess", "cleaned", "named_values", "postprocess"]
 
 Array = np.ndarray[Any, Any]
 _Rule = Callable[[Array], Array]
@@ -73,18 +72,14 @@ def postprocess(
 def cleaned(
     label: Tensor,
     config: PostprocessConfig,
-    class_names: Sequence[str],
-    regions: Sequence[Sequence[int]] | None,
+    classes: Classes,
     spacing: Sequence[float],
 ) -> Tensor:
-    """`postprocess` of a tensor (*S) uint8 on the CPU; itself where no rule is asked for.
-
-    class_names, regions: as in `Dataset` and `Plan`.
-    """
+    """`postprocess` of a tensor (*S) uint8 on the CPU; itself where no rule is asked for."""
     if not config.has_rules:
         return label
-    values = named_values(class_names, regions)
-    return torch.from_numpy(postprocess(label.numpy(), config, values, spacing=spacing))
+    cleaned = postprocess(label.numpy(), config, classes.foreground, spacing=spacing)
+    return torch.from_numpy(cleaned)
 
 
 def check_postprocess(
@@ -114,15 +109,6 @@ def check_postprocess(
             "postprocess.muscle_ultrasound: expected one foreground class, for which the rule is "
             f"made, got {', '.join(class_names)}"
         )
-
-
-def named_values(
-    class_names: Sequence[str], regions: Sequence[Sequence[int]] | None
-) -> dict[str, int | tuple[int, ...]]:
-    """Foreground name -> label values, from the two fields of a `Dataset` or a `Plan`."""
-    if regions is None:
-        return {name: value for value, name in enumerate(class_names) if value > 0}
-    return {name: tuple(region) for name, region in zip(class_names, regions, strict=True)}
 
 
 def _as_names(option: str | tuple[str, ...]) -> tuple[str, ...]:

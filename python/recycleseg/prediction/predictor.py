@@ -24,7 +24,7 @@ class Prediction:
 
     Attributes:
         label: (*S) uint8, the data set's label values, also where classes overlap (see
-            `recycleseg.prediction.native.paint_regions`); post-processed, if that is wanted.
+            `recycleseg.classes.Classes.label_map`); post-processed, if that is wanted.
         probs: (C, *S) float32; of overlapping classes a voxel belongs to each of at least
             one half.
         entropy: (*S) float32, of the mean probabilities in nats; of overlapping classes the sum
@@ -155,8 +155,7 @@ class Predictor:
         )
 
     def _cleaned(self, label: Tensor, volume: Volume) -> Tensor:
-        plan = self.models[0].plan
-        return cleaned(label, self.postprocess, plan.class_names, plan.regions, volume.spacing)
+        return cleaned(label, self.postprocess, self.models[0].plan.classes, volume.spacing)
 
 
 def case_id_of(paths: Sequence[Path]) -> str:
@@ -170,9 +169,16 @@ def case_id_of(paths: Sequence[Path]) -> str:
 
 
 def _check_same_task(first: Model, other: Model) -> None:
-    for name in ("channel_names", "class_names", "regions", "label_values", "spatial_dims"):
-        expected, got = getattr(first.plan, name), getattr(other.plan, name)
-        if expected != got:
+    tasks = [
+        {
+            "channel_names": model.plan.channel_names,
+            "classes": model.plan.classes.labels,
+            "spatial_dims": model.plan.spatial_dims,
+        }
+        for model in (first, other)
+    ]
+    for name, expected in tasks[0].items():
+        if (got := tasks[1][name]) != expected:
             raise ValueError(f"{other.name}: expected {name} {expected} as {first.name}, got {got}")
     if first.config.postprocess != other.config.postprocess:
         raise ValueError(

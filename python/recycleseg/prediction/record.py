@@ -47,7 +47,7 @@ def make_record(
         "models": [{"run": str(run.resolve()), "sha256": _weights_hash(run)} for run in runs],
         "options": {**_common(settings), **options},
         "dataset": {
-            "labels": _labels(plan),
+            "labels": plan.classes.labels,
             "channel_names": {str(c): name for c, name in enumerate(plan.channel_names)},
             "file_ending": file_ending,
         },
@@ -66,7 +66,7 @@ def make_ensemble_record(ensemble: Ensemble, *, environment: Mapping[str, Any]) 
         ],
         "options": {**asdict(ensemble.options), "method": ensemble.method},
         "dataset": {
-            "labels": dict(ensemble.classes.labels),
+            "labels": ensemble.classes.labels,
             "channel_names": described.get("channel_names"),
             "file_ending": ending_of(next(iter(members[0].maps.values()))),
         },
@@ -88,14 +88,6 @@ def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         key: column[0] if all(value == column[0] for value in column) else column
         for key, column in columns.items()
     }
-
-
-def _labels(plan: Plan) -> dict[str, Any]:
-    """`labels` of the data set's dataset.json."""
-    if plan.regions is None:
-        return {name: value for value, name in enumerate(plan.class_names)}
-    regions = zip(plan.class_names, map(list, plan.regions), strict=True)
-    return {"background": 0, **dict(regions)}
 
 
 def _weights_hash(run: Path) -> str:

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from recycleseg.data.probabilities import max_entropy
+from recycleseg.classes import max_entropy, parse_labels
 from recycleseg.evaluation import Comparison, FolderScores
 from recycleseg.evaluation.compare import METHOD
-from recycleseg.evaluation.labels import parse_labels, predicted_labels
+from recycleseg.evaluation.labels import predicted_labels
 from recycleseg.files import FileError, write_text
 from recycleseg.metrics.scores import Scores
 from recycleseg.report import charts, overlays

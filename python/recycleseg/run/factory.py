@@ -50,7 +50,7 @@ def choose_patch_size(config: TrainConfig, median_shape: Sequence[int]) -> tuple
 def make_network(config: TrainConfig, plan: Plan) -> UNet:
     """The U-Net for the data set's channels and classes, and the strategy's mask."""
     m = config.model
-    num_classes = plan.num_classes
+    num_classes = len(plan.classes)
     mask_channels = {"supervised": 0, "self_conditioning": 2 * num_classes}
     learned = config.diffusion.variance_type in ("learned", "learned_range")
     return UNet(
@@ -133,14 +133,14 @@ def make_volume_sampler(
     device: torch.device,
 ) -> VolumeSampler:
     """The sampler of whole volumes for a trained network."""
-    mode = resolve_mode(config.compile, device)
+    mode, classes = resolve_mode(config.compile, device), plan.classes
     diffusion = None
     if config.strategy != "supervised":
-        diffusion = make_sampling_diffusion(config, plan.exclusive).to(device)
+        diffusion = make_sampling_diffusion(config, classes.exclusive).to(device)
     network: Network = compiled(forward, mode)
     if config.sampling.mirror:
         prediction_type = "x_start" if diffusion is None else diffusion.prediction_type
-        network = MirroredNetwork(network, plan.num_classes, plan.exclusive, prediction_type)
+        network = MirroredNetwork(network, len(classes), classes.exclusive, prediction_type)
     asked = config.sampling.window_batch
     if asked == "auto":
         window_batch = auto_window_batch(patch_size, config.model.channels[0], device)
@@ -151,8 +151,8 @@ def make_volume_sampler(
     return VolumeSampler(
         network,
         diffusion,
-        plan.num_classes,
-        plan.exclusive,
+        len(classes),
+        classes.exclusive,
         patch_size,
         overlap=config.patch.overlap,
         sampler=config.sampling.sampler,

@@ -8,14 +8,15 @@ from operator import lt
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from rich.table import Table
 from torch import Tensor
 
+from recycleseg.classes import Classes
 from recycleseg.data.cache import PreparedDataset
 from recycleseg.data.preprocess import PreparedCase
 from recycleseg.files import as_json, read_json_object, write_json, write_text
+from recycleseg.metrics.aggregate import finite_mean
 from recycleseg.progress import format_duration
 from recycleseg.report.figures import StepsRow, save_steps_figure
 from recycleseg.run.config import CompileMode, TrainConfig
@@ -89,7 +90,8 @@ def plan_table(
     rows = {
         "data set": f"{dataset.name} ({dataset.root})",
         "cases": ", ".join(f"{name} {len(cases)}" for name, cases in dataset.split.items()),
-        "classes": ", ".join(dataset.class_names) + ("" if dataset.exclusive else " (overlapping)"),
+        "classes": ", ".join(dataset.classes.names)
+        + ("" if dataset.classes.exclusive else " (overlapping)"),
         "channels": ", ".join(dataset.channel_names),
         "spacing": " x ".join(f"{size:g}" for size in data.spacing) + " mm",
         "patch": " x ".join(map(str, patch_size))
@@ -112,15 +114,14 @@ def plan_table(
 class PictureMaker:
     """Keeps label maps of the first cases that are evaluated, and draws them."""
 
-    def __init__(self, exclusive: bool) -> None:
-        self._exclusive = exclusive
+    def __init__(self, classes: Classes) -> None:
+        self._classes = classes
         self._kept: list[tuple[PreparedCase, list[Tensor]]] = []
 
     def __call__(self, case: PreparedCase, maps: list[Tensor]) -> None:
-        """Take a case and its label map, or masks of overlapping classes, at every step."""
+        """Take a case and the target that is predicted of it at every step."""
         if len(self._kept) < PICTURED_CASES:
-            shown = maps if self._exclusive else [_stacked(masks) for masks in maps]
-            self._kept.append((case, shown))
+            self._kept.append((case, [self._classes.label_map(target) for target in maps]))
 
     def save(self, path: Path, evaluation: Evaluation, spacing: Sequence[float]) -> None:
         """Save image, truth and the prediction at every step, with its Dice."""
@@ -129,16 +130,10 @@ class PictureMaker:
             assert case.label is not None  # preprocessing refuses training data without labels
             counts = {case.case_id: evaluation.counts[case.case_id]}
             dice = Evaluation(evaluation.class_names, counts).by_step()
-            truth = case.label if self._exclusive else _stacked(case.label)
+            truth = self._classes.label_map(case.label)
             rows.append(StepsRow(case.case_id, case.image[0], truth, maps, dice))
         aspect = spacing[0] / spacing[1] if len(spacing) == 2 else spacing[1] / spacing[0]
         save_steps_figure(path, rows, aspect=aspect)
-
-
-def _stacked(mask: Tensor) -> Tensor:
-    """Overlapping masks (C, *S) as one map: the last class that holds a voxel is seen."""
-    classes = torch.arange(1, len(mask) + 1, device=mask.device)
-    return (mask > 0).mul(classes.reshape(-1, *[1] * (mask.ndim - 1))).amax(0)
 
 
 def final_table(evaluation: Evaluation, split: str, step: int) -> Table:
@@ -148,7 +143,8 @@ def final_table(evaluation: Evaluation, split: str, step: int) -> Table:
     table.add_column("sampling step", justify="right")
     for name in (*evaluation.class_names, "mean"):
         table.add_column(name, justify="right")
-    for k, (per_case, mean) in enumerate(zip(dice.unbind(1), evaluation.by_step(), strict=True)):
-        row = [*per_case.nanmean(0).tolist(), mean]
+    steps = zip(dice.swapaxes(0, 1), evaluation.by_step(), strict=True)
+    for k, (per_case, mean) in enumerate(steps):
+        row = [*finite_mean(per_case), mean]
         table.add_row(str(k + 1), *(f"{d:.4f}" for d in row))
     return table

@@ -72,14 +72,13 @@ class Trainer:
         self.precision = choose_precision(config.runtime.precision, self.device)
         self.data = load_training_data(config, self.console)
         self.dataset = self.data.dataset
+        classes = self.dataset.classes
         for split in ("train", "val", config.final_split):
             if not self.dataset.split[split]:
                 raise ValueError(
                     f"{self.dataset.root}: expected cases in split {split!r}, got none"
                 )
-        check_postprocess(
-            config.postprocess, self.dataset.foreground_names, self.dataset.spatial_dims
-        )
+        check_postprocess(config.postprocess, tuple(classes.foreground), self.dataset.spatial_dims)
         self.patch_size = factory.choose_patch_size(config, self.data.median_shape)
         self.folder = RunFolder(
             Path(config.out or f"runs/{self.dataset.name.lower()}-{config.strategy}")
@@ -95,8 +94,8 @@ class Trainer:
         mode = resolve_mode(config.compile, self.device)
         self.optimizer = make_optimizer(self.network, config.optim)
         self.forward = AutocastNetwork(self.network, self.device, self.precision)
-        self.diffusion = factory.make_diffusion(config, self.dataset.exclusive).to(self.device)
-        self.strategy = factory.make_strategy(config, self.diffusion, self.dataset.num_classes)
+        self.diffusion = factory.make_diffusion(config, classes.exclusive).to(self.device)
+        self.strategy = factory.make_strategy(config, self.diffusion, len(classes))
         self.loss_step = compiled(self.strategy, mode)
         self.timesteps = factory.make_timesteps(config)
         self.generator = torch.Generator(self.device)
@@ -239,14 +238,14 @@ class Trainer:
         )
         if isinstance(self.strategy, Supervised):
             return self.loss_step(self.forward, image, label)
-        shape = (len(image), self.dataset.num_classes, *self.patch_size)
+        shape = (len(image), len(self.dataset.classes), *self.patch_size)
         draws = make_draws(self.strategy, self.timesteps, self.generator, shape)
         return self.loss_step(self.forward, image, label, draws)
 
     def validate(self, logger: RunLogger) -> None:
         """Sample whole validation cases, log their Dice, keep the best weights."""
         cases = self.data.cases("val")[: self.config.validation.max_cases]
-        picture = PictureMaker(self.dataset.exclusive)
+        picture = PictureMaker(self.dataset.classes)
         evaluation = self.evaluate(cases, on_case=picture)
         path = self.folder.pictures / f"validation-{self.step:06d}.png"
         picture.save(path, evaluation, self.data.spacing)
