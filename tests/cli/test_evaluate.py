@@ -181,8 +181,8 @@ def test_results_are_not_overwritten_unasked(
         (["--definitions", "voxel", "voxel"], "definitions: expected different ones, got"),
         (["--workers", "0"], "workers: expected at least 1, got 0"),
         (["--device", "tpu"], "device: expected cpu or cuda, got 'tpu'"),
-        (["--pred", "gone"], "gone: expected predictions, a folder or a file, got none there"),
-        (["--ref", "gone"], "gone: expected references, a folder or a file, got none there"),
+        (["--pred", "gone"], "gone: expected predictions (a folder or a file), got a path that do"),
+        (["--ref", "gone"], "gone: expected references (a folder or a file), got a path that does"),
     ],
 )
 def test_wrong_options(
