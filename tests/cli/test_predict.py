@@ -324,7 +324,7 @@ def test_all_missing_channels_are_told_before_work(
         (["--save-probs"], "unknown option save-probs; did you mean save-probabilities?"),
         (["-m", "nowhere"], "nowhere"),
         (["-i", "nowhere"], "nowhere: expected a folder or a file ending in .nii.gz or .nii"),
-        (["-i", "nowhere.nii"], "nowhere.nii: expected a file or folder, got none there"),
+        (["-i", "nowhere.nii"], "nowhere.nii: expected a file or folder, got a path that does"),
         (["-i", "."], "expected images ending in .nii.gz or .nii, got an empty folder"),
         (["-i", "a", "b", "--split", "test"], "--split: expected one data set as --input, got 2"),
         (["-i", ".", "--split", "test"], "expected a data set in the nnU-Net raw layout"),
