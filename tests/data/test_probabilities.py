@@ -24,9 +24,7 @@ def test_what_is_written_is_read_again(tmp_path: Path, shape: tuple[int, ...]) -
 
 
 def test_axes_are_those_of_nnunet(tmp_path: Path) -> None:
-    volume = np.random.default_rng(0).random(
-        (2, 4, 5, 6)
-    )  # float64, rounded to float32 when written
+    volume = np.random.default_rng(0).random((2, 4, 5, 6))  # float64; the file rounds to float32
     image = volume[..., 0]
     write_probabilities(tmp_path / "volume.npz", volume)
     write_probabilities(tmp_path / "image.npz", image)
