@@ -53,9 +53,7 @@ def build_parser() -> ArgumentParser:
         default=DEFAULT_PRESET,
         help=f"settings to start from; other options change them: {', '.join(preset_names())}",
     )
-    parser.add_argument(
-        "--config", action=ActionConfigFile, help="YAML file with settings that change the preset"
-    )
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file that changes settings")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
     add_config_arguments(parser)

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 def label_key(values: int | tuple[int, ...]) -> str:
     """nnU-Net's key of a label ("1") or a region ("(1, 2)")."""
-    if isinstance(values, int):
-        return str(values)
-    return str(values) if len(values) > 1 else str(values[0])
+    return str(values[0] if isinstance(values, tuple) and len(values) == 1 else values)
 
 
 def nnunet_metrics(outcomes: NDArray[np.int64]) -> dict[str, NDArray[Any]]:

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.cbook import boxplot_stats
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
-from recycleseg.report.columns import Column
+from recycleseg.report.columns import Array, Column
 from recycleseg.report.figures import PALETTE
 from recycleseg.report.intervals import Mean
 
-Array = NDArray[np.float64]
 Place = Callable[[float], float]
 
 # In px. A chart is as narrow as a phone, so that no screen makes its text smaller.

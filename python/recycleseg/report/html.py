@@ -175,7 +175,7 @@ def write_report(
         style=_template_text("report.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        has_uncertainty=any(_has_uncertainty(card) for card in cards),
+        has_uncertainty=any(card.overlay and card.overlay.planes[0].uncertainty for card in cards),
         is_3d=any(card.overlay and len(card.overlay.planes) == 3 for card in cards),
     )
     write_text(path, page)
@@ -283,10 +283,6 @@ def _case_cards(
         dice = format_number(float(means[number]), 3)
         cards.append(CaseCard(number, case_id, rank, dice, by_label, overlay, note))
     return cards
-
-
-def _has_uncertainty(card: CaseCard) -> bool:
-    return card.overlay is not None and bool(card.overlay.planes[0].uncertainty)
 
 
 def _case_rows(scores: FolderScores, columns: Sequence[Column]) -> list[CaseRow]:

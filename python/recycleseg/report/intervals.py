@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from recycleseg.evaluation.statistics import RESAMPLES, bootstrap_interval, resampled_means
 from recycleseg.metrics.aggregate import finite_mean, mean_of_means
 from recycleseg.metrics.scores import Scores
-from recycleseg.report.columns import format_number, sizes
-
-Array = NDArray[np.float64]
+from recycleseg.report.columns import Array, format_number, sizes
 
 
 @dataclass(frozen=True)
@@ -87,13 +85,13 @@ def headline(scores: Scores) -> str:
     cases = _counted(scores.num_cases, "case")
     mean = overall_mean(scores.table["dice"])
     if math.isnan(mean.value):
-        return f"No structure is in the reference or the prediction in {cases}."
+        return f"No structure is in the reference or the prediction of {cases}."
     presence = Presence.of(scores)
     sentence = f"Mean Dice {format_number(mean.value, 3)}{_interval(mean, 3)} over {cases}; "
-    told = _told(scores.labels, presence.missed, "was missed in") or "no structure was missed"
-    if extra := _told(scores.labels, presence.extra, "was predicted without a reference in"):
-        told += f", {extra}"
-    return f"{sentence}{told}."
+    words = _in_words(scores.labels, presence.missed, "was missed in") or "no structure was missed"
+    if extra := _in_words(scores.labels, presence.extra, "was predicted without a reference in"):
+        words += f", {extra}"
+    return f"{sentence}{words}."
 
 
 @dataclass(frozen=True)
@@ -133,15 +131,15 @@ def _interval(mean: Mean, digits: int, *, signed: bool = False) -> str:
     return f" (95 % interval {low} to {high})"
 
 
-def _told(labels: tuple[str, ...], where: NDArray[np.bool_], what: str) -> str:
+def _in_words(labels: tuple[str, ...], where: NDArray[np.bool_], what: str) -> str:
     """Words for the structures of which `where` (B, C) is true most often; empty without any."""
     counts = where.sum(0)
     order = [int(c) for c in np.argsort(-counts, kind="stable") if counts[c]]
-    told = [f"{labels[c]} {what} {_counted(int(counts[c]), 'case')}" for c in order[:3]]
+    words = [f"{labels[c]} {what} {_counted(int(counts[c]), 'case')}" for c in order[:3]]
     if len(order) > 3:
         others = _counted(len(order) - 3, "other structure")
-        told.append(f"and so {'was' if len(order) == 4 else 'were'} {others}")
-    return ", ".join(told)
+        words.append(f"and so {'was' if len(order) == 4 else 'were'} {others}")
+    return ", ".join(words)
 
 
 def _counted(number: int, noun: str) -> str:
