@@ -20,9 +20,10 @@ from recycleseg.data.volumes import file_ending
 from recycleseg.prediction.folder import PredictionFolder, process_cases
 from recycleseg.prediction.predictor import Prediction, Predictor
 from recycleseg.prediction.record import make_record
-from recycleseg.run.config import PostprocessConfig, load_config
+from recycleseg.run.config import load_config
 from recycleseg.run.device import choose_precision
 from recycleseg.run.environment import describe_environment
+from recycleseg.run.options import PostprocessConfig
 from recycleseg.sampling.memory import peak_memory
 
 NAME = "recycle-predict"

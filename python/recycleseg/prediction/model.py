@@ -15,8 +15,9 @@ from recycleseg.prediction.postprocess import check_postprocess
 from recycleseg.progress import Progress
 from recycleseg.run import factory
 from recycleseg.run.checkpoint import load_checkpoint
-from recycleseg.run.config import PostprocessConfig, SamplingConfig, TrainConfig, load_config
+from recycleseg.run.config import TrainConfig, load_config
 from recycleseg.run.device import AutocastNetwork, choose_device, choose_precision, use_device
+from recycleseg.run.options import PostprocessConfig, SamplingConfig
 from recycleseg.sampling.samples import OnStep, sample_case
 
 
