@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from recycleseg.data.preprocess import Plan, PreparedCase
+from recycleseg.files import FileError, read_json_object
 from recycleseg.prediction.native import Prepared
 from recycleseg.prediction.postprocess import check_postprocess
 from recycleseg.progress import Progress
@@ -65,7 +65,7 @@ class Model:
         """Load a run folder with its best weights; the arguments are those of `Predictor.load`."""
         root = Path(run)
         if not root.is_dir():
-            raise ValueError(f"{root}: expected a run folder, found none")
+            raise FileError(f"{root}: expected a run folder, got no such folder")
         config = _with_options(load_config(root / "config.yaml"), seed, overlap, sampling)
         config = replace(config, runtime=replace(config.runtime, device=device))
         choose_device(device)
@@ -79,7 +79,7 @@ class Model:
         try:
             return cls(config, plan, patch_size, weights, str(root))
         except RuntimeError as error:  # of load_state_dict, many lines
-            raise ValueError(
+            raise FileError(
                 f"{path}: expected the weights of the network in {root / 'config.yaml'}, got "
                 f"others: {' '.join(str(error).split())[:200]}"
             ) from error
@@ -123,13 +123,11 @@ def _with_options(
 
 def _load_plan(path: Path) -> tuple[Plan, tuple[int, ...]]:
     """Preprocessing plan and patch size of a run's dataset.json."""
+    values = read_json_object(path)
     expected = f"{path}: expected a run's data set description"
-    if not path.is_file():
-        raise ValueError(f"{expected}, found none")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         return Plan.from_dict(values), tuple(values["patch_size"])
     except KeyError as error:
-        raise ValueError(f"{expected}, got no {error}") from error
+        raise FileError(f"{expected}, got no {error}") from error
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{expected}, got: {error}") from error
+        raise FileError(f"{expected}, got: {error}") from error
