@@ -23,6 +23,7 @@ from recycleseg.prediction.record import make_record
 from recycleseg.run.config import load_config
 from recycleseg.run.device import choose_precision
 from recycleseg.run.environment import describe_environment
+from recycleseg.run.folder import RunFolder
 from recycleseg.run.options import PostprocessConfig
 from recycleseg.sampling.memory import peak_memory
 
@@ -227,7 +228,7 @@ def _find(command: Command, predictor: Predictor) -> tuple[Case, ...]:
     if command.split is None:
         return find_cases(command.inputs, channels, dims)
     # The seed of the training, so that a split that it drew is drawn again.
-    seed = load_config(command.runs[0] / "config.yaml").seed
+    seed = load_config(RunFolder(command.runs[0]).config).seed
     return find_split_cases(command.inputs[0], command.split, channels, dims, seed=seed)
 
 

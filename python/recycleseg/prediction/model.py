@@ -17,6 +17,7 @@ from recycleseg.run import factory
 from recycleseg.run.checkpoint import load_checkpoint
 from recycleseg.run.config import TrainConfig, load_config
 from recycleseg.run.device import AutocastNetwork, choose_device, choose_precision, use_device
+from recycleseg.run.folder import RunFolder
 from recycleseg.run.options import PostprocessConfig, SamplingConfig
 from recycleseg.sampling.samples import OnStep, sample_case
 
@@ -64,23 +65,23 @@ class Model:
     ) -> Model:
         """Load a run folder with its best weights; the arguments are those of `Predictor.load`."""
         root = Path(run)
+        folder = RunFolder(root)
         if not root.is_dir():
             raise FileError(f"{root}: expected a run folder, got no such folder")
-        config = _with_options(load_config(root / "config.yaml"), seed, overlap, sampling)
+        config = _with_options(load_config(folder.config), seed, overlap, sampling)
         config = replace(config, runtime=replace(config.runtime, device=device))
         choose_device(device)
-        plan, patch_size = _load_plan(root / "dataset.json")
+        plan, patch_size = _load_plan(folder.dataset)
         if postprocess is not None:
             check_postprocess(postprocess, tuple(plan.classes.foreground), plan.spatial_dims)
             config = replace(config, postprocess=postprocess)
-        path = root / "checkpoints" / "best.safetensors"
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_checkpoint(folder.best)
         weights = checkpoint.owned_by("average") or checkpoint.owned_by("network")
         try:
             return cls(config, plan, patch_size, weights, str(root))
         except RuntimeError as error:  # of load_state_dict, many lines
             raise FileError(
-                f"{path}: expected the weights of the network in {root / 'config.yaml'}, got "
+                f"{folder.best}: expected the weights of the network in {folder.config}, got "
                 f"others: {' '.join(str(error).split())[:200]}"
             ) from error
 

@@ -13,6 +13,7 @@ from recycleseg.data.volumes import file_ending as ending_of
 from recycleseg.files import FileError, as_json, read_json_object
 from recycleseg.prediction.ensemble import Ensemble
 from recycleseg.run.config import TrainConfig
+from recycleseg.run.folder import RunFolder
 
 RECORD = "predict.json"
 # Options that say where and how fast, not what comes out.
@@ -85,7 +86,7 @@ def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _weights_hash(run: Path) -> str:
-    return hashlib.sha256((run / "checkpoints" / "best.safetensors").read_bytes()).hexdigest()
+    return hashlib.sha256(RunFolder(run).best.read_bytes()).hexdigest()
 
 
 def read_record(path: Path) -> dict[str, Any]:
