@@ -22,8 +22,8 @@ from recycleseg.losses import SegmentationLoss
 from recycleseg.models.unet import UNet
 from recycleseg.ops import _backend
 from recycleseg.run.compiling import compiled, resolve_mode
-from recycleseg.run.config import CompileMode, OptimConfig
 from recycleseg.run.device import AutocastNetwork, choose_precision
+from recycleseg.run.options import CompileMode, OptimConfig
 from recycleseg.sampling.volume import VolumeSampler
 from recycleseg.training.optim import clip_and_step, make_optimizer
 

@@ -14,12 +14,12 @@ from recycleseg.classes import Classes
 from recycleseg.data.preprocess import ChannelIntensity, Plan
 from recycleseg.run import factory
 from recycleseg.run.checkpoint import Checkpoint, save_checkpoint
-from recycleseg.run.config import (
+from recycleseg.run.config import TrainConfig
+from recycleseg.run.options import (
     ModelConfig,
     PostprocessConfig,
     RuntimeConfig,
     SamplingConfig,
-    TrainConfig,
 )
 
 

@@ -25,7 +25,6 @@ def case_of(image: Tensor, label: Tensor | None, case_id: str = "x") -> Prepared
         label=label,
         spacing=(1.0,) * dims,
         native_shape=shape,
-        native_spacing=(1.0,) * dims,
         orientation=Orientation((), tuple(range(dims))),
         label_path=None,
         classes=Classes(("background", "a")),

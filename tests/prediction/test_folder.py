@@ -342,14 +342,22 @@ def test_the_same_case_of_other_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
-    ["", "[]", '{"images": {}}', *(json.dumps({**RECORD, key: 1}) for key in RECORD)],
+    ("content", "expected"),
+    [
+        ("", "JSON, got: "),
+        ("[]", "a JSON object, got list"),
+        ('{"images": {}}', "a record of recycle-predict or recycle-ensemble, got one without op"),
+        *(
+            (json.dumps({**RECORD, key: 1}), f"a record of recycle-predict .* one without {key}")
+            for key in RECORD
+        ),
+    ],
 )
-def test_damaged_record_is_named(tmp_path: Path, content: str) -> None:
+def test_damaged_record_is_named(tmp_path: Path, content: str, expected: str) -> None:
     (case,) = write_images(tmp_path / "images", "a.nii")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/predict.json").write_text(content)
-    with pytest.raises(ValueError, match=r"predict.json: expected a record of recycle-predict"):
+    with pytest.raises(FileError, match=f"predict.json: expected {expected}"):
         folder_of(tmp_path / "out", [case], record()).open(overwrite=False)
 
 

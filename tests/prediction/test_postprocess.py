@@ -11,7 +11,8 @@ from scipy import ndimage
 
 from recycleseg.cli.train import parse_command
 from recycleseg.prediction.postprocess import check_postprocess, postprocess
-from recycleseg.run.config import PostprocessConfig, load_config
+from recycleseg.run.config import load_config
+from recycleseg.run.options import PostprocessConfig
 
 Labels = dict[str, int | tuple[int, ...]]
 ORGANS: Labels = {"liver": 1, "cyst": 2}
@@ -24,8 +25,7 @@ def drawn(text: str) -> np.ndarray:
 
 def cleaned(label: np.ndarray, labels: Labels = ORGANS, **options: Any) -> np.ndarray:
     before = label.copy()
-    spacing = options.pop("spacing", (1.0,) * label.ndim)
-    result = postprocess(label, PostprocessConfig(**options), labels, spacing=spacing)
+    result = postprocess(label, PostprocessConfig(**options), labels)
     np.testing.assert_array_equal(label, before)
     assert result.dtype == np.uint8 and not np.shares_memory(result, label)
     return result
@@ -53,26 +53,10 @@ ISLANDS = drawn("""
         ({"keep_largest": ("cyst",)}, "1100001 1100000 0012000 0000200 1100001"),
         ({"keep_largest": "all"}, "1100000 1100000 0012000 0000200 0000000"),
         ({"keep_largest": "foreground"}, "1100000 1100000 0012000 0000200 0000000"),
-        ({"keep_largest": "liver", "num_components": 2}, "1100000 1100020 0012000 2000200 1100000"),
-        (
-            {"keep_largest": "liver", "num_components": None, "min_size": 2.0},
-            "1100000 1100020 0012000 2000200 1100000",
-        ),
-        ({"keep_largest": "liver", "min_size": 6.0}, "0000000 0000020 0002000 2000200 0000000"),
     ],
 )
 def test_largest_components(options: dict[str, Any], expected: str) -> None:
     np.testing.assert_array_equal(cleaned(ISLANDS, **options), drawn(expected))
-
-
-def test_sizes_are_in_millimetres() -> None:
-    label = drawn("1110 0000 2200")
-    options = {"keep_largest": "all", "num_components": None, "min_size": 1.0}
-    # 3 and 2 pixels of 0.4 mm^2, then voxels of 0.8 mm^3
-    flat = cleaned(label, spacing=(0.8, 0.5), **options)
-    np.testing.assert_array_equal(flat, drawn("1110 0000 0000"))
-    volume = label[..., None]
-    np.testing.assert_array_equal(cleaned(volume, spacing=(0.8, 0.5, 2.0), **options), volume)
 
 
 def test_holes_of_a_class_are_its_background_alone() -> None:
@@ -212,7 +196,6 @@ def test_the_more_superficial_of_two_alike(width: int, upper: bool) -> None:
             "muscle_ultrasound: expected 2D images, for which the rule is made, got 3D",
         ),
         (ISLANDS.astype(np.int64), ORGANS, {}, "label: expected uint8"),
-        (ISLANDS, ORGANS, {"spacing": (1.0, 1.0, 1.0)}, "label: expected .* a spacing of each"),
     ],
 )
 def test_rules_that_do_not_fit(
@@ -225,9 +208,6 @@ def test_rules_that_do_not_fit(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_components": 0}, "num_components: expected at least 1, got 0"),
-        ({"min_size": -1.0}, "min_size: expected at least 0, got -1.0"),
-        ({"min_size": 5.0}, "num_components, min_size: expected keep_largest with them, got none"),
         (
             {"muscle_ultrasound": True, "fill_holes": "all"},
             "expected no keep_largest or fill_holes",
@@ -259,7 +239,7 @@ def test_a_class_may_be_called_foreground() -> None:
     expected[1:6, 1:6] = 1
     for chosen in ("all", "foreground"):
         config = PostprocessConfig(keep_largest=chosen, fill_holes="all")
-        clean = postprocess(label, config, {"foreground": 1}, spacing=(1.0, 1.0))
+        clean = postprocess(label, config, {"foreground": 1})
         np.testing.assert_array_equal(clean, expected)
     with pytest.raises(ValueError, match="'foreground', which is a class here and stands for"):
         check_postprocess(PostprocessConfig(keep_largest="foreground"), ("foreground", "b"), 2)
@@ -270,5 +250,5 @@ def test_a_class_that_an_earlier_rule_removed_is_no_trouble() -> None:
     label[1:6, 1:6] = 1
     label[8, 8] = 2
     config = PostprocessConfig(keep_largest=("foreground", "all"))
-    clean = postprocess(label, config, {"a": 1, "b": 2}, spacing=(1.0, 1.0))
+    clean = postprocess(label, config, {"a": 1, "b": 2})
     np.testing.assert_array_equal(clean, np.where(label == 2, 0, label))

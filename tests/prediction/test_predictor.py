@@ -28,7 +28,12 @@ from recycleseg.prediction.model import Model
 from recycleseg.prediction.predictor import Predictor, case_id_of
 from recycleseg.run import factory
 from recycleseg.run.checkpoint import Checkpoint, save_checkpoint
-from recycleseg.run.config import ModelConfig, RuntimeConfig, SamplingConfig, TrainConfig
+from recycleseg.run.config import TrainConfig
+from recycleseg.run.options import (
+    ModelConfig,
+    RuntimeConfig,
+    SamplingConfig,
+)
 from recycleseg.sampling import memory
 from recycleseg.sampling.samples import case_generator
 

@@ -18,7 +18,9 @@ from recycleseg.data.preprocess import ChannelIntensity, Plan
 from recycleseg.diffusion.strategies import Supervised, make_draws
 from recycleseg.run import factory
 from recycleseg.run.compiling import compiled, resolve_mode
-from recycleseg.run.config import (
+from recycleseg.run.config import TrainConfig
+from recycleseg.run.device import AutocastNetwork
+from recycleseg.run.options import (
     CompileMode,
     DiffusionConfig,
     LossConfig,
@@ -27,10 +29,8 @@ from recycleseg.run.config import (
     PatchConfig,
     PhantomConfig,
     RuntimeConfig,
-    TrainConfig,
     ValidationConfig,
 )
-from recycleseg.run.device import AutocastNetwork
 from recycleseg.training.trainer import Trainer
 
 SMALL = TrainConfig(model=ModelConfig(channels=(8, 16), num_res_blocks=1, num_heads=2, dropout=0.1))

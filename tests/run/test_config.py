@@ -10,17 +10,20 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
+from recycleseg.files import FileError
 from recycleseg.run.config import (
-    DiffusionConfig,
-    LossConfig,
-    OptimConfig,
-    RecyclingConfig,
-    SamplingConfig,
     TrainConfig,
     add_config_arguments,
     check_same_run,
     config_from,
     load_config,
+)
+from recycleseg.run.options import (
+    DiffusionConfig,
+    LossConfig,
+    OptimConfig,
+    RecyclingConfig,
+    SamplingConfig,
 )
 
 
@@ -34,7 +37,6 @@ def config_of(**settings: Any) -> TrainConfig:
 OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("seed", -1, "0 to 2**63 - 1"),
     ("seed", 2**63, "0 to 2**63 - 1"),
-    ("phantom.seed", -1, "0 to 2**63 - 1"),
     ("patch.size", [], "one or more sizes of at least 1"),
     ("patch.size", [8, 0], "one or more sizes of at least 1"),
     ("patch.foreground_probability", -0.1, "0 to 1"),
@@ -76,7 +78,6 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("sampling.num_steps", 1002, "2 to diffusion.num_timesteps (1001)"),
     ("validation.every", 0, "at least 1"),
     ("validation.max_cases", 0, "at least 1"),
-    ("validation.patience", 0, "at least 1"),
     ("validation.save_every", 0, "at least 1"),
     ("runtime.threads", 0, "at least 1"),
     ("runtime.log_every", 0, "at least 1"),
@@ -111,7 +112,7 @@ def test_value_out_of_range(name: str, value: Any, expected: str) -> None:
         ),
         (
             {"diffusion": {"variance_type": "learned"}},
-            "loss.vlb: expected above 0 with diffusion.variance_type learned, whose variance",
+            "loss.vlb: expected above 0 with diffusion.variance_type learned, because",
         ),
         (
             {"diffusion": {"variance_type": "learned_range"}},
@@ -147,7 +148,7 @@ def test_limits_themselves_are_accepted() -> None:
         recycling={"prev_step": "next", "reverse_step": True},
         optim={"lr_init": 0.0, "warmup_steps": 0, "weight_decay": 0.0, "grad_clip": float("inf")},
         sampling={"num_steps": 2, "eta": 1.0, "samples": 1, "window_batch": "auto"},
-        validation={"max_cases": 1, "patience": None, "save_every": 1},
+        validation={"max_cases": 1, "save_every": 1},
         runtime={"threads": 1},
     )
     assert config.model.scale == 1
@@ -197,6 +198,27 @@ def test_file_that_holds_no_run_is_named(tmp_path: Path, content: str | None) ->
     if content is not None:
         path.write_text(content)
     with pytest.raises(ValueError, match=f"{path}: expected a run's config.yaml: "):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "other"),
+    [
+        ("phantom.seed", 0, 1),
+        ("postprocess.num_components", 1, None),
+        ("postprocess.min_size", 0.0, 5.0),
+        ("validation.patience", None, 3),
+    ],
+)
+def test_runs_that_name_an_option_of_earlier_versions(
+    tmp_path: Path, name: str, value: Any, other: Any
+) -> None:
+    group, _, option = name.partition(".")
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"seed": 3, group: {option: value}}))
+    assert load_config(path) == TrainConfig(seed=3)
+    path.write_text(yaml.safe_dump({"seed": 3, group: {option: other}}))
+    with pytest.raises(FileError, match=f"{path}: expected a run's config.yaml: .*{option}"):
         load_config(path)
 
 

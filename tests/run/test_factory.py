@@ -21,7 +21,9 @@ from recycleseg.diffusion.strategies import (
 )
 from recycleseg.diffusion.timesteps import ImportanceTimesteps, UniformTimesteps
 from recycleseg.run import factory
-from recycleseg.run.config import (
+from recycleseg.run.config import TrainConfig
+from recycleseg.run.device import AutocastNetwork
+from recycleseg.run.options import (
     DiffusionConfig,
     LossConfig,
     ModelConfig,
@@ -30,9 +32,7 @@ from recycleseg.run.config import (
     RuntimeConfig,
     SamplingConfig,
     SelfConditioningConfig,
-    TrainConfig,
 )
-from recycleseg.run.device import AutocastNetwork
 
 STRATEGIES = {
     "recycling": Recycling,

@@ -28,8 +28,12 @@ from pathlib import Path
 import torch
 from recycleseg.classes import Classes
 from recycleseg.run import factory
-from recycleseg.run.config import (
-    ModelConfig, PatchConfig, RuntimeConfig, SamplingConfig, TrainConfig
+from recycleseg.run.config import TrainConfig
+from recycleseg.run.options import (
+    ModelConfig,
+    PatchConfig,
+    RuntimeConfig,
+    SamplingConfig,
 )
 from recycleseg.data.preprocess import ChannelIntensity, Plan
 from recycleseg.prediction.model import Model

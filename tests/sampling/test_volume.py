@@ -190,7 +190,6 @@ def test_padding_is_that_of_training_patches() -> None:
         label=torch.zeros(3, 5, dtype=torch.uint8),
         spacing=(1.0, 1.0),
         native_shape=(3, 5),
-        native_spacing=(1.0, 1.0),
         orientation=Orientation.of(None, 2),
         label_path=None,
         classes=Classes(("background", "a")),

@@ -11,12 +11,12 @@ import torch
 
 from recycleseg.data.augment import AugmentConfig
 from recycleseg.data.volumes import write_volume
-from recycleseg.run.config import (
+from recycleseg.run.config import TrainConfig
+from recycleseg.run.options import (
     ModelConfig,
     OptimConfig,
     PatchConfig,
     RuntimeConfig,
-    TrainConfig,
     ValidationConfig,
 )
 

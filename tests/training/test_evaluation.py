@@ -17,7 +17,12 @@ from recycleseg.data.volumes import read_volume
 from recycleseg.metrics.overlap import dice_from_counts
 from recycleseg.ops.overlap_counts import overlap_counts
 from recycleseg.prediction.predictor import Predictor
-from recycleseg.run.config import PatchConfig, PostprocessConfig, SamplingConfig, TrainConfig
+from recycleseg.run.config import TrainConfig
+from recycleseg.run.options import (
+    PatchConfig,
+    PostprocessConfig,
+    SamplingConfig,
+)
 from recycleseg.training.evaluation import Evaluation, foreground_counts, summary_of
 from recycleseg.training.trainer import Trainer
 

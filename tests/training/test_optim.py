@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recycleseg.run.checkpoint import load_optimizer_tensors, optimizer_tensors
-from recycleseg.run.config import OptimConfig
+from recycleseg.run.options import OptimConfig
 from recycleseg.training.optim import (
     AveragedWeights,
     clip_and_step,

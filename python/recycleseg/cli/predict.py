@@ -20,9 +20,11 @@ from recycleseg.data.volumes import file_ending
 from recycleseg.prediction.folder import PredictionFolder, process_cases
 from recycleseg.prediction.predictor import Prediction, Predictor
 from recycleseg.prediction.record import make_record
-from recycleseg.run.config import PostprocessConfig, load_config
+from recycleseg.run.config import load_config
 from recycleseg.run.device import choose_precision
 from recycleseg.run.environment import describe_environment
+from recycleseg.run.folder import RunFolder
+from recycleseg.run.options import PostprocessConfig
 from recycleseg.sampling.memory import peak_memory
 
 NAME = "recycle-predict"
@@ -238,7 +240,7 @@ def _find(command: Command, predictor: Predictor) -> tuple[Case, ...]:
     if command.split is None:
         return find_cases(command.inputs, channels, dims)
     # With the seed of the training, a random split is the same as in the training.
-    seed = load_config(command.runs[0] / "config.yaml").seed
+    seed = load_config(RunFolder(command.runs[0]).config).seed
     return find_split_cases(command.inputs[0], command.split, channels, dims, seed=seed)
 
 

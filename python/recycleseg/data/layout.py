@@ -118,13 +118,6 @@ def _read_description(root: Path) -> dict[str, Any]:
     return read_json_object(path)
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FileError(f"{path}: expected JSON, got: {error}") from error
-
-
 def _read_channel_names(description: dict[str, Any], problems: list[str]) -> tuple[str, ...]:
     names = description.get("channel_names")
     if not isinstance(names, dict) or sorted(names) != sorted(map(str, range(len(names or ())))):
@@ -178,14 +171,15 @@ def _read_split(
     path = root / "split.json"
     if not path.exists():
         return {}
-    split = _read_json(path)
-    if (
-        not isinstance(split, dict)
-        or not set(split) <= set(SPLITS)
-        or not all(isinstance(case_ids, list) for case_ids in split.values())
-    ):
-        got = sorted(split) if isinstance(split, dict) else type(split).__name__
-        problems.append(f"split.json: expected lists of case names under {SPLITS}, got {got}")
+    try:
+        split = read_json_object(path)
+    except FileError as error:
+        problems.append(str(error))
+        return {}
+    if not set(split) <= set(SPLITS) or not all(isinstance(ids, list) for ids in split.values()):
+        problems.append(
+            f"split.json: expected lists of case names under {SPLITS}, got {sorted(split)}"
+        )
         return {}
     counts = Counter(str(case_id) for case_ids in split.values() for case_id in case_ids)
     if unknown := sorted(set(counts) - set(cases)):

@@ -160,7 +160,7 @@ class PreparedCase:
         label: (*S) uint8 label values, or (C, *S) uint8 masks of overlapping regions; None
             where there is none.
         spacing: voxel size in mm of the prepared grid.
-        native_shape, native_spacing: of the file, in its own axis order; mm.
+        native_shape: of the file, in its own axis order.
         orientation: from the file's axes to the prepared grid's, where this is not `upright`.
         label_path: the label file, None where there is none.
         classes: what the label tells apart.
@@ -172,7 +172,6 @@ class PreparedCase:
     label: Tensor | None
     spacing: tuple[float, ...]
     native_shape: tuple[int, ...]
-    native_spacing: tuple[float, ...]
     orientation: Orientation
     label_path: Path | None
     classes: Classes
@@ -245,7 +244,6 @@ def preprocess_image(volumes: Sequence[Volume], plan: Plan, *, case_id: str = ""
         label=None,
         spacing=spacing,
         native_shape=first.array.shape,
-        native_spacing=first.spacing,
         orientation=orientation,
         label_path=None,
         classes=plan.classes,

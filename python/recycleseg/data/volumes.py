@@ -8,7 +8,6 @@ import logging
 import math
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -250,57 +249,37 @@ def _kind_of(content: bytes) -> str:
 
 def _read_png(path: Path) -> Volume:
     content = path.read_bytes()
-    chunks: dict[bytes, bytes] = {}
-    for kind, data in _png_chunks(content):
-        chunks[kind] = chunks.get(kind, b"") + data
-    spacing = _pixel_size(chunks[b"pHYs"]) if b"pHYs" in chunks else None
+    if not content.startswith(_PNG_SIGNATURE):
+        raise ValueError(_kind_of(content))
     # Not Image.open, which warns of large images.
+    with PngImagePlugin.PngImageFile(io.BytesIO(content)) as image:
+        image.verify()  # which leaves the image unusable
     with PngImagePlugin.PngImageFile(io.BytesIO(content)) as image:
         if image.mode not in _GREY_MODES:
             raise FileError(
                 f"{path}: expected a grey PNG of 8 or 16 bits, got mode {image.mode}; "
                 "save colour channels as separate files CASE_0000, CASE_0001, ..."
             )
-        _check_pixels(chunks[b"IHDR"], chunks.get(b"IDAT", b""))
+        image.load_prepare()
+        pixels = zlib.decompress(b"".join(iter(lambda: image.load_read(0), b"")))
+        _check_pixels(content[16:29], pixels)
+        # The chunk pHYs holds whole pixels per metre, which Pillow multiplies by 0.0254.
+        per_metre = [round(dots / 0.0254) for dots in image.info.get("dpi", (0, 0))]
+    with PngImagePlugin.PngImageFile(io.BytesIO(content)) as image:
         array = np.array(image)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
-    return Volume(array, spacing or (1.0, 1.0), None, path, spacing_known=spacing is not None)
+    known = min(per_metre) > 0  # the chunk may be absent, or give the ratio of the sizes alone
+    spacing = (1000.0 / per_metre[1], 1000.0 / per_metre[0]) if known else (1.0, 1.0)
+    return Volume(array, spacing, None, path, spacing_known=known)
 
 
-def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Type and data of every chunk; raises where the file ends early or a checksum differs."""
-    if not content.startswith(_PNG_SIGNATURE):
-        raise ValueError(_kind_of(content))
-    position = len(_PNG_SIGNATURE)
-    kind = b""
-    while kind != b"IEND":
-        try:
-            length, kind = struct.unpack_from(">I4s", content, position)
-            data = content[position + 8 : position + 8 + length]
-            (checksum,) = struct.unpack_from(">I", content, position + 8 + length)
-        except struct.error:
-            raise ValueError(f"an end after {len(content)} bytes, within a chunk") from None
-        if zlib.crc32(kind + data) != checksum:
-            raise ValueError(f"checksum of chunk {kind.decode('ascii', 'replace')} differs")
-        yield kind, data
-        position += 12 + length
-
-
-def _check_pixels(header: bytes, data: bytes) -> None:
-    """ValueError where a grey PNG has less pixels than its header tells; Pillow makes them up."""
+def _check_pixels(header: bytes, pixels: bytes) -> None:
+    """ValueError where a grey PNG has fewer pixels than its header tells; Pillow makes them up."""
     width, height, depth, _, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     needed = 0
     for first_x, first_y, step_x, step_y in _ADAM7 if interlaced else ((0, 0, 1, 1),):
         columns, rows = -(-(width - first_x) // step_x), -(-(height - first_y) // step_y)
         needed += rows * (1 + (columns * depth + 7) // 8) if columns > 0 else 0
-    if (there := len(zlib.decompress(data))) < needed:
-        raise ValueError(f"{there} bytes of pixels where its header tells of {needed}")
-
-
-def _pixel_size(phys: bytes) -> tuple[float, float] | None:
-    """Pixel height and width in mm, None where the chunk gives only their ratio."""
-    per_metre_x, per_metre_y, unit = struct.unpack(">IIB", phys)
-    if unit != 1 or per_metre_x == 0 or per_metre_y == 0:
-        return None
-    return 1000.0 / per_metre_y, 1000.0 / per_metre_x
+    if len(pixels) < needed:
+        raise ValueError(f"{len(pixels)} bytes of pixels where its header tells of {needed}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from recycleseg.data.preprocess import Plan, PreparedCase
+from recycleseg.files import FileError, read_json_object
 from recycleseg.prediction.native import Prepared
 from recycleseg.prediction.postprocess import check_postprocess
 from recycleseg.progress import Progress
 from recycleseg.run import factory
 from recycleseg.run.checkpoint import load_checkpoint
-from recycleseg.run.config import PostprocessConfig, SamplingConfig, TrainConfig, load_config
+from recycleseg.run.config import TrainConfig, load_config
 from recycleseg.run.device import AutocastNetwork, choose_device, choose_precision, use_device
+from recycleseg.run.folder import RunFolder
+from recycleseg.run.options import PostprocessConfig, SamplingConfig
 from recycleseg.sampling.samples import OnStep, sample_case
 
 
@@ -63,23 +65,23 @@ class Model:
     ) -> Model:
         """Load a run folder with its best weights; the arguments are those of `Predictor.load`."""
         root = Path(run)
+        folder = RunFolder(root)
         if not root.is_dir():
-            raise ValueError(f"{root}: expected a run folder, found none")
-        config = _with_options(load_config(root / "config.yaml"), seed, overlap, sampling)
+            raise FileError(f"{root}: expected a run folder, got no such folder")
+        config = _with_options(load_config(folder.config), seed, overlap, sampling)
         config = replace(config, runtime=replace(config.runtime, device=device))
         choose_device(device)
-        plan, patch_size = _load_plan(root / "dataset.json")
+        plan, patch_size = _load_plan(folder.dataset)
         if postprocess is not None:
             check_postprocess(postprocess, tuple(plan.classes.foreground), plan.spatial_dims)
             config = replace(config, postprocess=postprocess)
-        path = root / "checkpoints" / "best.safetensors"
-        checkpoint = load_checkpoint(path)
+        checkpoint = load_checkpoint(folder.best)
         weights = checkpoint.owned_by("average") or checkpoint.owned_by("network")
         try:
             return cls(config, plan, patch_size, weights, str(root))
         except RuntimeError as error:  # of load_state_dict, many lines
-            raise ValueError(
-                f"{path}: expected the weights of the network in {root / 'config.yaml'}, got "
+            raise FileError(
+                f"{folder.best}: expected the weights of the network in {folder.config}, got "
                 f"others: {' '.join(str(error).split())[:200]}"
             ) from error
 
@@ -122,13 +124,11 @@ def _with_options(
 
 def _load_plan(path: Path) -> tuple[Plan, tuple[int, ...]]:
     """Preprocessing plan and patch size of a run's dataset.json."""
+    values = read_json_object(path)
     expected = f"{path}: expected a run's data set description"
-    if not path.is_file():
-        raise ValueError(f"{expected}, found none")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         return Plan.from_dict(values), tuple(values["patch_size"])
     except KeyError as error:
-        raise ValueError(f"{expected}, got no {error}") from error
+        raise FileError(f"{expected}, got no {error}") from error
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{expected}, got: {error}") from error
+        raise FileError(f"{expected}, got: {error}") from error

@@ -11,8 +11,8 @@ import scipy  # whose modules load when they are used
 import torch
 from torch import Tensor
 
-from recycleseg.classes import Classes
-from recycleseg.run.config import PostprocessConfig
+from recycleseg.classes import Classes, Labels
+from recycleseg.run.options import PostprocessConfig
 
 Array = np.ndarray[Any, Any]
 _Rule = Callable[[Array], Array]
@@ -27,9 +27,7 @@ _MUSCLE_MARGIN = 4 + 9
 def postprocess(
     label: Array,
     config: PostprocessConfig,
-    label_values: Mapping[str, int | tuple[int, ...]],
-    *,
-    spacing: Sequence[float],
+    label_values: Labels,
 ) -> Array:
     """Clean a label map by the rules of `config`, on the grid that it is on.
 
@@ -46,7 +44,6 @@ def postprocess(
     Args:
         label: (*S) uint8, 2D or 3D; not changed.
         label_values: name of every foreground class -> its label value, or its several ones.
-        spacing: voxel size in mm, array-axis order.
 
     Returns:
         (*S) uint8, a new array.
@@ -54,32 +51,25 @@ def postprocess(
     Raises:
         ValueError: `label` is no such map, or a rule does not fit it; see `check_postprocess`.
     """
-    if label.dtype != np.uint8 or label.ndim not in (2, 3) or len(spacing) != label.ndim:
+    if label.dtype != np.uint8 or label.ndim not in (2, 3):
         raise ValueError(
-            f"label: expected uint8 with 2 or 3 axes and a spacing of each, got {label.dtype} of "
-            f"shape {label.shape} and spacing {tuple(spacing)}"
+            f"label: expected uint8 with 2 or 3 axes, got {label.dtype} of shape {label.shape}"
         )
     check_postprocess(config, tuple(label_values), label.ndim)
     values = {k: (v,) if isinstance(v, int) else tuple(v) for k, v in label_values.items()}
     result = np.array(label)
     margin = _MUSCLE_MARGIN if config.muscle_ultrasound else 0
     boxes = _bounding_boxes(label, values, margin)
-    for name, rule in _rules(config, boxes, math.prod(spacing)):
+    for name, rule in _rules(config, boxes):
         _apply(rule, result[boxes[name]], name, values)
     return result
 
 
-def cleaned(
-    label: Tensor,
-    config: PostprocessConfig,
-    classes: Classes,
-    spacing: Sequence[float],
-) -> Tensor:
+def cleaned(label: Tensor, config: PostprocessConfig, classes: Classes) -> Tensor:
     """`postprocess` of a tensor (*S) uint8 on the CPU; itself where no rule is asked for."""
     if not config.has_rules:
         return label
-    cleaned = postprocess(label.numpy(), config, classes.foreground, spacing=spacing)
-    return torch.from_numpy(cleaned)
+    return torch.from_numpy(postprocess(label.numpy(), config, classes.foreground))
 
 
 def check_postprocess(
@@ -116,23 +106,19 @@ def _as_names(option: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _rules(
-    config: PostprocessConfig, boxes: Mapping[str, tuple[slice, ...]], voxel: float
+    config: PostprocessConfig, boxes: Mapping[str, tuple[slice, ...]]
 ) -> Iterator[tuple[str, _Rule]]:
     """What is done in which order, by the name of the class; of those in the map alone.
 
     Components go from the largest box to the smallest, so that what lies in a removed component
     of its outer class does not count; holes the other way.
     """
-
-    def keep(mask: Array) -> Array:
-        return _keep_largest(mask, config.num_components, config.min_size / voxel)
-
     outer_first = sorted(boxes, key=lambda name: -_volume(boxes[name]))
     chosen = _as_names(config.keep_largest)
     if _FOREGROUND in chosen and boxes:
-        yield _UNION, keep
+        yield _UNION, _keep_largest
     outer_first = [name for name in outer_first if name != _UNION]
-    yield from ((name, keep) for name in outer_first if name in chosen or "all" in chosen)
+    yield from ((name, _keep_largest) for name in outer_first if name in chosen or "all" in chosen)
     chosen = _as_names(config.fill_holes)
     inner_first = reversed(outer_first)
     yield from ((name, _fill_holes) for name in inner_first if name in chosen or "all" in chosen)
@@ -190,14 +176,10 @@ def _tables(name: str, values: Mapping[str, tuple[int, ...]]) -> tuple[Array, Ar
     return inside, leaving, entering
 
 
-def _keep_largest(mask: Array, number: int | None, min_voxels: float) -> Array:
-    """The `number` largest components, without those of less than `min_voxels`."""
+def _keep_largest(mask: Array) -> Array:
     components, _ = scipy.ndimage.label(mask, np.ones((3,) * mask.ndim))
-    sizes = np.bincount(components[mask], minlength=1)
-    largest = np.argsort(-sizes, kind="stable")[:number]
-    kept = np.zeros(len(sizes), bool)
-    kept[largest] = sizes[largest] >= max(min_voxels, 1)
-    return np.asarray(kept[components])
+    largest = np.bincount(components[mask], minlength=1).argmax()
+    return np.asarray(mask & (components == largest))
 
 
 def _fill_holes(mask: Array) -> Array:

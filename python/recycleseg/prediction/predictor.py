@@ -132,7 +132,7 @@ class Predictor:
             case = preprocess_image(volumes, model.plan, case_id=case_id or case_id_of(paths))
 
             def keep_label(step: int, probs: Tensor, case: Any = case) -> None:
-                steps.append(self._cleaned(to_native([Prepared(case, probs)]).label, volumes[0]))
+                steps.append(self._cleaned(to_native([Prepared(case, probs)]).label))
 
             results.append(
                 model(
@@ -146,7 +146,7 @@ class Predictor:
             results, return_probs=return_probs, return_uncertainty=return_uncertainty
         )
         return Prediction(
-            self._cleaned(native.label, volumes[0]),
+            self._cleaned(native.label),
             native.probs,
             native.entropy,
             native.disagreement,
@@ -154,8 +154,8 @@ class Predictor:
             volume=volumes[0],
         )
 
-    def _cleaned(self, label: Tensor, volume: Volume) -> Tensor:
-        return cleaned(label, self.postprocess, self.models[0].plan.classes, volume.spacing)
+    def _cleaned(self, label: Tensor) -> Tensor:
+        return cleaned(label, self.postprocess, self.models[0].plan.classes)
 
 
 def case_id_of(paths: Sequence[Path]) -> str:

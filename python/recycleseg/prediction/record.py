@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 
 from recycleseg.data.preprocess import Plan
 from recycleseg.data.volumes import file_ending as ending_of
+from recycleseg.files import FileError, as_json, read_json_object
 from recycleseg.prediction.ensemble import Ensemble
 from recycleseg.run.config import TrainConfig
+from recycleseg.run.folder import RunFolder
 
 RECORD = "predict.json"
 # Options that say where and how fast, not what comes out.
@@ -53,7 +54,7 @@ def make_record(
         },
         "environment": environment,
     }
-    return _as_read(record)
+    return dict(as_json(record))
 
 
 def make_ensemble_record(ensemble: Ensemble, *, environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,13 +73,7 @@ def make_ensemble_record(ensemble: Ensemble, *, environment: Mapping[str, Any]) 
         },
         "environment": environment,
     }
-    return _as_read(record)
-
-
-def _as_read(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with lists for tuples, so that it can be compared with one from a file."""
-    as_json: dict[str, Any] = json.loads(json.dumps(record))
-    return as_json
+    return dict(as_json(record))
 
 
 def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -91,20 +86,22 @@ def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _weights_hash(run: Path) -> str:
-    return hashlib.sha256((run / "checkpoints" / "best.safetensors").read_bytes()).hexdigest()
+    return hashlib.sha256(RunFolder(run).best.read_bytes()).hexdigest()
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A predict.json that was written; ValueError naming the file where it is another."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if not all(isinstance(record[key], dict) for key in _PARTS):
-            raise ValueError(f"no {', '.join(_PARTS)}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}: expected a record of recycle-predict or recycle-ensemble, got {error}"
-        ) from error
-    return dict(record)
+    """A predict.json that was written.
+
+    Raises:
+        FileError: it holds something else.
+    """
+    record = read_json_object(path)
+    if missing := [part for part in _PARTS if not isinstance(record.get(part), dict)]:
+        raise FileError(
+            f"{path}: expected a record of recycle-predict or recycle-ensemble, got one without "
+            f"{', '.join(missing)}"
+        )
+    return record
 
 
 def command_of(record: Mapping[str, Any]) -> str:

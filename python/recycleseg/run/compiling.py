@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from recycleseg.run.config import CompileMode
+from recycleseg.run.options import CompileMode
 
 Result = TypeVar("Result")
 

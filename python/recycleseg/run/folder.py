@@ -31,7 +31,7 @@ class RunFolder:
         if resume:
             if not self.last.is_file():
                 raise ValueError(
-                    f"--resume: expected a checkpoint at {self.last}, found none; "
+                    f"--resume: expected a checkpoint at {self.last}, got no such file; "
                     "start the run anew, with --overwrite if its folder exists"
                 )
         elif occupied and overwrite:

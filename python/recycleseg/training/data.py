@@ -23,11 +23,11 @@ def load_training_data(config: TrainConfig, console: Console) -> PreparedDataset
     """
     cache = cache_root(config)
     if config.data is None:
-        p = config.phantom
-        root = cache / f"phantom-{version('recycleseg')}-{p.spatial_dims}d-seed{p.seed}"
+        dims = config.phantom.spatial_dims
+        root = cache / f"phantom-{version('recycleseg')}-{dims}d"
         if not (root / "dataset.json").exists():
             console.print(f"writing the phantom data set to {root}")
-            write_phantom(root, spatial_dims=p.spatial_dims, seed=p.seed)
+            write_phantom(root, spatial_dims=dims)
     else:
         root = Path(config.data)
     dataset = read_dataset(root, seed=config.seed)

@@ -22,7 +22,7 @@ from recycleseg.metrics.aggregate import finite_mean, mean_of_means
 from recycleseg.ops.overlap_counts import overlap_counts
 from recycleseg.prediction.native import Prepared, native_slabs, to_native
 from recycleseg.prediction.postprocess import cleaned
-from recycleseg.run.config import PostprocessConfig
+from recycleseg.run.options import PostprocessConfig
 from recycleseg.sampling.samples import sample_case
 from recycleseg.sampling.volume import VolumeSampler
 
@@ -136,7 +136,7 @@ def _cleaned_counts(
 ) -> Tensor:
     """`case_counts` of the label map that a prediction would have."""
     label = to_native([Prepared(case, probs)]).label
-    label = cleaned(label, postprocess, case.classes, case.native_spacing)
+    label = cleaned(label, postprocess, case.classes)
     target = case.classes.target(label).to(reference.device)
     return foreground_counts(target, reference, case.classes)
 

@@ -19,8 +19,9 @@ from recycleseg.files import as_json, read_json_object, write_json, write_text
 from recycleseg.metrics.aggregate import finite_mean
 from recycleseg.progress import format_duration
 from recycleseg.report.figures import StepsRow, save_steps_figure
-from recycleseg.run.config import CompileMode, TrainConfig
+from recycleseg.run.config import TrainConfig
 from recycleseg.run.folder import RunFolder
+from recycleseg.run.options import CompileMode
 from recycleseg.training.evaluation import Evaluation
 
 PICTURED_CASES = 4

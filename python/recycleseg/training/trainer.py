@@ -111,7 +111,6 @@ class Trainer:
         )
         self.step = 0
         self.best_dice = -1.0
-        self.validations_without_gain = 0
         self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def fit(self, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -135,7 +134,7 @@ class Trainer:
             RunLogger(self.folder.metrics, self.folder.tensorboard, self.step) as logger,
             Bar(self.console, "training", config.optim.steps, done=self.step) as bar,
         ):
-            while not self._finished():
+            while self.step < config.optim.steps:
                 start = time.perf_counter()
                 loss, norm = self.train_step()
                 bar.reach(self.step)
@@ -257,10 +256,7 @@ class Trainer:
         self.console.print(f"step {self.step}: validation Dice by sampling step {steps}")
         if dice > self.best_dice or not self.folder.best.is_file():
             self.best_dice = max(self.best_dice, dice)
-            self.validations_without_gain = 0
             self.save(self.folder.best)
-        else:
-            self.validations_without_gain += 1
 
     def evaluate(self, cases: list[Any], **options: Any) -> Evaluation:
         """Sample and count whole cases with the weights that would be kept."""
@@ -304,7 +300,6 @@ class Trainer:
         state = {
             "step": self.step,
             "best_dice": self.best_dice,
-            "validations_without_gain": self.validations_without_gain,
             "average_updates": self.average.num_updates if self.average else 0,
         }
         save_checkpoint(path, Checkpoint(tensors, state))
@@ -321,15 +316,6 @@ class Trainer:
             self.average.num_updates = checkpoint.state["average_updates"]
         self.step = checkpoint.state["step"]
         self.best_dice = checkpoint.state["best_dice"]
-        self.validations_without_gain = checkpoint.state["validations_without_gain"]
-
-    def _finished(self) -> bool:
-        """Whether the last step is done, or validation has not improved for long enough."""
-        patience = self.config.validation.patience
-        if patience is not None and self.validations_without_gain >= patience:
-            self.console.print(f"no better validation Dice {patience} times: stopping")
-            return True
-        return self.step >= self.config.optim.steps
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.optim.steps
