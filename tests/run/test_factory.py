@@ -161,7 +161,7 @@ def test_options_reach_their_objects() -> None:
     conditioned = factory.make_strategy(replace(config, strategy="self_conditioning"), diffusion, 3)
     assert isinstance(conditioned, SelfConditioning)
     assert (conditioned.prev_step, conditioned.probability) == ("next", 0.25)
-    assert conditioned.imgx_compat
+    assert conditioned.objective.diffusion.imgx_compat
 
     device = torch.device("cpu")
     sampler = factory.make_volume_sampler(config, lambda image: image, PLAN, (8, 8), device)

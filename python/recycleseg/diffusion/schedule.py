@@ -17,8 +17,8 @@ class NoiseSchedule:
 
     All arrays are float64 tensors of shape (T,) on the CPU:
 
-    - ``betas``, ``alphas`` = 1 - beta, ``alphas_cumprod`` = prod alphas,
-      ``alphas_cumprod_prev`` (first value 1) and ``alphas_cumprod_next`` (last value 0);
+    - ``betas``, ``alphas`` = 1 - beta, ``alphas_cumprod`` = prod alphas and
+      ``alphas_cumprod_prev`` (first value 1);
     - ``posterior_mean_coef_start``, ``posterior_mean_coef_t``, ``posterior_variance``: mean and
       variance of q(x_{t-1} | x_t, x_0), eq. 7 of Ho et al. (arXiv 2006.11239);
     - ``posterior_log_variance_clipped``: its logarithm, with the value of t_index 1 at t_index 0,
@@ -48,7 +48,6 @@ class NoiseSchedule:
     alphas: Tensor
     alphas_cumprod: Tensor
     alphas_cumprod_prev: Tensor
-    alphas_cumprod_next: Tensor
     posterior_mean_coef_start: Tensor
     posterior_mean_coef_t: Tensor
     posterior_variance: Tensor
@@ -164,7 +163,6 @@ class NoiseSchedule:
         self.alphas = 1 - betas
         self.alphas_cumprod = self.alphas.cumprod(0)
         self.alphas_cumprod_prev = torch.cat([one, self.alphas_cumprod[:-1]])
-        self.alphas_cumprod_next = torch.cat([self.alphas_cumprod[1:], 0 * one])
         remaining = 1 - self.alphas_cumprod
         self.posterior_mean_coef_start = betas * self.alphas_cumprod_prev.sqrt() / remaining
         self.posterior_mean_coef_t = self.alphas.sqrt() * (1 - self.alphas_cumprod_prev) / remaining

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.network import Network, NetworkInput
-from recycleseg.diffusion.steps import Noise, noise_label, noise_prediction, reverse
+from recycleseg.diffusion.samplers import reverse_step
 from recycleseg.diffusion.timesteps import Timesteps
 from recycleseg.losses import SegmentationLoss
-from recycleseg.ops.philox import PhiloxNoise
+from recycleseg.ops.philox import Noise, PhiloxNoise
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Standard:
         diffusion = objective.diffusion
         t, (noise,) = draws.t_index, draws.noise
         x = NetworkInput(image, C)
-        x_t = noise_label(diffusion, label, t, noise, C, x, return_x=objective.needs_x)
+        x_t = diffusion.forward_step(label, "label", C, t, noise, x, return_x=objective.needs_x)
         model_out = network(x.tensor, t=diffusion.network_time(t))
         return objective(model_out, label, draws, x_t, noise)
 
@@ -193,18 +193,19 @@ class Recycling:
 
         with torch.no_grad():
             needs_x_prev = self.reverse_step or diffusion.prediction_type == "noise"
-            x_prev = noise_label(diffusion, label, t_prev, noise[0], C, x, return_x=needs_x_prev)
+            x_prev = diffusion.forward_step(
+                label, "label", C, t_prev, noise[0], x, return_x=needs_x_prev
+            )
             model_out = network(x.tensor, t=diffusion.network_time(t_prev))
             x_t: Tensor | None
             if self.reverse_step:
                 assert x_prev is not None
-                mean = diffusion.posterior_mean_coefficients(t_prev)
-                x_t = reverse(diffusion, model_out, x_prev, t_prev, mean, x).x_prev
+                x_t, _ = reverse_step(diffusion, model_out, x_prev, t_prev, x, sampler="ddpm")
             else:
-                x_t = noise_prediction(
-                    diffusion, model_out, x_prev, t_prev, t, noise[1], x,
-                    return_x=objective.needs_x,
-                )  # fmt: skip
+                x_start, kind = diffusion.predicted_source(model_out, x_prev, t_prev)
+                x_t = diffusion.forward_step(
+                    x_start, kind, C, t, noise[1], x, return_x=objective.needs_x
+                )
 
         model_out = network(x.tensor, t=diffusion.network_time(t))
         return objective(model_out, label, draws, x_t, noise[-1])
@@ -214,17 +215,22 @@ class Recycling:
 class SelfConditioning:
     """Denoise with a first prediction as further mask channels (Chen et al. 2023).
 
-    The network's mask has 2C channels: mask(x_t), then the prediction or zeros; the
-    prediction is kept with `probability`. prev_step: "same" predicts from x_t itself; "next"
-    from x_{t+1}, whose reverse step gives x_t. With imgx_compat, "next" feeds x_{t+1} in the
-    place of x_t at time t, as ImgX does.
+    The network's mask has 2C channels: mask(x_t), then the prediction or zeros. Where the
+    diffusion is ``imgx_compat``, "next" shows mask(x_{t+1}) in the place of mask(x_t) at time t,
+    as ImgX does.
+
+    Attributes:
+        objective: loss of the step.
+        num_classes: C.
+        prev_step: "same" predicts from x_t itself; "next" from x_{t+1}, whose reverse step gives
+            x_t.
+        probability: how often the prediction is kept rather than replaced by zeros.
     """
 
     objective: DiffusionObjective
     num_classes: int
     prev_step: Literal["same", "next"] = "same"
     probability: float = 0.5
-    imgx_compat: bool = False
     num_noises = 1
 
     def __post_init__(self) -> None:
@@ -242,32 +248,25 @@ class SelfConditioning:
     def __call__(self, network: Network, image: Tensor, label: Tensor, draws: Draws) -> StepResult:
         objective, C = self.objective, self.num_classes
         diffusion = objective.diffusion
-        same = self.prev_step == "same"
         t, (noise,) = draws.t_index, draws.noise
-        t_prev = t if same else t + 1
+        t_prev = t if self.prev_step == "same" else t + 1
         x = NetworkInput(image, 2 * C)
+        predicted = x.mask[:, C:]
 
         with torch.no_grad():
-            x_prev = noise_label(diffusion, label, t_prev, noise, C, x, return_x=True)
-            assert x_prev is not None
-            mask, predicted = x.mask.chunk(2, dim=1)
+            x_t = diffusion.forward_step(label, "label", C, t_prev, noise, x, return_x=True)
+            assert x_t is not None
             predicted.zero_()
             model_out = network(x.tensor, t=diffusion.network_time(t_prev))
-            mask_prev = mask.clone() if self.imgx_compat else None
-            if same:
-                to_t = torch.eye(3, device=t.device)[1].expand(len(t), 3)  # x_t itself
-            else:
-                to_t = diffusion.posterior_mean_coefficients(t_prev)
-            step = reverse(diffusion, model_out, x_prev, t_prev, to_t, x, return_probs=True)
-            if mask_prev is not None:
-                mask.copy_(mask_prev)
+            into = None if self.prev_step == "same" or diffusion.imgx_compat else x
+            x_prev, probs = reverse_step(diffusion, model_out, x_t, t_prev, into, sampler="ddpm")
+            if self.prev_step == "next":
+                x_t = x_prev
             keep = draws.uniform <= self.probability
-            assert step.probs is not None
-            predicted.copy_(step.probs * keep.view(-1, *[1] * (mask.ndim - 1)))
+            predicted.copy_(probs * keep.view(-1, *[1] * (probs.ndim - 1)))
 
         model_out = network(x.tensor, t=diffusion.network_time(t))
-        x_t = step.x_prev if objective.needs_x else None
-        return objective(model_out, label, draws, x_t, noise)
+        return objective(model_out, label, draws, x_t if objective.needs_x else None, noise)
 
 
 DiffusionStrategy = Standard | Recycling | SelfConditioning

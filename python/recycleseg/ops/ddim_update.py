@@ -8,9 +8,11 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from recycleseg.classes import probabilities
 from recycleseg.ops import _checks as check
 from recycleseg.ops._backend import use_triton
 from recycleseg.ops._layout import check_output, collapsible, empty_in_layout_of
+from recycleseg.ops.noise_step import x_to_mask
 from recycleseg.ops.philox import as_int64, philox_normal
 
 PredictionType = Literal["x_start", "noise"]
@@ -158,11 +160,11 @@ def ddim_update_reference(
     out = score = model_out.to(coefficients.dtype)
     probs = None
     if prediction_type == "x_start":
-        probs = out.softmax(1) if exclusive else out.sigmoid()
+        probs = probabilities(out, exclusive)
         out = 2 * probs - 1
     elif start_coefficients is not None:
         c_t, c_out = (column.view(per_sample) for column in start_coefficients.unbind(1))
-        probs = score = ((c_t * x_t + c_out * out).clamp(-1, 1) + 1) / 2
+        probs = score = x_to_mask(c_t * x_t + c_out * out)
     x_prev = a * out + b * x_t
     if noise is not None:
         x_prev = x_prev + s * noise
@@ -209,7 +211,7 @@ def _ddim_update_in_plain_torch(
     )
     x_prev.copy_(x)
     if network_input is not None:
-        network_input[:, first_channel : first_channel + x.shape[1]] = (x.clamp(-1, 1) + 1) / 2
+        network_input[:, first_channel : first_channel + x.shape[1]] = x_to_mask(x)
     if p is None or score is None:
         return
     if label is not None:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from recycleseg.classes import probabilities
 from recycleseg.ops import _checks as check
 from recycleseg.ops._backend import use_triton
 from recycleseg.ops._layout import check_output, collapsible, empty_in_layout_of
@@ -21,6 +22,11 @@ class NoiseStep(NamedTuple):
 
     network_input: Tensor
     x_t: Tensor | None
+
+
+def x_to_mask(x: Tensor) -> Tensor:
+    """x clipped to [-1, 1], as a mask in [0, 1]: all that a network sees of x."""
+    return (x.clamp(-1, 1) + 1) / 2
 
 
 @torch.no_grad()
@@ -135,13 +141,12 @@ def noise_step_reference(
         classes = torch.arange(num_classes, device=source.device)
         probs = source.unsqueeze(1) == classes.view(1, -1, *[1] * (source.ndim - 1))
     elif source_type == "logits":
-        source = source.to(scale_start.dtype)
-        probs = source.softmax(1) if exclusive else source.sigmoid()
+        probs = probabilities(source.to(scale_start.dtype), exclusive)
     else:
         probs = source
     x_start = 2 * probs.to(scale_start.dtype) - 1
     x_t = scale_start.view(per_sample) * x_start + scale_noise.view(per_sample) * noise
-    return (x_t.clamp(-1, 1) + 1) / 2, x_t
+    return x_to_mask(x_t), x_t
 
 
 def _triton_op() -> Callable[..., None]:

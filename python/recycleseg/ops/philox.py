@@ -35,6 +35,9 @@ class PhiloxNoise(NamedTuple):
         return philox_normal(shape, self.seed, self.offset)
 
 
+Noise = Tensor | PhiloxNoise
+
+
 def philox_normal(
     shape: Sequence[int],
     seed: int | Tensor,

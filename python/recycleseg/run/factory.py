@@ -49,7 +49,6 @@ def choose_patch_size(config: TrainConfig, median_shape: Sequence[int]) -> tuple
 
 def make_network(config: TrainConfig, plan: Plan) -> UNet:
     """The U-Net for the data set's channels and classes, and the strategy's mask."""
-    m = config.model
     num_classes = plan.num_classes
     mask_channels = {"supervised": 0, "self_conditioning": 2 * num_classes}
     learned = config.diffusion.variance_type in ("learned", "learned_range")
@@ -57,16 +56,8 @@ def make_network(config: TrainConfig, plan: Plan) -> UNet:
         plan.spatial_dims,
         len(plan.channel_names),
         2 * num_classes if learned and config.strategy != "supervised" else num_classes,
-        m.channels,
         mask_channels=mask_channels.get(config.strategy, num_classes),
-        first_scale=m.first_scale,
-        scale=m.scale,
-        num_res_blocks=m.num_res_blocks,
-        num_heads=m.num_heads,
-        num_transformer_layers=m.num_transformer_layers,
-        dropout=m.dropout,
-        time_conditioning=m.time_conditioning,
-        checkpoint_activations=m.checkpoint_activations,
+        **vars(config.model),
     )
 
 
@@ -122,7 +113,7 @@ def make_strategy(config: TrainConfig, diffusion: GaussianDiffusion, num_classes
         r = config.recycling
         return Recycling(objective, num_classes, r.prev_step, r.reverse_step)
     s = config.self_conditioning
-    return SelfConditioning(objective, num_classes, s.prev_step, s.probability, config.imgx_compat)
+    return SelfConditioning(objective, num_classes, s.prev_step, s.probability)
 
 
 def make_volume_sampler(

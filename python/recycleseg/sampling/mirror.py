@@ -8,8 +8,9 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from recycleseg.diffusion.gaussian import PredictionType
+from recycleseg.classes import probabilities
 from recycleseg.diffusion.network import Network
+from recycleseg.ops.ddim_update import PredictionType
 
 
 class MirroredNetwork:
@@ -58,8 +59,7 @@ class MirroredNetwork:
         if self.prediction_type == "noise":
             return out
         logits, rest = out.tensor_split([self.num_classes], dim=1)
-        probs = logits.softmax(1) if self.exclusive else logits.sigmoid()
-        return torch.cat([probs, rest], dim=1)
+        return torch.cat([probabilities(logits, self.exclusive), rest], dim=1)
 
     def _as_output(self, mean: Tensor) -> Tensor:
         if self.prediction_type == "noise":
