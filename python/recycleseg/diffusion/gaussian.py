@@ -7,14 +7,12 @@ x_start, x_t, noise and masks (B, C, *S); t_index (B,) int64 with values 0 ... T
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from recycleseg.classes import probabilities
-from recycleseg.diffusion.likelihood import discretized_gaussian_log_likelihood, normal_kl
 from recycleseg.diffusion.network import NetworkInput
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.ops.ddim_update import PredictionType
@@ -70,9 +68,7 @@ class GaussianDiffusion:
             Dhariwal, arXiv 2102.09672, eq. 15, with a sigmoid to stay between them).
         exclusive: exclusive classes (softmax, class 0 is background) or overlapping (sigmoid).
         imgx_compat: do as ImgX: network time from the respaced schedule; x_to_logits gives log p
-            for overlapping classes too; the VLB takes KL(p, q), at t_index 0 the likelihood under
-            q, and never has a gradient through the mean. `ddim_step` and `SelfConditioning` go by
-            it too.
+            for overlapping classes too. `ddim_step`, `vlb_loss` and `SelfConditioning` go by it.
 
     Raises:
         ValueError: an unknown prediction or variance type.
@@ -373,37 +369,6 @@ class GaussianDiffusion:
             return smallest
         # beta_0 is far above the decoder's best variance (Ho et al., section 3.2)
         return torch.where(t_index == 0, smallest, self.look_up("betas", t_index).log())
-
-    # losses of the process
-
-    def vlb_loss(self, model_out: Tensor, x_start: Tensor, x_t: Tensor, t_index: Tensor) -> Tensor:
-        """Term of the variational bound at t_index, (B,) in bits per element.
-
-        KL(q(x_{t-1} | x_t, x_0), p(x_{t-1} | x_t)), at t_index 0 -log p(x_0 | x_1), discretised
-        (Ho et al., eq. 5). Where the variance is learned the gradient reaches only its channels
-        (Nichol & Dhariwal, section 3.1).
-        """
-        if self.learns_variance:
-            prediction, variance_out = model_out.chunk(2, dim=1)
-            model_out = torch.cat([prediction.detach(), variance_out], dim=1)
-        elif self.imgx_compat:
-            model_out = model_out.detach()
-        q = self.q_posterior(x_start, x_t, t_index)
-        mean, log_variance, _ = self.p_mean_variance(model_out, x_t, t_index)
-        p = (mean, log_variance)
-        if self.imgx_compat:
-            p, q = q, p
-        kl = normal_kl(*q, *p)
-        nll = -discretized_gaussian_log_likelihood(x_start, *p)
-        nats = torch.where(t_index == 0, nll.flatten(1).mean(1), kl.flatten(1).mean(1))
-        return nats / math.log(2)
-
-    def noise_mse_loss(
-        self, model_out: Tensor, x_t: Tensor, t_index: Tensor, noise: Tensor
-    ) -> Tensor:
-        """Mean squared error (B,) of the predicted noise (Ho et al., eq. 14)."""
-        error = self.predict_noise(model_out, x_t, t_index) - noise
-        return error.square().flatten(1).mean(1)
 
 
 def _per_sample(values: Tensor, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.likelihood import noise_mse_loss, vlb_loss
 from recycleseg.diffusion.network import Network, NetworkInput
 from recycleseg.diffusion.samplers import reverse_step
 from recycleseg.diffusion.timesteps import Timesteps
@@ -106,10 +107,10 @@ class DiffusionObjective:
             loss = self.segmentation(logits, label)
             if self.mse > 0:
                 drawn = noise.draw(x_t.shape) if isinstance(noise, PhiloxNoise) else noise
-                loss = loss + self.mse * diffusion.noise_mse_loss(model_out, x_t, t_index, drawn)
+                loss = loss + self.mse * noise_mse_loss(diffusion, model_out, x_t, t_index, drawn)
             if self.vlb > 0:
                 x_start = diffusion.label_to_x(label, x_t.shape[1])
-                loss = loss + self.vlb * diffusion.vlb_loss(model_out, x_start, x_t, t_index)
+                loss = loss + self.vlb * vlb_loss(diffusion, model_out, x_start, x_t, t_index)
         return StepResult((loss * draws.weight).mean(), loss.detach(), logits.detach(), t_index)
 
 
