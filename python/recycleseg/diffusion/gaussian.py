@@ -239,7 +239,19 @@ class GaussianDiffusion:
         ).x_t
 
     def q_sample(self, x_start: Tensor, t_index: Tensor, noise: Tensor) -> Tensor:
-        """x_t ~ q(x_t | x_0) with the given normal noise, in the dtype of x_start; no gradient."""
+        """Sample x_t ~ q(x_t | x_0) with the given noise.
+
+        Args:
+            x_start: (B, C, *S), any floating dtype.
+            t_index: (B,) int64.
+            noise: normal noise (B, C, *S).
+
+        Returns:
+            x_t as x_start, without gradient.
+
+        Raises:
+            ValueError: t_index is not (B,) or on another device, or the shapes do not fit.
+        """
         x = x_start.to(torch.promote_types(x_start.dtype, torch.float32))
         x_t = self.forward_step((x + 1) / 2, "probs", x.shape[1], t_index, noise, return_x=True)
         assert x_t is not None

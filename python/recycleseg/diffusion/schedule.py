@@ -15,17 +15,7 @@ MAX_COSINE_BETA = 0.999
 class NoiseSchedule:
     """Variances beta_t of q(x_t | x_{t-1}) for t_index 0 ... T-1, and the arrays derived from them.
 
-    All arrays are float64 tensors of shape (T,) on the CPU:
-
-    - ``betas``, ``alphas`` = 1 - beta, ``alphas_cumprod`` = prod alphas and
-      ``alphas_cumprod_prev`` (first value 1);
-    - ``posterior_mean_coef_start``, ``posterior_mean_coef_t``, ``posterior_variance``: mean and
-      variance of q(x_{t-1} | x_t, x_0), eq. 7 of Ho et al. (arXiv 2006.11239);
-    - ``posterior_log_variance_clipped``: its logarithm, with the value of t_index 1 at t_index 0,
-      where the variance is 0.
-
-    ``train_t_index`` (T,) int64 holds the index that each step has in the schedule of training,
-    which has ``num_train_timesteps`` steps; the two differ after `respace`.
+    All arrays have shape (T,) and lie on the CPU; they are float64 but for ``train_t_index``.
 
     Args:
         name: ``linear``, ``quadratic`` (linear in sqrt(beta)), ``cosine`` (Nichol & Dhariwal,
@@ -36,6 +26,21 @@ class NoiseSchedule:
         beta_end: beta at t_index T-1; the cosine schedule does not use it.
         imgx_compat: give the cosine schedule of ImgX, which takes 1 - f(t) for the betas and
             scales it to ``beta_start`` ... ``beta_end``.
+
+    Attributes:
+        num_timesteps: T.
+        num_train_timesteps: T of the schedule of training, from which `respace` takes steps.
+        train_t_index: int64 index that each step has in the schedule of training.
+        betas: beta_t.
+        alphas: 1 - betas.
+        alphas_cumprod: products of the alphas up to each step.
+        alphas_cumprod_prev: the same up to the step before; first value 1.
+        posterior_mean_coef_start: weight of x_0 in the mean of q(x_{t-1} | x_t, x_0), eq. 7 of Ho
+            et al. (arXiv 2006.11239).
+        posterior_mean_coef_t: weight of x_t in it.
+        posterior_variance: variance of q(x_{t-1} | x_t, x_0).
+        posterior_log_variance_clipped: its logarithm, with the value of t_index 1 at t_index 0,
+            where the variance is 0.
 
     Raises:
         ValueError: an unknown name, fewer than 2 steps, or betas that are not in (0, 1).

@@ -26,8 +26,11 @@ from recycleseg.ops.philox import Noise, PhiloxNoise
 class Draws:
     """The random numbers of a training step, drawn before it so that it is a function of tensors.
 
-    t_index, weight (of each sample's loss) and uniform (in [0, 1)): (B,). noise: as many as the
-    strategy takes, each (B, C, *S) float32 or what it is drawn by.
+    Attributes:
+        t_index: (B,) int64.
+        weight: (B,) weight of the loss of each sample.
+        noise: as many as the strategy takes, each (B, C, *S) float32 or what it is drawn by.
+        uniform: (B,) in [0, 1).
     """
 
     t_index: Tensor
@@ -42,9 +45,15 @@ def make_draws(
     generator: torch.Generator,
     noise_shape: tuple[int, ...],
 ) -> Draws:
-    """Random numbers for a step of the strategy, on the generator's device.
+    """Draw the random numbers for one step, on the generator's device.
 
-    On a GPU the noise (B, C, *S) is drawn by the kernel that needs it, from a seed.
+    On a GPU only a seed is drawn here: the kernel that needs the noise draws it.
+
+    Args:
+        strategy: tells the range of the time steps, and how often it takes noise.
+        timesteps: draws the time steps.
+        generator: source of all numbers.
+        noise_shape: (B, C, *S).
     """
     device, batch = generator.device, noise_shape[0]
     low, high = strategy.t_range
@@ -66,8 +75,11 @@ def make_draws(
 class StepResult:
     """What one training step computed.
 
-    loss: scalar, the weighted mean that is differentiated. Without gradient: loss_per_sample (B,),
-    unweighted; logits (B, C, *S) of the predicted x_start. t_index: (B,), None for `supervised`.
+    Attributes:
+        loss: scalar, the weighted mean, with gradient.
+        loss_per_sample: (B,) unweighted, without gradient.
+        logits: (B, C, *S) of the predicted x_start, without gradient.
+        t_index: (B,) int64; None for `supervised`.
     """
 
     loss: Tensor
@@ -78,7 +90,14 @@ class StepResult:
 
 @dataclass(frozen=True)
 class DiffusionObjective:
-    """Segmentation loss of the predicted x_start, with optional noise MSE and VLB terms."""
+    """Segmentation loss of the predicted x_start, with optional noise MSE and VLB terms.
+
+    Attributes:
+        diffusion: the process.
+        segmentation: loss of the predicted logits.
+        mse: weight of `noise_mse_loss`.
+        vlb: weight of `vlb_loss`.
+    """
 
     diffusion: GaussianDiffusion
     segmentation: SegmentationLoss
@@ -87,7 +106,7 @@ class DiffusionObjective:
 
     @property
     def needs_x(self) -> bool:
-        """Whether it takes x_t, rather than the network's output alone."""
+        """Whether the loss needs x_t beside the network's output."""
         return self.mse > 0 or self.vlb > 0 or self.diffusion.prediction_type == "noise"
 
     def __call__(
@@ -116,7 +135,11 @@ class DiffusionObjective:
 
 @dataclass(frozen=True)
 class Supervised:
-    """The network as a plain segmentation network: no mask, no time, nothing to draw."""
+    """The network as a plain segmentation network: no mask, no time, nothing to draw.
+
+    Attributes:
+        segmentation: loss of the logits.
+    """
 
     segmentation: SegmentationLoss
 
@@ -130,7 +153,13 @@ class Supervised:
 
 @dataclass(frozen=True)
 class Standard:
-    """Denoise a noised ground truth, as Ho et al. 2020."""
+    """Denoise a noised ground truth, as Ho et al. 2020.
+
+    Attributes:
+        objective: loss of the step.
+        num_classes: C.
+        num_noises: how often noise is drawn.
+    """
 
     objective: DiffusionObjective
     num_classes: int
@@ -155,9 +184,13 @@ class Standard:
 class Recycling:
     """Denoise a noised prediction, made from a noised truth (Fu et al. 2023).
 
-    prev_step: "max" predicts from x_{T-1}, where next to nothing of the truth is left; "next"
-    from x_{t+1}. reverse_step (only with "next"): x_t is the posterior mean given the
-    prediction and x_{t+1}, instead of the prediction with fresh noise.
+    Attributes:
+        objective: loss of the step.
+        num_classes: C.
+        prev_step: "max" predicts from x_{T-1}, where next to nothing of the truth is left; "next"
+            from x_{t+1}.
+        reverse_step: x_t is the posterior mean given the prediction and x_{t+1}, instead of the
+            prediction with fresh noise; only with "next".
     """
 
     objective: DiffusionObjective
@@ -226,6 +259,7 @@ class SelfConditioning:
         prev_step: "same" predicts from x_t itself; "next" from x_{t+1}, whose reverse step gives
             x_t.
         probability: how often the prediction is kept rather than replaced by zeros.
+        num_noises: how often noise is drawn.
     """
 
     objective: DiffusionObjective

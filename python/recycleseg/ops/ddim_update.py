@@ -19,7 +19,13 @@ PredictionType = Literal["x_start", "noise"]
 
 
 class DdimUpdate(NamedTuple):
-    """What :func:`ddim_update` gives: x_{t-1}; label and probabilities where they are asked for."""
+    """What :func:`ddim_update` gives; label and probs are None where they are not asked for.
+
+    Attributes:
+        x_prev: x_{t-1} (B, C, *S), new, not clipped, in x_t's layout.
+        label: (B, *S) uint8, the first arg-max of model_out; of p where the noise is predicted.
+        probs: p (B, C, *S).
+    """
 
     x_prev: Tensor
     label: Tensor | None
@@ -52,24 +58,26 @@ def ddim_update(
 
     where out is x_start = 2 * p - 1 with p the softmax (exclusive classes) or sigmoid of model_out,
     or, of a network that predicts the noise, model_out itself. DDIM (Song et al., arXiv 2010.02502,
-    eq. 12) and DDPM (Ho et al., arXiv 2006.11239, algorithm 2) are of this form. Computed in
-    float32 (float64 if model_out and x_t are), on a GPU in one pass that reads and writes every
-    element once; nothing here waits for the device. There is no gradient.
+    eq. 12) and DDPM (Ho et al., arXiv 2006.11239, algorithm 2) are of this form. It is computed in
+    float32 (float64 if model_out or x_t is), on a GPU in one pass that reads and writes every
+    element once. Nothing here waits for the device. There is no gradient.
 
     Args:
-        model_out: (B, C, *S), any floating dtype; a slice of channels is well.
+        model_out: (B, C, *S), any floating dtype; it may be a slice of channels.
         x_t: (B, C, *S), any floating dtype.
-        coefficients: (B, 3) float32 (float64 if model_out and x_t are).
+        coefficients: (B, 3) float32 (float64 if model_out or x_t is).
         prediction_type: what the network gives: logits of "x_start", or the "noise".
         start_coefficients: (B, 2), for "noise" if label, probs or their mean are asked for: then
             p = (clip(x_start, -1, 1) + 1) / 2 of x_start = c_t[b] * x_t + c_out[b] * model_out.
         exclusive: softmax rather than sigmoid.
-        noise: (B, C, *S), any floating dtype; or else
-        seed, offset: those of :func:`recycleseg.ops.philox.philox_normal`, as for `noise_step`.
-            Neither noise nor seed: s counts as 0.
-        network_input: (B, C_total, *S) of any floating dtype, whose channels first_channel ...
-            first_channel + C - 1 are overwritten by (clip(x_prev, -1, 1) + 1) / 2. Contiguous or
-            channels-last; a slice of channels is well. It must not overlap with other arguments.
+        noise: (B, C, *S), any floating dtype; None: it is drawn from the seed.
+        seed: of :func:`recycleseg.ops.philox.philox_normal`, as for `noise_step`. Without noise and
+            seed, s counts as 0.
+        offset: of `philox_normal`.
+        network_input: (B, C_total, *S), any floating dtype, contiguous or channels-last, or a slice
+            of channels of such a tensor. (clip(x_prev, -1, 1) + 1) / 2 overwrites its C channels
+            from first_channel on. It must not share memory with the other arguments.
+        first_channel: of the mask in network_input.
         return_label: whether to give the label. It needs exclusive classes.
         return_probs: whether to give p.
         probs_mean: (B, C, *S), dtype of the coefficients, to which mean_weight * (p - probs_mean)
@@ -79,13 +87,11 @@ def ddim_update(
             most 64, else the reference.
 
     Returns:
-        DdimUpdate: x_prev (B, C, *S), new, not clipped, in x_t's layout; label (B, *S) uint8, the
-        first arg-max of model_out ("noise": of p); probs (B, C, *S). x_prev and probs have the
-        dtype of the coefficients.
+        DdimUpdate, whose x_prev and probs have the dtype of the coefficients.
 
     Raises:
-        ValueError: where an argument is not as said.
-        RuntimeError: for "triton" where it is not installed.
+        ValueError: an argument is not as described.
+        RuntimeError: "triton" where it is not installed.
     """
     wants_probs = return_label or return_probs or probs_mean is not None
     dtype = _check(model_out, x_t, prediction_type, exclusive, return_label)
@@ -153,7 +159,7 @@ def ddim_update_reference(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """x_prev of :func:`ddim_update`, p and the score whose arg-max is the label, in plain torch.
 
-    p and the score are None where start_coefficients lack for them.
+    p and the score are None where start_coefficients are missing for them.
     """
     per_sample = (-1, *[1] * (x_t.ndim - 1))
     a, b, s = (column.view(per_sample) for column in coefficients.unbind(1))
@@ -172,7 +178,7 @@ def ddim_update_reference(
 
 
 def _triton_op() -> Callable[..., None]:
-    # Here, for it imports Triton, which may be absent and takes seconds.
+    # Imported here because Triton may be absent, and takes seconds to import.
     from recycleseg.kernels.ddim_update import ddim_update_op
 
     op: Callable[..., None] = ddim_update_op

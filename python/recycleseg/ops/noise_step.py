@@ -18,7 +18,12 @@ SourceType = Literal["logits", "probs", "label"]
 
 
 class NoiseStep(NamedTuple):
-    """What :func:`noise_step` gives: the input of the network, and x_t where it is asked for."""
+    """What :func:`noise_step` gives.
+
+    Attributes:
+        network_input: (B, C_total, *S), with the mask of x_t in its channels.
+        x_t: (B, C, *S), not clipped; None where it is not asked for.
+    """
 
     network_input: Tensor
     x_t: Tensor | None
@@ -51,37 +56,40 @@ def noise_step(
         x_start = 2 * p - 1,     x_t[b] = scale_start[b] * x_start[b] + scale_noise[b] * noise[b],
         mask = (clip(x_t, -1, 1) + 1) / 2,
 
-    with p the softmax (exclusive classes) or sigmoid of logits, given probabilities, or the one-hot
-    of a label, all zeros where it is not in [0, C). With scales sqrt(alphas_cumprod) and
-    sqrt(1 - alphas_cumprod) it is q(x_t | x_0) of Ho et al. (arXiv 2006.11239), eq. 4. Computed in
-    float32 (float64 for a float64 source), on a GPU in one pass that reads and writes every element
-    once; nothing here waits for the device. There is no gradient.
+    with p the softmax (exclusive classes) or sigmoid of logits, or given probabilities, or the
+    one-hot of a label, all zeros where it is not in [0, C). With scales sqrt(alphas_cumprod) and
+    sqrt(1 - alphas_cumprod) this is q(x_t | x_0) of Ho et al. (arXiv 2006.11239), eq. 4. It is
+    computed in float32 (float64 for a float64 source), on a GPU in one pass that reads and writes
+    every element once. Nothing here waits for the device. There is no gradient.
 
     Args:
         source: logits or probabilities (B, C, *S), any floating dtype, or a label (B, *S): uint8,
             int16, int32 or int64; *S of one axis at least.
-        scale_start, scale_noise: (B,) float32 (float64 for a float64 source).
+        scale_start: (B,) float32 (float64 for a float64 source).
+        scale_noise: as scale_start.
         source_type: what source is. "label" needs exclusive classes.
         num_classes: C.
         exclusive: softmax of logits rather than sigmoid.
-        noise: (B, C, *S), any floating dtype; or else
-        seed, offset: those of :func:`recycleseg.ops.philox.philox_normal`, which is the noise. As
-            tensors they are read on the device, so that a CUDA graph draws anew at each replay if
-            it bumps the offset.
-        network_input: (B, C_total, *S), any floating dtype; its channels first_channel ...
-            first_channel + C - 1 are overwritten. Contiguous or channels-last; a slice of channels
-            is well. It must not overlap with the other arguments. None: a new (B, C, *S).
+        noise: (B, C, *S), any floating dtype; None: it is drawn from the seed.
+        seed: of :func:`recycleseg.ops.philox.philox_normal`; needed where noise is None. A tensor
+            is read on the device, as is the offset, so that a CUDA graph draws new noise at each
+            replay if it bumps the offset.
+        offset: of `philox_normal`.
+        network_input: (B, C_total, *S), any floating dtype, contiguous or channels-last, or a slice
+            of channels of such a tensor. The mask overwrites its C channels from first_channel on.
+            It must not share memory with the other arguments. None: a new (B, C, *S).
+        first_channel: of the mask in network_input.
         return_x: whether to give x_t too.
         backend: "triton", "reference", or "auto": Triton on a GPU, where it is installed and C at
             most 64, else the reference.
 
     Returns:
-        NoiseStep: network_input; x_t (B, C, *S), not clipped, channels-last if network_input is.
-        New tensors have the dtype of the scales.
+        NoiseStep, whose x_t is channels-last where network_input is. New tensors have the dtype of
+        the scales.
 
     Raises:
-        ValueError: where an argument is not as said.
-        RuntimeError: for "triton" where it is not installed.
+        ValueError: an argument is not as described.
+        RuntimeError: "triton" where it is not installed.
     """
     _check(source, source_type, num_classes, exclusive)
     dtype = torch.float64 if source.dtype == torch.float64 else torch.float32
@@ -150,7 +158,7 @@ def noise_step_reference(
 
 
 def _triton_op() -> Callable[..., None]:
-    # Here, for it imports Triton, which may be absent and takes seconds.
+    # Imported here because Triton may be absent, and takes seconds to import.
     from recycleseg.kernels.noise_step import noise_step_op
 
     op: Callable[..., None] = noise_step_op

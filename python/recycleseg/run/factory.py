@@ -1,4 +1,19 @@
-"""From a configuration to the objects it describes."""
+"""From a configuration to the objects it describes.
+
+`imgx_compat` makes these do as ImgX where ImgX departs from the literature that it cites:
+
+    NoiseSchedule        the cosine schedule takes 1 - f(t) for the betas
+    GaussianDiffusion    time is that of the respaced schedule; x_to_logits gives log p of
+                         overlapping classes too
+      ddim_step          sigma is eta * log variance
+      vlb_loss           p and q change places, and no gradient goes through the mean
+      SelfConditioning   prev_step "next" shows x_{t+1} at time t
+    ImportanceTimesteps  weight p * T; losses that are not finite count
+    SegmentationLoss     no class 0 of overlapping classes; NaN for a sample without foreground
+    PatchSampler         (made by the trainer) never starts at the last possible position
+
+ImgX's time embedding is an option of its own, `model.time_conditioning`.
+"""
 
 from __future__ import annotations
 
