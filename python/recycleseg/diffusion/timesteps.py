@@ -23,7 +23,17 @@ class Timesteps(Protocol):
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> tuple[Tensor, Tensor]:
-        """t_index (B,) int64 in [t_index_min, t_index_max), and the weight (B,) of each loss.
+        """Draw time steps.
+
+        Args:
+            batch_size: B.
+            t_index_min: least index.
+            t_index_max: one more than the largest index.
+            generator: source of the random numbers.
+            device: of the generator and the results.
+
+        Returns:
+            t_index (B,) int64, and the weight (B,) float32 of each loss.
 
         Raises:
             ValueError: the range is empty or not within [0, num_timesteps].
@@ -89,8 +99,8 @@ class ImportanceTimesteps:
     loss. Until each time step of the range has had `warmup` losses, those that lack most are drawn
     most, with weight 1: over the whole warm-up that visits each equally often. After it the weight
     is 1 / (p * n), p the probability of the draw among the n steps of the range, which makes the
-    expected weighted loss the mean loss of the range. State (`loss_sq` float32, `loss_count` int64,
-    both (T,)) follows the device of the draws; neither drawing nor updating waits for it.
+    expected weighted loss the mean loss of the range. Neither drawing nor updating waits for the
+    device.
 
     Args:
         num_timesteps: T.
@@ -99,6 +109,10 @@ class ImportanceTimesteps:
         uniform_prob: share of draws that is uniform, in (0, 1].
         imgx_compat: as ImgX, weight p * T with p not renormalised over the range, and losses that
             are not finite enter the statistics (by default they are left out).
+
+    Attributes:
+        loss_sq: (T,) float32, running mean of the squared loss, on the device of the last draws.
+        loss_count: (T,) int64, losses that each time step has had, on that device too.
 
     Raises:
         ValueError: decay outside [0, 1) or uniform_prob outside (0, 1].
