@@ -46,18 +46,6 @@ class NoiseSchedule:
         ValueError: an unknown name, fewer than 2 steps, or betas that are not in (0, 1).
     """
 
-    num_timesteps: int
-    num_train_timesteps: int
-    train_t_index: Tensor
-    betas: Tensor
-    alphas: Tensor
-    alphas_cumprod: Tensor
-    alphas_cumprod_prev: Tensor
-    posterior_mean_coef_start: Tensor
-    posterior_mean_coef_t: Tensor
-    posterior_variance: Tensor
-    posterior_log_variance_clipped: Tensor
-
     def __init__(
         self,
         name: str = "linear",

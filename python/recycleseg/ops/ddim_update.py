@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -13,7 +12,7 @@ from recycleseg.ops import _checks as check
 from recycleseg.ops._backend import use_triton
 from recycleseg.ops._layout import check_output, collapsible, empty_in_layout_of
 from recycleseg.ops.noise_step import x_to_mask
-from recycleseg.ops.philox import as_int64, philox_normal
+from recycleseg.ops.philox import as_seed, philox_normal
 
 PredictionType = Literal["x_start", "noise"]
 
@@ -97,15 +96,16 @@ def ddim_update(
     dtype = _check(model_out, x_t, prediction_type, exclusive, return_label)
     shape, device = model_out.shape, model_out.device
     check.tensor("coefficients", coefficients, (shape[0], 3), dtype, device)
-    if prediction_type == "noise" and wants_probs:
-        if start_coefficients is None:
-            raise ValueError(
-                "start_coefficients: expected (B, 2) for the label, probs or their mean of "
-                "prediction_type 'noise', got None"
-            )
-        check.tensor("start_coefficients", start_coefficients, (shape[0], 2), dtype, device)
-    else:
+    if prediction_type == "x_start" or not wants_probs:
         start_coefficients = None
+    elif start_coefficients is None:
+        raise ValueError(
+            "start_coefficients: expected (B, 2) for the label, probs or their mean of "
+            "prediction_type 'noise', got None"
+        )
+    else:
+        start_coefficients = start_coefficients.contiguous()
+        check.tensor("start_coefficients", start_coefficients, (shape[0], 2), dtype, device)
     if noise is not None and seed is not None:
         raise ValueError("noise, seed: expected at most one of them, got both")
     if noise is not None:
@@ -114,36 +114,57 @@ def ddim_update(
         check.network_input(network_input, shape, first_channel, device)
     weight = _mean_weight(probs_mean, mean_weight, shape, dtype, device)
 
-    if use_triton(backend, shape[1], model_out, x_t, noise, network_input):
-        for name, output in (("network_input", network_input), ("probs_mean", probs_mean)):
-            if output is not None:
-                check_output(name, output)
-        model_out, x_t = collapsible(model_out), collapsible(x_t)
-        noise = None if noise is None else collapsible(noise)
-        run = _triton_op()
-    else:
-        run = _ddim_update_in_plain_torch
+    fused = use_triton(backend, shape[1], model_out, x_t, noise, network_input)
+    if fused:
+        model_out, x_t = collapsible(model_out.detach()), collapsible(x_t.detach())
     x_prev = empty_in_layout_of(x_t, shape, dtype)
     probs = empty_in_layout_of(x_t, shape, dtype) if return_probs else None
     label = model_out.new_empty((shape[0], *shape[2:]), dtype=torch.uint8) if return_label else None
-    run(
-        model_out.detach(),
-        x_t.detach(),
-        coefficients.contiguous(),
-        None if start_coefficients is None else start_coefficients.contiguous(),
-        noise,
-        None if seed is None else as_int64("seed", seed, device),
-        None if seed is None else as_int64("offset", offset, device),
-        x_prev,
-        network_input,
-        label,
-        probs,
-        probs_mean,
-        weight,
-        prediction_type == "noise",
-        exclusive,
-        first_channel,
+    if fused:
+        # Imported here because Triton may be absent, and takes seconds to import.
+        from recycleseg.kernels.ddim_update import ddim_update_op
+
+        check_output("network_input", network_input)
+        check_output("probs_mean", probs_mean)
+        ddim_update_op(
+            model_out,
+            x_t,
+            coefficients.contiguous(),
+            start_coefficients,
+            None if noise is None else collapsible(noise),
+            *as_seed(seed, offset, device),
+            x_prev,
+            network_input,
+            label,
+            probs,
+            probs_mean,
+            weight,
+            prediction_type == "noise",
+            exclusive,
+            first_channel,
+        )
+        return DdimUpdate(x_prev, label, probs)
+    if seed is not None:
+        noise = philox_normal(shape, seed, offset, device)
+    x, p, score = ddim_update_reference(
+        model_out,
+        x_t.to(dtype),
+        coefficients,
+        prediction_type=prediction_type,
+        start_coefficients=start_coefficients,
+        exclusive=exclusive,
+        noise=None if noise is None else noise.to(dtype),
     )
+    x_prev.copy_(x)
+    if network_input is not None:
+        network_input[:, first_channel : first_channel + shape[1]] = x_to_mask(x)
+    if p is not None and score is not None:
+        if label is not None:
+            label.copy_(score.argmax(1))
+        if probs is not None:
+            probs.copy_(p)
+        if probs_mean is not None and weight is not None:
+            probs_mean += weight * (p - probs_mean)
     return DdimUpdate(x_prev, label, probs)
 
 
@@ -175,57 +196,6 @@ def ddim_update_reference(
     if noise is not None:
         x_prev = x_prev + s * noise
     return x_prev, probs, None if probs is None else score
-
-
-def _triton_op() -> Callable[..., None]:
-    # Imported here because Triton may be absent, and takes seconds to import.
-    from recycleseg.kernels.ddim_update import ddim_update_op
-
-    op: Callable[..., None] = ddim_update_op
-    return op
-
-
-def _ddim_update_in_plain_torch(
-    model_out: Tensor,
-    x_t: Tensor,
-    coefficients: Tensor,
-    start_coefficients: Tensor | None,
-    noise: Tensor | None,
-    seed: Tensor | None,
-    offset: Tensor | None,
-    x_prev: Tensor,
-    network_input: Tensor | None,
-    label: Tensor | None,
-    probs: Tensor | None,
-    probs_mean: Tensor | None,
-    mean_weight: Tensor | None,
-    predicts_noise: bool,
-    exclusive: bool,
-    first_channel: int,
-) -> None:
-    """What the Triton operator does, with its arguments."""
-    if seed is not None and offset is not None:
-        noise = philox_normal(x_t.shape, seed, offset)
-    x, p, score = ddim_update_reference(
-        model_out,
-        x_t.to(coefficients.dtype),
-        coefficients,
-        prediction_type="noise" if predicts_noise else "x_start",
-        start_coefficients=start_coefficients,
-        exclusive=exclusive,
-        noise=None if noise is None else noise.to(coefficients.dtype),
-    )
-    x_prev.copy_(x)
-    if network_input is not None:
-        network_input[:, first_channel : first_channel + x.shape[1]] = x_to_mask(x)
-    if p is None or score is None:
-        return
-    if label is not None:
-        label.copy_(score.argmax(1))
-    if probs is not None:
-        probs.copy_(p)
-    if probs_mean is not None and mean_weight is not None:
-        probs_mean += mean_weight * (p - probs_mean)
 
 
 def _check(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -12,7 +11,7 @@ from recycleseg.classes import probabilities
 from recycleseg.ops import _checks as check
 from recycleseg.ops._backend import use_triton
 from recycleseg.ops._layout import check_output, collapsible, empty_in_layout_of
-from recycleseg.ops.philox import as_int64, philox_normal
+from recycleseg.ops.philox import as_seed, philox_normal
 
 SourceType = Literal["logits", "probs", "label"]
 
@@ -91,11 +90,10 @@ def noise_step(
         ValueError: an argument is not as described.
         RuntimeError: "triton" where it is not installed.
     """
-    _check(source, source_type, num_classes, exclusive)
+    _check_source(source, source_type, num_classes, exclusive)
     dtype = torch.float64 if source.dtype == torch.float64 else torch.float32
     batch, *spatial = source.shape if source_type == "label" else source[:, 0].shape
-    shape = torch.Size((batch, num_classes, *spatial))
-    device = source.device
+    shape, device = torch.Size((batch, num_classes, *spatial)), source.device
     check.tensor("scale_start", scale_start, (batch,), dtype, device)
     check.tensor("scale_noise", scale_noise, (batch,), dtype, device)
     if (noise is None) == (seed is None):
@@ -107,29 +105,45 @@ def noise_step(
         check.network_input(network_input, shape, first_channel, device)
     elif first_channel != 0:
         raise ValueError(f"first_channel: expected 0 without network_input, got {first_channel}")
+    channels = source.unsqueeze(1) if source_type == "label" else source
     fused = use_triton(backend, num_classes, source, noise, network_input)
-    if source_type == "label":
-        source = source.unsqueeze(1)
     if network_input is None:
-        network_input = empty_in_layout_of(source, shape, dtype)
+        network_input = empty_in_layout_of(channels, shape, dtype)
     x_t = empty_in_layout_of(network_input, shape, dtype) if return_x else None
     if fused:
+        # Imported here because Triton may be absent, and takes seconds to import.
+        from recycleseg.kernels.noise_step import noise_step_op
+
         check_output("network_input", network_input)
-        source, noise = collapsible(source), None if noise is None else collapsible(noise)
-    (_triton_op() if fused else _noise_step_in_plain_torch)(
-        source.detach(),
-        scale_start.contiguous(),
-        scale_noise.contiguous(),
-        noise,
-        None if seed is None else as_int64("seed", seed, device),
-        None if seed is None else as_int64("offset", offset, device),
-        network_input,
-        x_t,
-        source_type,
-        num_classes,
-        exclusive,
-        first_channel,
+        noise_step_op(
+            collapsible(channels.detach()),
+            scale_start.contiguous(),
+            scale_noise.contiguous(),
+            None if noise is None else collapsible(noise),
+            *as_seed(seed, offset, device),
+            network_input,
+            x_t,
+            source_type,
+            num_classes,
+            exclusive,
+            first_channel,
+        )
+        return NoiseStep(network_input, x_t)
+    if seed is not None:
+        noise = philox_normal(shape, seed, offset, device)
+    assert noise is not None
+    mask, noised = noise_step_reference(
+        source,
+        scale_start,
+        scale_noise,
+        noise.to(dtype),
+        source_type=source_type,
+        num_classes=num_classes,
+        exclusive=exclusive,
     )
+    network_input[:, first_channel : first_channel + num_classes] = mask
+    if x_t is not None:
+        x_t.copy_(noised)
     return NoiseStep(network_input, x_t)
 
 
@@ -157,48 +171,7 @@ def noise_step_reference(
     return x_to_mask(x_t), x_t
 
 
-def _triton_op() -> Callable[..., None]:
-    # Imported here because Triton may be absent, and takes seconds to import.
-    from recycleseg.kernels.noise_step import noise_step_op
-
-    op: Callable[..., None] = noise_step_op
-    return op
-
-
-def _noise_step_in_plain_torch(
-    source: Tensor,
-    scale_start: Tensor,
-    scale_noise: Tensor,
-    noise: Tensor | None,
-    seed: Tensor | None,
-    offset: Tensor | None,
-    network_input: Tensor,
-    x_t: Tensor | None,
-    source_type: SourceType,
-    num_classes: int,
-    exclusive: bool,
-    first_channel: int,
-) -> None:
-    """What the Triton operator does, with its arguments."""
-    channels = network_input[:, first_channel : first_channel + num_classes]
-    if seed is not None and offset is not None:
-        noise = philox_normal(channels.shape, seed, offset)
-    assert noise is not None
-    mask, noised = noise_step_reference(
-        source.squeeze(1) if source_type == "label" else source,
-        scale_start,
-        scale_noise,
-        noise.to(scale_start.dtype),
-        source_type=source_type,
-        num_classes=num_classes,
-        exclusive=exclusive,
-    )
-    channels.copy_(mask)
-    if x_t is not None:
-        x_t.copy_(noised)
-
-
-def _check(source: Tensor, source_type: str, num_classes: int, exclusive: bool) -> None:
+def _check_source(source: Tensor, source_type: str, num_classes: int, exclusive: bool) -> None:
     if source_type not in get_args(SourceType):
         raise ValueError(
             f"source_type: expected one of {get_args(SourceType)}, got {source_type!r}"

@@ -87,6 +87,15 @@ def philox_normal(
     return normals.flatten(1, 2)[:, :classes].reshape(shape)
 
 
+def as_seed(
+    seed: int | Tensor | None, offset: int | Tensor, device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    """Both as `as_int64` has them; None where there is no seed."""
+    if seed is None:
+        return None, None
+    return as_int64("seed", seed, device), as_int64("offset", offset, device)
+
+
 def as_int64(name: str, value: int | Tensor, device: torch.device) -> Tensor:
     """Make a seed or offset a 0-d int64 tensor on `device`, without waiting for the device.
 
