@@ -92,20 +92,14 @@ def ddim_update(
         ValueError: an argument is not as described.
         RuntimeError: "triton" where it is not installed.
     """
-    wants_probs = return_label or return_probs or probs_mean is not None
     dtype = _check(model_out, x_t, prediction_type, exclusive, return_label)
     shape, device = model_out.shape, model_out.device
     check.tensor("coefficients", coefficients, (shape[0], 3), dtype, device)
+    wants_probs = return_label or return_probs or probs_mean is not None
     if prediction_type == "x_start" or not wants_probs:
         start_coefficients = None
-    elif start_coefficients is None:
-        raise ValueError(
-            "start_coefficients: expected (B, 2) for the label, probs or their mean of "
-            "prediction_type 'noise', got None"
-        )
     else:
-        start_coefficients = start_coefficients.contiguous()
-        check.tensor("start_coefficients", start_coefficients, (shape[0], 2), dtype, device)
+        start_coefficients = _start_coefficients(start_coefficients, shape[0], dtype, device)
     if noise is not None and seed is not None:
         raise ValueError("noise, seed: expected at most one of them, got both")
     if noise is not None:
@@ -218,6 +212,18 @@ def _check(
         )
     both = torch.promote_types(model_out.dtype, x_t.dtype)
     return torch.promote_types(both, torch.float32)
+
+
+def _start_coefficients(
+    start_coefficients: Tensor | None, batch: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    if start_coefficients is None:
+        raise ValueError(
+            "start_coefficients: expected (B, 2) for the label, probs or their mean of "
+            "prediction_type 'noise', got None"
+        )
+    check.tensor("start_coefficients", start_coefficients, (batch, 2), dtype, device)
+    return start_coefficients.contiguous()
 
 
 def _mean_weight(
