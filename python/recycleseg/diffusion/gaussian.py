@@ -7,7 +7,7 @@ x_start, x_t, noise and masks (B, C, *S); t_index (B,) int64 with values 0 ... T
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -223,9 +223,6 @@ class GaussianDiffusion:
             source, source_type = source.float(), "probs"
         dtype = torch.float64 if source.dtype == torch.float64 else torch.float32
         alphas_cumprod = self.look_up("alphas_cumprod", t_index)
-        into: dict[str, Any] = {}
-        if x is not None:
-            into = {"network_input": x.tensor, "first_channel": x.mask_channel}
         return noise_step(
             source,
             alphas_cumprod.sqrt().to(dtype),
@@ -233,8 +230,9 @@ class GaussianDiffusion:
             source_type=source_type,
             num_classes=num_classes,
             exclusive=self.exclusive,
+            network_input=None if x is None else x.tensor,
+            first_channel=0 if x is None else x.mask_channel,
             return_x=return_x,
-            **into,
             **(noise._asdict() if isinstance(noise, PhiloxNoise) else {"noise": noise}),
         ).x_t
 
