@@ -39,7 +39,8 @@ def imgx_attributes(schedule: NoiseSchedule) -> dict[str, Tensor]:
 def test_equals_imgx(reference: Callable[[str], dict[str, np.ndarray]], name: str) -> None:
     arrays = reference("a_schedules")
     imgx_name = {"quadratic": "quadradic"}.get(name, name)
-    full = NoiseSchedule(name, 1001, imgx_compat=True)
+    our_name = "imgx_cosine" if name == "cosine" else name
+    full = NoiseSchedule(our_name, 1001)
     keys = [key for key in arrays if key.split("/")[1] == imgx_name]
     for key in keys:
         kind, _, size, *attribute = key.split("/")
@@ -47,7 +48,7 @@ def test_equals_imgx(reference: Callable[[str], dict[str, np.ndarray]], name: st
         # such as the first betas, up to three digits; ours are float64
         tolerance = {"rtol": 3e-4, "atol": 0.0}
         if kind == "betas":
-            ours = NoiseSchedule(name, int(size[1:]), imgx_compat=True).betas
+            ours = NoiseSchedule(our_name, int(size[1:])).betas
             tolerance["rtol"] = 1e-6  # rounding of float32
         elif kind == "downsampled":
             ours = full.respace(int(size.removeprefix("T1001_keep"))).betas

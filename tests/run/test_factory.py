@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from recycleseg.data.preprocess import ChannelIntensity, Plan
+from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.diffusion.strategies import (
     Recycling,
     SelfConditioning,
@@ -147,6 +148,11 @@ def test_options_reach_their_objects() -> None:
     diffusion = factory.make_diffusion(config, True)
     assert (diffusion.num_timesteps, diffusion.prediction_type) == (101, "noise")
     assert diffusion.imgx_compat
+    cosine = replace(config, diffusion=DiffusionConfig(schedule="cosine"))
+    imgx_betas = NoiseSchedule("imgx_cosine").betas
+    assert factory.make_diffusion(cosine, True).schedule.betas.equal(imgx_betas)
+    literature = factory.make_diffusion(replace(cosine, imgx_compat=False), True)
+    assert literature.schedule.betas.equal(NoiseSchedule("cosine").betas)
     timesteps = factory.make_timesteps(config)
     assert isinstance(timesteps, ImportanceTimesteps) and timesteps.imgx_compat
     assert isinstance(factory.make_timesteps(SMALL), UniformTimesteps)

@@ -19,13 +19,12 @@ class NoiseSchedule:
 
     Args:
         name: ``linear``, ``quadratic`` (linear in sqrt(beta)), ``cosine`` (Nichol & Dhariwal,
-            arXiv 2102.09672, eq. 17), ``warmup10`` or ``warmup50`` (quadratic over the first 10 %
-            or 50 % of the steps, then constant).
+            arXiv 2102.09672, eq. 17), ``imgx_cosine`` (what ImgX takes for it: betas rise from
+            ``beta_start`` to ``beta_end`` as 1 - f(t)), ``warmup10`` or ``warmup50`` (quadratic
+            over the first 10 % or 50 % of the steps, then constant).
         num_timesteps: T, at least 2.
         beta_start: beta at t_index 0; the cosine schedule does not use it.
         beta_end: beta at t_index T-1; the cosine schedule does not use it.
-        imgx_compat: give the cosine schedule of ImgX, which takes 1 - f(t) for the betas and
-            scales it to ``beta_start`` ... ``beta_end``.
 
     Attributes:
         num_timesteps: T.
@@ -52,8 +51,6 @@ class NoiseSchedule:
         num_timesteps: int = 1001,
         beta_start: float = 1e-4,
         beta_end: float = 0.02,
-        *,
-        imgx_compat: bool = False,
     ) -> None:
         if num_timesteps < 2:
             raise ValueError(f"num_timesteps must be at least 2, got {num_timesteps}")
@@ -64,8 +61,7 @@ class NoiseSchedule:
             )
         if name not in _BETAS:
             raise ValueError(f"unknown schedule name {name!r}, expected one of {sorted(_BETAS)}")
-        make_betas = _imgx_cosine if name == "cosine" and imgx_compat else _BETAS[name]
-        self._set_betas(make_betas(num_timesteps, beta_start, beta_end))
+        self._set_betas(_BETAS[name](num_timesteps, beta_start, beta_end))
 
     @classmethod
     def from_betas(
@@ -203,6 +199,7 @@ _BETAS: dict[str, Callable[[int, float, float], Tensor]] = {
     "linear": _linear,
     "quadratic": _quadratic,
     "cosine": _cosine,
+    "imgx_cosine": _imgx_cosine,
     "warmup10": _warmup(10),
     "warmup50": _warmup(2),
 }

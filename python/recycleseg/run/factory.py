@@ -2,7 +2,7 @@
 
 `imgx_compat` makes these do as ImgX where ImgX departs from the literature that it cites:
 
-    NoiseSchedule        the cosine schedule takes 1 - f(t) for the betas
+    NoiseSchedule        "cosine" becomes "imgx_cosine"
     GaussianDiffusion    time is that of the respaced schedule; x_to_logits gives log p of
                          overlapping classes too
       ddim_step          sigma is eta * log variance
@@ -79,9 +79,8 @@ def make_network(config: TrainConfig, plan: Plan) -> UNet:
 def make_diffusion(config: TrainConfig, exclusive: bool) -> GaussianDiffusion:
     """The diffusion of training, with all T steps."""
     d = config.diffusion
-    schedule = NoiseSchedule(
-        d.schedule, d.num_timesteps, d.beta_start, d.beta_end, imgx_compat=config.imgx_compat
-    )
+    name = "imgx_cosine" if config.imgx_compat and d.schedule == "cosine" else d.schedule
+    schedule = NoiseSchedule(name, d.num_timesteps, d.beta_start, d.beta_end)
     return _diffusion_over(schedule, config, exclusive)
 
 
