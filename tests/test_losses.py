@@ -15,6 +15,7 @@ from torch import Tensor
 from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.losses import SegmentationLoss, cross_entropy_loss, dice_loss, focal_loss
+from recycleseg.ops.noise_step import x_to_mask
 
 # float32 rounding of sums over 210 voxels at most
 ROUNDING = {"rtol": 2e-6, "atol": 2e-7}
@@ -129,7 +130,7 @@ def imgx_metrics(
 ) -> dict[str, dict[str, Tensor]]:
     """What ImgX logs beside its loss, from our components and our truth in x space."""
     diffusion = GaussianDiffusion(NoiseSchedule("linear", 11))
-    truth = diffusion.x_to_mask(diffusion.label_to_x(label, logits.shape[1])).flatten(2)
+    truth = x_to_mask(diffusion.label_to_x(label, logits.shape[1])).flatten(2)
     metrics = {}
     for weights in ((1, 0, 1), (1, 2, 0.5)):
         loss = weighted(weights, exclusive)

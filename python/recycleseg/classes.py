@@ -33,7 +33,8 @@ _THRESHOLD = 0.5
 
 
 def probabilities(logits: Tensor, exclusive: bool, dim: int = 1) -> Tensor:
-    """Probabilities of logits: softmax over `dim` where classes are exclusive, else sigmoid."""
+    """Softmax over `dim` where classes are exclusive, else sigmoid; in float32 at least."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits.softmax(dim) if exclusive else logits.sigmoid()
 
 

@@ -15,7 +15,15 @@ from recycleseg.ops.dice_loss import dice_loss as loss_terms
 
 
 def dice_loss(logits: Tensor, label: Tensor, *, exclusive: bool = True) -> Tensor:
-    """1 - soft Dice of each sample and class, (B, C), NaN where the label lacks the class.
+    """1 - soft Dice of each sample and class.
+
+    Args:
+        logits: (B, C, *S).
+        label: integers (B, *S) or a mask (B, C, *S).
+        exclusive: exclusive classes (softmax) or overlapping (sigmoid).
+
+    Returns:
+        (B, C), NaN where the label lacks the class.
 
     Raises:
         ValueError: logits and label do not fit.
@@ -27,9 +35,16 @@ def dice_loss(logits: Tensor, label: Tensor, *, exclusive: bool = True) -> Tenso
 def focal_loss(
     logits: Tensor, label: Tensor, *, exclusive: bool = True, gamma: float = 2.0
 ) -> Tensor:
-    """Focal loss (Lin et al., arXiv 1708.02002): -(1 - p)^gamma * log p of the truth, (B,).
+    """Focal loss (Lin et al., arXiv 1708.02002): -(1 - p)^gamma * log p of the truth.
 
-    Mean over voxels; overlapping classes add up their binary losses. gamma 0 is cross entropy.
+    Args:
+        logits: (B, C, *S).
+        label: integers (B, *S) or a mask (B, C, *S).
+        exclusive: exclusive classes (softmax) or overlapping (sigmoid).
+        gamma: 0, which gives cross entropy, or at least 1.
+
+    Returns:
+        (B,), mean over voxels; overlapping classes add up their binary losses.
 
     Raises:
         ValueError: logits and label do not fit, or a gamma below 1 that is not 0.
@@ -38,7 +53,15 @@ def focal_loss(
 
 
 def cross_entropy_loss(logits: Tensor, label: Tensor, *, exclusive: bool = True) -> Tensor:
-    """Cross entropy (B,) in nats, mean over voxels; overlapping classes add up theirs.
+    """Cross entropy in nats.
+
+    Args:
+        logits: (B, C, *S).
+        label: integers (B, *S) or a mask (B, C, *S).
+        exclusive: exclusive classes (softmax) or overlapping (sigmoid).
+
+    Returns:
+        (B,), mean over voxels; overlapping classes add up their binary losses.
 
     Raises:
         ValueError: logits and label do not fit.
@@ -87,7 +110,14 @@ class SegmentationLoss(nn.Module):
         self.imgx_compat = imgx_compat
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Loss (B,) in float32 (float64 for float64 logits).
+        """The weighted sum.
+
+        Args:
+            logits: (B, C, *S).
+            label: integers (B, *S) or a mask (B, C, *S).
+
+        Returns:
+            (B,) in float32 (float64 for float64 logits).
 
         Raises:
             ValueError: logits and label do not fit.

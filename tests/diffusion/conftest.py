@@ -37,7 +37,8 @@ def imgx_schedule(
         def theirs(array: str) -> torch.Tensor:
             return torch.from_numpy(arrays[f"attr/{name}/T{num_timesteps}/{array}"]).double()
 
-        schedule = NoiseSchedule(name, 1001, imgx_compat=True).respace(num_timesteps)
+        our_name = "imgx_cosine" if name == "cosine" else name
+        schedule = NoiseSchedule(our_name, 1001).respace(num_timesteps)
         for our_name, their_name in ARRAYS.items():
             setattr(schedule, our_name, theirs(their_name))
         if by_ratio:

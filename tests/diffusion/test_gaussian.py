@@ -11,8 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from recycleseg.classes import probabilities
 from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.likelihood import noise_mse_loss, vlb_loss
 from recycleseg.diffusion.schedule import NoiseSchedule
+from recycleseg.ops.noise_step import x_to_mask
 
 Reference = Callable[[str], dict[str, np.ndarray]]
 ChannelsFirst = Callable[[np.ndarray], Tensor]
@@ -66,7 +69,7 @@ def test_operations_equal_imgx(
             "t_index": lambda d, t: t.int(),
             "t": lambda d, t: d.network_time(t),
             "q_sample": lambda d, t: d.q_sample(x_start, t, noise),
-            "x_to_mask(q_sample)": lambda d, t: d.x_to_mask(d.q_sample(x_start, t, noise)),
+            "x_to_mask(q_sample)": lambda d, t: x_to_mask(d.q_sample(x_start, t, noise)),
             "q_mean": lambda d, t: d.q_sample(soft, t, zero),
             "q_log_variance": lambda d, t: d.q_sample(zero, t, one).square().log().flatten(1)[:, 0],
             "q_posterior_mean": lambda d, t: d.q_posterior(soft, x_t, t)[0],
@@ -128,9 +131,9 @@ def test_losses_equal_imgx(
         d = GaussianDiffusion(schedule, **options)
         out = model_out.clone().requires_grad_()
         if output.startswith("vlb"):
-            loss = d.vlb_loss(out, x_start, x_t, t)
+            loss = vlb_loss(d, out, x_start, x_t, t)
         else:
-            loss = d.noise_mse_loss(out, x_t, t, noise)
+            loss = noise_mse_loss(d, out, x_t, t, noise)
         if output.endswith("loss"):
             close(loss.detach(), torch.from_numpy(arrays[key]), key, rtol=5e-6, atol=1e-6)
             continue
@@ -186,18 +189,18 @@ def test_x_to_logits_inverts_logits_to_x(exclusive: bool) -> None:
 def test_probabilities_and_masks(exclusive: bool) -> None:
     d = diffusion_of(exclusive=exclusive)
     logits = torch.randn(2, 3, 5, 4, generator=seeded())
-    probs = d.probs(logits)
+    probs = probabilities(logits, d.exclusive)
     if exclusive:
         close(probs.sum(1), torch.ones(2, 5, 4), "sum of probabilities")
-    close(d.x_to_mask(d.logits_to_x(logits)), probs, "mask")
-    assert d.x_to_mask(torch.tensor([-7.0, 7.0])).tolist() == [0, 1]
+    close(x_to_mask(d.logits_to_x(logits)), probs, "mask")
+    assert x_to_mask(torch.tensor([-7.0, 7.0])).tolist() == [0, 1]
 
 
 def test_overlapping_labels_are_masks() -> None:
     d = diffusion_of(exclusive=False)
     mask = torch.randint(0, 2, (2, 3, 4, 5), dtype=torch.uint8, generator=seeded())
     assert d.label_to_x(mask, 3).equal(2 * mask.float() - 1)
-    assert d.x_to_mask(d.label_to_x(mask, 3)).equal(mask.float())
+    assert x_to_mask(d.label_to_x(mask, 3)).equal(mask.float())
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
@@ -269,7 +272,7 @@ def test_vlb_is_kl_of_posterior_from_model(imgx_compat: bool) -> None:
     ).unbind()
     t = torch.tensor([3, 10])
     x_t = d.q_sample(x_start, t, noise)
-    loss = d.vlb_loss(torch.cat([predicted, learned], 1), x_start, x_t, t)
+    loss = vlb_loss(d, torch.cat([predicted, learned], 1), x_start, x_t, t)
     for i in range(2):
         s = d.schedule
         ab = float(s.alphas_cumprod[t[i]])
@@ -292,7 +295,7 @@ def test_vlb_at_the_last_step_is_the_likelihood_of_the_model() -> None:
     log_variance = torch.zeros_like(logits)
     t = torch.zeros(1, dtype=torch.int64)
     x_t = torch.zeros_like(x_start)
-    loss = d.vlb_loss(torch.cat([logits, log_variance], 1), x_start, x_t, t)
+    loss = vlb_loss(d, torch.cat([logits, log_variance], 1), x_start, x_t, t)
     # at t_index 0 the posterior mean is x_start itself
     mean = d.logits_to_x(logits).flatten()
     normal = torch.distributions.Normal(mean, torch.ones_like(mean))
@@ -306,13 +309,13 @@ def test_vlb_gradient_reaches_the_mean_only_where_the_variance_is_fixed() -> Non
     x_start, x_t = torch.randn(2, 3, 2, 5, generator=seeded())
     t = torch.tensor([0, 2, 4])
     fixed = torch.randn(3, 2, 5, generator=seeded()).requires_grad_()
-    diffusion_of(5).vlb_loss(fixed, x_start, x_t, t).sum().backward()
+    vlb_loss(diffusion_of(5), fixed, x_start, x_t, t).sum().backward()
     assert fixed.grad is not None
     assert bool(fixed.grad.isfinite().all())
     assert all(float(g.abs().max()) > 0 for g in fixed.grad)
     learned = torch.randn(3, 4, 5, generator=seeded()).requires_grad_()
     d = diffusion_of(5, variance_type="learned_range")
-    d.vlb_loss(learned, x_start, x_t, t).sum().backward()
+    vlb_loss(d, learned, x_start, x_t, t).sum().backward()
     assert learned.grad is not None
     assert float(learned.grad[:, :2].abs().max()) == 0
     assert all(float(g.abs().max()) > 0 for g in learned.grad[:, 2:])
@@ -323,8 +326,8 @@ def test_vlb_gradient_is_finite_for_extreme_learned_variances() -> None:
     model_out = torch.zeros(2, 4, 5)
     model_out[:, 2:] = torch.tensor([-60.0, -30.0, 0.0, 30.0, 60.0])
     model_out.requires_grad_()
-    loss = diffusion_of(5, variance_type="learned").vlb_loss(
-        model_out, x_start, x_t, torch.tensor([0, 0])
+    loss = vlb_loss(
+        diffusion_of(5, variance_type="learned"), model_out, x_start, x_t, torch.tensor([0, 0])
     )
     loss.sum().backward()
     assert model_out.grad is not None
@@ -336,8 +339,8 @@ def test_noise_mse_of_the_true_noise_is_zero() -> None:
     x_start, noise, variance = torch.randn(3, 2, 3, 4, generator=seeded())
     t = torch.tensor([1, 700])
     x_t = d.q_sample(x_start, t, noise)
-    assert d.noise_mse_loss(torch.cat([noise, variance], 1), x_t, t, noise).tolist() == [0, 0]
-    wrong = d.noise_mse_loss(torch.cat([noise + 2, variance], 1), x_t, t, noise)
+    assert noise_mse_loss(d, torch.cat([noise, variance], 1), x_t, t, noise).tolist() == [0, 0]
+    wrong = noise_mse_loss(d, torch.cat([noise + 2, variance], 1), x_t, t, noise)
     close(wrong, torch.tensor([4.0, 4.0]), "mse")
 
 
@@ -393,11 +396,11 @@ def test_compiles_as_one_graph(prediction_type: Any, variance_type: Any) -> None
         x_t = d.q_sample(x_start, t, noise)
         return [
             d.network_time(t),
-            d.x_to_mask(x_t),
+            x_to_mask(x_t),
             d.predict_logits(model_out, x_t, t),
             *d.p_mean_variance(model_out, x_t, t),
-            d.vlb_loss(model_out, x_start, x_t, t),
-            d.noise_mse_loss(model_out, x_t, t, noise),
+            vlb_loss(d, model_out, x_start, x_t, t),
+            noise_mse_loss(d, model_out, x_t, t, noise),
         ]
 
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from recycleseg.diffusion.gaussian import GaussianDiffusion
-from recycleseg.diffusion.samplers import ddim_step, ddpm_step, sample
+from recycleseg.diffusion.network import NetworkInput
+from recycleseg.diffusion.samplers import ddim_step, ddpm_step, reverse_step, sample
 from recycleseg.diffusion.schedule import NoiseSchedule
+from recycleseg.ops.noise_step import x_to_mask
 
 # float32 rounding; the state has values of up to 5, the predicted x_start of up to 1e2 from noise
 ROUNDING = {"rtol": 5e-6, "atol": 5e-6}
@@ -174,6 +176,31 @@ def test_steps_compile_as_one_graph(step: str) -> None:
     torch.testing.assert_close(compiled(*arguments), reverse(*arguments), **ROUNDING)
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("variance_type", ["fixed_large", "learned", "learned_range"])
+@pytest.mark.parametrize("prediction_type", ["x_start", "noise"])
+def test_the_public_steps_are_the_step_of_the_sampler(
+    sampler: Any, variance_type: str, prediction_type: str
+) -> None:
+    diffusion = diffusion_of(variance_type=variance_type, prediction_type=prediction_type)
+    model_out, variance, x_t, noise = torch.randn(4, 3, 2, 6, generator=seeded())
+    if diffusion.learns_variance:
+        model_out = torch.cat([model_out, variance], 1)
+    arguments = (diffusion, model_out, x_t, torch.tensor([0, 2, 4]))
+    x = NetworkInput(torch.zeros(3, 1, 6), 4)
+    x.mask.fill_(-1)
+    x_prev, probs = reverse_step(*arguments, x, sampler=sampler, eta=0.5, noise=noise)
+    if sampler == "ddpm":
+        expected, x_start = ddpm_step(*arguments, noise=noise)
+    else:
+        expected, x_start = ddim_step(*arguments, eta=0.5, noise=noise)
+    assert x_prev.equal(expected)
+    torch.testing.assert_close(probs, x_to_mask(x_start))
+    assert x.mask[:, :2].equal(x_to_mask(x_prev))
+    assert bool((x.mask[:, 2:] == -1).all())
+    assert x.tensor[:, 0].equal(torch.zeros(3, 6))
+
+
 class Recorder:
     """A network that keeps what it is given and answers with fixed logits."""
 
@@ -208,13 +235,13 @@ def test_sampling_loop(self_conditioning: bool) -> None:
 
     x_t, previous = x_T, torch.zeros_like(x_T)
     for i, mask in enumerate(network.masks):
-        expected = diffusion.x_to_mask(x_t)
+        expected = x_to_mask(x_t)
         if self_conditioning:
             expected = torch.cat([expected, previous], 1)
         torch.testing.assert_close(mask, expected)
         t = torch.full((2,), 4 - i)
         x_t, x_start = ddim_step(diffusion, network.logits.detach() + i + 1, x_t, t)
-        previous = diffusion.x_to_mask(x_start)
+        previous = x_to_mask(x_start)
         torch.testing.assert_close(steps[i], previous)
 
 

@@ -23,20 +23,24 @@ from recycleseg.diffusion.strategies import (
 from recycleseg.diffusion.timesteps import ImportanceTimesteps
 from recycleseg.losses import SegmentationLoss
 from recycleseg.models.unet import UNet
+from recycleseg.ops.noise_step import x_to_mask
 
 Arrays = dict[str, np.ndarray]
 NUM_CLASSES = 3
 
 
 def make_objective(
-    prediction_type: str = "x_start", variance_type: str = "fixed_small", **weights: float
+    prediction_type: str = "x_start",
+    variance_type: str = "fixed_small",
+    imgx_compat: bool = True,
+    **weights: float,
 ) -> DiffusionObjective:
     diffusion = GaussianDiffusion(
         NoiseSchedule("linear", 1001),
         prediction_type=prediction_type,
         variance_type=variance_type,
         exclusive=True,
-        imgx_compat=True,
+        imgx_compat=imgx_compat,
     )
     mse, vlb = weights.pop("mse", 0.0), weights.pop("vlb", 0.0)
     loss = SegmentationLoss(exclusive=True, imgx_compat=True, **weights)
@@ -72,15 +76,11 @@ CASES: dict[str, tuple[Callable[[], Strategy], str]] = {
         "params_std",
     ),
     "selfcond_same": (
-        lambda: SelfConditioning(
-            make_objective(**DICE_FOCAL), NUM_CLASSES, "same", 0.5, imgx_compat=True
-        ),
+        lambda: SelfConditioning(make_objective(**DICE_FOCAL), NUM_CLASSES, "same", 0.5),
         "params_selfcond",
     ),
     "selfcond_next": (
-        lambda: SelfConditioning(
-            make_objective(**DICE_FOCAL), NUM_CLASSES, "next", 0.5, imgx_compat=True
-        ),
+        lambda: SelfConditioning(make_objective(**DICE_FOCAL), NUM_CLASSES, "next", 0.5),
         "params_selfcond",
     ),
 }
@@ -195,16 +195,16 @@ def test_recycling_noises_its_own_prediction() -> None:
     torch.testing.assert_close(t_first, torch.full((2,), 1.0))
     torch.testing.assert_close(t_second, (t + 1) / 1001)
     x_pred = 2 * network.logits.detach().softmax(1) - 1
-    expected = diffusion.x_to_mask(diffusion.q_sample(x_pred, t, noises[1]))
+    expected = x_to_mask(diffusion.q_sample(x_pred, t, noises[1]))
     torch.testing.assert_close(mask, expected)
 
 
 def test_self_conditioning_next_sees_x_t_unless_told_to_do_as_imgx() -> None:
-    objective = make_objective(**DICE_FOCAL)
     t = torch.tensor([3, 700])
     masks = {}
     for imgx_compat in (False, True):
-        strategy = SelfConditioning(objective, NUM_CLASSES, "next", 0.5, imgx_compat=imgx_compat)
+        objective = make_objective(imgx_compat=imgx_compat, **DICE_FOCAL)
+        strategy = SelfConditioning(objective, NUM_CLASSES, "next", 0.5)
         network, _ = record(strategy, t)
         (mask_prev, _, _), (mask, _, _) = network.calls
         assert mask_prev is not None and mask is not None

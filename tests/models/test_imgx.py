@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from recycleseg.models import UNet
 from recycleseg.models.imgx import convert_array, infer_arguments, parameter_names
+from recycleseg.models.unet import UNet
 
 REFERENCE_ROOT = Path(
     os.environ.get(
@@ -110,7 +110,7 @@ def test_arguments_are_inferred_from_the_parameters(
 ) -> None:
     torch.manual_seed(0)
     network = UNet(spatial_dims, 2, 3, time_conditioning="imgx", **kwargs)
-    head_dim = network.transformer.channels // network.transformer.widening_factor
+    head_dim = kwargs["channels"][-1] // kwargs.get("widening_factor", 4)
     params = {
         name: to_imgx(name, network.get_parameter(ours).detach().numpy(), head_dim)
         for ours, name in parameter_names(network).items()

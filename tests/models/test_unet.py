@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recycleseg.models import UNet
 from recycleseg.models.imgx import convert_array, parameter_names
+from recycleseg.models.unet import UNet
 from recycleseg.run.device import choose_precision
 
 ARRAYS = ("g_unet_2d", "g_unet_2d_vanilla", "g_unet_3d")

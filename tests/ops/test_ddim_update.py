@@ -1,4 +1,4 @@
-"""ddim_update against the samplers of recycleseg.diffusion, and its contract."""
+"""ddim_update against its formula and the samplers of recycleseg.diffusion, and its contract."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ def process(prediction_type: str, exclusive: bool) -> GaussianDiffusion:
     return GaussianDiffusion(schedule, prediction_type=prediction_type, exclusive=exclusive)
 
 
-def coefficients_of(sampler: str, diffusion: GaussianDiffusion, eta: float) -> tuple[Tensor, ...]:
-    """coefficients (3, 3) and start_coefficients (3, 2) of T_INDEX, as the design has them."""
+def coefficients_of_x_start(
+    sampler: str, diffusion: GaussianDiffusion, eta: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """a, b, s (3,) of x_prev = a * x_start + b * x_t + s * noise at T_INDEX, as the design has."""
     schedule = diffusion.schedule
     alphas_cumprod = schedule.alphas_cumprod[T_INDEX]
     alphas_cumprod_prev = schedule.alphas_cumprod_prev[T_INDEX]
@@ -37,6 +39,13 @@ def coefficients_of(sampler: str, diffusion: GaussianDiffusion, eta: float) -> t
         s = eta * variance.sqrt()
         b = (1 - alphas_cumprod_prev - s.square()).sqrt() / (1 - alphas_cumprod).sqrt()
         a = alphas_cumprod_prev.sqrt() - b * alphas_cumprod.sqrt()
+    return a, b, s
+
+
+def coefficients_of(sampler: str, diffusion: GaussianDiffusion, eta: float) -> tuple[Tensor, ...]:
+    """coefficients (3, 3) and start_coefficients (3, 2) of T_INDEX."""
+    a, b, s = coefficients_of_x_start(sampler, diffusion, eta)
+    alphas_cumprod = diffusion.schedule.alphas_cumprod[T_INDEX]
     start = torch.stack([alphas_cumprod.rsqrt(), -(1 / alphas_cumprod - 1).sqrt()], dim=1)
     if diffusion.prediction_type == "noise":
         a, b = a * start[:, 1], b + a * start[:, 0]
@@ -57,10 +66,9 @@ def test_is_the_samplers_step(
     diffusion = process(prediction_type, exclusive)
     model_out, x_t, noise = random_tensors()
     coefficients, start = coefficients_of(sampler, diffusion, eta)
-    if sampler == "ddpm":
-        expected, x_start = ddpm_step(diffusion, model_out, x_t, T_INDEX, noise=noise)
-    else:
-        expected, x_start = ddim_step(diffusion, model_out, x_t, T_INDEX, eta=eta, noise=noise)
+    x_start = diffusion.predict_x_start(model_out, x_t, T_INDEX)
+    a, b, s = (c.view(3, 1, 1, 1) for c in coefficients_of_x_start(sampler, diffusion, eta))
+    expected = a * x_start + b * x_t + s * noise
     network_input = torch.full((3, 6, 5, 6), torch.nan, dtype=torch.float64)
     mean = torch.ones_like(x_t)
     update = ddim_update(
@@ -78,16 +86,21 @@ def test_is_the_samplers_step(
         probs_mean=mean,
         mean_weight=0.25,
     )
-    probs = diffusion.x_to_mask(x_start)
+    probs = (x_start.clip(-1, 1) + 1) / 2
     torch.testing.assert_close(update.x_prev, expected)
     torch.testing.assert_close(update.probs, probs)
     torch.testing.assert_close(mean, 0.75 + 0.25 * probs)
-    torch.testing.assert_close(network_input[:, 1:5], diffusion.x_to_mask(expected))
+    torch.testing.assert_close(network_input[:, 1:5], (expected.clip(-1, 1) + 1) / 2)
     assert network_input[:, [0, 5]].isnan().all()
     if exclusive:
         assert update.label is not None
         assert update.label.dtype == torch.uint8
         assert update.label.equal(probs.argmax(1).to(torch.uint8))
+    if sampler == "ddpm":
+        sampled = ddpm_step(diffusion, model_out, x_t, T_INDEX, noise=noise)
+    else:
+        sampled = ddim_step(diffusion, model_out, x_t, T_INDEX, eta=eta, noise=noise)
+    torch.testing.assert_close(sampled, (expected, x_start))
 
 
 def test_draws_the_noise_of_its_seed_and_none_without() -> None:

@@ -1,4 +1,4 @@
-"""noise_step against GaussianDiffusion, and its contract."""
+"""noise_step against its formula in plain torch, and its contract."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recycleseg.classes import probabilities
 from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.ops.noise_step import noise_step, noise_step_reference
@@ -29,13 +30,20 @@ def diffusion_and_scales(
     return GaussianDiffusion(schedule, exclusive=exclusive), t_index, *scales
 
 
+def mask_and_x_t(x_start: Tensor, scales: list[Tensor], noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The formula of the docstring."""
+    scale_start, scale_noise = (scale.view(-1, *[1] * (noise.ndim - 1)) for scale in scales)
+    x_t = scale_start * x_start + scale_noise * noise
+    return (x_t.clip(-1, 1) + 1) / 2, x_t
+
+
 @pytest.mark.parametrize("exclusive", [True, False])
 @pytest.mark.parametrize("source_type", ["logits", "probs"])
 def test_is_q_sample_of_a_prediction(source_type: str, exclusive: bool) -> None:
     diffusion, t_index, *scales = diffusion_and_scales(exclusive, torch.float64)
     generator = torch.Generator().manual_seed(0)
     logits, noise = torch.randn((2, *SHAPE), generator=generator, dtype=torch.float64)
-    source = logits if source_type == "logits" else diffusion.probs(logits)
+    source = logits if source_type == "logits" else probabilities(logits, diffusion.exclusive)
     network_input, x_t = noise_step(
         source,
         *scales,
@@ -45,21 +53,23 @@ def test_is_q_sample_of_a_prediction(source_type: str, exclusive: bool) -> None:
         noise=noise,
         return_x=True,
     )
-    expected = diffusion.q_sample(diffusion.logits_to_x(logits), t_index, noise)
+    x_start = 2 * (logits.softmax(1) if exclusive else logits.sigmoid()) - 1
+    mask, expected = mask_and_x_t(x_start, scales, noise)
     assert network_input.dtype == torch.float64
     torch.testing.assert_close(x_t, expected)
-    torch.testing.assert_close(network_input, diffusion.x_to_mask(expected))
+    torch.testing.assert_close(network_input, mask)
+    torch.testing.assert_close(diffusion.q_sample(x_start, t_index, noise), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64], ids=str)
 def test_is_q_sample_of_a_label(dtype: torch.dtype) -> None:
-    diffusion, t_index, *scales = diffusion_and_scales(True, torch.float32)
+    diffusion, _, *scales = diffusion_and_scales(True, torch.float32)
     generator = torch.Generator().manual_seed(0)
     label = torch.randint(4, (3, 5, 6), generator=generator).to(dtype)
     noise = torch.randn((3, 4, 5, 6), generator=generator)
     step = noise_step(label, *scales, source_type="label", num_classes=4, noise=noise)
-    expected = diffusion.q_sample(diffusion.label_to_x(label, 4), t_index, noise)
-    torch.testing.assert_close(step.network_input, diffusion.x_to_mask(expected))
+    mask, _ = mask_and_x_t(diffusion.label_to_x(label, 4), scales, noise)
+    torch.testing.assert_close(step.network_input, mask)
     assert step.x_t is None
 
 

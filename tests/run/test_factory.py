@@ -12,6 +12,7 @@ import torch
 
 from recycleseg.classes import Classes
 from recycleseg.data.preprocess import ChannelIntensity, Plan
+from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.diffusion.strategies import (
     Recycling,
     SelfConditioning,
@@ -148,6 +149,11 @@ def test_options_reach_their_objects() -> None:
     diffusion = factory.make_diffusion(config, True)
     assert (diffusion.num_timesteps, diffusion.prediction_type) == (101, "noise")
     assert diffusion.imgx_compat
+    cosine = replace(config, diffusion=DiffusionConfig(schedule="cosine"))
+    imgx_betas = NoiseSchedule("imgx_cosine").betas
+    assert factory.make_diffusion(cosine, True).schedule.betas.equal(imgx_betas)
+    literature = factory.make_diffusion(replace(cosine, imgx_compat=False), True)
+    assert literature.schedule.betas.equal(NoiseSchedule("cosine").betas)
     timesteps = factory.make_timesteps(config)
     assert isinstance(timesteps, ImportanceTimesteps) and timesteps.imgx_compat
     assert isinstance(factory.make_timesteps(SMALL), UniformTimesteps)
@@ -162,7 +168,7 @@ def test_options_reach_their_objects() -> None:
     conditioned = factory.make_strategy(replace(config, strategy="self_conditioning"), diffusion, 3)
     assert isinstance(conditioned, SelfConditioning)
     assert (conditioned.prev_step, conditioned.probability) == ("next", 0.25)
-    assert conditioned.imgx_compat
+    assert conditioned.objective.diffusion.imgx_compat
 
     device = torch.device("cpu")
     sampler = factory.make_volume_sampler(config, lambda image: image, PLAN, (8, 8), device)

@@ -1,4 +1,4 @@
-"""Divergence and likelihood of elementwise normal distributions, for the variational bound."""
+"""Losses of the process itself: the variational bound, and the error of the predicted noise."""
 
 from __future__ import annotations
 
@@ -7,9 +7,57 @@ import math
 import torch
 from torch import Tensor
 
+from recycleseg.diffusion.gaussian import GaussianDiffusion
+
 # Beyond this many standard deviations the approximate CDF is 0 or 1 in float64 too. Clamping there
 # changes no value, and keeps the cube from overflowing where a learned variance is tiny.
 _CDF_LIMIT = 10.0
+
+
+def vlb_loss(
+    diffusion: GaussianDiffusion, model_out: Tensor, x_start: Tensor, x_t: Tensor, t_index: Tensor
+) -> Tensor:
+    """Term of the variational bound at t_index.
+
+    KL(q(x_{t-1} | x_t, x_0), p(x_{t-1} | x_t)), at t_index 0 -log p(x_0 | x_1), discretised
+    (Ho et al., arXiv 2006.11239, eq. 5). Where the variance is learned the gradient reaches only
+    its channels (Nichol & Dhariwal, arXiv 2102.09672, section 3.1). Where the diffusion is
+    ``imgx_compat``, p and q change places and no gradient goes through the mean, as in ImgX.
+
+    Args:
+        diffusion: the process.
+        model_out: network output (B, C, *S), 2 * C channels if the variance is learned.
+        x_start: truth in x space (B, C, *S).
+        x_t: (B, C, *S).
+        t_index: (B,) int64.
+
+    Returns:
+        (B,) in bits per element.
+    """
+    prediction, variance_out = diffusion.split_model_out(model_out)
+    if variance_out is not None:
+        model_out = torch.cat([prediction.detach(), variance_out], dim=1)
+    elif diffusion.imgx_compat:
+        model_out = model_out.detach()
+    q = diffusion.q_posterior(x_start, x_t, t_index)
+    p = diffusion.p_mean_variance(model_out, x_t, t_index)[:2]
+    if diffusion.imgx_compat:
+        p, q = q, p
+    kl = normal_kl(*q, *p)
+    nll = -discretized_gaussian_log_likelihood(x_start, *p)
+    nats = torch.where(t_index == 0, nll.flatten(1).mean(1), kl.flatten(1).mean(1))
+    return nats / math.log(2)
+
+
+def noise_mse_loss(
+    diffusion: GaussianDiffusion, model_out: Tensor, x_t: Tensor, t_index: Tensor, noise: Tensor
+) -> Tensor:
+    """Mean squared error (B,) of the predicted noise (Ho et al., eq. 14); otherwise as `vlb_loss`.
+
+    noise is what led to x_t, (B, C, *S).
+    """
+    error = diffusion.predict_noise(model_out, x_t, t_index) - noise
+    return error.square().flatten(1).mean(1)
 
 
 def normal_kl(

@@ -1,7 +1,4 @@
-"""Samplers: one reverse step of DDPM and of DDIM, and the loop from noise to a segmentation.
-
-Each step is x_prev = a * x_start + b * x_t + s * noise, with coefficients of its own.
-"""
+"""Samplers: the reverse step of DDIM and of DDPM, and the loop from noise to a segmentation."""
 
 from __future__ import annotations
 
@@ -11,9 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recycleseg.diffusion.gaussian import GaussianDiffusion, columns_for, weighted_sum
+from recycleseg.diffusion.gaussian import GaussianDiffusion, check_t_index
 from recycleseg.diffusion.network import Network, NetworkInput
-from recycleseg.diffusion.steps import reverse
+from recycleseg.ops.ddim_update import ddim_update
+from recycleseg.ops.noise_step import x_to_mask
+
+Sampler = Literal["ddim", "ddpm"]
 
 
 def ddpm_step(
@@ -29,11 +29,10 @@ def ddpm_step(
         noise: normal noise (B, C, *S); t_index 0 adds none.
 
     Returns:
-        x_prev and the predicted x_start, both as x_t.
+        x_prev, without gradient, and the predicted x_start, both as x_t.
     """
-    mean, log_variance, x_start = diffusion.p_mean_variance(model_out, x_t, t_index)
-    not_last = (t_index != 0).view(-1, *[1] * (x_t.ndim - 1))
-    return mean + not_last * (0.5 * log_variance).exp() * noise, x_start
+    x_prev, _ = reverse_step(diffusion, model_out, x_t, t_index, sampler="ddpm", noise=noise)
+    return x_prev.to(x_t.dtype), diffusion.predict_x_start(model_out, x_t, t_index)
 
 
 def ddim_step(
@@ -59,20 +58,78 @@ def ddim_step(
         noise: normal noise (B, C, *S), needed where eta > 0.
 
     Returns:
-        x_prev and the predicted x_start, both as x_t.
+        x_prev, without gradient, and the predicted x_start, both as x_t.
 
     Raises:
         ValueError: eta outside [0, 1], or eta > 0 without noise.
     """
-    coefficients = ddim_coefficients(diffusion, t_index, eta)
-    if eta > 0 and noise is None:
-        raise ValueError(f"eta = {eta} needs noise, got None")
-    of_start, of_x_t, of_noise = columns_for(x_t, t_index, coefficients)
-    x_start = diffusion.predict_x_start(model_out, x_t, t_index)
-    terms = [(of_start, x_start), (of_x_t, x_t)]
-    if noise is not None:
-        terms.append((of_noise, noise))
-    return weighted_sum(x_t.dtype, *terms), x_start
+    x_prev, _ = reverse_step(diffusion, model_out, x_t, t_index, eta=eta, noise=noise)
+    return x_prev.to(x_t.dtype), diffusion.predict_x_start(model_out, x_t, t_index)
+
+
+@torch.no_grad()
+def reverse_step(
+    diffusion: GaussianDiffusion,
+    model_out: Tensor,
+    x_t: Tensor,
+    t_index: Tensor,
+    x: NetworkInput | None = None,
+    *,
+    sampler: Sampler = "ddim",
+    eta: float = 0.0,
+    noise: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """x_{t-1} = a * x_start + b * x_t + s * noise: the only reverse step, of every sampler.
+
+    Args:
+        diffusion: the process.
+        model_out: network output (B, C, *S), 2 * C channels if the variance is learned.
+        x_t: state (B, C, *S).
+        t_index: (B,) int64.
+        x: network input whose mask becomes, in its first C channels, that of x_{t-1}.
+        sampler: ``ddim`` or ``ddpm``, which have coefficients a, b and s of their own.
+        eta: of DDIM.
+        noise: normal noise (B, C, *S). None, where eta is 0 or unused: the mean of x_{t-1}.
+
+    Returns:
+        x_{t-1} and the predicted mask in [0, 1], both (B, C, *S) without gradient: float64 where
+        model_out or x_t is, else float32.
+
+    Raises:
+        ValueError: the shapes do not fit, eta outside [0, 1], or eta > 0 without noise.
+    """
+    check_t_index(t_index, x_t)
+    if sampler == "ddpm":
+        coefficients = ddpm_coefficients(diffusion, t_index)
+        if diffusion.learns_variance and noise is not None:
+            log_variance = diffusion.learned_log_variance(model_out, x_t, t_index)
+            noise = (0.5 * log_variance).exp() * noise
+    else:
+        coefficients = ddim_coefficients(diffusion, t_index, eta)
+        if eta > 0 and noise is None:
+            raise ValueError(f"eta = {eta} needs noise, got None")
+    of_x_start = None
+    if diffusion.prediction_type == "noise":
+        # x_start = of_x_t * x_t + of_noise * model_out
+        of_x_start = diffusion.x_start_coefficients(t_index)
+        (a, b, s), (of_x_t, of_noise) = coefficients.unbind(1), of_x_start.unbind(1)
+        coefficients = torch.stack([a * of_noise, b + a * of_x_t, s], dim=1)
+    both = torch.promote_types(model_out.dtype, x_t.dtype)
+    dtype = torch.promote_types(both, torch.float32)
+    step = ddim_update(
+        diffusion.prediction(model_out, x_t),
+        x_t,
+        coefficients.to(dtype),
+        prediction_type=diffusion.prediction_type,
+        start_coefficients=None if of_x_start is None else of_x_start.to(dtype),
+        exclusive=diffusion.exclusive,
+        noise=noise,
+        network_input=None if x is None else x.tensor,
+        first_channel=0 if x is None else x.mask_channel,
+        return_probs=True,
+    )
+    assert step.probs is not None
+    return step.x_prev, step.probs
 
 
 def ddim_coefficients(diffusion: GaussianDiffusion, t_index: Tensor, eta: float) -> Tensor:
@@ -97,13 +154,14 @@ def ddim_coefficients(diffusion: GaussianDiffusion, t_index: Tensor, eta: float)
 def ddpm_coefficients(diffusion: GaussianDiffusion, t_index: Tensor) -> Tensor:
     """Coefficients (B, 3) float64 of x_start, x_t and noise in a step of DDPM; see `ddpm_step`.
 
-    Raises:
-        ValueError: the variance is learned: it has no coefficient.
+    A learned variance, which differs between voxels, scales the noise itself: its coefficient is 1.
     """
-    std = (0.5 * diffusion.fixed_log_variance(t_index)).exp()
-    coefficients = diffusion.posterior_mean_coefficients(t_index)
-    coefficients[:, 2] = torch.where(t_index == 0, 0.0, std)
-    return coefficients
+    of_start, of_x_t = diffusion.posterior_mean_coefficients(t_index).unbind(1)
+    if diffusion.learns_variance:
+        std = torch.ones_like(of_x_t)
+    else:
+        std = (0.5 * diffusion.fixed_log_variance(t_index)).exp()
+    return torch.stack([of_start, of_x_t, torch.where(t_index == 0, 0.0, std)], dim=1)
 
 
 @torch.no_grad()
@@ -114,7 +172,7 @@ def sample(
     num_classes: int,
     *,
     noise: Callable[[], Tensor],
-    sampler: Literal["ddim", "ddpm"] = "ddim",
+    sampler: Sampler = "ddim",
     eta: float = 0.0,
     self_conditioning: bool = False,
 ) -> Iterator[Tensor]:
@@ -148,7 +206,7 @@ def sample(
         )
     x = NetworkInput(image, num_classes * (2 if self_conditioning else 1))
     mask, predicted = x.mask.tensor_split([num_classes], dim=1)
-    mask.copy_(diffusion.x_to_mask(x_t))
+    mask.copy_(x_to_mask(x_t))
     predicted.zero_()
     stochastic = draws_noise(sampler, eta)
     for index in reversed(range(diffusion.num_timesteps)):
@@ -169,49 +227,6 @@ def sample(
         yield probs
 
 
-def draws_noise(sampler: Literal["ddim", "ddpm"], eta: float) -> bool:
+def draws_noise(sampler: Sampler, eta: float) -> bool:
     """Whether the steps of a sampler draw noise; the state to start from always is noise."""
     return sampler == "ddpm" or eta > 0
-
-
-def reverse_step(
-    diffusion: GaussianDiffusion,
-    model_out: Tensor,
-    x_t: Tensor,
-    t_index: Tensor,
-    x: NetworkInput | None = None,
-    *,
-    sampler: Literal["ddim", "ddpm"] = "ddim",
-    eta: float = 0.0,
-    noise: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """One step of `sample`.
-
-    Args:
-        diffusion: the process.
-        model_out: network output (B, C, *S), 2 * C channels if the variance is learned.
-        x_t: state (B, C, *S).
-        t_index: (B,) int64.
-        x: network input whose first C channels of the mask become those of x_{t-1}, or None.
-        sampler: ``ddim`` or ``ddpm``.
-        eta: of DDIM.
-        noise: normal noise (B, C, *S), needed where `draws_noise`.
-
-    Returns:
-        x_{t-1} and the predicted mask in [0, 1], both (B, C, *S).
-    """
-    if sampler == "ddpm" and diffusion.learns_variance:
-        assert noise is not None
-        x_prev, x_start = ddpm_step(diffusion, model_out, x_t, t_index, noise=noise)
-        if x is not None:
-            x.mask[:, : x_t.shape[1]] = diffusion.x_to_mask(x_prev)
-        return x_prev, diffusion.x_to_mask(x_start)
-    if sampler == "ddpm":
-        coefficients = ddpm_coefficients(diffusion, t_index)
-    else:
-        coefficients = ddim_coefficients(diffusion, t_index, eta)
-    step = reverse(
-        diffusion, model_out, x_t, t_index, coefficients, x, noise=noise, return_probs=True
-    )
-    assert step.probs is not None
-    return step.x_prev, step.probs

@@ -15,44 +15,35 @@ MAX_COSINE_BETA = 0.999
 class NoiseSchedule:
     """Variances beta_t of q(x_t | x_{t-1}) for t_index 0 ... T-1, and the arrays derived from them.
 
-    All arrays are float64 tensors of shape (T,) on the CPU:
-
-    - ``betas``, ``alphas`` = 1 - beta, ``alphas_cumprod`` = prod alphas,
-      ``alphas_cumprod_prev`` (first value 1) and ``alphas_cumprod_next`` (last value 0);
-    - ``posterior_mean_coef_start``, ``posterior_mean_coef_t``, ``posterior_variance``: mean and
-      variance of q(x_{t-1} | x_t, x_0), eq. 7 of Ho et al. (arXiv 2006.11239);
-    - ``posterior_log_variance_clipped``: its logarithm, with the value of t_index 1 at t_index 0,
-      where the variance is 0.
-
-    ``train_t_index`` (T,) int64 holds the index that each step has in the schedule of training,
-    which has ``num_train_timesteps`` steps; the two differ after `respace`.
+    All arrays have shape (T,) and lie on the CPU; they are float64 but for ``train_t_index``.
 
     Args:
         name: ``linear``, ``quadratic`` (linear in sqrt(beta)), ``cosine`` (Nichol & Dhariwal,
-            arXiv 2102.09672, eq. 17), ``warmup10`` or ``warmup50`` (quadratic over the first 10 %
-            or 50 % of the steps, then constant).
+            arXiv 2102.09672, eq. 17), ``imgx_cosine`` (what ImgX takes for it: betas rise from
+            ``beta_start`` to ``beta_end`` as 1 - f(t)), ``warmup10`` or ``warmup50`` (quadratic
+            over the first 10 % or 50 % of the steps, then constant).
         num_timesteps: T, at least 2.
         beta_start: beta at t_index 0; the cosine schedule does not use it.
         beta_end: beta at t_index T-1; the cosine schedule does not use it.
-        imgx_compat: give the cosine schedule of ImgX, which takes 1 - f(t) for the betas and
-            scales it to ``beta_start`` ... ``beta_end``.
+
+    Attributes:
+        num_timesteps: T.
+        num_train_timesteps: T of the schedule of training, from which `respace` takes steps.
+        train_t_index: int64 index that each step has in the schedule of training.
+        betas: beta_t.
+        alphas: 1 - betas.
+        alphas_cumprod: products of the alphas up to each step.
+        alphas_cumprod_prev: the same up to the step before; first value 1.
+        posterior_mean_coef_start: weight of x_0 in the mean of q(x_{t-1} | x_t, x_0), eq. 7 of Ho
+            et al. (arXiv 2006.11239).
+        posterior_mean_coef_t: weight of x_t in it.
+        posterior_variance: variance of q(x_{t-1} | x_t, x_0).
+        posterior_log_variance_clipped: its logarithm, with the value of t_index 1 at t_index 0,
+            where the variance is 0.
 
     Raises:
         ValueError: an unknown name, fewer than 2 steps, or betas that are not in (0, 1).
     """
-
-    num_timesteps: int
-    num_train_timesteps: int
-    train_t_index: Tensor
-    betas: Tensor
-    alphas: Tensor
-    alphas_cumprod: Tensor
-    alphas_cumprod_prev: Tensor
-    alphas_cumprod_next: Tensor
-    posterior_mean_coef_start: Tensor
-    posterior_mean_coef_t: Tensor
-    posterior_variance: Tensor
-    posterior_log_variance_clipped: Tensor
 
     def __init__(
         self,
@@ -60,8 +51,6 @@ class NoiseSchedule:
         num_timesteps: int = 1001,
         beta_start: float = 1e-4,
         beta_end: float = 0.02,
-        *,
-        imgx_compat: bool = False,
     ) -> None:
         if num_timesteps < 2:
             raise ValueError(f"num_timesteps must be at least 2, got {num_timesteps}")
@@ -72,8 +61,7 @@ class NoiseSchedule:
             )
         if name not in _BETAS:
             raise ValueError(f"unknown schedule name {name!r}, expected one of {sorted(_BETAS)}")
-        make_betas = _imgx_cosine if name == "cosine" and imgx_compat else _BETAS[name]
-        self._set_betas(make_betas(num_timesteps, beta_start, beta_end))
+        self._set_betas(_BETAS[name](num_timesteps, beta_start, beta_end))
 
     @classmethod
     def from_betas(
@@ -164,7 +152,6 @@ class NoiseSchedule:
         self.alphas = 1 - betas
         self.alphas_cumprod = self.alphas.cumprod(0)
         self.alphas_cumprod_prev = torch.cat([one, self.alphas_cumprod[:-1]])
-        self.alphas_cumprod_next = torch.cat([self.alphas_cumprod[1:], 0 * one])
         remaining = 1 - self.alphas_cumprod
         self.posterior_mean_coef_start = betas * self.alphas_cumprod_prev.sqrt() / remaining
         self.posterior_mean_coef_t = self.alphas.sqrt() * (1 - self.alphas_cumprod_prev) / remaining
@@ -212,6 +199,7 @@ _BETAS: dict[str, Callable[[int, float, float], Tensor]] = {
     "linear": _linear,
     "quadratic": _quadratic,
     "cosine": _cosine,
+    "imgx_cosine": _imgx_cosine,
     "warmup10": _warmup(10),
     "warmup50": _warmup(2),
 }

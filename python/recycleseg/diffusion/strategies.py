@@ -14,19 +14,23 @@ import torch
 from torch import Tensor
 
 from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.likelihood import noise_mse_loss, vlb_loss
 from recycleseg.diffusion.network import Network, NetworkInput
-from recycleseg.diffusion.steps import Noise, noise_label, noise_prediction, reverse
+from recycleseg.diffusion.samplers import reverse_step
 from recycleseg.diffusion.timesteps import Timesteps
 from recycleseg.losses import SegmentationLoss
-from recycleseg.ops.philox import PhiloxNoise
+from recycleseg.ops.philox import Noise, PhiloxNoise
 
 
 @dataclass(frozen=True)
 class Draws:
     """The random numbers of a training step, drawn before it so that it is a function of tensors.
 
-    t_index, weight (of each sample's loss) and uniform (in [0, 1)): (B,). noise: as many as the
-    strategy takes, each (B, C, *S) float32 or what it is drawn by.
+    Attributes:
+        t_index: (B,) int64.
+        weight: (B,) weight of the loss of each sample.
+        noise: as many as the strategy takes, each (B, C, *S) float32 or what it is drawn by.
+        uniform: (B,) in [0, 1).
     """
 
     t_index: Tensor
@@ -41,9 +45,15 @@ def make_draws(
     generator: torch.Generator,
     noise_shape: tuple[int, ...],
 ) -> Draws:
-    """Random numbers for a step of the strategy, on the generator's device.
+    """Draw the random numbers for one step, on the generator's device.
 
-    On a GPU the noise (B, C, *S) is drawn by the kernel that needs it, from a seed.
+    On a GPU only a seed is drawn here: the kernel that needs the noise draws it.
+
+    Args:
+        strategy: tells the range of the time steps, and how often it takes noise.
+        timesteps: draws the time steps.
+        generator: source of all numbers.
+        noise_shape: (B, C, *S).
     """
     device, batch = generator.device, noise_shape[0]
     low, high = strategy.t_range
@@ -65,8 +75,11 @@ def make_draws(
 class StepResult:
     """What one training step computed.
 
-    loss: scalar, the weighted mean that is differentiated. Without gradient: loss_per_sample (B,),
-    unweighted; logits (B, C, *S) of the predicted x_start. t_index: (B,), None for `supervised`.
+    Attributes:
+        loss: scalar, the weighted mean, with gradient.
+        loss_per_sample: (B,) unweighted, without gradient.
+        logits: (B, C, *S) of the predicted x_start, without gradient.
+        t_index: (B,) int64; None for `supervised`.
     """
 
     loss: Tensor
@@ -77,7 +90,14 @@ class StepResult:
 
 @dataclass(frozen=True)
 class DiffusionObjective:
-    """Segmentation loss of the predicted x_start, with optional noise MSE and VLB terms."""
+    """Segmentation loss of the predicted x_start, with optional noise MSE and VLB terms.
+
+    Attributes:
+        diffusion: the process.
+        segmentation: loss of the predicted logits.
+        mse: weight of `noise_mse_loss`.
+        vlb: weight of `vlb_loss`.
+    """
 
     diffusion: GaussianDiffusion
     segmentation: SegmentationLoss
@@ -86,7 +106,7 @@ class DiffusionObjective:
 
     @property
     def needs_x(self) -> bool:
-        """Whether it takes x_t, rather than the network's output alone."""
+        """Whether the loss needs x_t beside the network's output."""
         return self.mse > 0 or self.vlb > 0 or self.diffusion.prediction_type == "noise"
 
     def __call__(
@@ -106,16 +126,20 @@ class DiffusionObjective:
             loss = self.segmentation(logits, label)
             if self.mse > 0:
                 drawn = noise.draw(x_t.shape) if isinstance(noise, PhiloxNoise) else noise
-                loss = loss + self.mse * diffusion.noise_mse_loss(model_out, x_t, t_index, drawn)
+                loss = loss + self.mse * noise_mse_loss(diffusion, model_out, x_t, t_index, drawn)
             if self.vlb > 0:
                 x_start = diffusion.label_to_x(label, x_t.shape[1])
-                loss = loss + self.vlb * diffusion.vlb_loss(model_out, x_start, x_t, t_index)
+                loss = loss + self.vlb * vlb_loss(diffusion, model_out, x_start, x_t, t_index)
         return StepResult((loss * draws.weight).mean(), loss.detach(), logits.detach(), t_index)
 
 
 @dataclass(frozen=True)
 class Supervised:
-    """The network as a plain segmentation network: no mask, no time, nothing to draw."""
+    """The network as a plain segmentation network: no mask, no time, nothing to draw.
+
+    Attributes:
+        segmentation: loss of the logits.
+    """
 
     segmentation: SegmentationLoss
 
@@ -129,7 +153,13 @@ class Supervised:
 
 @dataclass(frozen=True)
 class Standard:
-    """Denoise a noised ground truth, as Ho et al. 2020."""
+    """Denoise a noised ground truth, as Ho et al. 2020.
+
+    Attributes:
+        objective: loss of the step.
+        num_classes: C.
+        num_noises: how often noise is drawn.
+    """
 
     objective: DiffusionObjective
     num_classes: int
@@ -145,7 +175,7 @@ class Standard:
         diffusion = objective.diffusion
         t, (noise,) = draws.t_index, draws.noise
         x = NetworkInput(image, C)
-        x_t = noise_label(diffusion, label, t, noise, C, x, return_x=objective.needs_x)
+        x_t = diffusion.forward_step(label, "label", C, t, noise, x, return_x=objective.needs_x)
         model_out = network(x.tensor, t=diffusion.network_time(t))
         return objective(model_out, label, draws, x_t, noise)
 
@@ -154,9 +184,13 @@ class Standard:
 class Recycling:
     """Denoise a noised prediction, made from a noised truth (Fu et al. 2023).
 
-    prev_step: "max" predicts from x_{T-1}, where next to nothing of the truth is left; "next"
-    from x_{t+1}. reverse_step (only with "next"): x_t is the posterior mean given the
-    prediction and x_{t+1}, instead of the prediction with fresh noise.
+    Attributes:
+        objective: loss of the step.
+        num_classes: C.
+        prev_step: "max" predicts from x_{T-1}, where next to nothing of the truth is left; "next"
+            from x_{t+1}.
+        reverse_step: x_t is the posterior mean given the prediction and x_{t+1}, instead of the
+            prediction with fresh noise; only with "next".
     """
 
     objective: DiffusionObjective
@@ -193,18 +227,19 @@ class Recycling:
 
         with torch.no_grad():
             needs_x_prev = self.reverse_step or diffusion.prediction_type == "noise"
-            x_prev = noise_label(diffusion, label, t_prev, noise[0], C, x, return_x=needs_x_prev)
+            x_prev = diffusion.forward_step(
+                label, "label", C, t_prev, noise[0], x, return_x=needs_x_prev
+            )
             model_out = network(x.tensor, t=diffusion.network_time(t_prev))
             x_t: Tensor | None
             if self.reverse_step:
                 assert x_prev is not None
-                mean = diffusion.posterior_mean_coefficients(t_prev)
-                x_t = reverse(diffusion, model_out, x_prev, t_prev, mean, x).x_prev
+                x_t, _ = reverse_step(diffusion, model_out, x_prev, t_prev, x, sampler="ddpm")
             else:
-                x_t = noise_prediction(
-                    diffusion, model_out, x_prev, t_prev, t, noise[1], x,
-                    return_x=objective.needs_x,
-                )  # fmt: skip
+                x_start, kind = diffusion.predicted_source(model_out, x_prev, t_prev)
+                x_t = diffusion.forward_step(
+                    x_start, kind, C, t, noise[1], x, return_x=objective.needs_x
+                )
 
         model_out = network(x.tensor, t=diffusion.network_time(t))
         return objective(model_out, label, draws, x_t, noise[-1])
@@ -214,17 +249,23 @@ class Recycling:
 class SelfConditioning:
     """Denoise with a first prediction as further mask channels (Chen et al. 2023).
 
-    The network's mask has 2C channels: mask(x_t), then the prediction or zeros; the
-    prediction is kept with `probability`. prev_step: "same" predicts from x_t itself; "next"
-    from x_{t+1}, whose reverse step gives x_t. With imgx_compat, "next" feeds x_{t+1} in the
-    place of x_t at time t, as ImgX does.
+    The network's mask has 2C channels: mask(x_t), then the prediction or zeros. Where the
+    diffusion is ``imgx_compat``, "next" shows mask(x_{t+1}) in the place of mask(x_t) at time t,
+    as ImgX does.
+
+    Attributes:
+        objective: loss of the step.
+        num_classes: C.
+        prev_step: "same" predicts from x_t itself; "next" from x_{t+1}, whose reverse step gives
+            x_t.
+        probability: how often the prediction is kept rather than replaced by zeros.
+        num_noises: how often noise is drawn.
     """
 
     objective: DiffusionObjective
     num_classes: int
     prev_step: Literal["same", "next"] = "same"
     probability: float = 0.5
-    imgx_compat: bool = False
     num_noises = 1
 
     def __post_init__(self) -> None:
@@ -242,32 +283,25 @@ class SelfConditioning:
     def __call__(self, network: Network, image: Tensor, label: Tensor, draws: Draws) -> StepResult:
         objective, C = self.objective, self.num_classes
         diffusion = objective.diffusion
-        same = self.prev_step == "same"
         t, (noise,) = draws.t_index, draws.noise
-        t_prev = t if same else t + 1
+        t_prev = t if self.prev_step == "same" else t + 1
         x = NetworkInput(image, 2 * C)
+        predicted = x.mask[:, C:]
 
         with torch.no_grad():
-            x_prev = noise_label(diffusion, label, t_prev, noise, C, x, return_x=True)
-            assert x_prev is not None
-            mask, predicted = x.mask.chunk(2, dim=1)
+            x_t = diffusion.forward_step(label, "label", C, t_prev, noise, x, return_x=True)
+            assert x_t is not None
             predicted.zero_()
             model_out = network(x.tensor, t=diffusion.network_time(t_prev))
-            mask_prev = mask.clone() if self.imgx_compat else None
-            if same:
-                to_t = torch.eye(3, device=t.device)[1].expand(len(t), 3)  # x_t itself
-            else:
-                to_t = diffusion.posterior_mean_coefficients(t_prev)
-            step = reverse(diffusion, model_out, x_prev, t_prev, to_t, x, return_probs=True)
-            if mask_prev is not None:
-                mask.copy_(mask_prev)
+            into = None if self.prev_step == "same" or diffusion.imgx_compat else x
+            x_prev, probs = reverse_step(diffusion, model_out, x_t, t_prev, into, sampler="ddpm")
+            if self.prev_step == "next":
+                x_t = x_prev
             keep = draws.uniform <= self.probability
-            assert step.probs is not None
-            predicted.copy_(step.probs * keep.view(-1, *[1] * (mask.ndim - 1)))
+            predicted.copy_(probs * keep.view(-1, *[1] * (probs.ndim - 1)))
 
         model_out = network(x.tensor, t=diffusion.network_time(t))
-        x_t = step.x_prev if objective.needs_x else None
-        return objective(model_out, label, draws, x_t, noise)
+        return objective(model_out, label, draws, x_t if objective.needs_x else None, noise)
 
 
 DiffusionStrategy = Standard | Recycling | SelfConditioning

@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 
-class Timesteps(Protocol):
-    """Draws time steps with loss weights, and learns from the losses."""
+class Timesteps(ABC):
+    """Draws time steps with loss weights, and learns from the losses.
 
-    num_timesteps: int
-
-    def sample(
-        self,
-        batch_size: int,
-        t_index_min: int,
-        t_index_max: int,
-        *,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> tuple[Tensor, Tensor]:
-        """t_index (B,) int64 in [t_index_min, t_index_max), and the weight (B,) of each loss.
-
-        Raises:
-            ValueError: the range is empty or not within [0, num_timesteps].
-        """
-        ...
-
-    def update(self, loss: Tensor, t_index: Tensor) -> None:
-        """Take in the losses (B,) at t_index (B,)."""
-        ...
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """What has been learnt, to be saved."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` gave."""
-        ...
-
-
-class UniformTimesteps:
-    """Every time step of the range equally likely, every loss of weight 1."""
+    Args:
+        num_timesteps: T.
+    """
 
     def __init__(self, num_timesteps: int) -> None:
         self.num_timesteps = num_timesteps
@@ -58,8 +28,76 @@ class UniformTimesteps:
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> tuple[Tensor, Tensor]:
-        """See `Timesteps.sample`."""
-        _check_range(t_index_min, t_index_max, self.num_timesteps)
+        """Draw time steps.
+
+        Args:
+            batch_size: B.
+            t_index_min: least index.
+            t_index_max: one more than the largest index.
+            generator: source of the random numbers.
+            device: of the generator and the results.
+
+        Returns:
+            t_index (B,) int64, and the weight (B,) float32 of each loss.
+
+        Raises:
+            ValueError: the range is empty or not within [0, num_timesteps].
+        """
+        if not 0 <= t_index_min < t_index_max <= self.num_timesteps:
+            raise ValueError(
+                f"expected 0 <= t_index_min < t_index_max <= {self.num_timesteps}, "
+                f"got t_index_min={t_index_min} and t_index_max={t_index_max}"
+            )
+        return self._draw(batch_size, t_index_min, t_index_max, generator, device)
+
+    @abstractmethod
+    def _draw(
+        self,
+        batch_size: int,
+        t_index_min: int,
+        t_index_max: int,
+        generator: torch.Generator | None,
+        device: torch.device | str,
+    ) -> tuple[Tensor, Tensor]: ...
+
+    @abstractmethod
+    def update(self, loss: Tensor, t_index: Tensor) -> None:
+        """Take in the losses (B,) at t_index (B,)."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copy of every tensor that has been learnt, to be saved."""
+        return {name: x.clone() for name, x in vars(self).items() if isinstance(x, Tensor)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` gave.
+
+        Raises:
+            ValueError: entries missing, unknown or of another shape.
+        """
+        expected = self.state_dict()
+        if set(state) != set(expected):
+            entries = f"entries {sorted(expected)}" if expected else "no state"
+            raise ValueError(f"expected {entries}, got {sorted(state)}")
+        for name, old in expected.items():
+            if state[name].shape != old.shape:
+                raise ValueError(
+                    f"{name} must have shape {tuple(old.shape)}, got {tuple(state[name].shape)}"
+                )
+        for name, old in expected.items():
+            setattr(self, name, state[name].to(old))
+
+
+class UniformTimesteps(Timesteps):
+    """Every time step of the range equally likely, every loss of weight 1."""
+
+    def _draw(
+        self,
+        batch_size: int,
+        t_index_min: int,
+        t_index_max: int,
+        generator: torch.Generator | None,
+        device: torch.device | str,
+    ) -> tuple[Tensor, Tensor]:
         t_index = torch.randint(
             t_index_min, t_index_max, (batch_size,), generator=generator, device=device
         )
@@ -68,29 +106,16 @@ class UniformTimesteps:
     def update(self, loss: Tensor, t_index: Tensor) -> None:
         """Nothing to learn."""
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Nothing to save."""
-        return {}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Nothing to restore.
-
-        Raises:
-            ValueError: the state is another sampler's.
-        """
-        if state:
-            raise ValueError(f"uniform time steps have no state, got {sorted(state)}")
-
-
-class ImportanceTimesteps:
+class ImportanceTimesteps(Timesteps):
     """Time steps drawn in proportion to the root mean square of their loss.
 
     Nichol & Dhariwal (arXiv 2102.09672, section 3.3, eq. 18), with a running mean of the squared
     loss. Until each time step of the range has had `warmup` losses, those that lack most are drawn
     most, with weight 1: over the whole warm-up that visits each equally often. After it the weight
     is 1 / (p * n), p the probability of the draw among the n steps of the range, which makes the
-    expected weighted loss the mean loss of the range. State (`loss_sq` float32, `loss_count` int64,
-    both (T,)) follows the device of the draws; neither drawing nor updating waits for it.
+    expected weighted loss the mean loss of the range. Neither drawing nor updating waits for the
+    device.
 
     Args:
         num_timesteps: T.
@@ -99,6 +124,10 @@ class ImportanceTimesteps:
         uniform_prob: share of draws that is uniform, in (0, 1].
         imgx_compat: as ImgX, weight p * T with p not renormalised over the range, and losses that
             are not finite enter the statistics (by default they are left out).
+
+    Attributes:
+        loss_sq: (T,) float32, running mean of the squared loss, on the device of the last draws.
+        loss_count: (T,) int64, losses that each time step has had, on that device too.
 
     Raises:
         ValueError: decay outside [0, 1) or uniform_prob outside (0, 1].
@@ -117,7 +146,7 @@ class ImportanceTimesteps:
             raise ValueError(f"decay must be in [0, 1), got {decay}")
         if not 0 < uniform_prob <= 1:
             raise ValueError(f"uniform_prob must be in (0, 1], got {uniform_prob}")
-        self.num_timesteps = num_timesteps
+        super().__init__(num_timesteps)
         self.warmup = warmup
         self.decay = decay
         self.uniform_prob = uniform_prob
@@ -125,17 +154,14 @@ class ImportanceTimesteps:
         self.loss_sq = torch.zeros(num_timesteps)
         self.loss_count = torch.zeros(num_timesteps, dtype=torch.int64)
 
-    def sample(
+    def _draw(
         self,
         batch_size: int,
         t_index_min: int,
         t_index_max: int,
-        *,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
+        generator: torch.Generator | None,
+        device: torch.device | str,
     ) -> tuple[Tensor, Tensor]:
-        """See `Timesteps.sample`."""
-        _check_range(t_index_min, t_index_max, self.num_timesteps)
         self.loss_sq, self.loss_count = self.loss_sq.to(device), self.loss_count.to(device)
         drawn = slice(t_index_min, t_index_max)
         warming = (self.loss_count[drawn] < self.warmup).any()
@@ -158,9 +184,7 @@ class ImportanceTimesteps:
     def update(self, loss: Tensor, t_index: Tensor) -> None:
         """Take in the losses (B,) at t_index (B,); of several at one step the last one counts."""
         loss_sq = loss.detach().float().square()
-        valid = torch.ones_like(loss_sq, dtype=torch.bool)
-        if not self.imgx_compat:
-            valid = loss_sq.isfinite()
+        valid = loss_sq.isfinite() | self.imgx_compat
         same = t_index.unsqueeze(1) == t_index
         superseded = (same & valid).triu(diagonal=1).any(1)
         mean = self.decay * self.loss_sq[t_index] + (1 - self.decay) * loss_sq
@@ -181,32 +205,3 @@ class ImportanceTimesteps:
         """Probability (T,) of each time step during the warm-up."""
         missing = (self.warmup - self.loss_count).clamp(min=0)
         return (missing / missing.sum()).nan_to_num(nan=1 / self.num_timesteps)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Running means and counts, copied."""
-        return {"loss_sq": self.loss_sq.clone(), "loss_count": self.loss_count.clone()}
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` gave.
-
-        Raises:
-            ValueError: entries missing, unknown or of another shape.
-        """
-        expected = self.state_dict()
-        if set(state) != set(expected):
-            raise ValueError(f"expected entries {sorted(expected)}, got {sorted(state)}")
-        for name, old in expected.items():
-            if state[name].shape != old.shape:
-                raise ValueError(
-                    f"{name} must have shape {tuple(old.shape)}, got {tuple(state[name].shape)}"
-                )
-        self.loss_sq = state["loss_sq"].to(self.loss_sq)
-        self.loss_count = state["loss_count"].to(self.loss_count)
-
-
-def _check_range(t_index_min: int, t_index_max: int, num_timesteps: int) -> None:
-    if not 0 <= t_index_min < t_index_max <= num_timesteps:
-        raise ValueError(
-            f"expected 0 <= t_index_min < t_index_max <= {num_timesteps}, "
-            f"got t_index_min={t_index_min} and t_index_max={t_index_max}"
-        )

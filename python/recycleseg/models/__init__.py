@@ -1,5 +1,1 @@
 """Networks."""
-
-from recycleseg.models.unet import UNet
-
-__all__ = ["UNet"]

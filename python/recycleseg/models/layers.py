@@ -72,7 +72,7 @@ def linear(in_features: int, out_features: int, scale: float = 1.0) -> nn.Linear
 def convolution(
     in_channels: int, out_channels: int, kernel_size: Sequence[int], *, bias: bool = False
 ) -> nn.Conv2d | nn.Conv3d:
-    """A stride-1 convolution that keeps the size (odd kernels), LeCun normal."""
+    """A convolution with stride 1 and an odd kernel, which keeps the size; LeCun normal."""
     padding = tuple(k // 2 for k in kernel_size)
     conv = _CONV[len(kernel_size)](
         in_channels, out_channels, tuple(kernel_size), padding=padding, bias=bias
@@ -99,7 +99,17 @@ class InstanceNorm(nn.Module):
         *,
         activation: bool = True,
     ) -> Tensor:
-        """Normalise x (B, C, *S); film is (scale, shift), each (B, C), applied after the affine."""
+        """Normalise x.
+
+        Args:
+            x: (B, C, *S).
+            residual: as x, added after the affine.
+            film: scale and shift, each (B, C), applied after the affine.
+            activation: whether GELU follows.
+
+        Returns:
+            As x.
+        """
         weight = self.weight.expand(x.shape[0], -1)
         bias = self.bias.expand(x.shape[0], -1)
         if film is not None:
@@ -294,8 +304,6 @@ class Transformer(nn.Module):
                 f"channels[-1]: expected a multiple of widening_factor {widening_factor}, "
                 f"got {channels}"
             )
-        self.channels = channels
-        self.widening_factor = widening_factor
         self.layers = nn.ModuleList(
             TransformerLayer(channels, num_heads, widening_factor, dropout, 2 / num_layers)
             for _ in range(num_layers)

@@ -39,9 +39,9 @@ def collapsible(x: Tensor) -> Tensor:
     return x.contiguous() if voxel_stride(x) is None else x
 
 
-def check_output(name: str, x: Tensor) -> None:
+def check_output(name: str, x: Tensor | None) -> None:
     """Raise ValueError where x (B, C, *S) cannot be written in place through one voxel stride."""
-    if not voxel_stride(x):
+    if x is not None and not voxel_stride(x):
         raise ValueError(
             f"{name}: expected spatial axes that collapse to one (contiguous or channels-last), "
             f"got shape {tuple(x.shape)} with strides {x.stride()}"

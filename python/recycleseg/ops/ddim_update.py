@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from recycleseg.classes import probabilities
 from recycleseg.ops import _checks as check
 from recycleseg.ops._backend import use_triton
 from recycleseg.ops._layout import check_output, collapsible, empty_in_layout_of
-from recycleseg.ops.philox import as_int64, philox_normal
+from recycleseg.ops.noise_step import x_to_mask
+from recycleseg.ops.philox import as_seed, philox_normal
 
 PredictionType = Literal["x_start", "noise"]
 
 
 class DdimUpdate(NamedTuple):
-    """What :func:`ddim_update` gives: x_{t-1}; label and probabilities where they are asked for."""
+    """What :func:`ddim_update` gives; label and probs are None where they are not asked for.
+
+    Attributes:
+        x_prev: x_{t-1} (B, C, *S), new, not clipped, in x_t's layout.
+        label: (B, *S) uint8, the first arg-max of model_out; of p where the noise is predicted.
+        probs: p (B, C, *S).
+    """
 
     x_prev: Tensor
     label: Tensor | None
@@ -50,24 +57,26 @@ def ddim_update(
 
     where out is x_start = 2 * p - 1 with p the softmax (exclusive classes) or sigmoid of model_out,
     or, of a network that predicts the noise, model_out itself. DDIM (Song et al., arXiv 2010.02502,
-    eq. 12) and DDPM (Ho et al., arXiv 2006.11239, algorithm 2) are of this form. Computed in
-    float32 (float64 if model_out and x_t are), on a GPU in one pass that reads and writes every
-    element once; nothing here waits for the device. There is no gradient.
+    eq. 12) and DDPM (Ho et al., arXiv 2006.11239, algorithm 2) are of this form. It is computed in
+    float32 (float64 if model_out or x_t is), on a GPU in one pass that reads and writes every
+    element once. Nothing here waits for the device. There is no gradient.
 
     Args:
-        model_out: (B, C, *S), any floating dtype; a slice of channels is well.
+        model_out: (B, C, *S), any floating dtype; it may be a slice of channels.
         x_t: (B, C, *S), any floating dtype.
-        coefficients: (B, 3) float32 (float64 if model_out and x_t are).
+        coefficients: (B, 3) float32 (float64 if model_out or x_t is).
         prediction_type: what the network gives: logits of "x_start", or the "noise".
         start_coefficients: (B, 2), for "noise" if label, probs or their mean are asked for: then
             p = (clip(x_start, -1, 1) + 1) / 2 of x_start = c_t[b] * x_t + c_out[b] * model_out.
         exclusive: softmax rather than sigmoid.
-        noise: (B, C, *S), any floating dtype; or else
-        seed, offset: those of :func:`recycleseg.ops.philox.philox_normal`, as for `noise_step`.
-            Neither noise nor seed: s counts as 0.
-        network_input: (B, C_total, *S) of any floating dtype, whose channels first_channel ...
-            first_channel + C - 1 are overwritten by (clip(x_prev, -1, 1) + 1) / 2. Contiguous or
-            channels-last; a slice of channels is well. It must not overlap with other arguments.
+        noise: (B, C, *S), any floating dtype; None: it is drawn from the seed.
+        seed: of :func:`recycleseg.ops.philox.philox_normal`, as for `noise_step`. Without noise and
+            seed, s counts as 0.
+        offset: of `philox_normal`.
+        network_input: (B, C_total, *S), any floating dtype, contiguous or channels-last, or a slice
+            of channels of such a tensor. (clip(x_prev, -1, 1) + 1) / 2 overwrites its C channels
+            from first_channel on. It must not share memory with the other arguments.
+        first_channel: of the mask in network_input.
         return_label: whether to give the label. It needs exclusive classes.
         return_probs: whether to give p.
         probs_mean: (B, C, *S), dtype of the coefficients, to which mean_weight * (p - probs_mean)
@@ -77,27 +86,20 @@ def ddim_update(
             most 64, else the reference.
 
     Returns:
-        DdimUpdate: x_prev (B, C, *S), new, not clipped, in x_t's layout; label (B, *S) uint8, the
-        first arg-max of model_out ("noise": of p); probs (B, C, *S). x_prev and probs have the
-        dtype of the coefficients.
+        DdimUpdate, whose x_prev and probs have the dtype of the coefficients.
 
     Raises:
-        ValueError: where an argument is not as said.
-        RuntimeError: for "triton" where it is not installed.
+        ValueError: an argument is not as described.
+        RuntimeError: "triton" where it is not installed.
     """
-    wants_probs = return_label or return_probs or probs_mean is not None
     dtype = _check(model_out, x_t, prediction_type, exclusive, return_label)
     shape, device = model_out.shape, model_out.device
     check.tensor("coefficients", coefficients, (shape[0], 3), dtype, device)
-    if prediction_type == "noise" and wants_probs:
-        if start_coefficients is None:
-            raise ValueError(
-                "start_coefficients: expected (B, 2) for the label, probs or their mean of "
-                "prediction_type 'noise', got None"
-            )
-        check.tensor("start_coefficients", start_coefficients, (shape[0], 2), dtype, device)
-    else:
+    wants_probs = return_label or return_probs or probs_mean is not None
+    if prediction_type == "x_start" or not wants_probs:
         start_coefficients = None
+    else:
+        start_coefficients = _start_coefficients(start_coefficients, shape[0], dtype, device)
     if noise is not None and seed is not None:
         raise ValueError("noise, seed: expected at most one of them, got both")
     if noise is not None:
@@ -106,36 +108,57 @@ def ddim_update(
         check.network_input(network_input, shape, first_channel, device)
     weight = _mean_weight(probs_mean, mean_weight, shape, dtype, device)
 
-    if use_triton(backend, shape[1], model_out, x_t, noise, network_input):
-        for name, output in (("network_input", network_input), ("probs_mean", probs_mean)):
-            if output is not None:
-                check_output(name, output)
-        model_out, x_t = collapsible(model_out), collapsible(x_t)
-        noise = None if noise is None else collapsible(noise)
-        run = _triton_op()
-    else:
-        run = _ddim_update_in_plain_torch
+    fused = use_triton(backend, shape[1], model_out, x_t, noise, network_input)
+    if fused:
+        model_out, x_t = collapsible(model_out.detach()), collapsible(x_t.detach())
     x_prev = empty_in_layout_of(x_t, shape, dtype)
     probs = empty_in_layout_of(x_t, shape, dtype) if return_probs else None
     label = model_out.new_empty((shape[0], *shape[2:]), dtype=torch.uint8) if return_label else None
-    run(
-        model_out.detach(),
-        x_t.detach(),
-        coefficients.contiguous(),
-        None if start_coefficients is None else start_coefficients.contiguous(),
-        noise,
-        None if seed is None else as_int64("seed", seed, device),
-        None if seed is None else as_int64("offset", offset, device),
-        x_prev,
-        network_input,
-        label,
-        probs,
-        probs_mean,
-        weight,
-        prediction_type == "noise",
-        exclusive,
-        first_channel,
+    if fused:
+        # Imported here because Triton may be absent, and takes seconds to import.
+        from recycleseg.kernels.ddim_update import ddim_update_op
+
+        check_output("network_input", network_input)
+        check_output("probs_mean", probs_mean)
+        ddim_update_op(
+            model_out,
+            x_t,
+            coefficients.contiguous(),
+            start_coefficients,
+            None if noise is None else collapsible(noise),
+            *as_seed(seed, offset, device),
+            x_prev,
+            network_input,
+            label,
+            probs,
+            probs_mean,
+            weight,
+            prediction_type == "noise",
+            exclusive,
+            first_channel,
+        )
+        return DdimUpdate(x_prev, label, probs)
+    if seed is not None:
+        noise = philox_normal(shape, seed, offset, device)
+    x, p, score = ddim_update_reference(
+        model_out,
+        x_t.to(dtype),
+        coefficients,
+        prediction_type=prediction_type,
+        start_coefficients=start_coefficients,
+        exclusive=exclusive,
+        noise=None if noise is None else noise.to(dtype),
     )
+    x_prev.copy_(x)
+    if network_input is not None:
+        network_input[:, first_channel : first_channel + shape[1]] = x_to_mask(x)
+    if p is not None and score is not None:
+        if label is not None:
+            label.copy_(score.argmax(1))
+        if probs is not None:
+            probs.copy_(p)
+        if probs_mean is not None and weight is not None:
+            probs_mean += weight * (p - probs_mean)
     return DdimUpdate(x_prev, label, probs)
 
 
@@ -151,73 +174,22 @@ def ddim_update_reference(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """x_prev of :func:`ddim_update`, p and the score whose arg-max is the label, in plain torch.
 
-    p and the score are None where start_coefficients lack for them.
+    p and the score are None where start_coefficients are missing for them.
     """
     per_sample = (-1, *[1] * (x_t.ndim - 1))
     a, b, s = (column.view(per_sample) for column in coefficients.unbind(1))
     out = score = model_out.to(coefficients.dtype)
     probs = None
     if prediction_type == "x_start":
-        probs = out.softmax(1) if exclusive else out.sigmoid()
+        probs = probabilities(out, exclusive)
         out = 2 * probs - 1
     elif start_coefficients is not None:
         c_t, c_out = (column.view(per_sample) for column in start_coefficients.unbind(1))
-        probs = score = ((c_t * x_t + c_out * out).clamp(-1, 1) + 1) / 2
+        probs = score = x_to_mask(c_t * x_t + c_out * out)
     x_prev = a * out + b * x_t
     if noise is not None:
         x_prev = x_prev + s * noise
     return x_prev, probs, None if probs is None else score
-
-
-def _triton_op() -> Callable[..., None]:
-    # Here, for it imports Triton, which may be absent and takes seconds.
-    from recycleseg.kernels.ddim_update import ddim_update_op
-
-    op: Callable[..., None] = ddim_update_op
-    return op
-
-
-def _ddim_update_in_plain_torch(
-    model_out: Tensor,
-    x_t: Tensor,
-    coefficients: Tensor,
-    start_coefficients: Tensor | None,
-    noise: Tensor | None,
-    seed: Tensor | None,
-    offset: Tensor | None,
-    x_prev: Tensor,
-    network_input: Tensor | None,
-    label: Tensor | None,
-    probs: Tensor | None,
-    probs_mean: Tensor | None,
-    mean_weight: Tensor | None,
-    predicts_noise: bool,
-    exclusive: bool,
-    first_channel: int,
-) -> None:
-    """What the Triton operator does, with its arguments."""
-    if seed is not None and offset is not None:
-        noise = philox_normal(x_t.shape, seed, offset)
-    x, p, score = ddim_update_reference(
-        model_out,
-        x_t.to(coefficients.dtype),
-        coefficients,
-        prediction_type="noise" if predicts_noise else "x_start",
-        start_coefficients=start_coefficients,
-        exclusive=exclusive,
-        noise=None if noise is None else noise.to(coefficients.dtype),
-    )
-    x_prev.copy_(x)
-    if network_input is not None:
-        network_input[:, first_channel : first_channel + x.shape[1]] = (x.clamp(-1, 1) + 1) / 2
-    if p is None or score is None:
-        return
-    if label is not None:
-        label.copy_(score.argmax(1))
-    if probs is not None:
-        probs.copy_(p)
-    if probs_mean is not None and mean_weight is not None:
-        probs_mean += mean_weight * (p - probs_mean)
 
 
 def _check(
@@ -240,6 +212,18 @@ def _check(
         )
     both = torch.promote_types(model_out.dtype, x_t.dtype)
     return torch.promote_types(both, torch.float32)
+
+
+def _start_coefficients(
+    start_coefficients: Tensor | None, batch: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    if start_coefficients is None:
+        raise ValueError(
+            "start_coefficients: expected (B, 2) for the label, probs or their mean of "
+            "prediction_type 'noise', got None"
+        )
+    check.tensor("start_coefficients", start_coefficients, (batch, 2), dtype, device)
+    return start_coefficients.contiguous()
 
 
 def _mean_weight(

@@ -20,9 +20,13 @@ TERMS = ("dice", "focal", "cross_entropy")
 
 
 class LossTerms(NamedTuple):
-    """dice: 1 - soft Dice (B, C); counts: voxels or mass of each class in the label (B, C).
+    """What :func:`dice_loss` gives.
 
-    focal, cross_entropy: (B,).
+    Attributes:
+        dice: (B, C), 1 - soft Dice.
+        counts: (B, C), voxels of each class in the label; of a soft mask, their mass.
+        focal: (B,).
+        cross_entropy: (B,).
     """
 
     dice: Tensor
@@ -52,24 +56,24 @@ def dice_loss(
     overlapping classes both add p^gamma (1 - y) log(1 - p), with gamma 0 for cross entropy. Where
     counts is 0, dice is 1 and has no gradient.
 
-    Computed in float32 (float64 for float64 logits). Differentiable in logits, by "triton" once;
-    "reference", which "auto" then takes, is so in a soft mask too. "triton" gives the same bits
-    every time.
+    It is computed in float32 (float64 for float64 logits). The terms have a gradient in the logits,
+    with "triton" a first one only. They have one in a soft mask with "reference", which "auto"
+    takes where the mask needs it. "triton" gives the same bits every time.
 
     Args:
         logits: (B, C, *S), floating point.
         label: (B, *S) integers in [0, C), of exclusive classes; or a mask (B, C, *S), which may be
-            soft: for overlapping classes, and for exclusive ones that sum to 1. A label that is no
-            class raises on a CPU, and on a GPU makes the terms of its sample NaN.
+            soft: of overlapping classes, or of exclusive ones, where it sums to 1. A label that is
+            no class raises on a CPU, and on a GPU makes the terms of its sample NaN.
         exclusive: exclusive classes or overlapping ones.
         gamma: exponent of the focal loss, 0 or at least 1.
-        terms: what is needed of "dice" (with counts), "focal" and "cross_entropy"; the rest is NaN.
+        terms: those needed among "dice" (with counts), "focal", "cross_entropy"; others are NaN.
         backend: "triton" (CUDA; float32, float16 or bfloat16; up to 64 classes), "reference", or
-            "auto": "triton" where it serves.
+            "auto": "triton" where it can be used.
 
     Raises:
-        ValueError: where an argument is not as said.
-        RuntimeError: for "triton" where it is not installed.
+        ValueError: an argument is not as described.
+        RuntimeError: "triton" where it is not installed.
     """
     _check(logits, label, exclusive, terms)
     check_gamma(gamma)
@@ -179,7 +183,7 @@ def _total(parts: list[Tensor]) -> Tensor:
 def _dice_loss_triton(
     logits: Tensor, label: Tensor, exclusive: bool, gamma: float, terms: Collection[str]
 ) -> LossTerms:
-    # Here, for it imports Triton, which may be absent and takes seconds.
+    # Imported here because Triton may be absent, and takes seconds to import.
     from recycleseg.kernels.dice_loss import dice_loss_fwd
 
     is_mask = label.shape == logits.shape

@@ -25,14 +25,22 @@ _MIN_UNIFORM = 1e-7
 
 
 class PhiloxNoise(NamedTuple):
-    """Noise not yet drawn: seed and offset, 0-d int64, of :func:`philox_normal`."""
+    """Noise not yet drawn: what :func:`philox_normal` makes it of.
+
+    Attributes:
+        seed: 0-d int64.
+        offset: 0-d int64.
+    """
 
     seed: Tensor
     offset: Tensor
 
     def draw(self, shape: Sequence[int]) -> Tensor:
-        """The noise (B, C, *S), float32."""
+        """The noise, float32, of shape (B, C, *S)."""
         return philox_normal(shape, self.seed, self.offset)
+
+
+Noise = Tensor | PhiloxNoise
 
 
 def philox_normal(
@@ -43,17 +51,17 @@ def philox_normal(
 ) -> Tensor:
     """Standard normal noise (B, C, *S), float32.
 
-    Element (b, c, v), where v is the index of the voxel in row-major order among V, takes the
-    words of key `seed` and counter
+    Let v be the row-major index of a voxel among V. Box-Muller makes four normals of the words of
+    key `seed` and counter
 
         (lo(n), hi(n), lo(offset), hi(offset) << 4 | c // 4),     n = b * V + v,
 
-    and of the four normals that Box-Muller makes of them the (c % 4)-th.
+    and element (b, c, v) is the (c % 4)-th of them.
 
     Args:
         shape: (B, C, *S), with C at most 64.
         seed: any int64, or a 0-d int64 tensor on the device.
-        offset: in [0, 2^60), likewise; one a draw: other offsets give independent noise.
+        offset: in [0, 2^60), int or tensor likewise. Another offset gives independent noise.
         device: of the result; None: that of the tensors among seed and offset, else the CPU.
 
     Raises:
@@ -79,11 +87,25 @@ def philox_normal(
     return normals.flatten(1, 2)[:, :classes].reshape(shape)
 
 
+def as_seed(
+    seed: int | Tensor | None, offset: int | Tensor, device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    """Both as `as_int64` has them; None where there is no seed."""
+    if seed is None:
+        return None, None
+    return as_int64("seed", seed, device), as_int64("offset", offset, device)
+
+
 def as_int64(name: str, value: int | Tensor, device: torch.device) -> Tensor:
-    """A seed or offset as 0-d int64 tensor on `device`, made without waiting for it.
+    """Make a seed or offset a 0-d int64 tensor on `device`, without waiting for the device.
+
+    Args:
+        name: "seed" or "offset", which tells the range of an int.
+        value: an int, or such a tensor already.
+        device: of the result.
 
     Raises:
-        ValueError: a tensor that is not so, or an int out of range.
+        ValueError: another tensor, or an int out of range.
     """
     if isinstance(value, Tensor):
         if value.dtype != torch.int64 or value.ndim != 0 or value.device.type != device.type:

@@ -1,4 +1,19 @@
-"""From a configuration to the objects it describes."""
+"""From a configuration to the objects it describes.
+
+`imgx_compat` makes these do as ImgX where ImgX departs from the literature that it cites:
+
+    NoiseSchedule        "cosine" becomes "imgx_cosine"
+    GaussianDiffusion    time is that of the respaced schedule; x_to_logits gives log p of
+                         overlapping classes too
+      ddim_step          sigma is eta * log variance
+      vlb_loss           p and q change places, and no gradient goes through the mean
+      SelfConditioning   prev_step "next" shows x_{t+1} at time t
+    ImportanceTimesteps  weight p * T; losses that are not finite count
+    SegmentationLoss     no class 0 of overlapping classes; NaN for a sample without foreground
+    PatchSampler         (made by the trainer) never starts at the last possible position
+
+ImgX's time embedding is an option of its own, `model.time_conditioning`.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +64,6 @@ def choose_patch_size(config: TrainConfig, median_shape: Sequence[int]) -> tuple
 
 def make_network(config: TrainConfig, plan: Plan) -> UNet:
     """The U-Net for the data set's channels and classes, and the strategy's mask."""
-    m = config.model
     num_classes = len(plan.classes)
     mask_channels = {"supervised": 0, "self_conditioning": 2 * num_classes}
     learned = config.diffusion.variance_type in ("learned", "learned_range")
@@ -57,25 +71,16 @@ def make_network(config: TrainConfig, plan: Plan) -> UNet:
         plan.spatial_dims,
         len(plan.channel_names),
         2 * num_classes if learned and config.strategy != "supervised" else num_classes,
-        m.channels,
         mask_channels=mask_channels.get(config.strategy, num_classes),
-        first_scale=m.first_scale,
-        scale=m.scale,
-        num_res_blocks=m.num_res_blocks,
-        num_heads=m.num_heads,
-        num_transformer_layers=m.num_transformer_layers,
-        dropout=m.dropout,
-        time_conditioning=m.time_conditioning,
-        checkpoint_activations=m.checkpoint_activations,
+        **vars(config.model),
     )
 
 
 def make_diffusion(config: TrainConfig, exclusive: bool) -> GaussianDiffusion:
     """The diffusion of training, with all T steps."""
     d = config.diffusion
-    schedule = NoiseSchedule(
-        d.schedule, d.num_timesteps, d.beta_start, d.beta_end, imgx_compat=config.imgx_compat
-    )
+    name = "imgx_cosine" if config.imgx_compat and d.schedule == "cosine" else d.schedule
+    schedule = NoiseSchedule(name, d.num_timesteps, d.beta_start, d.beta_end)
     return _diffusion_over(schedule, config, exclusive)
 
 
@@ -122,7 +127,7 @@ def make_strategy(config: TrainConfig, diffusion: GaussianDiffusion, num_classes
         r = config.recycling
         return Recycling(objective, num_classes, r.prev_step, r.reverse_step)
     s = config.self_conditioning
-    return SelfConditioning(objective, num_classes, s.prev_step, s.probability, config.imgx_compat)
+    return SelfConditioning(objective, num_classes, s.prev_step, s.probability)
 
 
 def make_volume_sampler(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from recycleseg.classes import probabilities
-from recycleseg.diffusion.gaussian import PredictionType
 from recycleseg.diffusion.network import Network
+from recycleseg.ops.ddim_update import PredictionType
 
 
 class MirroredNetwork:

@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recycleseg.classes import probabilities
 from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.network import Network, NetworkInput
-from recycleseg.diffusion.samplers import draws_noise, reverse_step, sample
+from recycleseg.diffusion.samplers import Sampler, draws_noise, reverse_step, sample
+from recycleseg.ops.noise_step import x_to_mask
 from recycleseg.progress import Progress
 from recycleseg.sampling.graphs import GraphedSteps
 from recycleseg.sampling.windows import RowMerger, WindowGrid
@@ -39,7 +41,7 @@ class VolumeSampler:
     exclusive: bool
     patch_size: tuple[int, ...]
     overlap: float = 0.5
-    sampler: Literal["ddim", "ddpm"] = "ddim"
+    sampler: Sampler = "ddim"
     eta: float = 0.0
     self_conditioning: bool = False
     window_batch: int = 2
@@ -141,7 +143,7 @@ class VolumeSampler:
                 noise = torch.randn(shape, generator=own, device=own.device)[None]
             done = diffusion.num_timesteps - 1 - index
             for windows in batches:
-                x = self._network_input(diffusion, image, x_t, predicted, grid, windows)
+                x = self._network_input(image, x_t, predicted, grid, windows)
                 time = diffusion.network_time(t_index).expand(len(x.tensor)).contiguous()
                 model_out = self._call(x.tensor, time)[: len(grid.starts[windows])]
                 for rows, out in merger.add(model_out, windows):
@@ -165,7 +167,6 @@ class VolumeSampler:
 
     def _network_input(
         self,
-        diffusion: GaussianDiffusion,
         image: Tensor,
         x_t: Tensor,
         predicted: Tensor | None,
@@ -175,8 +176,7 @@ class VolumeSampler:
         """Windows of the image and the mask as the network sees them, window_batch if compiled."""
         of_image = self._filled(grid.cut(image, windows))
         x = NetworkInput(of_image, self.num_classes * (2 if self.self_conditioning else 1))
-        mask = diffusion.x_to_mask(grid.cut(x_t[0], windows))
-        x.mask[:, : self.num_classes] = self._filled(mask)
+        x.mask[:, : self.num_classes] = self._filled(x_to_mask(grid.cut(x_t[0], windows)))
         if self.self_conditioning and predicted is not None:
             x.mask[:, self.num_classes :] = self._filled(grid.cut(predicted[0], windows))
         return x
@@ -210,8 +210,7 @@ class VolumeSampler:
             return torch.stack(drawn)
 
         if self.diffusion is None:
-            logits = self._call(windows).float()
-            probs = (logits.softmax(1) if self.exclusive else logits.sigmoid()).unsqueeze(0)
+            probs = probabilities(self._call(windows).float(), self.exclusive).unsqueeze(0)
         elif self.compiled and windows.is_cuda and not draws_noise(self.sampler, self.eta):
             probs = self._graphed(windows, noise())
         else:
