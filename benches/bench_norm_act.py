@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from op_shapes import QUICK_DTYPE
 from pytest_benchmark.fixture import BenchmarkFixture
-from selection import DEVICE, full_unless, on_device
+from selection import DEVICE, full_unless
 from torch import Tensor
 
 from recycleseg.ops.norm_act import norm_act, norm_act_reference
@@ -16,7 +17,6 @@ from recycleseg.ops.norm_act import norm_act, norm_act_reference
 # (B, C, *S): the first and the third level of a 3D network, the first of a 2D one.
 SHAPES = [(2, 32, 32, 48, 32), (2, 128, 8, 12, 8), (4, 32, 256, 256)]
 DTYPES = [torch.float32, torch.bfloat16]
-QUICK_DTYPE = on_device(torch.float32, torch.bfloat16)
 PROVIDERS = ("ours", "native", "reference", "compiled")
 
 

@@ -42,7 +42,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Let a bench print warnings, which tests fail by: they may be of what it compares with."""
-    item.add_marker(pytest.mark.filterwarnings("default"))
+    known = [line for line in item.config.getini("filterwarnings") if line != "error"]
+    item.add_marker(pytest.mark.filterwarnings("default", *known))
 
 
 def pytest_benchmark_update_machine_info(
