@@ -1,6 +1,7 @@
 """Soft Dice and focal loss of logits, forward alone and with the gradient of the logits.
 
-Forward is that of training: it keeps what the backward pass will need. MONAI computes both terms alike.
+Forward is that of training: it keeps what the backward pass will need. MONAI
+computes both terms alike.
 """
 
 from __future__ import annotations
