@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from recycleseg.factory import choose_device, choose_precision
-from recycleseg.training.run_folder import describe_environment
+from recycleseg.run.device import choose_device, choose_precision
+from recycleseg.run.environment import describe_environment
 from report import ratio_table, read_section
 
 LEFT_OUT = pytest.StashKey[int]()

@@ -10,18 +10,18 @@ from step_cases import CASES, NUM_CLASSES, Case
 from torch import Tensor
 
 from recycleseg import _ext
-from recycleseg.compiling import compiled, resolve_mode
-from recycleseg.config import CompileMode, OptimConfig
 from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.diffusion.strategies import DiffusionObjective, Recycling, Standard, make_draws
 from recycleseg.diffusion.timesteps import UniformTimesteps
-from recycleseg.factory import AutocastNetwork, choose_precision
-from recycleseg.inference.volume import VolumeSampler
 from recycleseg.losses import SegmentationLoss
 from recycleseg.models.unet import UNet
 from recycleseg.ops import _backend
-from recycleseg.training.adamw import AdamW
+from recycleseg.run.compiling import compiled, resolve_mode
+from recycleseg.run.device import AutocastNetwork, choose_precision
+from recycleseg.run.options import CompileMode, OptimConfig
+from recycleseg.sampling.volume import VolumeSampler
+from recycleseg.training.optim import clip_and_step, make_optimizer
 
 PROVIDERS = ("fused", "plain", "compiled")
 STRATEGIES = {"recycling": Recycling, "standard": Standard}
@@ -48,7 +48,7 @@ class Workload:
         wanted: dict[str, CompileMode] = {"fused": "auto", "plain": "off", "compiled": "default"}
         mode = resolve_mode(wanted[provider], device)
         forward = AutocastNetwork(self.network, device, precision)
-        self.optimizer = AdamW(self.network, OptimConfig(), mode)
+        self.optimizer = make_optimizer(self.network, OptimConfig())
         schedule = NoiseSchedule("linear", 1001)
         objective = DiffusionObjective(
             GaussianDiffusion(schedule).to(device), SegmentationLoss(1.0, 1.0)
@@ -78,7 +78,7 @@ class Workload:
             draws = make_draws(self.strategy, self.timesteps, self.generators[0], shape)
             loss = self.loss_step(self.image, self.label, draws).loss
             loss.backward()
-            self.optimizer.step(lr=1e-5)
+            clip_and_step(self.optimizer, 1e-5, 1.0)
         loss.item()
 
     def sample(self) -> Tensor:

@@ -6,86 +6,162 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "python" / "recycleseg"
+# Where the names of modules begin. The folder kernels/ gets its package when it is installed.
+PACKAGES = {"recycleseg": ROOT / "python" / "recycleseg", "recycleseg.kernels": ROOT / "kernels"}
+BENCHES = {"": ROOT / "benches"}
 
-# Lowest first; a room may import from lower layers, and from the others of its own.
+# Lowest first. A room imports from itself and from lower layers alone.
 LAYERS = [
-    {"_C"},
-    {"_ext"},
-    {"kernels"},
-    {"data"},
+    {"_C", "kernels", "files", "progress"},
+    {"_ext", "classes"},
     {"ops"},
-    {"losses", "diffusion", "metrics"},
-    {"models"},
-    {"config", "config_ranges", "checkpoint", "compiling"},
-    {"factory", "inference", "report", "evaluation"},
+    {"data", "losses", "metrics", "models"},
+    {"diffusion"},
+    {"sampling"},
+    {"run"},
+    {"prediction"},
+    {"evaluation"},
+    {"report"},
     {"training"},
     {"cli"},
 ]
-RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
-# Rooms that may import these alone.
-CLOSED: dict[str, set[str]] = {"_ext": {"_C"}, "kernels": set(), "data": set()}
 # Not rooms: the public API, gathered from all of them, and the YAML presets.
 OPEN = {"__init__", "presets"}
-SOURCES = sorted(PACKAGE.rglob("*.py")) + sorted((ROOT / "kernels").rglob("*.py"))
 
 
-def room_of(path: Path) -> str:
-    relative = path.relative_to(PACKAGE if PACKAGE in path.parents else ROOT)
-    return relative.parts[0].removesuffix(".py")
+def modules_in(packages: Mapping[str, Path]) -> dict[str, Path]:
+    """Dotted name of every module -> its file; of the compiled one its stub."""
+    found = {}
+    for package, folder in packages.items():
+        for path in [*folder.rglob("*.py"), *folder.rglob("*.pyi")]:
+            parts = [*filter(None, [package]), *path.relative_to(folder).with_suffix("").parts]
+            found[".".join(parts).removesuffix(".__init__")] = path
+    return found
 
 
-def imported_rooms(path: Path) -> Iterator[str]:
-    """First name after `recycleseg.` of every import in the file, wherever it stands."""
+def imports_of(path: Path, modules: Mapping[str, Path]) -> set[str]:
+    """Modules that a file imports, wherever it does so: also in functions and for types alone."""
+    names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                names.add(inner if inner in modules else str(node.module))
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name in modules and modules[name] != path}
+
+
+def room_of(module: str) -> str:
+    """First name after `recycleseg.`."""
+    return (module.split(".") + ["__init__"])[1]
+
+
+def upward_imports(modules: Mapping[str, Path]) -> list[tuple[str, str]]:
+    """Pairs of modules of which the first imports the second against the order of LAYERS."""
+    rank = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
+    found = []
+    for module, path in modules.items():
+        room = room_of(module)
+        if room in OPEN:
             continue
-        for name in names:
-            package, _, rest = name.partition(".")
-            room = rest.partition(".")[0]
-            if package == "recycleseg" and room in RANK:
-                yield room
+        assert room in rank, f"{room} has no place in LAYERS"
+        for other in imports_of(path, modules):
+            if room_of(other) != room and rank[room_of(other)] >= rank[room]:
+                found.append((module, other))
+    return sorted(found)
+
+
+def circles(modules: Mapping[str, Path]) -> Iterator[list[str]]:
+    """Modules that import each other, over however many others: each circle that a walk meets."""
+    graph = {module: sorted(imports_of(path, modules)) for module, path in modules.items()}
+    done: set[str] = set()
+
+    def walk(module: str, trail: list[str]) -> Iterator[list[str]]:
+        if module in trail:
+            yield [*trail[trail.index(module) :], module]
+        elif module not in done:
+            for other in graph[module]:
+                yield from walk(other, [*trail, module])
+            done.add(module)
+
+    for module in graph:
+        yield from walk(module, [])
+
+
+def test_a_file_imports_no_room_above_its_own() -> None:
+    assert upward_imports(modules_in(PACKAGES)) == []
+
+
+@pytest.mark.parametrize("packages", [PACKAGES, BENCHES], ids=["package", "benches"])
+def test_no_files_import_each_other(packages: Mapping[str, Path]) -> None:
+    assert list(circles(modules_in(packages))) == []
+
+
+def small_package(root: Path, files: Mapping[str, str]) -> dict[str, Path]:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return modules_in({"recycleseg": root})
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in SOURCES if room_of(p) not in OPEN], ids=lambda p: str(p.relative_to(ROOT))
+    ("importing", "imported"),
+    [("data/a.py", "cli/b.py"), ("data/a.py", "metrics/b.py"), ("classes.py", "ops/b.py")],
 )
-def test_a_file_imports_no_room_above_its_own(path: Path) -> None:
-    room = room_of(path)
-    assert room in RANK, f"{room} has no place in LAYERS"
-    others = set(imported_rooms(path)) - {room}
-    assert {other for other in others if RANK[other] > RANK[room]} == set()
-    if room in CLOSED:
-        assert others <= CLOSED[room]
+def test_an_upward_import_is_refused(tmp_path: Path, importing: str, imported: str) -> None:
+    other = "recycleseg." + imported.removesuffix(".py").replace("/", ".")
+    modules = small_package(tmp_path, {importing: f"import {other}\n", imported: ""})
+    ((first, second),) = upward_imports(modules)
+    assert (modules[first], second) == (tmp_path / importing, other)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import recycleseg.data.a\n",
+        "from recycleseg.data import a\n",
+        "def f():\n    from recycleseg.data.a import x\n",
+        "import typing\n\nif typing.TYPE_CHECKING:\n    from recycleseg.data.a import X\n",
+    ],
+    ids=["module", "name", "in a function", "for types"],
+)
+@pytest.mark.parametrize("between", [False, True])
+def test_a_circle_is_refused(tmp_path: Path, text: str, between: bool) -> None:
+    files = {"data/a.py": "from recycleseg.data.b import y\n", "data/b.py": text}
+    if between:
+        files |= {"data/b.py": "import recycleseg.data.c\n", "data/c.py": text}
+    assert list(circles(small_package(tmp_path, files))) != []
+    (tmp_path / "data" / ("c.py" if between else "b.py")).write_text("", encoding="utf-8")
+    assert list(circles(modules_in({"recycleseg": tmp_path}))) == []
 
 
 def test_only_ext_imports_the_compiled_module() -> None:
-    importers = {path.name for path in SOURCES if "_C" in imported_rooms(path)}
-    assert importers == {"_ext.py"}
+    modules = modules_in(PACKAGES)
+    importers = {n for n, path in modules.items() if "recycleseg._C" in imports_of(path, modules)}
+    assert importers == {"recycleseg._ext"}
+
+
+def c_sources() -> list[Path]:
+    return [path for path in (ROOT / "csrc").rglob("*") if path.is_file()]
 
 
 def test_only_the_bindings_include_pybind11() -> None:
-    includers = {
-        path.name
-        for path in (ROOT / "csrc").iterdir()
-        if re.search(r"#\s*include\s*[<\"](pybind11|Python\.h)", path.read_text(encoding="utf-8"))
-    }
-    assert includers == {"bindings.cpp"}
+    pattern = re.compile(r"#\s*include\s*[<\"](pybind11|Python\.h)")
+    includers = [p.name for p in c_sources() if pattern.search(p.read_text(encoding="utf-8"))]
+    assert includers == ["bindings.cpp"]
 
 
 def test_csrc_and_its_build_use_no_torch() -> None:
-    sources = [*(ROOT / "csrc").iterdir(), ROOT / "CMakeLists.txt"]
+    sources = [*c_sources(), ROOT / "CMakeLists.txt"]
     pattern = re.compile(r"#\s*include\s*[<\"](torch|ATen|c10)|find_package\(\s*Torch|\bat::")
     assert [p.name for p in sources if pattern.search(p.read_text(encoding="utf-8"))] == []
 

@@ -10,16 +10,17 @@ from typing import Any
 import torch
 import yaml
 
-from recycleseg import factory
-from recycleseg.checkpoint import Checkpoint, save_checkpoint
-from recycleseg.config import (
+from recycleseg.classes import Classes
+from recycleseg.data.preprocess import ChannelIntensity, Plan
+from recycleseg.run import factory
+from recycleseg.run.checkpoint import Checkpoint, save_checkpoint
+from recycleseg.run.config import TrainConfig
+from recycleseg.run.options import (
     ModelConfig,
     PostprocessConfig,
     RuntimeConfig,
     SamplingConfig,
-    TrainConfig,
 )
-from recycleseg.data.preprocess import ChannelIntensity, Plan
 
 
 def write_tiny_run(
@@ -32,9 +33,7 @@ def write_tiny_run(
     """A recycling run of one channel and three classes in 3D; plan_fields: of `Plan`."""
     fields: dict[str, Any] = {
         "channel_names": ("MRI",),
-        "class_names": ("background", "a", "b"),
-        "regions": None,
-        "label_values": (0, 1, 2),
+        "classes": Classes(("background", "a", "b")),
         "spatial_dims": 3,
         "spacing": None,
         "shape": None,

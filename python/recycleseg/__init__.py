@@ -2,11 +2,9 @@
 
 __version__ = "0.1.0"
 
-from recycleseg.config import TrainConfig, load_preset
 from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.samplers import ddim_step, ddpm_step
 from recycleseg.diffusion.schedule import NoiseSchedule
-from recycleseg.inference.predictor import Prediction, Predictor
 from recycleseg.losses import SegmentationLoss
 from recycleseg.metrics.evaluate import evaluate
 from recycleseg.metrics.scores import Scores
@@ -14,6 +12,8 @@ from recycleseg.models.unet import UNet
 from recycleseg.ops.distance_transform import distance_transform
 from recycleseg.ops.ensemble_vote import ensemble_vote
 from recycleseg.ops.overlap_counts import overlap_counts
+from recycleseg.prediction.predictor import Prediction, Predictor
+from recycleseg.run.config import TrainConfig, load_preset
 from recycleseg.training.trainer import Trainer
 
 __all__ = [

@@ -16,10 +16,10 @@ from tests.tiny_runs import write_tiny_run
 
 from recycleseg.cli._progress import CaseProgress
 from recycleseg.cli.predict import build_parser, main, parse_command
-from recycleseg.config import PostprocessConfig
 from recycleseg.data.volumes import read_volume, write_volume
-from recycleseg.inference.postprocess import postprocess
-from recycleseg.inference.predictor import Predictor
+from recycleseg.prediction.postprocess import postprocess
+from recycleseg.prediction.predictor import Predictor
+from recycleseg.run.options import PostprocessConfig
 
 SHAPE = (9, 11, 10)
 
@@ -180,7 +180,7 @@ def test_postprocessing_is_the_runs_own_unless_told_otherwise(tmp_path: Path) ->
     asked = PostprocessConfig(keep_largest=("a",), fill_holes=("a",))
     for options, config in (((), own), (("--keep-largest", "a", "--fill-holes", "a"), asked)):
         label, rules = made(*options)
-        expected = postprocess(raw, config, values, spacing=(1.0, 2.0, 1.0))
+        expected = postprocess(raw, config, values)
         assert (expected != raw).any()
         np.testing.assert_array_equal(label, expected)
         assert rules == json.loads(json.dumps(asdict(config)))

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from recycleseg.cli.train import build_parser, main, parse_command
-from recycleseg.config import load_preset, preset_names
+from recycleseg.run.config import load_preset, preset_names
 
 
 def test_every_preset_is_a_configuration() -> None:

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 
 from recycleseg.data import cache
 from recycleseg.data.cache import prepare_dataset
-from recycleseg.data.layout import Dataset, DatasetError, read_dataset
+from recycleseg.data.layout import Dataset, read_dataset
 from recycleseg.data.preprocess import PreprocessConfig, native_label, restore
 from recycleseg.data.volumes import read_volume, write_volume
+from recycleseg.files import FileError
 
 MakeDataset = Callable[..., Path]
 CONFIG = PreprocessConfig()
@@ -163,7 +164,7 @@ def test_bad_data_leaves_no_cache(make_dataset: MakeDataset, tmp_path: Path) -> 
     for case_id in ("c1", "c3"):
         path = dataset.cases[case_id].image_paths[0]
         path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DatasetError, match="2 problems"):
+    with pytest.raises(FileError, match="2 problems"):
         prepare_dataset(dataset, CONFIG, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -197,6 +198,6 @@ def test_real_labels_survive_the_way_there_and_back(
     prepared = prepare_dataset(dataset, config, tmp_path)
     for case in prepared.cases("train"):
         assert case.label is not None
-        probs = F.one_hot(case.label.long(), dataset.num_classes).movedim(-1, 0)
+        probs = F.one_hot(case.label.long(), len(dataset.classes)).movedim(-1, 0)
         found = restore(probs, case).argmax(dim=0)
         assert (found == native_label(case)).float().mean() >= agreement

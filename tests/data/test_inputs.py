@@ -10,7 +10,7 @@ import pytest
 
 from recycleseg.data.inputs import find_cases, find_split_cases
 from recycleseg.data.layout import read_dataset
-from recycleseg.data.volumes import DatasetError
+from recycleseg.files import FileError
 
 ONE, TWO = ("MRI",), ("T1", "T2")
 
@@ -31,7 +31,7 @@ def found(
 
 
 def problem(source: Path | list[Path], channels: tuple[str, ...] = ONE, dims: int = 3) -> str:
-    with pytest.raises(DatasetError) as error:
+    with pytest.raises(FileError) as error:
         found(source, channels, dims)
     return str(error.value)
 
@@ -135,17 +135,17 @@ def test_split_of_a_data_set(make_dataset: Callable[..., Path]) -> None:
     assert [case.case_id for case in cases] == ["c3", "c4"]
     assert cases[0].image_paths == (root / "imagesTr/c3_0000.nii.gz",)
     assert len(find_split_cases(root, "all", ONE, 3)) == 4
-    with pytest.raises(DatasetError, match="expected cases in the val split, got none"):
+    with pytest.raises(FileError, match="expected cases in the val split, got none"):
         find_split_cases(root, "val", ONE, 3)
-    with pytest.raises(DatasetError, match="expected images with 2 channels, got 1"):
+    with pytest.raises(FileError, match="expected images with 2 channels, got 1"):
         find_split_cases(root, "test", TWO, 3)
-    with pytest.raises(DatasetError, match="expected images with 2 axes, got 3"):
+    with pytest.raises(FileError, match="expected images with 2 axes, got 3"):
         find_split_cases(root, "test", ONE, 2)
     (root / "imagesTr/c3_0000.nii.gz").unlink()
     (root / "imagesTr/c4_0000.nii.gz").unlink()
     split = {"train": ["c0", "c1"], "test": ["c4", "c3"]}
     (root / "split.json").write_text(json.dumps(split))
-    with pytest.raises(DatasetError, match="2 problems\n  - .*c3_0000.nii.gz: expected channel 0"):
+    with pytest.raises(FileError, match="2 problems\n  - .*c3_0000.nii.gz: expected channel 0"):
         find_split_cases(root, "test", ONE, 3)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from recycleseg.data.layout import DatasetError, read_dataset
+from recycleseg.data.layout import read_dataset
+from recycleseg.files import FileError
 
 MakeDataset = Callable[..., Path]
 
@@ -22,11 +23,11 @@ def change_description(root: Path, **changes: Any) -> None:
 def test_exclusive_classes(make_dataset: MakeDataset) -> None:
     root = make_dataset(channels=("T1", "T2"), labels={"core": 2, "background": 0, "shell": 1})
     dataset = read_dataset(root)
-    assert dataset.class_names == ("background", "shell", "core")
-    assert dataset.foreground_names == ("shell", "core")
-    assert dataset.exclusive and dataset.regions is None
-    assert dataset.num_classes == 3
-    assert dataset.label_values == (0, 1, 2)
+    assert dataset.classes.names == ("background", "shell", "core")
+    assert tuple(dataset.classes.foreground) == ("shell", "core")
+    assert dataset.classes.exclusive and dataset.classes.regions is None
+    assert len(dataset.classes) == 3
+    assert list(dataset.classes.values) == [0, 1, 2]
     assert dataset.channel_names == ("T1", "T2")
     assert dataset.spatial_dims == 3
     case = dataset.cases["c1"]
@@ -38,11 +39,11 @@ def test_overlapping_regions(make_dataset: MakeDataset) -> None:
     root = make_dataset(labels={"background": 0, "whole": [1, 2], "core": [2]})
     change_description(root, regions_class_order=[1, 2])
     dataset = read_dataset(root)
-    assert not dataset.exclusive
-    assert dataset.class_names == dataset.foreground_names == ("whole", "core")
-    assert dataset.regions == ((1, 2), (2,))
-    assert dataset.num_classes == 2
-    assert dataset.label_values == (0, 1, 2)
+    assert not dataset.classes.exclusive
+    assert dataset.classes.names == tuple(dataset.classes.foreground) == ("whole", "core")
+    assert dataset.classes.regions == ((1, 2), (2,))
+    assert len(dataset.classes) == 2
+    assert list(dataset.classes.values) == [0, 1, 2]
 
 
 def test_given_split_is_kept_in_order(make_dataset: MakeDataset) -> None:
@@ -67,9 +68,9 @@ def test_seeded_split_uses_every_case_once(make_dataset: MakeDataset) -> None:
 
 def test_folder_that_is_no_data_set(tmp_path: Path) -> None:
     expected = "expected a data set in the nnU-Net raw layout .dataset.json, imagesTr/CASE_0000"
-    with pytest.raises(DatasetError, match=f"{expected}.* got no dataset.json in {tmp_path}"):
+    with pytest.raises(FileError, match=f"{expected}.* got no dataset.json in {tmp_path}"):
         read_dataset(tmp_path)
-    with pytest.raises(DatasetError, match=f"{expected}.* got no folder {tmp_path}/none"):
+    with pytest.raises(FileError, match=f"{expected}.* got no folder {tmp_path}/none"):
         read_dataset(tmp_path / "none")
 
 
@@ -85,8 +86,11 @@ def test_folder_that_is_no_data_set(tmp_path: Path) -> None:
         ({"labels": {"background": 0, "a": []}}, "labels: expected name -> value"),
         ({"labels": {"air": 0, "a": 1, "b": 2}}, 'labels: expected "background": 0'),
         ({"labels": {"background": 0, "a": 1, "b": 3}}, r"consecutive values.* got \[0, 1, 3\]"),
-        ({"labels": {"background": 0}}, r"at least one foreground class, got \[0\]"),
-        ({"labels": {"background": 0, "a": 1, "b": 1}}, "one name per value, got two for one"),
+        ({"labels": {"background": 0}}, "expected a foreground label, got only background"),
+        (
+            {"labels": {"background": 0, "a": 1, "b": 1}},
+            "one name per structure, got 'a' and 'b' for 1",
+        ),
         (
             {"labels": {"background": 0, **{f"c{value}": value for value in range(1, 257)}}},
             "labels: expected at most 256, got 257",
@@ -97,17 +101,17 @@ def test_folder_that_is_no_data_set(tmp_path: Path) -> None:
 def test_bad_description(make_dataset: MakeDataset, changes: dict[str, Any], message: str) -> None:
     root = make_dataset()
     change_description(root, **changes)
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(FileError, match=message):
         read_dataset(root)
 
 
 def test_description_that_is_no_json_object(make_dataset: MakeDataset) -> None:
     root = make_dataset()
     (root / "dataset.json").write_text("{")
-    with pytest.raises(DatasetError, match="dataset.json: expected JSON, got"):
+    with pytest.raises(FileError, match="dataset.json: expected JSON, got"):
         read_dataset(root)
     (root / "dataset.json").write_text("[]")
-    with pytest.raises(DatasetError, match="dataset.json: expected an object, got list"):
+    with pytest.raises(FileError, match="dataset.json: expected a JSON object, got list"):
         read_dataset(root)
 
 
@@ -123,12 +127,12 @@ def test_description_that_is_no_json_object(make_dataset: MakeDataset) -> None:
     ],
 )
 def test_bad_split(make_dataset: MakeDataset, split: Any, message: str) -> None:
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(FileError, match=message):
         read_dataset(make_dataset(split=split))
 
 
 def test_too_few_cases_to_split(make_dataset: MakeDataset) -> None:
-    with pytest.raises(DatasetError, match="expected at least 3 cases to split, got 2"):
+    with pytest.raises(FileError, match="expected at least 3 cases to split, got 2"):
         read_dataset(make_dataset(num_cases=2))
 
 
@@ -136,10 +140,10 @@ def test_no_images(make_dataset: MakeDataset) -> None:
     root = make_dataset()
     for path in (root / "imagesTr").iterdir():
         path.unlink()
-    with pytest.raises(DatasetError, match="imagesTr: expected images CASE_0000.nii.gz, got none"):
+    with pytest.raises(FileError, match="imagesTr: expected images CASE_0000.nii.gz, got none"):
         read_dataset(root)
     (root / "imagesTr").rmdir()
-    with pytest.raises(DatasetError, match="imagesTr: expected images CASE_0000.nii.gz, got none"):
+    with pytest.raises(FileError, match="imagesTr: expected images CASE_0000.nii.gz, got none"):
         read_dataset(root)
 
 
@@ -147,7 +151,7 @@ def test_stray_names_are_named_and_hidden_files_ignored(make_dataset: MakeDatase
     root = make_dataset()
     for name in ("c0.nii.gz", "c0_0001.nii.gz", "notes.txt", "._c0_0000.nii.gz"):
         (root / "imagesTr" / name).touch()
-    with pytest.raises(DatasetError, match="3 problems") as error:
+    with pytest.raises(FileError, match="3 problems") as error:
         read_dataset(root)
     for name in ("c0.nii.gz", "c0_0001.nii.gz", "notes.txt"):
         assert f"below 1, got {name}" in str(error.value)
@@ -157,14 +161,14 @@ def test_all_problems_are_listed_at_once(make_dataset: MakeDataset) -> None:
     root = make_dataset(split={"train": ["c9"]})
     change_description(root, labels={"background": 0, "a": 1, "ignore": 2})
     (root / "imagesTr/stray.nii.gz").touch()
-    with pytest.raises(DatasetError, match=f"data set {root}: 3 problems\n") as error:
+    with pytest.raises(FileError, match=f"data set {root}: 3 problems\n") as error:
         read_dataset(root)
     assert str(error.value).count("\n  - ") == 3
 
 
 def test_real_data_sets(data_root: Path) -> None:
     hippocampus = read_dataset(data_root / "Dataset004_Hippocampus")
-    assert hippocampus.class_names == ("background", "anterior", "posterior")
+    assert hippocampus.classes.names == ("background", "anterior", "posterior")
     assert [len(case_ids) for case_ids in hippocampus.split.values()] == [150, 20, 40]
     head = read_dataset(data_root / "Dataset018_FetalHeadUltrasound")
     assert head.spatial_dims == 2

@@ -19,10 +19,12 @@ import pytest
 from PIL import Image
 from tests.tiny_runs import write_tiny_run
 
+from recycleseg.classes import Classes
 from recycleseg.cli.predict import main
 from recycleseg.data.inputs import find_cases
 from recycleseg.data.preprocess import ChannelIntensity, Plan, preprocess_image
-from recycleseg.data.volumes import DatasetError, read_volume, write_volume
+from recycleseg.data.volumes import read_volume, write_volume
+from recycleseg.files import FileError
 
 SHAPE = (6, 7, 5)
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
@@ -218,9 +220,9 @@ BAD_PNG: dict[str, tuple[Write, str]] = {
     "text.png": (file(TEXT), WHOLE_PNG + "a file of another kind"),
     "jpeg.png": (file(picture("L", "jpeg")), WHOLE_PNG + "a JPEG file"),
     "nifti.png": (file(nifti()), WHOLE_PNG + "a NIfTI file"),
-    "truncated.png": (file(png()[:60]), WHOLE_PNG + "an end after 60 bytes"),
-    "no_end.png": (file(png()[:-12]), WHOLE_PNG + "an end after "),
-    "changed_byte.png": (file(flipped_byte(png())), WHOLE_PNG + "checksum of chunk IDAT differs"),
+    "truncated.png": (file(png()[:60]), WHOLE_PNG + "Truncated File Read"),
+    "no_end.png": (file(png()[:-12]), WHOLE_PNG + "truncated PNG file"),
+    "changed_byte.png": (file(flipped_byte(png())), WHOLE_PNG + "broken PNG file .*b'IDAT'"),
     "garbage.png": (file(png(data=b"no deflate stream")), WHOLE_PNG),
     "few_rows.png": (
         file(png(data=zlib.compress(bytes(20)))),
@@ -241,9 +243,7 @@ BAD = {**BAD_NIFTI, **BAD_PNG}
 def plan_of(spatial_dims: int, channels: tuple[str, ...] = ("MRI",)) -> Plan:
     return Plan(
         channel_names=channels,
-        class_names=("background", "a"),
-        regions=None,
-        label_values=(0, 1),
+        classes=Classes(("background", "a")),
         spatial_dims=spatial_dims,
         spacing=None,
         shape=None,
@@ -254,7 +254,7 @@ def plan_of(spatial_dims: int, channels: tuple[str, ...] = ("MRI",)) -> Plan:
 def problem(*paths: Path) -> str:
     """What reading or preprocessing says, in one line that begins with the file."""
     plan = plan_of(2 if paths[0].suffix == ".png" else 3, ("MRI",) * len(paths))
-    with pytest.raises(DatasetError) as error:
+    with pytest.raises(FileError) as error:
         preprocess_image([read_volume(path) for path in paths], plan, case_id="x")
     said = str(error.value)
     assert "\n" not in said
@@ -342,7 +342,7 @@ def test_channels_that_do_not_fit_each_other(tmp_path: Path) -> None:
     both = problem(*paths)
     assert "x_0001.nii: expected shape" in both and "; " in both and "expected affine" in both
     paths[1].unlink()
-    with pytest.raises(DatasetError) as error:
+    with pytest.raises(FileError) as error:
         find_cases([tmp_path], ("T1", "T2", "FLAIR"), 3)
     assert str(error.value) == f"{paths[1]}: expected channel 1 of case x, got no such file"
 

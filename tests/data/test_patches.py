@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recycleseg.classes import Classes
 from recycleseg.data.geometry import Orientation
 from recycleseg.data.patches import PatchSampler
 from recycleseg.data.preprocess import PreparedCase
@@ -24,10 +25,9 @@ def case_of(image: Tensor, label: Tensor | None, case_id: str = "x") -> Prepared
         label=label,
         spacing=(1.0,) * dims,
         native_shape=shape,
-        native_spacing=(1.0,) * dims,
         orientation=Orientation((), tuple(range(dims))),
         label_path=None,
-        regions=None,
+        classes=Classes(("background", "a")),
     )
 
 

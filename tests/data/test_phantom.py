@@ -118,7 +118,7 @@ def test_written_data_set_is_sound(
     root = write_phantom(tmp_path / "phantom", spatial_dims=dims, num_cases=(3, 1, 2), seed=5)
     dataset = read_dataset(root)
     check_dataset(dataset)
-    assert dataset.class_names == ("background", "lobe", "bean", "duct")
+    assert dataset.classes.names == ("background", "lobe", "bean", "duct")
     assert [len(case_ids) for case_ids in dataset.split.values()] == [3, 1, 2]
     case = dataset.cases["phantom_004"]
     volume = read_volume(case.image_paths[0])

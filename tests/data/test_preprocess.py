@@ -13,10 +13,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from recycleseg.classes import Classes
 from recycleseg.data.cache import prepare_dataset
 from recycleseg.data.check import CaseFacts
 from recycleseg.data.geometry import Kernel, resample
-from recycleseg.data.layout import DatasetError, read_dataset
+from recycleseg.data.layout import read_dataset
 from recycleseg.data.preprocess import (
     ChannelIntensity,
     Plan,
@@ -26,10 +27,10 @@ from recycleseg.data.preprocess import (
     native_label,
     preprocess_image,
     preprocess_label,
-    region_masks,
     restore,
 )
 from recycleseg.data.volumes import Volume, read_volume
+from recycleseg.files import FileError
 
 MakeDataset = Callable[..., Path]
 # Voxel axes run left, superior, anterior with 0.5, 2 and 1 mm.
@@ -39,9 +40,7 @@ LSA = np.array([[-0.5, 0, 0, 9], [0, 0, 1.0, -4], [0, 2.0, 0, 3], [0, 0, 0, 1]])
 def plan_with(**changes: Any) -> Plan:
     values: dict[str, Any] = {
         "channel_names": ("MRI",),
-        "class_names": ("background", "a", "b"),
-        "regions": None,
-        "label_values": (0, 1, 2),
+        "classes": Classes(("background", "a", "b")),
         "spatial_dims": 3,
         "spacing": None,
         "shape": None,
@@ -155,7 +154,7 @@ def test_intensity_follows_the_channel_name(make_dataset: MakeDataset) -> None:
 def test_ct_needs_foreground(make_dataset: MakeDataset) -> None:
     dataset = read_dataset(make_dataset(channels=("CT",), split={"train": ["c0"]}))
     facts = {"c0": CaseFacts((1.0,) * 3, None, np.zeros((1, 0), np.float32))}
-    with pytest.raises(DatasetError, match="channel CT: expected foreground"):
+    with pytest.raises(FileError, match="channel CT: expected foreground"):
         make_plan(dataset, PreprocessConfig(), facts)
 
 
@@ -189,7 +188,6 @@ def test_image_is_canonical_and_spacing_fills_the_same_field_of_view() -> None:
     assert case.image.shape == (1, 4, 6, 7)
     assert case.spacing == (1.0, 1.0, 10 / 7)
     assert case.native_shape == (8, 5, 6)
-    assert case.native_spacing == (0.5, 2.0, 1.0)
     unscaled = preprocess_image([volume_of(array)], plan_with(), case_id="x")
     expected = ChannelIntensity("percentile").apply(torch.from_numpy(array))
     assert torch.equal(unscaled.image[0], expected.flip(0).permute(0, 2, 1))
@@ -237,10 +235,10 @@ def test_restore_names_a_wrong_shape() -> None:
 def test_overlapping_regions_become_masks() -> None:
     regions = ((1, 2), (2,))
     label = torch.tensor([[0, 1], [2, 2]], dtype=torch.uint8)
-    masks = region_masks(label, regions)
+    masks = Classes(("whole", "core"), regions).masks(label)
     assert masks.dtype == torch.uint8
     assert masks.tolist() == [[[0, 1], [1, 1]], [[0, 0], [1, 1]]]
-    plan = plan_with(regions=regions, spatial_dims=2)
+    plan = plan_with(classes=Classes(("whole", "core"), regions), spatial_dims=2)
     case = preprocess_image([volume_of(random_image((2, 2)), None)], plan)
     assert torch.equal(preprocess_label(volume_of(label.numpy(), None), case, plan), masks)
 
@@ -282,7 +280,7 @@ def nan_image() -> np.ndarray:
     ids=["none", "too many", "2D", "empty", "NaN"],
 )
 def test_bad_image(volumes: list[Volume], message: str) -> None:
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(FileError, match=message):
         preprocess_image(volumes, plan_with(), case_id="x")
 
 
@@ -303,7 +301,7 @@ def test_bad_config(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("regions", [None, ((1, 2), (2,))])
 def test_plan_survives_json(regions: Any) -> None:
     plan = plan_with(
-        regions=regions,
+        classes=Classes(("a", "b"), regions),
         spacing=(0.1, 1 / 3, 2.0),
         shape=(4, 5, 6),
         intensities=(ChannelIntensity("ct", -150.3, 250.1, 1 / 7, 31.0),),
@@ -317,7 +315,6 @@ def assert_same_case(first: PreparedCase, second: PreparedCase) -> None:
     assert torch.equal(first.image, second.image)
     assert first.spacing == second.spacing
     assert first.native_shape == second.native_shape
-    assert first.native_spacing == second.native_spacing
     assert first.orientation == second.orientation
 
 

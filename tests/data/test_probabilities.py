@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from recycleseg.data.probabilities import max_entropy, read_probabilities, write_probabilities
-from recycleseg.data.volumes import DatasetError
+from recycleseg.data.probabilities import read_probabilities, write_probabilities
+from recycleseg.files import FileError
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 6, 7), (2, 5, 6), (1, 4, 1, 3)])
@@ -74,7 +72,7 @@ def test_wrong_arrays_are_named(
 ) -> None:
     path = tmp_path / "case.npz"
     np.savez(path, **arrays)
-    with pytest.raises(DatasetError, match=message) as caught:
+    with pytest.raises(FileError, match=message) as caught:
         read_probabilities(path, (4, 5, 6))
     assert str(caught.value).startswith(f"{path}: ")
 
@@ -87,21 +85,7 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     broken = [b"", content[:middle], b"text", content[:60] + b"\x00" * 20 + content[80:]]
     for damaged in broken:
         path.write_bytes(damaged)
-        with pytest.raises(DatasetError, match="expected a whole .npz file, got"):
+        with pytest.raises(FileError, match="expected a whole .npz file, got"):
             read_probabilities(path, (5, 6, 2))
-    with pytest.raises(DatasetError, match="missing.npz: expected a file, got none there"):
+    with pytest.raises(FileError, match="missing.npz: expected a file, got none there"):
         read_probabilities(tmp_path / "missing.npz", (5, 6, 2))
-
-
-@pytest.mark.parametrize(
-    ("labels", "expected"),
-    [
-        ({"background": 0, "a": 1, "b": 2}, math.log(3)),
-        ({"a": 1, "b": 2}, math.log(3)),
-        ({"background": 0, "all": [1, 2], "b": [2]}, 2 * math.log(2)),
-        ({"all": (1, 2), "b": 2}, 2 * math.log(2)),
-        ({"background": 0, "a": [1], "b": [2], "c": [3]}, 3 * math.log(2)),  # no value is shared
-    ],
-)
-def test_greatest_entropy(labels: dict[str, Any], expected: float) -> None:
-    assert max_entropy(labels) == pytest.approx(expected)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from recycleseg.classes import Classes
 from recycleseg.data.cache import prepare_dataset
 from recycleseg.data.layout import read_dataset
 from recycleseg.data.preprocess import (
@@ -29,9 +30,7 @@ from recycleseg.data.volumes import Volume, write_volume
 MakeDataset = Callable[..., Path]
 PLAN = Plan(
     channel_names=("MRI",),
-    class_names=("background", "organ"),
-    regions=None,
-    label_values=(0, 1),
+    classes=Classes(("background", "organ")),
     spatial_dims=3,
     spacing=(1.0, 1.0, 1.0),
     shape=None,
@@ -198,7 +197,7 @@ def test_each_channel_is_turned_alike() -> None:
 
 
 def test_overlapping_regions_are_absent_beyond_the_grid() -> None:
-    plan = replace(PLAN, class_names=("whole", "core"), regions=((1, 2), (2,)))
+    plan = replace(PLAN, classes=Classes(("whole", "core"), ((1, 2), (2,))))
     case = preprocess_image([turned()[0]], plan)
     probs = restore(torch.ones(2, *case.image.shape[1:]), case)
     assert probs[:, 0, 0, 0].tolist() == [0, 0]

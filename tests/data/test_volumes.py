@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recycleseg.data.volumes import DatasetError, read_volume, write_like, write_volume
+from recycleseg.data.volumes import read_volume, write_like, write_volume
+from recycleseg.files import FileError
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
@@ -103,7 +104,7 @@ def test_truncated_file_is_named(tmp_path: Path, ending: str, keep: float) -> No
     write_volume(path, array.astype(np.uint8), spacing=(1.0,) * array.ndim)
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content))])
-    with pytest.raises(DatasetError, match=rf"scan{ending}: expected a whole {ending} file, got"):
+    with pytest.raises(FileError, match=rf"scan{ending}: expected a whole {ending} file, got"):
         read_volume(path)
 
 
@@ -115,24 +116,24 @@ def test_corrupt_byte_is_found_by_the_checksum(tmp_path: Path, ending: str) -> N
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x10
     path.write_bytes(content)
-    with pytest.raises(DatasetError, match=f"scan{ending}: expected a whole"):
+    with pytest.raises(FileError, match=f"scan{ending}: expected a whole"):
         read_volume(path)
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 6, 2)])
 def test_nifti_of_other_dimensions_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     nib.save(nib.Nifti1Image(np.zeros(shape, np.float32), np.eye(4)), tmp_path / "x.nii.gz")
-    with pytest.raises(DatasetError, match=rf"x.nii.gz: expected 3 axes, got {len(shape)}"):
+    with pytest.raises(FileError, match=rf"x.nii.gz: expected 3 axes, got {len(shape)}"):
         read_volume(tmp_path / "x.nii.gz")
 
 
 def test_colours_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(tmp_path / "x.png")
-    with pytest.raises(DatasetError, match="x.png: expected a grey PNG .* got mode RGB"):
+    with pytest.raises(FileError, match="x.png: expected a grey PNG .* got mode RGB"):
         read_volume(tmp_path / "x.png")
     colours = np.zeros((2, 2, 2), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.save(nib.Nifti1Image(colours, np.eye(4)), tmp_path / "x.nii.gz")
-    with pytest.raises(DatasetError, match="x.nii.gz: expected real numbers"):
+    with pytest.raises(FileError, match="x.nii.gz: expected real numbers"):
         read_volume(tmp_path / "x.nii.gz")
 
 
@@ -141,14 +142,14 @@ def test_singular_affine_is_refused(tmp_path: Path) -> None:
     image.header["srow_x"] = 0
     image.header["sform_code"] = 1
     (tmp_path / "x.nii").write_bytes(image.header.binaryblock + bytes(4) + bytes(32))
-    with pytest.raises(DatasetError, match="x.nii: expected an invertible affine"):
+    with pytest.raises(FileError, match="x.nii: expected an invertible affine"):
         read_volume(tmp_path / "x.nii")
 
 
 def test_missing_file_and_unknown_ending(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="x.nii.gz: expected a file, got none"):
+    with pytest.raises(FileError, match="x.nii.gz: expected a file, got none"):
         read_volume(tmp_path / "x.nii.gz")
-    with pytest.raises(DatasetError, match="x.mha: expected a file ending in .nii.gz, .nii, .png"):
+    with pytest.raises(FileError, match="x.mha: expected a file ending in .nii.gz, .nii, .png"):
         read_volume(tmp_path / "x.mha")
 
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from tests.evaluation.maps import SPACING, cube_map, write_map
 
-from recycleseg.data.volumes import DatasetError, read_volume, write_volume
+from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.evaluation import evaluate_folder
+from recycleseg.files import FileError
 from recycleseg.metrics import evaluate
 
 LABELS = {"whole": (1, 2), "core": 2}
@@ -150,7 +151,7 @@ def test_maps_of_whole_floats_are_labels(folders: tuple[Path, Path]) -> None:
 def test_no_sound_case_is_an_error_that_lists_all(folders: tuple[Path, Path]) -> None:
     for case in range(3):
         truncate(folders[0] / f"c{case}.nii.gz")
-    with pytest.raises(DatasetError) as error:
+    with pytest.raises(FileError) as error:
         evaluate_folder(*folders, labels=LABELS)
     first, *lines = str(error.value).splitlines()
     assert first == f"{folders[0]}: no case can be evaluated"
@@ -183,7 +184,7 @@ def test_options_are_checked_before_files_are_opened(
 def test_only_background_has_no_labels_to_find(tmp_path: Path) -> None:
     for folder in ("pred", "ref"):
         write_map(tmp_path / folder / "a.nii.gz", np.zeros((4, 4, 4), np.uint8))
-    with pytest.raises(DatasetError, match="expected label maps with values from 1 on, got only 0"):
+    with pytest.raises(FileError, match="expected label maps with values from 1 on, got only 0"):
         evaluate_folder(tmp_path / "pred", tmp_path / "ref")
 
 

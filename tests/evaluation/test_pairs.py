@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from recycleseg.data.layout import DatasetError
 from recycleseg.evaluation.pairs import describe_origin, find_images, find_pairs
+from recycleseg.files import FileError
 
 
 def touch(*paths: Path) -> None:
@@ -48,9 +48,9 @@ def test_all_predictions_without_reference_are_listed(folders: tuple[Path, Path]
     pred, ref = folders
     touch(*(pred / f"x{i}.nii.gz" for i in range(7)))
     message = f"{pred}: expected a reference in {ref} for every prediction, got none for 7 of 10: "
-    with pytest.raises(DatasetError, match=re.escape(message) + "x0, x1, x2, x3, x4, x5, x6$"):
+    with pytest.raises(FileError, match=re.escape(message) + "x0, x1, x2, x3, x4, x5, x6$"):
         find_pairs(pred, ref)
-    with pytest.raises(DatasetError, match=r"x0.nii.gz: expected a reference x0 in .*ref, got no"):
+    with pytest.raises(FileError, match=r"x0.nii.gz: expected a reference x0 in .*ref, got no"):
         find_pairs(pred / "x0.nii.gz", ref)
 
 
@@ -64,10 +64,10 @@ def test_what_is_not_there(folders: tuple[Path, Path], tmp_path: Path) -> None:
         ((pred, tmp_path / "empty"), "empty: expected references .*, got none"),
         ((pred, ref / "c0.nii.gz"), "expected a folder of references, as .*pred is one, got a"),
     ):
-        with pytest.raises(DatasetError, match=message):
+        with pytest.raises(FileError, match=message):
             find_pairs(*arguments)
     touch(pred / "c1.nii")
-    with pytest.raises(DatasetError, match="one label map per case, got c1.nii and c1.nii.gz"):
+    with pytest.raises(FileError, match="one label map per case, got c1.nii and c1.nii.gz"):
         find_pairs(pred, ref)
 
 
@@ -100,10 +100,10 @@ def test_steps_that_lack_something(folders: tuple[Path, Path]) -> None:
     touch(*(step / f"c{case}.nii.gz" for step in steps for case in range(3)))
     (steps[1] / "c2.nii.gz").unlink()
     message = "step_2: expected a label map of each of the 3 cases of .*pred, got none of c2"
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(FileError, match=message):
         find_pairs(pred, ref)
     steps[1].rename(pred / "steps/step_4")
-    with pytest.raises(DatasetError, match="steps: expected step_1 to step_3, got step_1, st"):
+    with pytest.raises(FileError, match="steps: expected step_1 to step_3, got step_1, st"):
         find_pairs(pred, ref)
 
 
@@ -119,7 +119,7 @@ def test_images_of_predict_json_or_of_a_folder(folders: tuple[Path, Path], tmp_p
     assert find_images(pred / "c0.nii.gz", ["c0"]) == {"c0": channels}
     found = find_images(pred, ["c0", "c1"], folder)
     assert found == {"c0": channels, "c1": (folder / "c1.nii.gz",)}
-    with pytest.raises(DatasetError, match="images: expected images z_0000<ending> or z<ending>"):
+    with pytest.raises(FileError, match="images: expected images z_0000<ending> or z<ending>"):
         find_images(pred, ["z"], folder)
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from tests.evaluation.maps import cube_map, write_map
 
-from recycleseg.data.volumes import DatasetError
 from recycleseg.evaluation import FolderScores, evaluate_folder, summarise_folder
 from recycleseg.evaluation.table import metrics_csv, read_evaluation
+from recycleseg.files import FileError
 
 
 @pytest.fixture
@@ -91,5 +91,5 @@ def test_what_is_no_evaluation(
     evaluation: Path, change: Callable[[Path], None], message: str
 ) -> None:
     change(evaluation)
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(FileError, match=message):
         read_evaluation(evaluation)

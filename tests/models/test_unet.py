@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recycleseg.factory import choose_precision
 from recycleseg.models import UNet
 from recycleseg.models.imgx import convert_array, parameter_names
+from recycleseg.run.device import choose_precision
 
 ARRAYS = ("g_unet_2d", "g_unet_2d_vanilla", "g_unet_3d")
 INPUTS = ("image", "mask", "t")

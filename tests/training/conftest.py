@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from recycleseg.config import (
+from recycleseg.data.augment import AugmentConfig
+from recycleseg.data.volumes import write_volume
+from recycleseg.run.config import TrainConfig
+from recycleseg.run.options import (
     ModelConfig,
     OptimConfig,
     PatchConfig,
     RuntimeConfig,
-    TrainConfig,
     ValidationConfig,
 )
-from recycleseg.data.augment import AugmentConfig
-from recycleseg.data.volumes import write_volume
 
 
 @pytest.fixture(autouse=True)

@@ -10,13 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from recycleseg.config import PatchConfig, PostprocessConfig, SamplingConfig, TrainConfig
+from recycleseg.classes import Classes
 from recycleseg.data.layout import Case, Dataset
 from recycleseg.data.preprocess import PreprocessConfig
 from recycleseg.data.volumes import read_volume
-from recycleseg.inference.predictor import Predictor
 from recycleseg.metrics.overlap import dice_from_counts
 from recycleseg.ops.overlap_counts import overlap_counts
+from recycleseg.prediction.predictor import Predictor
+from recycleseg.run.config import TrainConfig
+from recycleseg.run.options import (
+    PatchConfig,
+    PostprocessConfig,
+    SamplingConfig,
+)
 from recycleseg.training.evaluation import Evaluation, foreground_counts, summary_of
 from recycleseg.training.trainer import Trainer
 
@@ -29,9 +35,7 @@ def make_dataset(regions: tuple[tuple[int, ...], ...] | None = None) -> Dataset:
         name="Small",
         channel_names=("MRI",),
         file_ending=".nii.gz",
-        class_names=names,
-        regions=regions,
-        label_values=(0, 1, 2),
+        classes=Classes(names, regions),
         cases=cases,
         split={"train": (), "val": (), "test": ("x", "y", "z")},
     )
@@ -88,18 +92,20 @@ def test_regions_are_named_by_their_labels() -> None:
 def test_counts_of_exclusive_and_overlapping_classes() -> None:
     reference = torch.tensor([[0, 1, 2, 2]], dtype=torch.uint8)
     probs = torch.tensor([[0.6, 0.2, 0.1, 0.5], [0.3, 0.7, 0.5, 0.2], [0.1, 0.1, 0.4, 0.3]])
-    counts = foreground_counts(probs[:, None], reference, exclusive=True)
+    exclusive = Classes(("background", "a", "b"))
+    counts = foreground_counts(exclusive.decide(probs[:, None]), reference, exclusive)
     assert counts.tolist() == [[1, 2, 1], [0, 0, 2]]
     masks = torch.tensor([[0, 1, 1, 1], [0, 0, 1, 0]], dtype=torch.uint8)
     probs = torch.tensor([[0.4, 0.6, 0.9, 0.5], [0.6, 0.1, 0.7, 0.2]])
-    counts = foreground_counts(probs[:, None], masks[:, None], exclusive=False)
+    regions = Classes(("whole", "core"), ((1, 2), (2,)))
+    counts = foreground_counts(regions.decide(probs[:, None]), masks[:, None], regions)
     assert counts.tolist() == [[3, 3, 3], [1, 2, 1]]  # one half is inside
 
 
 def test_a_class_nowhere_has_no_mean() -> None:
     nothing = Evaluation(("a",), {"x": torch.zeros(1, 1, 3, dtype=torch.int64)}, {"x": 8})
     assert math.isnan(nothing.mean_dice())
-    dataset = replace(make_dataset(), class_names=("background", "a"))
+    dataset = replace(make_dataset(), classes=Classes(("background", "a")))
     assert summary_of(nothing, dataset)["by_step"] == [None]
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 from jsonargparse import ArgumentParser, Namespace
 
+from recycleseg.files import listed
+
 # Exit code where some cases failed and the others are done.
 CASES_FAILED = 3
 
@@ -44,7 +46,7 @@ def exit_code_of(name: str, what: str, failures: Sequence[str]) -> int:
     """0, or where cases failed 3, after listing why; what: has happened to them."""
     if not failures:
         return 0
-    print("\n  - ".join([f"{name}: {len(failures)} {what}", *failures]), file=sys.stderr)
+    print(listed(f"{name}: {len(failures)} {what}", failures), file=sys.stderr)
     return CASES_FAILED
 
 

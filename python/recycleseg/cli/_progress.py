@@ -6,54 +6,38 @@ import time
 from collections.abc import Iterable
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-from recycleseg.inference.folder import Outcome
-from recycleseg.training.reporting import format_duration
+from recycleseg.prediction.folder import Outcome
+from recycleseg.progress import Bar, format_duration
 
 
 class CaseProgress:
     """A bar with the time left on a terminal, elsewhere a line for each case."""
 
     def __init__(self, console: Console, verb: str, total: int) -> None:
-        columns = (
-            TextColumn(verb),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
         self._console = console
-        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._bar.add_task(verb, total=total, note="")
+        self._bar = Bar(console, verb, total, shown=console.is_terminal)
         self._total = total
         self._done = 0
         self._start = time.perf_counter()
 
     def __enter__(self) -> CaseProgress:
-        self._bar.start()
+        self._bar.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+    def __exit__(self, *error: object) -> None:
+        self._bar.__exit__(*error)
 
     def within_case(self, done: int, total: int) -> None:
         """How much is done of the case at hand."""
-        self._bar.update(self._task, completed=self._done + done / max(total, 1))
+        self._bar.reach(self._done + done / max(total, 1))
 
     def case_done(self, case_id: str, seconds: float, failure: str | None = None) -> None:
         """One more case; failure: what is said of it, in one line."""
         self._done += 1
         note = f"{case_id}: {seconds:.1f} s"
-        self._bar.update(self._task, completed=self._done, note=note)
+        self._bar.reach(self._done)
+        self._bar.note(note)
         if failure is not None:
             self._say(f"failed: {failure}")
         elif not self._console.is_terminal:

@@ -13,17 +13,17 @@ from rich.console import Console
 from recycleseg.cli._common import exit_code_of, parse, run_command
 from recycleseg.cli._progress import CaseProgress
 from recycleseg.data.volumes import file_ending
-from recycleseg.inference.ensemble import Ensemble, EnsembleOptions, Method
-from recycleseg.inference.folder import PredictionFolder, process_cases
-from recycleseg.inference.members import (
+from recycleseg.ops.build_info import build_info
+from recycleseg.prediction.ensemble import Ensemble, EnsembleOptions, Method
+from recycleseg.prediction.folder import PredictionFolder, process_cases
+from recycleseg.prediction.members import (
     Member,
     known_images,
     read_member,
     shared_cases,
     shared_classes,
 )
-from recycleseg.inference.record import make_ensemble_record
-from recycleseg.ops.build_info import build_info
+from recycleseg.prediction.record import make_ensemble_record
 
 
 def build_parser() -> ArgumentParser:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
-from rich.markup import escape
 
+from recycleseg.classes import Labels
 from recycleseg.cli._common import exit_code_of, parse, run_command
 from recycleseg.evaluation.compare import Comparison, compare
 from recycleseg.evaluation.folder import FolderScores, evaluate_folder
-from recycleseg.evaluation.labels import Labels, read_labels
+from recycleseg.evaluation.labels import read_labels
 from recycleseg.evaluation.pairs import describe_origin, find_images, find_pairs
 from recycleseg.evaluation.printing import (
     comparison_notes,
@@ -23,9 +23,9 @@ from recycleseg.evaluation.printing import (
 )
 from recycleseg.evaluation.summary import summarise_folder
 from recycleseg.evaluation.table import metrics_csv, read_evaluation
+from recycleseg.files import write_json, write_text
+from recycleseg.progress import stages
 from recycleseg.report.html import write_report
-from recycleseg.training.data import stages
-from recycleseg.training.run_folder import write_json, write_text
 
 FILES = ("summary.json", "metrics.csv", "report.html", "comparison.json")
 _WIDTH_OF_FILES = 160
@@ -144,7 +144,7 @@ def _scores_of(
     pred: Path, options: Namespace, labels: Labels | None, console: Console
 ) -> FolderScores:
     tolerances = options.tolerance_mm
-    with stages(console, escape(f"evaluating {pred.name}")) as progress:
+    with stages(console, f"evaluating {pred.name}") as progress:
         return evaluate_folder(
             pred,
             options.ref,

@@ -12,18 +12,20 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from recycleseg import factory
 from recycleseg.cli._common import exit_code_of, parse, run_command
 from recycleseg.cli._progress import CaseProgress
-from recycleseg.config import PostprocessConfig, load_config
 from recycleseg.data.inputs import SplitName, find_cases, find_split_cases
 from recycleseg.data.layout import Case
 from recycleseg.data.volumes import file_ending
-from recycleseg.inference.folder import PredictionFolder, process_cases
-from recycleseg.inference.memory import peak_memory
-from recycleseg.inference.predictor import Prediction, Predictor
-from recycleseg.inference.record import make_record
-from recycleseg.training.run_folder import describe_environment
+from recycleseg.prediction.folder import PredictionFolder, process_cases
+from recycleseg.prediction.predictor import Prediction, Predictor
+from recycleseg.prediction.record import make_record
+from recycleseg.run.config import load_config
+from recycleseg.run.device import choose_precision
+from recycleseg.run.environment import describe_environment
+from recycleseg.run.folder import RunFolder
+from recycleseg.run.options import PostprocessConfig
+from recycleseg.sampling.memory import peak_memory
 
 NAME = "recycle-predict"
 # Options that go over the runs' own settings, and what these are called in their config.yaml.
@@ -226,7 +228,7 @@ def _find(command: Command, predictor: Predictor) -> tuple[Case, ...]:
     if command.split is None:
         return find_cases(command.inputs, channels, dims)
     # The seed of the training, so that a split that it drew is drawn again.
-    seed = load_config(command.runs[0] / "config.yaml").seed
+    seed = load_config(RunFolder(command.runs[0]).config).seed
     return find_split_cases(command.inputs[0], command.split, channels, dims, seed=seed)
 
 
@@ -242,7 +244,7 @@ def _folder(command: Command, predictor: Predictor, cases: Sequence[Case]) -> Pr
 
 def _record(command: Command, predictor: Predictor, cases: Sequence[Case]) -> dict[str, Any]:
     model = predictor.models[0]
-    precision = factory.choose_precision(model.config.runtime.precision, model.device)
+    precision = choose_precision(model.config.runtime.precision, model.device)
     saved = {f"save_{name}": value for name, value in asdict(command.extras).items()}
     return make_record(
         command.runs,

@@ -13,7 +13,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser
 
 from recycleseg.cli._common import run_command, with_suggestion
-from recycleseg.config import (
+from recycleseg.run.config import (
     TrainConfig,
     add_config_arguments,
     config_from,

@@ -2,7 +2,7 @@
 
 from recycleseg.data.cache import PreparedDataset, prepare_dataset
 from recycleseg.data.check import check_dataset
-from recycleseg.data.layout import Case, Dataset, DatasetError, read_dataset
+from recycleseg.data.layout import Case, Dataset, read_dataset
 from recycleseg.data.patches import PatchSampler
 from recycleseg.data.preprocess import (
     Plan,
@@ -17,7 +17,6 @@ from recycleseg.data.volumes import Volume, read_volume, write_volume
 __all__ = [
     "Case",
     "Dataset",
-    "DatasetError",
     "PatchSampler",
     "Plan",
     "PreparedCase",

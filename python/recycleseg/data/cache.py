@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recycleseg.data.check import Progress, inspect_dataset
+from recycleseg.data.check import inspect_dataset
 from recycleseg.data.geometry import Orientation
 from recycleseg.data.layout import Case, Dataset
 from recycleseg.data.preprocess import (
@@ -28,6 +27,8 @@ from recycleseg.data.preprocess import (
 )
 from recycleseg.data.upright import UprightGrid
 from recycleseg.data.volumes import read_volume
+from recycleseg.files import read_json_object, write_json, written_whole
+from recycleseg.progress import Progress
 
 # To be raised whenever preprocessing gives other arrays from the same files.
 _VERSION = 5
@@ -78,10 +79,9 @@ class PreparedDataset:
             label=_map_array(self.folder / f"{case_id}.label.npy"),
             spacing=tuple(record["spacing"]),
             native_shape=tuple(record["native_shape"]),
-            native_spacing=tuple(record["native_spacing"]),
             orientation=Orientation(tuple(record["flipped"]), tuple(record["permutation"])),
             label_path=self.dataset.cases[case_id].label_path,
-            regions=self.plan.regions,
+            classes=self.plan.classes,
             upright=record["upright"] and UprightGrid.from_dict(record["upright"]),
         )
 
@@ -110,13 +110,13 @@ def prepare_dataset(
             preprocessing.
 
     Raises:
-        DatasetError: as `check_dataset`.
+        FileError: as `check_dataset`.
     """
     folder = Path(cache_dir) / _cache_key(dataset, config)
     plan_path = folder / "plan.json"
     if not plan_path.exists():
         _build(dataset, config, folder, workers, progress)
-    content = json.loads(plan_path.read_text(encoding="utf-8"))
+    content = read_json_object(plan_path)
     return PreparedDataset(dataset, Plan.from_dict(content["plan"]), folder, content["cases"])
 
 
@@ -136,8 +136,7 @@ def _build(
             records[case_id] = record
             if progress is not None:
                 progress(done, len(dataset.cases))
-    content = {"plan": plan.to_dict(), "cases": records}
-    _write_atomically(folder / "plan.json", json.dumps(content, indent=1).encode())
+    write_json(folder / "plan.json", {"plan": plan.to_dict(), "cases": records})
 
 
 def _prepare(case: Case, plan: Plan, folder: Path) -> dict[str, Any]:
@@ -152,7 +151,6 @@ def _prepare(case: Case, plan: Plan, folder: Path) -> dict[str, Any]:
         "shape": list(prepared.image.shape[1:]),
         "spacing": prepared.spacing,
         "native_shape": prepared.native_shape,
-        "native_spacing": prepared.native_spacing,
         "flipped": prepared.orientation.flipped,
         "permutation": prepared.orientation.permutation,
         "upright": prepared.upright and asdict(prepared.upright),
@@ -178,20 +176,8 @@ def _cache_key(dataset: Dataset, config: PreprocessConfig) -> str:
 
 
 def _save_array(path: Path, array: Tensor) -> None:
-    temporary = _temporary(path)
-    with temporary.open("wb") as file:
+    with written_whole(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.ascontiguousarray(array.numpy()))
-    temporary.replace(path)
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = _temporary(path)
-    temporary.write_bytes(content)
-    temporary.replace(path)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{os.getpid()}.tmp")
 
 
 def _map_array(path: Path) -> Tensor:

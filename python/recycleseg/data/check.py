@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from recycleseg.data.layout import Case, Dataset, dataset_error
-from recycleseg.data.volumes import DatasetError, Volume, read_volume
-
-Progress = Callable[[int, int], None]
+from recycleseg.data.volumes import Volume, read_volume
+from recycleseg.files import FileError, shortened
+from recycleseg.progress import Progress
 
 # Enough for percentiles of a data set while a case costs kilobytes.
 _SAMPLES_PER_CASE = 10_000
@@ -39,7 +39,7 @@ def check_dataset(dataset: Dataset, *, workers: int = 2) -> None:
     """Open every case and compare image, label and `dataset.json`.
 
     Raises:
-        DatasetError: listing all bad cases at once: missing, truncated or corrupt files, another
+        FileError: listing all bad cases at once: missing, truncated or corrupt files, another
             number of axes, shapes or affines that differ, NaN or Inf, label values that
             `dataset.json` does not know.
     """
@@ -105,15 +105,15 @@ def _inspect_case(case: Case, dataset: Dataset) -> CaseFacts | list[str]:
     for path in case.image_paths:
         try:
             volumes.append(read_volume(path))
-        except DatasetError as error:
+        except FileError as error:
             problems.append(str(error))
     try:
         label = None if case.label_path is None else read_volume(case.label_path)
-    except DatasetError as error:
+    except FileError as error:
         problems.append(str(error))
     problems.extend(image_problems(volumes, dataset.spatial_dims))
     if label is not None:
-        problems.extend(_label_problems(label, dataset.label_values))
+        problems.extend(_label_problems(label, dataset.classes.values))
         if volumes:
             problems.extend(grid_problems(label, volumes[0]))
     if problems or label is None:
@@ -147,12 +147,14 @@ def grid_problems(volume: Volume, reference: Volume, *, there: str = "") -> list
     return []
 
 
-def _label_problems(label: Volume, known: tuple[int, ...]) -> list[str]:
+def _label_problems(label: Volume, known: range) -> list[str]:
     unknown = [value for value in np.unique(label.array).tolist() if value not in known]
     if not unknown:
         return []
-    shown = f"{unknown[:5]}{' and more' if len(unknown) > 5 else ''}"
-    return [f"{label.path}: expected label values {list(known)} of dataset.json, got {shown}"]
+    return [
+        f"{label.path}: expected label values {list(known)} of dataset.json, got "
+        f"{shortened(unknown)}"
+    ]
 
 
 def _foreground_samples(volumes: Sequence[Volume], label: Volume) -> np.ndarray[Any, Any]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from recycleseg.data.layout import SPLITS, Case, read_dataset
-from recycleseg.data.volumes import SPATIAL_DIMS, DatasetError, file_ending
+from recycleseg.data.volumes import SPATIAL_DIMS, file_ending
+from recycleseg.files import FileError, listed
 
 SplitName = Literal["train", "val", "test", "all"]
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -24,7 +25,7 @@ def find_cases(
     them names the others beside it. Where it has one, _0000 may be there and is no part of the id.
 
     Raises:
-        DatasetError: listing everything wrong: sources that are not there or hold no image, names
+        FileError: listing everything wrong: sources that are not there or hold no image, names
             without channel number, missing channels, two files for one case.
     """
     endings = tuple(e for e, dims in SPATIAL_DIMS.items() if dims == spatial_dims)
@@ -65,7 +66,7 @@ def find_split_cases(
     seed: of the split where the data set has no split.json, see `read_dataset`.
 
     Raises:
-        DatasetError: no data set, or one of other channels or axes; missing channels; no case.
+        FileError: no data set, or one of other channels or axes; missing channels; no case.
     """
     dataset = read_dataset(root, seed=seed)
     for name, expected, got in (
@@ -73,11 +74,11 @@ def find_split_cases(
         ("axes", spatial_dims, dataset.spatial_dims),
     ):
         if expected != got:
-            raise DatasetError(f"{root}: expected images with {expected} {name}, got {got}")
+            raise FileError(f"{root}: expected images with {expected} {name}, got {got}")
     parts = SPLITS if split == "all" else (split,)
     case_ids = sorted(case_id for part in parts for case_id in dataset.split[part])
     if not case_ids:
-        raise DatasetError(f"{root}: expected cases in the {split} split, got none")
+        raise FileError(f"{root}: expected cases in the {split} split, got none")
     cases = tuple(Case(name, dataset.cases[name].image_paths, None) for name in case_ids)
     if problems := _missing(cases):
         raise _error(problems)
@@ -166,7 +167,7 @@ def _stem(path: Path) -> str:
     return path.name.removesuffix(file_ending(path))
 
 
-def _error(problems: list[str]) -> DatasetError:
+def _error(problems: list[str]) -> FileError:
     if len(problems) == 1:
-        return DatasetError(problems[0])
-    return DatasetError("\n  - ".join([f"input: {len(problems)} problems", *problems]))
+        return FileError(problems[0])
+    return FileError(listed(f"input: {len(problems)} problems", problems))

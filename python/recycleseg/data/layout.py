@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from recycleseg.data.json_files import read_json_object
-from recycleseg.data.volumes import SPATIAL_DIMS, DatasetError
-
-__all__ = ["SPLITS", "Case", "Dataset", "DatasetError", "parse_labels", "read_dataset"]
+from recycleseg.classes import Classes
+from recycleseg.data.volumes import SPATIAL_DIMS
+from recycleseg.files import FileError, listed, read_json_object
 
 SPLITS = ("train", "val", "test")
 
@@ -43,10 +42,7 @@ class Dataset:
     """What `dataset.json`, the file names and the split say.
 
     Attributes:
-        class_names: exclusive classes: index = label value, [0] = "background"; overlapping
-            regions: one name per region, no background.
-        regions: label values that make up each overlapping region; None: exclusive classes.
-        label_values: every value that a label file may hold, ascending.
+        classes: what the label files tell apart.
         cases: case_id -> files, sorted; those of the split only.
         split: "train" | "val" | "test" -> case_ids.
     """
@@ -55,26 +51,9 @@ class Dataset:
     name: str
     channel_names: tuple[str, ...]
     file_ending: str
-    class_names: tuple[str, ...]
-    regions: tuple[tuple[int, ...], ...] | None
-    label_values: tuple[int, ...]
+    classes: Classes
     cases: Mapping[str, Case]
     split: Mapping[str, tuple[str, ...]]
-
-    @property
-    def exclusive(self) -> bool:
-        """Whether every voxel has exactly one class."""
-        return self.regions is None
-
-    @property
-    def num_classes(self) -> int:
-        """Channels of a mask: background included where classes are exclusive."""
-        return len(self.class_names)
-
-    @property
-    def foreground_names(self) -> tuple[str, ...]:
-        """Names of all classes or regions but the background."""
-        return self.class_names[1:] if self.exclusive else self.class_names
 
     @property
     def spatial_dims(self) -> int:
@@ -89,7 +68,7 @@ def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
     Cases that `split.json` leaves out are not used, their files not opened.
 
     Raises:
-        DatasetError: listing everything wrong with the folder, `dataset.json` and `split.json`.
+        FileError: listing everything wrong with the folder, `dataset.json` and `split.json`.
     """
     root = Path(root)
     description = _read_description(root)
@@ -100,7 +79,10 @@ def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
         known = ", ".join(SPATIAL_DIMS)
         problems.append(f"dataset.json: file_ending: expected one of {known}, got {ending!r}")
         raise dataset_error(root, problems)
-    class_names, regions, label_values = _read_labels(description, problems)
+    try:
+        classes = Classes.of(description.get("labels"), "dataset.json")
+    except FileError as error:
+        problems.append(str(error))
     cases = _find_cases(root, ending, len(channel_names), problems)
     split = _read_split(root, cases, problems) if cases else {}
     if cases and not (root / "split.json").exists():
@@ -113,36 +95,27 @@ def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
         name=str(description.get("name", root.name)),
         channel_names=channel_names,
         file_ending=ending,
-        class_names=class_names,
-        regions=regions,
-        label_values=label_values,
+        classes=classes,
         cases={case_id: case for case_id, case in cases.items() if case_id in used},
         split=split,
     )
 
 
-def dataset_error(root: Path, problems: list[str]) -> DatasetError:
+def dataset_error(root: Path, problems: list[str]) -> FileError:
     """One error that lists every problem found, a line each."""
     count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-    return DatasetError("\n  - ".join([f"data set {root}: {count}", *problems]))
+    return FileError(listed(f"data set {root}: {count}", problems))
 
 
 def _read_description(root: Path) -> dict[str, Any]:
     path = root / "dataset.json"
     if not path.is_file():
         got = f"no dataset.json in {root}" if root.is_dir() else f"no folder {root}"
-        raise DatasetError(
+        raise FileError(
             f"{root}: expected a data set in the nnU-Net raw layout (dataset.json, "
             f"imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz), got {got}"
         )
     return read_json_object(path)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DatasetError(f"{path}: expected JSON, got: {error}") from error
 
 
 def _read_channel_names(description: dict[str, Any], problems: list[str]) -> tuple[str, ...]:
@@ -156,60 +129,6 @@ def _read_channel_names(description: dict[str, Any], problems: list[str]) -> tup
     if not names:
         problems.append("dataset.json: channel_names: expected at least one channel, got none")
     return tuple(str(names[str(channel)]) for channel in range(len(names)))
-
-
-def _read_labels(
-    description: dict[str, Any], problems: list[str]
-) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...] | None, tuple[int, ...]]:
-    """Class names, regions (None: exclusive) and label values."""
-    labels = description.get("labels")
-    if not isinstance(labels, dict) or not all(map(_is_label, labels.values())):
-        problems.append(
-            "dataset.json: labels: expected name -> value, or name -> list of values for "
-            f"overlapping regions, got {json.dumps(labels)}"
-        )
-        return (), None, ()
-    if "ignore" in labels:
-        problems.append('dataset.json: labels: expected no "ignore" label (unsupported), got one')
-    values = {name: value if isinstance(value, list) else [value] for name, value in labels.items()}
-    label_values = tuple(sorted({value for region in values.values() for value in region}))
-    if values.get("background") != [0]:
-        problems.append('dataset.json: labels: expected "background": 0, got no such entry')
-    if label_values != tuple(range(len(label_values))) or len(label_values) < 2:
-        problems.append(
-            "dataset.json: labels: expected consecutive values from 0 with at least one "
-            f"foreground class, got {list(label_values)}"
-        )
-    if len(label_values) > 256:
-        problems.append(f"dataset.json: labels: expected at most 256, got {len(label_values)}")
-    if any(isinstance(value, list) for value in labels.values()):
-        regions = {name: tuple(value) for name, value in values.items() if name != "background"}
-        return tuple(regions), tuple(regions.values()), label_values
-    if len(label_values) != len(labels):
-        problems.append("dataset.json: labels: expected one name per value, got two for one")
-    return tuple(sorted(labels, key=lambda name: int(labels[name]))), None, label_values
-
-
-def parse_labels(
-    description: Mapping[str, Any], source: Path
-) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...] | None, tuple[int, ...]]:
-    """`class_names`, `regions` and `label_values` of a `Dataset` from `labels` of dataset.json.
-
-    Raises:
-        DatasetError: labels that are missing or wrong, naming the file `source`.
-    """
-    problems: list[str] = []
-    parsed = _read_labels(dict(description), problems)
-    if problems:
-        raise DatasetError(
-            f"{source}: " + "; ".join(p.removeprefix("dataset.json: ") for p in problems)
-        )
-    return parsed
-
-
-def _is_label(value: Any) -> bool:
-    values = value if isinstance(value, list) else [value]
-    return bool(values) and all(type(item) is int for item in values)
 
 
 def _find_cases(root: Path, ending: str, num_channels: int, problems: list[str]) -> dict[str, Case]:
@@ -252,14 +171,15 @@ def _read_split(
     path = root / "split.json"
     if not path.exists():
         return {}
-    split = _read_json(path)
-    if (
-        not isinstance(split, dict)
-        or not set(split) <= set(SPLITS)
-        or not all(isinstance(case_ids, list) for case_ids in split.values())
-    ):
-        got = sorted(split) if isinstance(split, dict) else type(split).__name__
-        problems.append(f"split.json: expected lists of case names under {SPLITS}, got {got}")
+    try:
+        split = read_json_object(path)
+    except FileError as error:
+        problems.append(str(error))
+        return {}
+    if not set(split) <= set(SPLITS) or not all(isinstance(ids, list) for ids in split.values()):
+        problems.append(
+            f"split.json: expected lists of case names under {SPLITS}, got {sorted(split)}"
+        )
         return {}
     counts = Counter(str(case_id) for case_ids in split.values() for case_id in case_ids)
     if unknown := sorted(set(counts) - set(cases)):

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recycleseg.classes import Classes
 from recycleseg.data.check import CaseFacts, image_problems
 from recycleseg.data.geometry import Kernel, Orientation, resample, resample_label
 from recycleseg.data.layout import Dataset
 from recycleseg.data.upright import UprightGrid, is_upright
-from recycleseg.data.volumes import DatasetError, Volume, read_volume
+from recycleseg.data.volumes import Volume, read_volume
+from recycleseg.files import FileError
 
 _PERCENTILES = (0.5, 99.5)
 
@@ -113,9 +115,7 @@ class Plan:
     """
 
     channel_names: tuple[str, ...]
-    class_names: tuple[str, ...]
-    regions: tuple[tuple[int, ...], ...] | None
-    label_values: tuple[int, ...]
+    classes: Classes
     spatial_dims: int
     spacing: tuple[float, ...] | None
     shape: tuple[int, ...] | None
@@ -123,19 +123,14 @@ class Plan:
     kernel: Kernel = "cubic"
     upright: bool = False
 
-    @property
-    def exclusive(self) -> bool:
-        """Whether a voxel belongs to one class only."""
-        return self.regions is None
-
-    @property
-    def num_classes(self) -> int:
-        """Channels of a mask; with exclusive classes, the background is one of them."""
-        return len(self.class_names)
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self)
+        return {
+            **{name: value for name, value in asdict(self).items() if name != "classes"},
+            "class_names": self.classes.names,
+            "regions": self.classes.regions,
+            "label_values": tuple(self.classes.values),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
@@ -143,9 +138,10 @@ class Plan:
         regions = values["regions"]
         return cls(
             channel_names=tuple(values["channel_names"]),
-            class_names=tuple(values["class_names"]),
-            regions=None if regions is None else tuple(map(tuple, regions)),
-            label_values=tuple(values["label_values"]),
+            classes=Classes(
+                tuple(values["class_names"]),
+                None if regions is None else tuple(map(tuple, regions)),
+            ),
             spatial_dims=values["spatial_dims"],
             spacing=None if values["spacing"] is None else tuple(values["spacing"]),
             shape=None if values["shape"] is None else tuple(values["shape"]),
@@ -164,10 +160,10 @@ class PreparedCase:
         label: (*S) uint8 label values, or (C, *S) uint8 masks of overlapping regions; None
             where there is none.
         spacing: voxel size in mm of the prepared grid.
-        native_shape, native_spacing: of the file, in its own axis order; mm.
+        native_shape: of the file, in its own axis order.
         orientation: from the file's axes to the prepared grid's, where this is not `upright`.
         label_path: the label file, None where there is none.
-        regions: label values of each overlapping region, None: exclusive classes.
+        classes: what the label tells apart.
         upright: the prepared grid where the file's axes are turned against it, else None.
     """
 
@@ -176,10 +172,9 @@ class PreparedCase:
     label: Tensor | None
     spacing: tuple[float, ...]
     native_shape: tuple[int, ...]
-    native_spacing: tuple[float, ...]
     orientation: Orientation
     label_path: Path | None
-    regions: tuple[tuple[int, ...], ...] | None
+    classes: Classes
     upright: UprightGrid | None = None
 
 
@@ -199,9 +194,7 @@ def make_plan(dataset: Dataset, config: PreprocessConfig, facts: Mapping[str, Ca
     foreground = np.concatenate([fact.foreground for fact in training], axis=1)
     return Plan(
         channel_names=dataset.channel_names,
-        class_names=dataset.class_names,
-        regions=dataset.regions,
-        label_values=dataset.label_values,
+        classes=dataset.classes,
         spatial_dims=dims,
         spacing=spacing,
         shape=config.shape,
@@ -218,15 +211,15 @@ def preprocess_image(volumes: Sequence[Volume], plan: Plan, *, case_id: str = ""
     """Prepare an image without label, one volume per channel, as the training cases were.
 
     Raises:
-        DatasetError: number of channels or axes, differing grids, NaN or Inf.
+        FileError: number of channels or axes, differing grids, NaN or Inf.
     """
     if len(volumes) != len(plan.channel_names):
-        raise DatasetError(
+        raise FileError(
             f"{case_id or 'image'}: expected channels {plan.channel_names}, "
             f"got {len(volumes)} files {[volume.path.name for volume in volumes]}"
         )
     if problems := image_problems(volumes, plan.spatial_dims):
-        raise DatasetError("; ".join(problems))
+        raise FileError("; ".join(problems))
     first = volumes[0]
     orientation = Orientation.of(first.affine, plan.spatial_dims)
     spacing = orientation.sizes(first.spacing)
@@ -251,10 +244,9 @@ def preprocess_image(volumes: Sequence[Volume], plan: Plan, *, case_id: str = ""
         label=None,
         spacing=spacing,
         native_shape=first.array.shape,
-        native_spacing=first.spacing,
         orientation=orientation,
         label_path=None,
-        regions=plan.regions,
+        classes=plan.classes,
         upright=upright,
     )
 
@@ -263,17 +255,11 @@ def preprocess_label(volume: Volume, case: PreparedCase, plan: Plan) -> Tensor:
     """Label of a case on its prepared grid: (*S) uint8, or (C, *S) for overlapping regions."""
     values = torch.from_numpy(volume.array.astype(np.uint8))
     if case.upright is not None:
-        label = case.upright.sample_label(values, plan.label_values)
+        label = case.upright.sample_label(values, plan.classes.values)
     else:
         canonical = case.orientation.apply(values[None])[0]
-        label = resample_label(canonical, case.image.shape[1:], plan.label_values)
-    return label if plan.regions is None else region_masks(label, plan.regions)
-
-
-def region_masks(label: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
-    """Label map (*S) -> one mask per overlapping region, (C, *S) uint8."""
-    masks = [torch.isin(label, torch.tensor(region, dtype=label.dtype)) for region in regions]
-    return torch.stack(masks).to(torch.uint8)
+        label = resample_label(canonical, case.image.shape[1:], plan.classes.values)
+    return plan.classes.target(label)
 
 
 def restore(probs: Tensor, case: PreparedCase, rows: slice = slice(None)) -> Tensor:
@@ -293,7 +279,7 @@ def restore(probs: Tensor, case: PreparedCase, rows: slice = slice(None)) -> Ten
         )
     if case.upright is not None:
         restored = case.upright.restore(probs, case.native_shape, rows)
-        if case.regions is None and len(restored) > 1:
+        if case.classes.exclusive and len(restored) > 1:
             restored[0] += 1 - restored.sum(0)
         return restored
     canonical = tuple(int(size) for size in case.orientation.sizes(case.native_shape))
@@ -312,7 +298,7 @@ def native_label(case: PreparedCase) -> Tensor:
     if case.label_path is None:
         raise ValueError(f"case: expected a case with a label, got {case.case_id} without")
     label = torch.from_numpy(read_volume(case.label_path).array.astype(np.uint8))
-    return label if case.regions is None else region_masks(label, case.regions)
+    return case.classes.target(label)
 
 
 def _target_shape(
@@ -338,7 +324,7 @@ def _channel_intensity(
     if method == "none":
         return ChannelIntensity("none")
     if foreground.size == 0:
-        raise DatasetError(
+        raise FileError(
             f"channel {name}: expected foreground in the training labels for CT intensities, "
             "got none"
         )

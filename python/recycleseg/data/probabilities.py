@@ -8,16 +8,15 @@ nnU-Net version 1 called the array `softmax` and rounded it to float16; both are
 
 from __future__ import annotations
 
-import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from recycleseg.data.volumes import DatasetError, written_whole
+from recycleseg.files import FileError, written_whole
 
 _KEYS = ("probabilities", "softmax")
 
@@ -58,45 +57,32 @@ def read_probabilities(path: Path | str, shape: Sequence[int]) -> np.ndarray[Any
         shape: (X, Y, Z), or (H, W) of a PNG.
 
     Raises:
-        DatasetError: missing or damaged file, none of the arrays above, another shape, or values
+        FileError: missing or damaged file, none of the arrays above, another shape, or values
             that are not within 0 and 1.
     """
     path = Path(path)
     if not path.is_file():
-        raise DatasetError(f"{path}: expected a file, got none there")
+        raise FileError(f"{path}: expected a file, got none there")
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             stored = _read_first(archive, [key for key in _KEYS if key in names])
     except Exception as error:  # zipfile, zlib and NumPy meet damaged bytes with any kind
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DatasetError(f"{path}: expected a whole .npz file, got: {reason}") from error
+        raise FileError(f"{path}: expected a whole .npz file, got: {reason}") from error
     if stored is None:
-        raise DatasetError(f"{path}: expected an array named {' or '.join(_KEYS)}, got {names}")
+        raise FileError(f"{path}: expected an array named {' or '.join(_KEYS)}, got {names}")
     grid = (1, *shape) if len(shape) == 2 else tuple(reversed(tuple(shape)))
     if stored.ndim != 4 or stored.shape[1:] != grid or stored.dtype.kind != "f":
-        raise DatasetError(
+        raise FileError(
             f"{path}: expected floating point numbers of shape (C, {', '.join(map(str, grid))}), "
             f"got {stored.dtype} of shape {stored.shape}"
         )
     stored = stored.astype(np.float32, copy=False)
     # Written so that NaN fails too; a resampled softmax passes 1 by a few roundings.
     if stored.size and not (stored.min() >= -1e-3 and stored.max() <= 1 + 1e-3):
-        raise DatasetError(f"{path}: expected probabilities within 0 and 1, got other values")
+        raise FileError(f"{path}: expected probabilities within 0 and 1, got other values")
     return np.asarray(stored[:, 0] if len(shape) == 2 else stored.transpose(0, 3, 2, 1))
-
-
-def max_entropy(labels: Mapping[str, Any]) -> float:
-    """Greatest entropy of a voxel in nats: of classes with background, or summed over regions.
-
-    labels: as dataset.json has them, with the background or without; a list, even of one value,
-    tells that they are overlapping regions.
-    """
-    entries = [list(v) if isinstance(v, list | tuple) else v for v in labels.values()]
-    num_foreground = sum(entry not in (0, [0]) for entry in entries)
-    if any(isinstance(entry, list) for entry in entries):
-        return num_foreground * math.log(2)
-    return math.log(num_foreground + 1)
 
 
 def _read_first(archive: zipfile.ZipFile, keys: Sequence[str]) -> np.ndarray[Any, Any] | None:

@@ -8,8 +8,6 @@ import logging
 import math
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from PIL import Image, PngImagePlugin
+
+from recycleseg.files import FileError, written_whole
 
 SPATIAL_DIMS = {".nii.gz": 3, ".nii": 3, ".png": 2}
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -43,10 +43,6 @@ _ADAM7 = (
 # nibabel tells its own logger, thus the terminal, of what it mends in a header.
 _SILENT = logging.Logger("silent")
 _SILENT.addHandler(logging.NullHandler())
-
-
-class DatasetError(ValueError):
-    """Something is wrong with the data, not with an argument; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -83,23 +79,23 @@ def read_volume(path: Path | str) -> Volume:
     pHYs chunk (PNG specification, third edition, section 11.3.4.3) in pixels per metre.
 
     Raises:
-        DatasetError: missing, truncated or corrupt file, or one of another kind.
+        FileError: missing, truncated or corrupt file, or one of another kind.
     """
     path = Path(path)
     readers = {".nii.gz": _read_nifti, ".nii": _read_nifti, ".png": _read_png}
     if (ending := file_ending(path)) not in readers:
-        raise DatasetError(f"{path}: expected a file ending in {', '.join(readers)}")
+        raise FileError(f"{path}: expected a file ending in {', '.join(readers)}")
     if not path.is_file():
         got = "a folder" if path.is_dir() else "none there"
         got = "a link to nothing" if path.is_symlink() and not path.exists() else got
-        raise DatasetError(f"{path}: expected a file, got {got}")
+        raise FileError(f"{path}: expected a file, got {got}")
     try:
         return readers[ending](path)
-    except DatasetError:
+    except FileError:
         raise
     except Exception as error:  # zlib, nibabel and Pillow meet damaged bytes with any kind
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DatasetError(f"{path}: expected a whole {ending} file, got: {reason}") from error
+        raise FileError(f"{path}: expected a whole {ending} file, got: {reason}") from error
 
 
 def write_volume(
@@ -153,17 +149,6 @@ def write_like(path: Path | str, array: np.ndarray[Any, Any], volume: Volume) ->
     write_volume(path, array, spacing=spacing, affine=volume.affine, header=volume.header)
 
 
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A name to write to, that becomes `path` when the block ends and is deleted if it raises."""
-    temporary = path.with_name(f".part-{path.name}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _on_grid_of(
     header: nib.Nifti1Header, array: np.ndarray[Any, Any], affine: np.ndarray[Any, Any] | None
 ) -> nib.Nifti1Image:
@@ -199,14 +184,14 @@ def _read_nifti(path: Path) -> Volume:
     header = _nifti_header(path, content)
     shape, dtype = header.get_data_shape(), header.get_data_dtype()
     if len(shape) != 3:
-        raise DatasetError(
+        raise FileError(
             f"{path}: expected 3 axes, got {len(shape)} with shape {shape}; "
             "several channels are separate files CASE_0000, CASE_0001, ..."
         )
     if min(shape) < 1:
-        raise DatasetError(f"{path}: expected at least one voxel along each axis, got {shape}")
+        raise FileError(f"{path}: expected at least one voxel along each axis, got {shape}")
     if dtype.kind not in "buif":
-        raise DatasetError(f"{path}: expected real numbers, got {dtype}")
+        raise FileError(f"{path}: expected real numbers, got {dtype}")
     needed = math.prod(map(int, shape)) * dtype.itemsize
     there = max(len(content) - header.get_data_offset(), 0)
     if there < needed:
@@ -229,7 +214,7 @@ def _nifti_header(path: Path, content: bytes) -> nib.Nifti1Header:
     header = _NIFTI_SIZES[size](content[:size], endianness=order, check=False)
     voxel_sizes = header["pixdim"][1:4]
     if header["sform_code"] <= 0 and not (voxel_sizes > 0).all():
-        raise DatasetError(
+        raise FileError(
             f"{path}: expected positive voxel sizes, got pixdim {voxel_sizes.tolist()} and no sform"
         )
     if header["magic"].item().startswith(b"ni"):
@@ -239,16 +224,16 @@ def _nifti_header(path: Path, content: bytes) -> nib.Nifti1Header:
 
 
 def _checked_affine(path: Path, header: nib.Nifti1Header) -> np.ndarray[Any, Any]:
-    """Affine in mm; DatasetError where it does not place voxels in space."""
+    """Affine in mm; FileError where it does not place voxels in space."""
     try:
         affine = _affine_in_mm(header)
     except ValueError as error:  # quaternion longer than 1
-        raise DatasetError(f"{path}: expected an orientation, got a qform with {error}") from error
+        raise FileError(f"{path}: expected an orientation, got a qform with {error}") from error
     with np.errstate(all="ignore"):
         volume = np.abs(np.linalg.det(affine[:3, :3]))
         box = np.prod(nib.affines.voxel_sizes(affine))
         if not np.isfinite(affine).all() or not volume > 1e-6 * box:
-            raise DatasetError(f"{path}: expected an invertible affine, got {affine.tolist()}")
+            raise FileError(f"{path}: expected an invertible affine, got {affine.tolist()}")
     return affine
 
 
@@ -264,57 +249,37 @@ def _kind_of(content: bytes) -> str:
 
 def _read_png(path: Path) -> Volume:
     content = path.read_bytes()
-    chunks: dict[bytes, bytes] = {}
-    for kind, data in _png_chunks(content):
-        chunks[kind] = chunks.get(kind, b"") + data
-    spacing = _pixel_size(chunks[b"pHYs"]) if b"pHYs" in chunks else None
+    if not content.startswith(_PNG_SIGNATURE):
+        raise ValueError(_kind_of(content))
     # Not Image.open, which warns of large images.
     with PngImagePlugin.PngImageFile(io.BytesIO(content)) as image:
+        image.verify()  # which leaves the image unusable
+    with PngImagePlugin.PngImageFile(io.BytesIO(content)) as image:
         if image.mode not in _GREY_MODES:
-            raise DatasetError(
+            raise FileError(
                 f"{path}: expected a grey PNG of 8 or 16 bits, got mode {image.mode}; "
                 "save colour channels as separate files CASE_0000, CASE_0001, ..."
             )
-        _check_pixels(chunks[b"IHDR"], chunks.get(b"IDAT", b""))
+        image.load_prepare()
+        pixels = zlib.decompress(b"".join(iter(lambda: image.load_read(0), b"")))
+        _check_pixels(content[16:29], pixels)
+        # The chunk pHYs holds whole pixels per metre, which Pillow multiplies by 0.0254.
+        per_metre = [round(dots / 0.0254) for dots in image.info.get("dpi", (0, 0))]
+    with PngImagePlugin.PngImageFile(io.BytesIO(content)) as image:
         array = np.array(image)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
-    return Volume(array, spacing or (1.0, 1.0), None, path, spacing_known=spacing is not None)
+    known = min(per_metre) > 0  # the chunk may be absent, or give the ratio of the sizes alone
+    spacing = (1000.0 / per_metre[1], 1000.0 / per_metre[0]) if known else (1.0, 1.0)
+    return Volume(array, spacing, None, path, spacing_known=known)
 
 
-def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Type and data of every chunk; raises where the file ends early or a checksum differs."""
-    if not content.startswith(_PNG_SIGNATURE):
-        raise ValueError(_kind_of(content))
-    position = len(_PNG_SIGNATURE)
-    kind = b""
-    while kind != b"IEND":
-        try:
-            length, kind = struct.unpack_from(">I4s", content, position)
-            data = content[position + 8 : position + 8 + length]
-            (checksum,) = struct.unpack_from(">I", content, position + 8 + length)
-        except struct.error:
-            raise ValueError(f"an end after {len(content)} bytes, within a chunk") from None
-        if zlib.crc32(kind + data) != checksum:
-            raise ValueError(f"checksum of chunk {kind.decode('ascii', 'replace')} differs")
-        yield kind, data
-        position += 12 + length
-
-
-def _check_pixels(header: bytes, data: bytes) -> None:
-    """ValueError where a grey PNG has less pixels than its header tells; Pillow makes them up."""
+def _check_pixels(header: bytes, pixels: bytes) -> None:
+    """ValueError where a grey PNG has fewer pixels than its header tells; Pillow makes them up."""
     width, height, depth, _, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     needed = 0
     for first_x, first_y, step_x, step_y in _ADAM7 if interlaced else ((0, 0, 1, 1),):
         columns, rows = -(-(width - first_x) // step_x), -(-(height - first_y) // step_y)
         needed += rows * (1 + (columns * depth + 7) // 8) if columns > 0 else 0
-    if (there := len(zlib.decompress(data))) < needed:
-        raise ValueError(f"{there} bytes of pixels where its header tells of {needed}")
-
-
-def _pixel_size(phys: bytes) -> tuple[float, float] | None:
-    """Pixel height and width in mm, None where the chunk gives only their ratio."""
-    per_metre_x, per_metre_y, unit = struct.unpack(">IIB", phys)
-    if unit != 1 or per_metre_x == 0 or per_metre_y == 0:
-        return None
-    return 1000.0 / per_metre_y, 1000.0 / per_metre_x
+    if len(pixels) < needed:
+        raise ValueError(f"{len(pixels)} bytes of pixels where its header tells of {needed}")

@@ -14,14 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recycleseg.data.check import Progress, grid_problems
-from recycleseg.data.volumes import DatasetError, Volume, read_volume
-from recycleseg.evaluation.labels import Labels, find_labels, parse_labels
+from recycleseg.classes import Labels, parse_labels
+from recycleseg.data.check import grid_problems
+from recycleseg.data.volumes import Volume, read_volume
+from recycleseg.evaluation.labels import find_labels
 from recycleseg.evaluation.pairs import Pair, find_pairs
+from recycleseg.files import FileError, listed, shortened
+from recycleseg.metrics.aggregate import mean_of_means
 from recycleseg.metrics.evaluate import evaluate
 from recycleseg.metrics.scores import Scores
-
-_SHOWN = 5
+from recycleseg.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class FolderScores:
     """
 
     case_ids: tuple[str, ...]
-    labels: dict[str, int | tuple[int, ...]]
+    labels: Labels
     by_step: tuple[Scores, ...]
     prediction_files: dict[str, Path]
     reference_files: dict[str, Path]
@@ -44,16 +46,8 @@ class FolderScores:
     notes: tuple[str, ...] = ()
 
     def mean_dice_by_step(self) -> list[float]:
-        """Mean foreground Dice after every step: the mean of the labels' means.
-
-        A label's mean is over the cases where it applies; NaN where no label does.
-        """
-        means = []
-        for scores in self.by_step:
-            of_labels = [of_label["dice"].mean for of_label in scores.aggregate().values()]
-            known = [mean for mean in of_labels if not np.isnan(mean)]
-            means.append(sum(known) / len(known) if known else float("nan"))
-        return means
+        """Mean foreground Dice after every step; see `mean_of_means`."""
+        return [mean_of_means(scores.table["dice"]) for scores in self.by_step]
 
     def settings(self) -> dict[str, Any]:
         """What the metrics depend on besides the maps."""
@@ -96,7 +90,7 @@ def evaluate_folder(
     others are evaluated.
 
     Raises:
-        DatasetError: predictions without reference, steps that lack cases, or no sound case.
+        FileError: predictions without reference, steps that lack cases, or no sound case.
         ValueError: an option is not as said.
     """
     pred, ref = Path(pred), Path(ref)
@@ -120,7 +114,7 @@ def evaluate_folder(
     done = {case_id: r for case_id, r in results.items() if not isinstance(r, str)}
     failed = {case_id: r for case_id, r in results.items() if isinstance(r, str)}
     if not done:
-        raise DatasetError("\n  - ".join([f"{pred}: no case can be evaluated", *failed.values()]))
+        raise FileError(listed(f"{pred}: no case can be evaluated", [*failed.values()]))
     if without := [case_id for case_id, r in done.items() if not r.spacing_known]:
         notes.append(
             f"{len(without)} of {len(done)} cases: no file says the pixel size, 1 mm is taken: "
@@ -191,7 +185,7 @@ def _labels(
         return found[0], []
     values = sorted(set().union(*pool.map(_values_of_case, cases)) - {0})
     if not values:
-        raise DatasetError(f"{pred}, {ref}: expected label maps with values from 1 on, got only 0")
+        raise FileError(f"{pred}, {ref}: expected label maps with values from 1 on, got only 0")
     listed = ", ".join(map(str, values))
     note = f"no predict.json or dataset.json names the labels; the values found are {listed}"
     return parse_labels({str(value): value for value in values}, f"{pred}, {ref}"), [note]
@@ -202,7 +196,7 @@ def _values_of_case(pair: Pair) -> set[int]:
     for path in (pair.predictions[-1], pair.reference):
         try:
             values.update(np.unique(_read_label(path)[1]).tolist())
-        except DatasetError:
+        except FileError:
             continue  # the case will be listed as failed
     return values
 
@@ -211,7 +205,7 @@ def _try_case(pair: Pair, labels: Labels, options: dict[str, Any], device: str) 
     """The scores of a case after every step, or what is wrong with it."""
     try:
         return _evaluate_case(pair, labels, options, device)
-    except DatasetError as error:
+    except FileError as error:
         return str(error)
 
 
@@ -222,7 +216,7 @@ def _evaluate_case(pair: Pair, labels: Labels, options: dict[str, Any], device: 
     for path in pair.predictions:
         prediction, pred = _read_label(path)
         if problems := grid_problems(prediction, reference, there=str(reference.path)):
-            raise DatasetError("; ".join(problems))
+            raise FileError("; ".join(problems))
         sized = reference if reference.spacing_known else prediction
         try:
             by_step.append(
@@ -236,7 +230,7 @@ def _evaluate_case(pair: Pair, labels: Labels, options: dict[str, Any], device: 
             )
         except ValueError as error:
             unknown = _unknown_labels({path: pred, pair.reference: ref}, labels)
-            raise DatasetError("; ".join(unknown) or f"{path}: {error}") from error
+            raise FileError("; ".join(unknown) or f"{path}: {error}") from error
     return _Result(tuple(by_step), sized.spacing_known)
 
 
@@ -244,7 +238,7 @@ def _read_label(path: Path) -> tuple[Volume, NDArray[Any]]:
     """A file, and its values as writable integers.
 
     Raises:
-        DatasetError: it cannot be read, or holds other than whole numbers.
+        FileError: it cannot be read, or holds other than whole numbers.
     """
     volume = read_volume(path)
     array = volume.array
@@ -253,13 +247,13 @@ def _read_label(path: Path) -> tuple[Volume, NDArray[Any]]:
             whole = array.astype(np.int32)
         wrong = array != whole
         if wrong.any():
-            raise DatasetError(
+            raise FileError(
                 f"{path}: expected whole numbers, labels, got {array[wrong].flat[0]:g} "
                 f"({int(wrong.sum())} voxels that are none)"
             )
         array = whole
     if array.size == 0:
-        raise DatasetError(f"{path}: expected voxels, got shape {array.shape}")
+        raise FileError(f"{path}: expected voxels, got shape {array.shape}")
     return volume, np.require(array, dtype=array.dtype.newbyteorder("="), requirements="W")
 
 
@@ -272,9 +266,8 @@ def _unknown_labels(maps: Mapping[Path, NDArray[Any]], labels: Labels) -> list[s
     for path, array in maps.items():
         unknown = [value for value in np.unique(array).tolist() if value not in known]
         if unknown:
-            shown = ", ".join(map(str, unknown[:_SHOWN]))
             lines.append(
                 f"{path}: expected label values {', '.join(map(str, sorted(known)))}, got "
-                f"{shown}{' and more' if len(unknown) > _SHOWN else ''}"
+                f"{shortened(unknown)}"
             )
     return lines

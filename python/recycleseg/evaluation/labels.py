@@ -2,50 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recycleseg.data.json_files import parse_json_object, read_json_object
-from recycleseg.data.volumes import DatasetError
-from recycleseg.ops.overlap_counts import MAX_CLASSES
-
-Labels = dict[str, int | tuple[int, ...]]
-
-
-def parse_labels(labels: Any, source: str) -> Labels:
-    """Foreground of nnU-Net's labels: name -> value, or the sorted values of a region.
-
-    source: what messages call the place that they come from.
-
-    Raises:
-        DatasetError: not a mapping from names to values, an "ignore" label, no foreground, or two
-            names for the same voxels.
-    """
-    if not isinstance(labels, Mapping) or not all(map(_is_entry, labels.values())):
-        raise DatasetError(
-            f"{source}: labels: expected name -> value, or name -> list of values for a region, "
-            f"from 0 to {MAX_CLASSES - 1}, got {json.dumps(labels, default=str)}"
-        )
-    if "ignore" in labels:
-        raise DatasetError(f'{source}: labels: expected no "ignore" label (unsupported), got one')
-    found: Labels = {}
-    for name, entry in labels.items():
-        values = tuple(sorted(set(entry))) if isinstance(entry, list | tuple) else (entry,)
-        if values == (0,):
-            continue
-        value = values if len(values) > 1 else values[0]
-        if value in found.values():
-            twin = next(other for other, known in found.items() if known == value)
-            raise DatasetError(
-                f"{source}: labels: expected one name per structure, got {twin!r} and {name!r} "
-                f"for {value}"
-            )
-        found[str(name)] = value
-    if not found:
-        raise DatasetError(f"{source}: labels: expected a foreground label, got only background")
-    return found
+from recycleseg.classes import Labels, parse_labels
+from recycleseg.files import FileError, parse_json_object, read_json_object
 
 
 def read_labels(option: str) -> Labels:
@@ -54,7 +16,7 @@ def read_labels(option: str) -> Labels:
         return _of_description(parse_json_object(option, "--labels"), "--labels")
     path = Path(option)
     if not path.is_file():
-        raise DatasetError(f"--labels: expected a JSON file or {{...}}, got {option}")
+        raise FileError(f"--labels: expected a JSON file or {{...}}, got {option}")
     return _of_description(read_json_object(path), str(path))
 
 
@@ -86,8 +48,3 @@ def predicted_labels(folder: Path) -> Any:
 def _of_description(content: dict[str, Any], source: str) -> Labels:
     labels = content.get("labels")
     return parse_labels(labels if isinstance(labels, Mapping) else content, source)
-
-
-def _is_entry(value: Any) -> bool:
-    values = value if isinstance(value, list | tuple) else [value]
-    return bool(values) and all(type(item) is int and 0 <= item < MAX_CLASSES for item in values)

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recycleseg.data.json_files import read_json_object
-from recycleseg.data.volumes import SPATIAL_DIMS, DatasetError, file_ending
-
-_SHOWN = 5
+from recycleseg.data.volumes import SPATIAL_DIMS, file_ending
+from recycleseg.files import FileError, read_json_object, shortened
 
 
 @dataclass(frozen=True)
@@ -42,22 +40,22 @@ def find_pairs(pred: Path, ref: Path) -> Pairs:
     those after each sampling step.
 
     Raises:
-        DatasetError: nothing there, predictions without reference, steps that lack a case.
+        FileError: nothing there, predictions without reference, steps that lack a case.
     """
     for name, path in (("predictions", pred), ("references", ref)):
         if not path.exists():
-            raise DatasetError(f"{path}: expected {name}, a folder or a file, got none there")
+            raise FileError(f"{path}: expected {name}, a folder or a file, got none there")
     if pred.is_file():
         case_id = _case_id(pred)
         reference = ref if ref.is_file() else _label_maps(ref, "references").get(case_id)
         if reference is None:
-            raise DatasetError(f"{pred}: expected a reference {case_id} in {ref}, got none")
+            raise FileError(f"{pred}: expected a reference {case_id} in {ref}, got none")
         return Pairs((Pair(case_id, (pred,), reference),), pred.parent, ())
     if ref.is_file():
-        raise DatasetError(f"{ref}: expected a folder of references, as {pred} is one, got a file")
+        raise FileError(f"{ref}: expected a folder of references, as {pred} is one, got a file")
     predictions, references = _label_maps(pred, "predictions"), _label_maps(ref, "references")
     if missing := [case_id for case_id in predictions if case_id not in references]:
-        raise DatasetError(
+        raise FileError(
             f"{pred}: expected a reference in {ref} for every prediction, got none for "
             f"{len(missing)} of {len(predictions)}: {', '.join(missing)}"
         )
@@ -65,7 +63,7 @@ def find_pairs(pred: Path, ref: Path) -> Pairs:
     if others := [case_id for case_id in references if case_id not in predictions]:
         notes.append(
             f"{len(others)} of {len(references)} references have no prediction and are left out: "
-            f"{_shortened(others)}"
+            f"{shortened(others)}"
         )
     steps = _find_steps(pred, tuple(predictions))
     return Pairs(
@@ -88,7 +86,7 @@ def find_images(
     one, those that predict.json names and that are still there.
 
     Raises:
-        DatasetError: a folder without an image of any case.
+        FileError: a folder without an image of any case.
     """
     if folder is None:
         root = pred.parent if pred.is_file() else pred
@@ -105,7 +103,7 @@ def find_images(
         if case_id in wanted:
             channels.setdefault(case_id, []).append(path)
     if not channels:
-        raise DatasetError(
+        raise FileError(
             f"{folder}: expected images {case_ids[0]}_0000<ending> or {case_ids[0]}<ending> of the "
             "cases, got none"
         )
@@ -145,13 +143,13 @@ def _label_maps(folder: Path, what: str) -> dict[str, Path]:
     for path in _files(folder):
         case_id = _case_id(path)
         if case_id in found:
-            raise DatasetError(
+            raise FileError(
                 f"{folder}: expected one label map per case, got {found[case_id].name} and "
                 f"{path.name}"
             )
         found[case_id] = path
     if not found:
-        raise DatasetError(f"{folder}: expected {what} ({', '.join(SPATIAL_DIMS)}), got none")
+        raise FileError(f"{folder}: expected {what} ({', '.join(SPATIAL_DIMS)}), got none")
     return found
 
 
@@ -163,7 +161,7 @@ def _files(folder: Path) -> list[Path]:
 def _case_id(path: Path) -> str:
     ending = file_ending(path)
     if not ending:
-        raise DatasetError(f"{path}: expected a file ending in {', '.join(SPATIAL_DIMS)}")
+        raise FileError(f"{path}: expected a file ending in {', '.join(SPATIAL_DIMS)}")
     return path.name.removesuffix(ending)
 
 
@@ -177,16 +175,12 @@ def _find_steps(pred: Path, case_ids: tuple[str, ...]) -> list[dict[str, Path]]:
     expected = [root / f"step_{k}" for k in range(1, len(folders) + 1)]
     if set(folders) != set(expected):
         got = ", ".join(sorted(path.name for path in folders))
-        raise DatasetError(f"{root}: expected step_1 to step_{len(folders)}, got {got}")
+        raise FileError(f"{root}: expected step_1 to step_{len(folders)}, got {got}")
     steps = [_label_maps(folder, "label maps") for folder in expected]
     for folder, step in zip(expected, steps, strict=True):
         if missing := [case_id for case_id in case_ids if case_id not in step]:
-            raise DatasetError(
+            raise FileError(
                 f"{folder}: expected a label map of each of the {len(case_ids)} cases of {pred}, "
-                f"got none of {_shortened(missing)}"
+                f"got none of {shortened(missing)}"
             )
     return steps
-
-
-def _shortened(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recycleseg.evaluation.statistics import bootstrap_interval
-from recycleseg.metrics.aggregate import Summary
+from recycleseg.metrics.aggregate import mean_of_means
 from recycleseg.metrics.aggregate import summarise as summarise_values
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def summarise(
         }
 
     return {
-        "foreground_mean": {m: _foreground_mean([s[m] for s in summaries.values()]) for m in table},
+        "foreground_mean": {m: plain(mean_of_means(values)) for m, values in table.items()},
         "mean": section("mean"),
         "metric_per_case": [
             {
@@ -120,12 +120,6 @@ def plain(value: Any) -> int | float | None:
     """A number for JSON: None for NaN and inf."""
     number: int | float = value.item() if isinstance(value, np.generic) else value
     return number if math.isfinite(number) else None
-
-
-def _foreground_mean(of_labels: Sequence[Summary]) -> float | None:
-    """The mean of the labels' means, of those that have one."""
-    means = [s.mean for s in of_labels if s.num_finite]
-    return sum(means) / len(means) if means else None
 
 
 def _intervals(table: Mapping[str, NDArray[Any]], keys: Sequence[str]) -> dict[str, Any]:

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recycleseg.data.json_files import read_json_object
-from recycleseg.data.volumes import DatasetError
+from recycleseg.classes import parse_labels
 from recycleseg.evaluation.folder import FolderScores
-from recycleseg.evaluation.labels import parse_labels
+from recycleseg.files import FileError, read_json_object
 from recycleseg.metrics.scores import Scores
 
 _INDEX = ("case", "step", "label")
@@ -38,11 +37,11 @@ def read_evaluation(folder: Path) -> FolderScores:
     """The scores in an evaluation folder, from its metrics.csv and summary.json.
 
     Raises:
-        DatasetError: a file is missing, or is not as `recycle-evaluate` writes it.
+        FileError: a file is missing, or is not as `recycle-evaluate` writes it.
     """
     path = folder / "summary.json"
     if not path.is_file():
-        raise DatasetError(f"{path}: expected it beside metrics.csv, got none there")
+        raise FileError(f"{path}: expected it beside metrics.csv, got none there")
     summary = read_json_object(path)
     try:
         settings, names = summary["settings"], summary["class_names"]
@@ -62,12 +61,12 @@ def read_evaluation(folder: Path) -> FolderScores:
             border_is_outside=settings["border_is_outside"],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DatasetError(
+        raise FileError(
             f"{path}: expected a summary of recycle-evaluate, got one without {error}"
         ) from error
     case_ids, metrics, values = _read_table(folder / "metrics.csv", tuple(labels))
     if len(files) != len(case_ids):
-        raise DatasetError(
+        raise FileError(
             f"{path}: expected the {len(case_ids)} cases of metrics.csv, got {len(files)}"
         )
     return FolderScores(
@@ -91,7 +90,7 @@ def _read_table(
         header, *rows = list(csv.reader(file)) or [[]]
     metrics = tuple(header[len(_INDEX) :])
     if tuple(header[: len(_INDEX)]) != _INDEX or not metrics:
-        raise DatasetError(f"{path}: expected columns {', '.join(_INDEX)} and metrics")
+        raise FileError(f"{path}: expected columns {', '.join(_INDEX)} and metrics")
     case_ids = tuple(dict.fromkeys(row[0] for row in rows if row))
     per_case = len(rows) // max(1, len(case_ids))
     num_steps = per_case // len(labels)
@@ -102,14 +101,14 @@ def _read_table(
         for label in labels
     ]
     if not rows or [row[: len(_INDEX)] for row in rows] != expected:
-        raise DatasetError(
+        raise FileError(
             f"{path}: expected a row for every case, step and label ({', '.join(labels)}), "
             "in this order"
         )
     try:
         values = np.array([row[len(_INDEX) :] for row in rows], dtype=np.float64)
     except ValueError as error:
-        raise DatasetError(f"{path}: expected numbers, got: {error}") from error
+        raise FileError(f"{path}: expected numbers, got: {error}") from error
     table = values.reshape(len(case_ids), num_steps, len(labels), len(metrics))
     return case_ids, metrics, table.swapaxes(0, 1)
 

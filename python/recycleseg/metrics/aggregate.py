@@ -1,4 +1,4 @@
-"""What a metric amounts to over many cases, where some are not applicable and some are missed."""
+"""What a metric amounts to over many cases: some are not applicable, some are missed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -39,3 +41,19 @@ def summarise(values: ArrayLike) -> Summary:
         num_nan=int(np.isnan(array).sum()),
         num_inf=int(np.isinf(array).sum()),
     )
+
+
+def finite_mean(values: Array, axis: int = 0) -> Array:
+    """Mean over the finite values along an axis; NaN where there is none."""
+    finite = np.isfinite(values)
+    number = finite.sum(axis)
+    total: Array = np.where(finite, values, 0.0).sum(axis)
+    return total / np.where(number == 0, np.nan, number)
+
+
+def mean_of_means(values: Array) -> float:
+    """The mean over structures of their means over cases, of values (B, C).
+
+    Each structure counts the same, in however many cases it applies. NaN where none applies.
+    """
+    return float(finite_mean(finite_mean(values)))

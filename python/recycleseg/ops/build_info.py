@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 import torch
 
-import recycleseg
 from recycleseg import _ext
 from recycleseg.kernels import triton_version
 
@@ -18,7 +18,7 @@ def build_info() -> dict[str, Any]:
     "extension", what the compiled extension was built with, or None where there is none.
     """
     return {
-        "recycleseg": recycleseg.__version__,
+        "recycleseg": version("recycleseg"),
         "torch": torch.__version__,
         "triton": triton_version(),
         "extension": _ext.C.build_config() if _ext.HAS_CPP else None,

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from recycleseg.data.probabilities import max_entropy
-from recycleseg.data.volumes import DatasetError, written_whole
+from recycleseg.classes import max_entropy, parse_labels
 from recycleseg.evaluation import Comparison, FolderScores
 from recycleseg.evaluation.compare import METHOD
-from recycleseg.evaluation.labels import parse_labels, predicted_labels
+from recycleseg.evaluation.labels import predicted_labels
+from recycleseg.files import FileError, write_text
 from recycleseg.metrics.scores import Scores
 from recycleseg.report import charts, overlays
 from recycleseg.report.columns import (
@@ -159,8 +159,7 @@ def write_report(
         has_uncertainty=any(_has_uncertainty(card) for card in cards),
         is_3d=any(card.overlay and len(card.overlay.planes) == 3 for card in cards),
     )
-    with written_whole(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def _template_text(name: str) -> str:
@@ -172,7 +171,7 @@ def _max_entropy(scores: FolderScores) -> float:
     try:
         labels = predicted_labels(scores.prediction_root)
         parse_labels(labels, "predict.json")
-    except DatasetError:
+    except FileError:
         labels = scores.labels
     return max_entropy(labels)
 

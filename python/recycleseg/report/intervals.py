@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recycleseg.evaluation.statistics import RESAMPLES, bootstrap_interval, resampled_means
+from recycleseg.metrics.aggregate import finite_mean, mean_of_means
 from recycleseg.metrics.scores import Scores
 from recycleseg.report.columns import format_number, sizes
 
@@ -29,7 +30,7 @@ class Mean:
 def label_means(values: Array) -> list[Mean]:
     """Mean of every label's column of `values` (B, C)."""
     low, high = bootstrap_interval(values)
-    means = _mean(values, axis=0)
+    means = finite_mean(values)
     return [
         Mean(
             float(means[c]),
@@ -48,24 +49,16 @@ def overall_mean(values: Array) -> Mean:
     interval = np.full(2, np.nan)
     if (finite.sum(0) > 1).any():
         resampled = resampled_means(np.where(finite, values, 0.0), finite, RESAMPLES, 0)
-        means = _mean(resampled, axis=1)
+        means = finite_mean(resampled, axis=1)
         interval = np.quantile(means[np.isfinite(means)], [0.025, 0.975])
-    value = float(_mean(_mean(values, axis=0)[None], axis=1)[0])
+    value = mean_of_means(values)
     num_inf, num_nan = int(np.isinf(values).sum()), int(np.isnan(values).sum())
     return Mean(value, float(interval[0]), float(interval[1]), num_inf, num_nan)
 
 
 def case_means(values: Array) -> Array:
     """Mean (B,) over the labels that apply; NaN where none does."""
-    return _mean(values, axis=1)
-
-
-def _mean(values: Array, axis: int) -> Array:
-    """Mean over the finite values along an axis; NaN where there is none."""
-    finite = np.isfinite(values)
-    number = finite.sum(axis)
-    total: Array = np.where(finite, values, 0.0).sum(axis)
-    return total / np.where(number == 0, np.nan, number)
+    return finite_mean(values, axis=1)
 
 
 @dataclass(frozen=True)

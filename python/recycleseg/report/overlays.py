@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from recycleseg.data.geometry import Orientation
-from recycleseg.data.volumes import DatasetError, read_volume
+from recycleseg.data.volumes import read_volume
+from recycleseg.files import FileError
 from recycleseg.report.figures import PALETTE
 
 Labels = Mapping[str, int | tuple[int, ...]]
@@ -98,7 +99,7 @@ def draw_overlay(
     greatest value possible, of a PNG 65535. What cannot be shown is said in the overlay's note.
 
     Raises:
-        DatasetError: a label map that cannot be read.
+        FileError: a label map that cannot be read.
     """
     case, note = _read_case(prediction, reference, images, entropy, max_entropy)
     centre, side = _field_of_view(case, labels)
@@ -141,7 +142,7 @@ def _read_case(
     def read(path: Path, what: str) -> Map | None:
         try:
             array = read_volume(path).array
-        except DatasetError as error:
+        except FileError as error:
             notes.append(f"{what} not shown: {error}")
             return None
         if array.shape != shape:

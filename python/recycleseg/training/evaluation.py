@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from recycleseg.config import PostprocessConfig
+from recycleseg.classes import Classes
 from recycleseg.data.layout import Dataset
-from recycleseg.data.preprocess import PreparedCase, native_label, region_masks
+from recycleseg.data.preprocess import PreparedCase, native_label
 from recycleseg.evaluation.summary import nnunet_metrics, summarise
-from recycleseg.inference.native import Prepared, native_slabs, to_native
-from recycleseg.inference.postprocess import cleaned
-from recycleseg.inference.samples import sample_case
-from recycleseg.inference.volume import VolumeSampler
 from recycleseg.metrics import overlap
-from recycleseg.metrics.overlap import dice_from_counts
+from recycleseg.metrics.aggregate import finite_mean, mean_of_means
 from recycleseg.ops.overlap_counts import overlap_counts
+from recycleseg.prediction.native import Prepared, native_slabs, to_native
+from recycleseg.prediction.postprocess import cleaned
+from recycleseg.run.options import PostprocessConfig
+from recycleseg.sampling.samples import sample_case
+from recycleseg.sampling.volume import VolumeSampler
 
 # Counts (F, 3) of probabilities on the prepared grid against the reference on the file's own.
 _Count = Callable[[Tensor, PreparedCase, Tensor], Tensor]
@@ -40,20 +42,17 @@ class Evaluation:
     counts: dict[str, Tensor] = field(default_factory=dict)
     voxels: dict[str, int] = field(default_factory=dict)
 
-    def dice(self) -> Tensor:
-        """(N, K, F) float64; NaN where a class is in neither map."""
-        return dice_from_counts(torch.stack(list(self.counts.values())))
+    def dice(self) -> NDArray[np.float64]:
+        """(N, K, F); NaN where a class is in neither map."""
+        return overlap.dice(torch.stack(list(self.counts.values())).numpy())
 
     def by_step(self) -> list[float]:
-        """Mean foreground Dice at every sampling step: the mean of the classes' means.
-
-        A class's mean is over the cases where it applies; NaN where no class does.
-        """
-        return self.dice().nanmean(0).nanmean(-1).tolist()
+        """Mean foreground Dice at every sampling step; see `mean_of_means`."""
+        return [mean_of_means(of_step) for of_step in self.dice().swapaxes(0, 1)]
 
     def by_class(self) -> dict[str, float]:
         """Mean Dice of every foreground class at the last step, over cases where it applies."""
-        means = self.dice()[:, -1].nanmean(0).tolist()
+        means = finite_mean(self.dice()[:, -1]).tolist()
         return dict(zip(self.class_names, means, strict=True))
 
     def mean_dice(self) -> float:
@@ -78,12 +77,12 @@ def evaluate_cases(
     gets the case and, for every step, the label map (*S) uint8 on the prepared grid, of
     overlapping classes the masks (C, *S). postprocess: of the label maps that are counted.
     """
-    evaluation = Evaluation(dataset.foreground_names)
+    evaluation = Evaluation(tuple(dataset.classes.foreground))
     for case in cases:
         reference = native_label(case).to(device)
         count: _Count = case_counts
         if postprocess.has_rules:
-            count = partial(_cleaned_counts, dataset=dataset, postprocess=postprocess)
+            count = partial(_cleaned_counts, postprocess=postprocess)
         steps = _Steps(case, reference, count, keep_maps=on_case is not None)
         image = case.image.to(device)
         sample_case(sampler, image, case.case_id, seed=seed, samples=samples, on_step=steps)
@@ -114,48 +113,39 @@ class _Steps:
     def __call__(self, step: int, probs: Tensor) -> None:
         self.counts.append(self.count(probs, self.case, self.reference))
         if self.keep_maps:
-            decided = probs.argmax(0) if self.case.regions is None else probs >= 0.5
-            self.maps.append(decided.to("cpu", torch.uint8))
+            self.maps.append(self.case.classes.decide(probs).cpu())
 
 
 def case_counts(probs: Tensor, case: PreparedCase, reference: Tensor) -> Tensor:
     """`foreground_counts` of probabilities (C, *S) on the prepared grid, on the file's own."""
-    exclusive = case.regions is None
+    classes = case.classes
+    axis = 0 if classes.exclusive else 1  # the first of *S
     counts = [
-        foreground_counts(slab, reference[rows] if exclusive else reference[:, rows], exclusive)
+        foreground_counts(classes.decide(slab), _rows_of(reference, rows, axis), classes)
         for rows, slab in native_slabs(probs, case)
     ]
     return torch.stack(counts).sum(0)
 
 
+def _rows_of(x: Tensor, rows: slice, axis: int) -> Tensor:
+    return x.narrow(axis, rows.start, rows.stop - rows.start)
+
+
 def _cleaned_counts(
-    probs: Tensor,
-    case: PreparedCase,
-    reference: Tensor,
-    dataset: Dataset,
-    postprocess: PostprocessConfig,
+    probs: Tensor, case: PreparedCase, reference: Tensor, postprocess: PostprocessConfig
 ) -> Tensor:
     """`case_counts` of the label map that a prediction would have."""
     label = to_native([Prepared(case, probs)]).label
-    label = cleaned(
-        label, postprocess, dataset.class_names, dataset.regions, case.native_spacing
-    ).to(reference.device)
-    if dataset.regions is None:
-        return overlap_counts(label[None], reference[None], dataset.num_classes)[0, 1:]
-    return overlap_counts(region_masks(label, dataset.regions), reference, 2)[:, 1]
+    label = cleaned(label, postprocess, case.classes)
+    target = case.classes.target(label).to(reference.device)
+    return foreground_counts(target, reference, case.classes)
 
 
-def foreground_counts(probs: Tensor, reference: Tensor, exclusive: bool) -> Tensor:
-    """(F, 3) counts of the foreground classes.
-
-    probs: (C, *S). reference: (*S) labels, or (C, *S) masks where classes overlap; there a
-    voxel belongs to every class whose probability is at least one half.
-    """
-    if exclusive:
-        label = probs.argmax(0).to(reference.dtype)
-        return overlap_counts(label[None], reference[None], probs.shape[0])[0, 1:]
-    masks = (probs >= 0.5).to(reference.dtype)
-    return overlap_counts(masks, reference, 2)[:, 1]
+def foreground_counts(target: Tensor, reference: Tensor, classes: Classes) -> Tensor:
+    """(F, 3) counts of the foreground classes in two targets, labels (*S) or masks (C, *S)."""
+    if classes.exclusive:
+        return overlap_counts(target[None], reference[None], len(classes))[0, 1:]
+    return overlap_counts(target, reference, 2)[:, 1]
 
 
 def summary_of(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
@@ -164,11 +154,10 @@ def summary_of(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
         overlap.outcomes(counts[-1].numpy(), evaluation.voxels[case_id])
         for case_id, counts in evaluation.counts.items()
     ]
-    values: Sequence[int | tuple[int, ...]] = dataset.regions or range(1, dataset.num_classes)
     label_paths = [dataset.cases[case_id].label_path for case_id in evaluation.counts]
     return summarise(
         nnunet_metrics(np.stack(outcomes)),
-        dict(zip(evaluation.class_names, values, strict=True)),
+        dataset.classes.foreground,
         prediction_files=[None] * len(outcomes),
         reference_files=[path.name if path else None for path in label_paths],
         by_step=evaluation.by_step(),

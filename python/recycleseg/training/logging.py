@@ -1,24 +1,13 @@
-"""Where a run's numbers go: metrics.jsonl, TensorBoard, and a progress bar with the time left."""
+"""Where a run's numbers go: metrics.jsonl and TensorBoard."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch.utils.tensorboard import SummaryWriter
 
 
@@ -62,35 +51,3 @@ class RunLogger:
             finite = [v if math.isfinite(v) else None for v in values]
             line[name] = finite if isinstance(value, list) else finite[0]
         self._file.write(json.dumps(line) + "\n")
-
-
-class StepProgress:
-    """A bar over optimiser steps: rate, loss, time left."""
-
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress = progress
-        self._task = task
-
-    def advance(self) -> None:
-        """One more step done."""
-        self._progress.advance(self._task)
-
-    def note(self, text: str) -> None:
-        """Show `text` beside the bar."""
-        self._progress.update(self._task, note=text)
-
-    @staticmethod
-    @contextmanager
-    def over(console: Console, steps: int, done: int) -> Iterator[StepProgress]:
-        """Show the bar while the block runs."""
-        columns = (
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task("training", total=steps, completed=done, note="")
-            yield StepProgress(progress, task)

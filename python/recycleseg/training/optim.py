@@ -1,4 +1,4 @@
-"""What goes with the optimiser: learning rate schedule, averaged weights."""
+"""The optimiser's step, its learning rate, and averaged weights."""
 
 from __future__ import annotations
 
@@ -7,9 +7,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from recycleseg.config import OptimConfig
+from recycleseg.run.options import OptimConfig
+
+
+def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) for all parameters of a network."""
+    return torch.optim.AdamW(network.parameters(), weight_decay=config.weight_decay, fused=True)
+
+
+@torch.no_grad()
+def clip_and_step(optimizer: torch.optim.AdamW, lr: float, grad_clip: float) -> Tensor:
+    """Clip the gradients, update the parameters by them, and clear them. Waits for no device.
+
+    Args:
+        optimizer: what `make_optimizer` gave.
+        lr: learning rate of this step.
+        grad_clip: largest norm of all gradients together that is not scaled down to it.
+
+    Returns:
+        That norm before clipping, a scalar on the device. Where it is not finite nothing changes,
+        because parameters that are NaN once stay NaN.
+    """
+    (group,) = optimizer.param_groups
+    norm: Tensor = nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
+    # The fused update divides by grad_scale and does nothing where found_inf is 1, in its only
+    # pass over the gradients; torch.amp.GradScaler hands them over in this way.
+    optimizer.grad_scale = (norm / grad_clip).clamp(min=1.0)  # type: ignore[attr-defined]
+    optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+    group["lr"] = lr
+    optimizer.step()
+    optimizer.zero_grad()
+    return norm
 
 
 def learning_rate(step: int, config: OptimConfig) -> float:

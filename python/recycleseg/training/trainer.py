@@ -12,33 +12,42 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from recycleseg import factory
-from recycleseg.checkpoint import (
+from recycleseg.data.augment import augment
+from recycleseg.data.patches import PatchSampler
+from recycleseg.diffusion.strategies import StepResult, Supervised, make_draws
+from recycleseg.files import write_json
+from recycleseg.prediction.postprocess import check_postprocess
+from recycleseg.progress import Bar
+from recycleseg.run import factory
+from recycleseg.run.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
     save_checkpoint,
 )
-from recycleseg.compiling import compiled, resolve_mode
-from recycleseg.config import TrainConfig, check_same_run, load_config
-from recycleseg.data.augment import augment
-from recycleseg.data.patches import PatchSampler
-from recycleseg.diffusion.strategies import StepResult, Supervised, make_draws
-from recycleseg.inference.postprocess import check_postprocess
-from recycleseg.training.adamw import AdamW
+from recycleseg.run.compiling import compiled, resolve_mode
+from recycleseg.run.config import TrainConfig, check_same_run, load_config
+from recycleseg.run.device import AutocastNetwork, choose_precision, use_device
+from recycleseg.run.environment import describe_environment
+from recycleseg.run.folder import RunFolder
 from recycleseg.training.data import load_training_data
 from recycleseg.training.evaluation import Evaluation, evaluate_cases, summary_of
-from recycleseg.training.logging import RunLogger, StepProgress
-from recycleseg.training.optim import AveragedWeights, learning_rate
+from recycleseg.training.logging import RunLogger
+from recycleseg.training.optim import (
+    AveragedWeights,
+    clip_and_step,
+    learning_rate,
+    make_optimizer,
+)
 from recycleseg.training.reporting import (
     PictureMaker,
     check_same_data,
+    describe_data,
     final_table,
-    print_plan,
+    plan_table,
     write_run_description,
 )
-from recycleseg.training.run_folder import RunFolder, write_json
 
 MAX_SKIPPED_IN_A_ROW = 25
 
@@ -50,7 +59,7 @@ class Trainer:
     and dropout of a step are functions of the seed and that number, so a resumed run repeats
     what an undisturbed one does.
 
-    Raises ValueError (or its subclass DatasetError), before anything is written, when the
+    Raises ValueError (or its subclass FileError), before anything is written, when the
     configuration, the data or the run folder does not fit.
     """
 
@@ -59,18 +68,17 @@ class Trainer:
         self.console = console or Console()
         if config.runtime.threads is not None:
             torch.set_num_threads(config.runtime.threads)
-        self.device = factory.use_device(config.runtime.device)
-        self.precision = factory.choose_precision(config.runtime.precision, self.device)
+        self.device = use_device(config.runtime.device)
+        self.precision = choose_precision(config.runtime.precision, self.device)
         self.data = load_training_data(config, self.console)
         self.dataset = self.data.dataset
+        classes = self.dataset.classes
         for split in ("train", "val", config.final_split):
             if not self.dataset.split[split]:
                 raise ValueError(
                     f"{self.dataset.root}: expected cases in split {split!r}, got none"
                 )
-        check_postprocess(
-            config.postprocess, self.dataset.foreground_names, self.dataset.spatial_dims
-        )
+        check_postprocess(config.postprocess, tuple(classes.foreground), self.dataset.spatial_dims)
         self.patch_size = factory.choose_patch_size(config, self.data.median_shape)
         self.folder = RunFolder(
             Path(config.out or f"runs/{self.dataset.name.lower()}-{config.strategy}")
@@ -84,10 +92,10 @@ class Trainer:
             else None
         )
         mode = resolve_mode(config.compile, self.device)
-        self.optimizer = AdamW(self.network, config.optim, mode)
-        self.forward = factory.AutocastNetwork(self.network, self.device, self.precision)
-        self.diffusion = factory.make_diffusion(config, self.dataset.exclusive).to(self.device)
-        self.strategy = factory.make_strategy(config, self.diffusion, self.dataset.num_classes)
+        self.optimizer = make_optimizer(self.network, config.optim)
+        self.forward = AutocastNetwork(self.network, self.device, self.precision)
+        self.diffusion = factory.make_diffusion(config, classes.exclusive).to(self.device)
+        self.strategy = factory.make_strategy(config, self.diffusion, len(classes))
         self.loss_step = compiled(self.strategy, mode)
         self.timesteps = factory.make_timesteps(config)
         self.generator = torch.Generator(self.device)
@@ -103,7 +111,6 @@ class Trainer:
         )
         self.step = 0
         self.best_dice = -1.0
-        self.validations_without_gain = 0
         self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def fit(self, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -113,22 +120,24 @@ class Trainer:
         """
         config = self.config
         self.folder.open(resume=resume, overwrite=overwrite)
+        description = describe_data(self.data, self.patch_size)
         if resume:
             check_same_run(config, load_config(self.folder.config))
-            check_same_data(self)
+            check_same_data(self.folder.dataset, description)
             self.restore(load_checkpoint(self.folder.last))
-        write_run_description(self)
-        print_plan(self)
+        environment = describe_environment(self.device, self.precision)
+        write_run_description(self.folder, config, description, environment)
+        self.print_plan()
         if not resume:
             self.save(self.folder.last)
         with (
             RunLogger(self.folder.metrics, self.folder.tensorboard, self.step) as logger,
-            StepProgress.over(self.console, config.optim.steps, self.step) as progress,
+            Bar(self.console, "training", config.optim.steps, done=self.step) as bar,
         ):
-            while not self._finished():
+            while self.step < config.optim.steps:
                 start = time.perf_counter()
                 loss, norm = self.train_step()
-                progress.advance()
+                bar.reach(self.step)
                 if self.step % config.runtime.log_every == 0:
                     self.check_gradients()
                     scalars = {
@@ -139,13 +148,43 @@ class Trainer:
                     }
                     logger.log(self.step, scalars)
                     rate = scalars["steps_per_second"]
-                    progress.note(f"{rate:.2f} steps/s  loss {scalars['loss']:.4f}")
+                    bar.note(f"{rate:.2f} steps/s  loss {scalars['loss']:.4f}")
                 if self._due(config.validation.every):
                     self.validate(logger)
                     self.save(self.folder.last)
                 elif config.validation.save_every and self._due(config.validation.save_every):
                     self.save(self.folder.last)
         return self.finish()
+
+    def print_plan(self) -> None:
+        """Say what is about to happen, with the time it will take, measured on first batches."""
+        optim = self.config.optim
+        threads = torch.get_num_threads()
+        self.console.print(
+            plan_table(
+                self.config,
+                self.data,
+                self.patch_size,
+                num_parameters=sum(p.numel() for p in self.network.parameters()),
+                device=f"{self.device}, {self.precision}, {threads} CPU threads",
+                compile_mode=resolve_mode(self.config.compile, self.device),
+                first_step=self.step,
+                seconds=self._seconds_per_step() * (optim.steps - self.step),
+                run_folder=self.folder.root,
+            )
+        )
+
+    def _seconds_per_step(self) -> float:
+        """Time of one optimiser step, from the second of two passes that change no weight."""
+        self.network.train()
+        for index in range(2):
+            start = time.perf_counter()
+            self.loss_of_batch(index).loss.backward()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # the backward pass too
+            seconds = time.perf_counter() - start
+            self.network.zero_grad()
+        return seconds * self.config.optim.accumulation
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """One optimiser step over `accumulation` batches: mean loss and gradient norm."""
@@ -159,7 +198,8 @@ class Trainer:
             if result.t_index is not None:
                 self.timesteps.update(result.loss_per_sample, result.t_index)
             del result  # and with it the logits, before the next batch
-        norm = self.optimizer.step(learning_rate(self.step, self.config.optim))
+        optim = self.config.optim
+        norm = clip_and_step(self.optimizer, learning_rate(self.step, optim), optim.grad_clip)
         self.skipped_in_a_row = torch.where(norm.isfinite(), 0, self.skipped_in_a_row + 1)
         if self.average is not None:
             self.average.update(self.network)
@@ -197,14 +237,14 @@ class Trainer:
         )
         if isinstance(self.strategy, Supervised):
             return self.loss_step(self.forward, image, label)
-        shape = (len(image), self.dataset.num_classes, *self.patch_size)
+        shape = (len(image), len(self.dataset.classes), *self.patch_size)
         draws = make_draws(self.strategy, self.timesteps, self.generator, shape)
         return self.loss_step(self.forward, image, label, draws)
 
     def validate(self, logger: RunLogger) -> None:
         """Sample whole validation cases, log their Dice, keep the best weights."""
         cases = self.data.cases("val")[: self.config.validation.max_cases]
-        picture = PictureMaker(self.dataset.exclusive)
+        picture = PictureMaker(self.dataset.classes)
         evaluation = self.evaluate(cases, on_case=picture)
         path = self.folder.pictures / f"validation-{self.step:06d}.png"
         picture.save(path, evaluation, self.data.spacing)
@@ -216,10 +256,7 @@ class Trainer:
         self.console.print(f"step {self.step}: validation Dice by sampling step {steps}")
         if dice > self.best_dice or not self.folder.best.is_file():
             self.best_dice = max(self.best_dice, dice)
-            self.validations_without_gain = 0
             self.save(self.folder.best)
-        else:
-            self.validations_without_gain += 1
 
     def evaluate(self, cases: list[Any], **options: Any) -> Evaluation:
         """Sample and count whole cases with the weights that would be kept."""
@@ -263,7 +300,6 @@ class Trainer:
         state = {
             "step": self.step,
             "best_dice": self.best_dice,
-            "validations_without_gain": self.validations_without_gain,
             "average_updates": self.average.num_updates if self.average else 0,
         }
         save_checkpoint(path, Checkpoint(tensors, state))
@@ -280,15 +316,6 @@ class Trainer:
             self.average.num_updates = checkpoint.state["average_updates"]
         self.step = checkpoint.state["step"]
         self.best_dice = checkpoint.state["best_dice"]
-        self.validations_without_gain = checkpoint.state["validations_without_gain"]
-
-    def _finished(self) -> bool:
-        """Whether the last step is done, or validation has not improved for long enough."""
-        patience = self.config.validation.patience
-        if patience is not None and self.validations_without_gain >= patience:
-            self.console.print(f"no better validation Dice {patience} times: stopping")
-            return True
-        return self.step >= self.config.optim.steps
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.optim.steps

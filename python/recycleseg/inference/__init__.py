@@ -1,1 +1,0 @@
-"""Prediction of whole volumes from a trained network."""

@@ -1,0 +1,160 @@
+"""One segmentation of every case from those in several folders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recycleseg.classes import Classes
+from recycleseg.data.check import grid_problems
+from recycleseg.data.volumes import Volume, read_volume
+from recycleseg.files import FileError
+from recycleseg.ops.ensemble_vote import EnsembleVote, ensemble_vote
+from recycleseg.prediction.members import Member
+from recycleseg.prediction.predictor import Prediction
+
+Method = Literal["mean", "majority", "max"]
+
+
+@dataclass(frozen=True)
+class EnsembleOptions:
+    """How members are combined and what is saved; see `recycleseg.ensemble_vote`.
+
+    Attributes:
+        method: score of a class: mean probability, share of the votes, or largest probability.
+        weights: one a member; null: the same for all.
+        thresholds: of overlapping regions: one, or one a region.
+        save_probabilities: the scores, as nnU-Net saves probabilities.
+        save_uncertainty: entropy of the mean, and the members' disagreement (mutual information).
+    """
+
+    method: Method = "mean"
+    weights: tuple[float, ...] | None = None
+    thresholds: tuple[float, ...] | None = None
+    save_probabilities: bool = False
+    save_uncertainty: bool = False
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Combines the predictions of its members, case by case, with one member in memory at a time.
+
+    Label maps beside probabilities count as probabilities 0 and 1. Label maps alone vote.
+
+    Raises ValueError naming the option that does not go with the members.
+    """
+
+    members: tuple[Member, ...]
+    classes: Classes
+    options: EnsembleOptions = field(default_factory=EnsembleOptions)
+
+    def __post_init__(self) -> None:
+        _check_options(self.options, self.members, self.classes)
+
+    @property
+    def method(self) -> Method:
+        """What `options` ask for; label maps alone can only vote."""
+        return self.options.method if any(m.has_probs for m in self.members) else "majority"
+
+    def __call__(self, case_id: str) -> Prediction:
+        """Combine one case, on the grid of the first member's label map; without steps.
+
+        Raises:
+            FileError: a file of a member is missing, damaged, on another grid than the first
+                member's or does not have these classes.
+        """
+        options, exclusive = self.options, self.classes.exclusive
+        grid = read_volume(self.members[0].maps[case_id])
+        as_labels = exclusive and not any(member.has_probs for member in self.members)
+        vote = ensemble_vote(
+            self._read_one_by_one(case_id, grid, as_labels),
+            source_type="label" if as_labels else "probs",
+            num_classes=len(self.classes),
+            method=self.method,
+            exclusive=exclusive,
+            weights=options.weights,
+            thresholds=_thresholds(options, self.classes),
+            return_probs=options.save_probabilities,
+            return_entropy=options.save_uncertainty,
+            return_mutual_information=options.save_uncertainty,
+        )
+        if isinstance(vote, Tensor):
+            vote = EnsembleVote(vote, None, None, None, None, None)
+        label = _turned(vote.label, grid)[0]
+        probs, entropy, disagreement = (
+            None if x is None else _turned(x, grid)[0]
+            for x in (vote.probs, vote.entropy, vote.mutual_information)
+        )
+        label = self.classes.label_map(label)
+        if not exclusive:
+            entropy, disagreement = (
+                None if x is None else x.sum(0) for x in (entropy, disagreement)
+            )
+        return Prediction(label, probs, entropy, disagreement, steps=(), volume=grid)
+
+    def _read_one_by_one(self, case_id: str, grid: Volume, as_labels: bool) -> Iterator[Tensor]:
+        """Labels (1, *S) uint8 or probabilities (1, C, *S) float32, `_turned`; none is kept."""
+        for member in self.members:
+            if member.has_probs:
+                _check_grid(read_volume(member.maps[case_id]), grid)
+                names = self.classes.names
+                yield _turned(
+                    torch.from_numpy(member.read_probs(case_id, grid.array.shape, names))[None],
+                    grid,
+                )
+            else:
+                volume = member.read_label(case_id, self.classes.values)
+                _check_grid(volume, grid)
+                label = torch.from_numpy(volume.array)
+                member_says = label if as_labels else self.classes.masks(label).float()
+                yield _turned(member_says[None], grid)
+
+
+def _check_options(options: EnsembleOptions, members: Sequence[Member], classes: Classes) -> None:
+    maps = ", ".join(str(member.root) for member in members if not member.has_probs)
+    weights, thresholds = options.weights, options.thresholds
+    if options.method == "max" and maps:
+        raise ValueError(
+            "--method: expected mean or majority where members are label maps, got max with "
+            f"label maps in {maps}"
+        )
+    if weights is not None and options.method == "max":
+        raise ValueError("--weights: expected none with --method max, which does not weigh")
+    if weights is not None and len(weights) != len(members):
+        raise ValueError(f"--weights: expected {len(members)}, one a member, got {len(weights)}")
+    if weights is not None and not (all(0 <= w < math.inf for w in weights) and any(weights)):
+        raise ValueError(f"--weights: expected at least 0 and not all 0, got {weights}")
+    if thresholds is not None and classes.exclusive:
+        raise ValueError(
+            "--thresholds: expected none where a voxel has one class, that of the largest score"
+        )
+    if thresholds is not None and len(thresholds) not in (1, len(classes)):
+        raise ValueError(
+            f"--thresholds: expected one, or one each for {', '.join(classes.names)}, got "
+            f"{len(thresholds)}"
+        )
+    if thresholds is not None and not all(0 < t <= 1 for t in thresholds):
+        raise ValueError(f"--thresholds: expected above 0 up to 1, got {thresholds}")
+
+
+def _thresholds(options: EnsembleOptions, classes: Classes) -> list[float]:
+    given = options.thresholds or (0.5,)
+    return list(given * len(classes) if len(given) == 1 else given)
+
+
+def _check_grid(volume: Volume, grid: Volume) -> None:
+    problems = grid_problems(volume, grid, there=str(grid.path))
+    if problems:
+        raise FileError(problems[0])
+
+
+def _turned(x: Tensor, grid: Volume) -> Tensor:
+    """The last three axes of a volume reversed: voting runs along memory, in the files' order."""
+    if grid.array.ndim == 2:
+        return x
+    return x.permute(*range(x.ndim - 3), *reversed(range(x.ndim - 3, x.ndim)))

@@ -1,0 +1,215 @@
+"""Segmenting many cases into a folder, which can be gone on with after an interruption."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from recycleseg.classes import max_entropy
+from recycleseg.data.probabilities import write_probabilities
+from recycleseg.data.volumes import Volume, write_like
+from recycleseg.files import FileError, write_json
+from recycleseg.prediction.predictor import Prediction
+from recycleseg.prediction.record import RECORD, command_of, differences, read_record
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a case went; failure: None, or why there is no segmentation, in one line."""
+
+    case_id: str
+    seconds: float
+    failure: str | None = None
+
+
+class PredictionFolder:
+    """Where the files of each case go, and the record of how they were made.
+
+    Args:
+        root: the folder.
+        record: what predict.json tells of all cases, see `recycleseg.prediction.record`.
+        endings: case_id -> ending of the names of its files; these are the cases.
+        images: case_id -> the files of its channels, of those cases where they are known.
+        sources: folders that are read from, none of which `root` may be.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        record: Mapping[str, Any],
+        *,
+        endings: Mapping[str, str],
+        images: Mapping[str, Sequence[str]],
+        sources: Iterable[Path],
+    ) -> None:
+        self.root = root
+        self.record: dict[str, Any] = {**record, "images": {}, "seconds": {}, "failed": {}}
+        self._endings = dict(endings)
+        self._images = {case_id: list(paths) for case_id, paths in images.items()}
+        self._sources = {source.resolve() for source in sources}
+
+    def label_path(self, case_id: str) -> Path:
+        """The label map of a case; where it is, the case is done."""
+        return self.root / self._file_name(case_id)
+
+    def open(self, *, overwrite: bool) -> list[str]:
+        """The cases that are left to segment; the files of those to do anew are deleted.
+
+        Raises ValueError, and deletes nothing, where the folder is one of the sources or holds
+        other files of these names, or segmentations by another command, by other models or
+        members, with other options or of other images.
+        """
+        if self.root.resolve() in self._sources:
+            sources = "members" if "members" in self.record else "images"
+            raise ValueError(f"--out: expected another folder than the {sources}', got {self.root}")
+        path, there = self.root / RECORD, self._files_there()
+        if path.is_file():
+            self._take_over(read_record(path), overwrite)
+        elif there:
+            raise ValueError(
+                f"--out: expected a new folder or one with {RECORD}, got {self.root}, where "
+                f"{there[0].relative_to(self.root)} is already"
+            )
+        if overwrite:
+            for file in there:
+                file.unlink()
+            self._remove_emptied({file.parent for file in there})
+        self.root.mkdir(parents=True, exist_ok=True)
+        for case_id in self._endings:
+            if self.label_path(case_id).exists():
+                self._note_done(case_id, None)
+        self.save_record()
+        return [case_id for case_id in self._endings if not self.label_path(case_id).exists()]
+
+    def write(self, case_id: str, prediction: Prediction, seconds: float) -> None:
+        """Write all files of a case, its label map last, and the record."""
+        volume, name = prediction.volume, self._file_name(case_id)
+        if prediction.probs is not None:
+            write_probabilities(self.root / f"{case_id}.npz", prediction.probs)
+        for kind, values in (
+            ("entropy", prediction.entropy),
+            ("disagreement", prediction.disagreement),
+        ):
+            if values is not None:
+                self._write_map(self.root / kind / name, self._nats(values), volume)
+        for step, label in enumerate(prediction.steps, 1):
+            self._write_map(self.root / f"steps/step_{step}" / name, np.asarray(label), volume)
+        self._write_map(self.label_path(case_id), np.asarray(prediction.label), volume)
+        self._note_done(case_id, seconds)
+        self.save_record()
+
+    def fail(self, case_id: str, message: str) -> None:
+        """Record why there is no segmentation of a case."""
+        self.record["failed"][case_id] = message
+        self.save_record()
+
+    def save_record(self) -> None:
+        """Write predict.json."""
+        write_json(self.root / RECORD, self.record)
+
+    def _file_name(self, case_id: str) -> str:
+        return case_id + self._endings[case_id]
+
+    def _note_done(self, case_id: str, seconds: float | None) -> None:
+        if case_id in self._images:
+            self.record["images"][case_id] = self._images[case_id]
+        self.record["failed"].pop(case_id, None)
+        if seconds is not None:
+            self.record["seconds"][case_id] = round(seconds, 3)
+
+    def _files_there(self) -> list[Path]:
+        """Files of these cases, whatever the options that they were written with."""
+        folders = [self.root, self.root / "entropy", self.root / "disagreement"]
+        folders += sorted(self.root.glob("steps/step_*"))
+        files = [folder / self._file_name(case) for case in self._endings for folder in folders]
+        files += [self.root / f"{case_id}.npz" for case_id in self._endings]
+        return [file for file in files if file.exists()]
+
+    def _remove_emptied(self, folders: Iterable[Path]) -> None:
+        """Delete those below the root that hold nothing any more, with what they were alone in."""
+        for folder in folders:
+            while folder != self.root and not any(folder.iterdir()):
+                folder.rmdir()
+                folder = folder.parent
+
+    def _take_over(self, old: dict[str, Any], overwrite: bool) -> None:
+        """Keep what an earlier record tells of cases that stay."""
+        self._check_record(old, overwrite)
+        forgotten = self._endings if overwrite else ()
+        for key in ("images", "seconds", "failed"):
+            self.record[key] = {c: v for c, v in old[key].items() if c not in forgotten}
+
+    def _check_record(self, old: dict[str, Any], overwrite: bool) -> None:
+        if command_of(old) != command_of(self.record):
+            raise ValueError(
+                f"--out: expected a new folder or one of {command_of(self.record)}, got "
+                f"{self.root} with {RECORD} of {command_of(old)}, which is left as it is"
+            )
+        changed = differences(old, self.record)
+        if changed and not overwrite:
+            raise ValueError(
+                f"--out: {self.root} holds predictions of another kind: {'; '.join(changed)}. "
+                "Use --overwrite to make all anew, or another --out"
+            )
+        others = [c for c in {**old["images"], **old["seconds"]} if c not in self._endings]
+        if changed and others:
+            raise ValueError(
+                f"--overwrite: expected a folder of these cases alone, got {self.root} with "
+                f"{len(others)} more such as {others[0]}, predicted otherwise; use another --out"
+            )
+        for case_id, paths in old["images"].items() if not overwrite else ():
+            if self._images.get(case_id, paths) != paths:
+                raise ValueError(
+                    f"--out: {self.root} holds case {case_id} predicted from {paths[0]}, not "
+                    f"{self._images[case_id][0]}; use --overwrite to make all anew, or another "
+                    "--out"
+                )
+
+    def _nats(self, values: Any) -> np.ndarray[Any, Any]:
+        """float32 for NIfTI; uint16 for PNG, where 65535 is the largest possible value."""
+        array: np.ndarray[Any, Any] = np.asarray(values, dtype=np.float32)
+        if array.ndim == 3:
+            return array
+        largest = max_entropy(self.record["dataset"]["labels"])
+        grey: np.ndarray[Any, Any] = np.rint(np.clip(array / largest, 0, 1) * 65535)
+        return grey.astype(np.uint16)
+
+    def _write_map(self, path: Path, array: np.ndarray[Any, Any], volume: Volume) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_like(path, array, volume)
+
+
+def process_cases(
+    case_ids: Iterable[str], segment: Callable[[str], Prediction], folder: PredictionFolder
+) -> Iterator[Outcome]:
+    """Segment and write case by case; one that fails, for whatever reason, is told as such."""
+    for case_id in case_ids:
+        start = time.perf_counter()
+        failure = None
+        try:
+            # Without a name, a prediction is not held while the next one is made.
+            folder.write(case_id, segment(case_id), time.perf_counter() - start)
+        except Exception as error:
+            failure = _one_line(case_id, error)
+        if failure is not None:
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            folder.fail(case_id, failure)
+        yield Outcome(case_id, time.perf_counter() - start, failure)
+
+
+def _one_line(case_id: str, error: Exception) -> str:
+    """Why a case failed."""
+    text = " ".join(str(error).split())
+    if isinstance(error, FileError):
+        return text
+    out_of_memory = "out of memory" in text or "can't allocate memory" in text
+    if out_of_memory or isinstance(error, MemoryError):
+        return f"{case_id}: expected memory for its prediction, got none left ({text[:200]})"
+    return f"{case_id}: {type(error).__name__}: {text[:300]}"

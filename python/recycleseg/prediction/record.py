@@ -1,0 +1,152 @@
+"""predict.json: how the predictions in a folder were made."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from recycleseg.data.preprocess import Plan
+from recycleseg.data.volumes import file_ending as ending_of
+from recycleseg.files import FileError, as_json, read_json_object
+from recycleseg.prediction.ensemble import Ensemble
+from recycleseg.run.config import TrainConfig
+from recycleseg.run.folder import RunFolder
+
+RECORD = "predict.json"
+# Options that say where and how fast, not what comes out.
+FREE_OPTIONS = ("device", "threads", "window_batch")
+_PARTS = ("options", "dataset", "images", "seconds", "failed")
+
+
+def make_record(
+    runs: Sequence[Path],
+    configs: Sequence[TrainConfig],
+    plan: Plan,
+    file_ending: str,
+    *,
+    options: Mapping[str, Any],
+    environment: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What predict.json of recycle-predict tells before there is a prediction.
+
+    configs: of the runs, with the sampling that was asked for. options: what else was asked for.
+    environment: versions and machine.
+    """
+    settings = [
+        {
+            **asdict(config.sampling),
+            "seed": config.seed,
+            "overlap": config.patch.overlap,
+            "postprocess": asdict(config.postprocess),
+        }
+        for config in configs
+    ]
+    record = {
+        "models": [{"run": str(run.resolve()), "sha256": _weights_hash(run)} for run in runs],
+        "options": {**_common(settings), **options},
+        "dataset": {
+            "labels": plan.classes.labels,
+            "channel_names": {str(c): name for c, name in enumerate(plan.channel_names)},
+            "file_ending": file_ending,
+        },
+        "environment": environment,
+    }
+    return dict(as_json(record))
+
+
+def make_ensemble_record(ensemble: Ensemble, *, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What predict.json of recycle-ensemble tells before there is a case; see `make_record`."""
+    members = ensemble.members
+    described = next((m.description for m in members if m.description is not None), {})
+    record = {
+        "members": [
+            {"folder": str(m.root.absolute()), "probabilities": m.has_probs} for m in members
+        ],
+        "options": {**asdict(ensemble.options), "method": ensemble.method},
+        "dataset": {
+            "labels": ensemble.classes.labels,
+            "channel_names": described.get("channel_names"),
+            "file_ending": ending_of(next(iter(members[0].maps.values()))),
+        },
+        "environment": environment,
+    }
+    return dict(as_json(record))
+
+
+def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Each setting once where it is the same everywhere, else as a list."""
+    columns = {key: [values[key] for values in settings] for key in settings[0]}
+    return {
+        key: column[0] if all(value == column[0] for value in column) else column
+        for key, column in columns.items()
+    }
+
+
+def _weights_hash(run: Path) -> str:
+    return hashlib.sha256(RunFolder(run).best.read_bytes()).hexdigest()
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A predict.json that was written.
+
+    Raises:
+        FileError: it holds something else.
+    """
+    record = read_json_object(path)
+    if missing := [part for part in _PARTS if not isinstance(record.get(part), dict)]:
+        raise FileError(
+            f"{path}: expected a record of recycle-predict or recycle-ensemble, got one without "
+            f"{', '.join(missing)}"
+        )
+    return record
+
+
+def command_of(record: Mapping[str, Any]) -> str:
+    """The command that writes such records."""
+    return "recycle-ensemble" if "members" in record else "recycle-predict"
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What decides the predictions and is not the same in two records of one command.
+
+    Where models lie does not decide; a member is known by its folder alone.
+    """
+    return [
+        *_other_models(old, new),
+        *_other_members(old, new),
+        *_other_values(old["options"], new["options"], FREE_OPTIONS),
+        # One folder may hold predictions of images of several file formats.
+        *_other_values(
+            old["dataset"], new["dataset"], () if "members" in new else ("file_ending",)
+        ),
+    ]
+
+
+def _other_models(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    before, now = (record.get("models", []) for record in (old, new))
+    if [model["sha256"] for model in before] == [model["sha256"] for model in now]:
+        return []
+    were, are = ([model["run"] for model in models] for models in (before, now))
+    return [f"models were {were}, are {are}" if were != are else f"weights of {are} have changed"]
+
+
+def _other_members(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    before, now = (record.get("members", []) for record in (old, new))
+    if before == now:
+        return []
+    were, are = ([member["folder"] for member in members] for members in (before, now))
+    if were != are:
+        return [f"members were {were}, are {are}"]
+    held, hold = ([member["probabilities"] for member in members] for members in (before, now))
+    return [f"probabilities in {are} were {held}, are {hold}"]
+
+
+def _other_values(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]) -> list[str]:
+    return [
+        f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
+        for name in {**old, **new}
+        if name not in free and old.get(name) != new.get(name)
+    ]

@@ -1,0 +1,88 @@
+"""How far the work is: one kind of bar, for whatever is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from rich import progress
+from rich.console import Console
+
+# Called with how much is done and how much there is to do.
+Progress = Callable[[int, int], None]
+
+
+class Bar:
+    """A bar on a terminal: what is done of how much, a note, the time passed and the time left.
+
+    Args:
+        console: where it is drawn.
+        name: what is being done.
+        total: how much there is to do.
+        done: how much is done already.
+        shown: False draws nothing.
+    """
+
+    def __init__(
+        self, console: Console, name: str, total: int, *, done: int = 0, shown: bool = True
+    ) -> None:
+        columns = (
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[note]}", markup=False),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
+        )
+        self._bar = progress.Progress(*columns, console=console, disable=not shown)
+        self._task = self._bar.add_task(name, total=total, completed=done, note="")
+
+    def __enter__(self) -> Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def reach(self, done: float) -> None:
+        """Show that so much is done in all."""
+        self._bar.update(self._task, completed=done)
+
+    def note(self, text: str) -> None:
+        """Show `text` beside the bar."""
+        self._bar.update(self._task, note=text)
+
+
+@contextmanager
+def stages(console: Console, *names: str) -> Iterator[Progress]:
+    """A callback that draws one bar after the other; each begins when it is told that 1 is done.
+
+    Nothing is drawn before it is called, so data found in the cache are read in silence.
+    """
+    waiting = iter(names)
+    bars: list[Bar] = []
+    with ExitStack() as stack:
+
+        def show(done: int, total: int) -> None:
+            if done == 1:
+                stack.close()  # the bar of the stage before
+                bars.append(stack.enter_context(Bar(console, next(waiting), total)))
+            bars[-1].reach(done)
+
+        yield show
+
+
+def part_of(whole: Progress | None, index: int, number: int) -> Progress | None:
+    """Progress of one of `number` parts as that of the whole; None stays None."""
+    if whole is None:
+        return None
+    return lambda done, total: whole(index * total + done, number * total)
+
+
+def format_duration(seconds: float) -> str:
+    """Hours and minutes, minutes and seconds, or seconds alone."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {m} min"
+    return f"{m} min {s} s" if m else f"{s} s"

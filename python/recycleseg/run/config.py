@@ -1,0 +1,243 @@
+"""The configuration of a run: all its options, read from a preset, a file or a command line."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from recycleseg.data.augment import AugmentConfig
+from recycleseg.data.preprocess import PreprocessConfig
+from recycleseg.files import FileError
+from recycleseg.run.options import (
+    CompileMode,
+    DiffusionConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    PatchConfig,
+    PhantomConfig,
+    PostprocessConfig,
+    RecyclingConfig,
+    RuntimeConfig,
+    SamplingConfig,
+    SelfConditioningConfig,
+    StrategyName,
+    ValidationConfig,
+)
+from recycleseg.run.ranges import SEED, range_of, within
+
+# Options that runs of earlier versions name, and what all runs do now.
+_REMOVED = {
+    "phantom.seed": 0,
+    "postprocess.num_components": 1,
+    "postprocess.min_size": 0.0,
+    "validation.patience": None,
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole training run.
+
+    Attributes:
+        data: data set in the nnU-Net raw layout; null makes the built-in phantom.
+        out: run folder; null takes runs/<data set>-<strategy>.
+        strategy: how the mask that the network sees is made.
+        seed: seed of weights, batches, noise and augmentation.
+        imgx_compat: do what ImgX does wherever it departs from the literature.
+        final_split: cases of the table at the end.
+        compile: how torch.compile serves training and sampling; auto compiles on a GPU.
+
+    Raises ValueError naming every option whose value is out of its range.
+    """
+
+    data: str | None = None
+    out: str | None = None
+    strategy: StrategyName = "recycling"
+    seed: int = within(SEED, 0)
+    imgx_compat: bool = False
+    final_split: Literal["test", "val"] = "test"
+    compile: CompileMode = "auto"
+    phantom: PhantomConfig = field(default_factory=PhantomConfig)
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    patch: PatchConfig = field(default_factory=PatchConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    recycling: RecyclingConfig = field(default_factory=RecyclingConfig)
+    self_conditioning: SelfConditioningConfig = field(default_factory=SelfConditioningConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        problems = [*_problems(self), *_noise_problems(self), *_loss_problems(self)]
+        if problems:
+            raise ValueError("; ".join(problems))
+
+
+def add_config_arguments(parser: ArgumentParser) -> None:
+    """Make every field of `TrainConfig` an option of the parser, with dots between the levels."""
+    parser.add_class_arguments(TrainConfig, as_group=False)
+
+
+def config_from(parsed: Namespace) -> TrainConfig:
+    """The configuration in what such a parser has parsed.
+
+    Raises ValueError naming the options whose values are out of their range.
+    """
+    values: dict[str, Any] = {}
+    for name, default in vars(TrainConfig()).items():
+        values[name] = parsed[name]
+        if is_dataclass(default):
+            group: type[Any] = type(default)
+            try:
+                values[name] = group(**vars(parsed[name]))
+            except ValueError as error:
+                raise ValueError(f"{name}.{error}") from error
+    return TrainConfig(**values)
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read the config.yaml of a run folder.
+
+    Raises:
+        FileError: it is not there or holds something else.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    add_config_arguments(parser)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"expected options, got {type(content).__name__}")
+        for name, value in _REMOVED.items():
+            group, _, option = name.partition(".")
+            if isinstance(content.get(group), dict) and content[group].get(option, ...) == value:
+                del content[group][option]
+        return config_from(parser.parse_object(content))
+    except (OSError, TypeError, ValueError, ArgumentError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise FileError(f"{path}: expected a run's config.yaml: {reason}") from error
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that are installed."""
+    files = resources.files("recycleseg").joinpath("presets").iterdir()
+    return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
+
+
+def preset_file(name: str) -> AbstractContextManager[Path]:
+    """The YAML file of a preset, on disk while the block runs.
+
+    Raises ValueError for a name that is not installed.
+    """
+    if name not in preset_names():
+        raise ValueError(f"preset: expected one of {', '.join(preset_names())}, got {name!r}")
+    return resources.as_file(resources.files("recycleseg") / f"presets/{name}.yaml")
+
+
+def load_preset(name: str, **settings: Any) -> TrainConfig:
+    """The configuration of a preset, with fields of `TrainConfig` replaced by `settings`.
+
+    Raises ValueError for an unknown preset and for values out of their range.
+    """
+    with preset_file(name) as path:
+        return replace(load_config(path), **settings)
+
+
+def check_same_run(config: TrainConfig, saved: TrainConfig) -> None:
+    """Raise ValueError if a run saved with one configuration cannot go on with another.
+
+    What decides the run's numbers must be the same; where it is computed, how often it is
+    validated and which cases are evaluated at the end may change.
+    """
+    free = {"out", "runtime", "compile", "validation", "sampling", "postprocess", "final_split"}
+    changed = [
+        f"{name} is {theirs!r} in the run, {ours!r} now"
+        for (name, ours), (_, theirs) in zip(_flat(config), _flat(saved), strict=True)
+        if ours != theirs and name.split(".")[0] not in free
+    ]
+    if changed:
+        raise ValueError(
+            f"--resume: {'; '.join(changed)}. To go on with the run's own settings, use "
+            "--config RUN/config.yaml"
+        )
+
+
+def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of every setting, in the order of the fields."""
+    for option in fields(config):
+        value = getattr(config, option.name)
+        if is_dataclass(value):
+            yield from _flat(value, f"{prefix}{option.name}.")
+        else:
+            yield prefix + option.name, value
+
+
+def _problems(config: Any, prefix: str = "") -> Iterator[str]:
+    """What is wrong with single values: "name: expected ..., got ..." each."""
+    for name, hint in get_type_hints(type(config)).items():
+        value, allowed = getattr(config, name), range_of(config, name)
+        if is_dataclass(value):
+            yield from _problems(value, f"{prefix}{name}.")
+        elif get_origin(hint) is Literal and value not in get_args(hint):
+            choices = ", ".join(map(str, get_args(hint)))
+            yield f"{prefix}{name}: expected one of {choices}, got {value!r}"
+        elif allowed is not None and value is not None and not allowed.holds(value):
+            yield f"{prefix}{name}: expected {allowed.expected}, got {value}"
+
+
+def _noise_problems(config: TrainConfig) -> Iterator[str]:
+    """Settings of the noise process and its reverse that do not fit each other."""
+    diffusion, sampling, recycling = config.diffusion, config.sampling, config.recycling
+    first, last = diffusion.beta_start, diffusion.beta_end
+    if not 0 < first <= last < 1:
+        yield (
+            "diffusion.beta_start, diffusion.beta_end: expected 0 < beta_start <= beta_end < 1, "
+            f"got {first} and {last}"
+        )
+    if not 2 <= sampling.num_steps <= diffusion.num_timesteps:
+        yield (
+            f"sampling.num_steps: expected 2 to diffusion.num_timesteps "
+            f"({diffusion.num_timesteps}), got {sampling.num_steps}"
+        )
+    if config.imgx_compat and sampling.sampler == "ddim" and sampling.eta > 0:
+        yield (
+            "sampling.eta: expected 0 with imgx_compat and sampler ddim, because ImgX's formula "
+            f"gives NaN, got {sampling.eta}"
+        )
+    if recycling.reverse_step and recycling.prev_step == "max":
+        yield (
+            "recycling.reverse_step: expected false with recycling.prev_step max (one reverse step "
+            "from T - 1 does not reach t), got true"
+        )
+
+
+def _loss_problems(config: TrainConfig) -> Iterator[str]:
+    """Loss terms that leave something untrained, or that the strategy does not use."""
+    loss, variance = config.loss, config.diffusion.variance_type
+    if not (loss.dice or loss.focal or loss.cross_entropy):
+        yield (
+            "loss.dice, loss.focal, loss.cross_entropy: expected at least one above 0, got 0 for "
+            "all"
+        )
+    if config.strategy == "supervised":
+        for name, weight in (("mse", loss.mse), ("vlb", loss.vlb)):
+            if weight > 0:
+                yield f"loss.{name}: expected 0 with strategy supervised, got {weight}"
+    elif variance.startswith("learned") and loss.vlb == 0:
+        yield (
+            f"loss.vlb: expected above 0 with diffusion.variance_type {variance}, because no other "
+            "term trains the variance, got 0"
+        )

@@ -1,0 +1,67 @@
+"""The device that a run computes on, and the precision that it computes in."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `runtime.device`; raises ValueError when it is not there or of another kind."""
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = {f"cuda:{n}" for n in range(num_gpus)} | ({"cuda"} if num_gpus else set())
+    if name == "auto":
+        return torch.device("cuda" if gpus else "cpu")
+    if name not in {"cpu", *gpus}:
+        raise ValueError(
+            "runtime.device: expected auto, cpu, cuda or cuda:N with N below the number of GPUs "
+            f"visible here ({num_gpus}), got {name!r}"
+        )
+    return torch.device(name)
+
+
+def use_device(name: str) -> torch.device:
+    """`choose_device`, and make a GPU the current one: kernels are launched there."""
+    device = choose_device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """ "bf16" or "float32": what `runtime.precision` means on the device."""
+    if name != "auto":
+        return name
+    return "bf16" if _computes_in_bf16(device) else "float32"
+
+
+def _computes_in_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16"))
+
+
+class AutocastNetwork:
+    """A network called under autocast: what strategies and samplers call."""
+
+    def __init__(self, network: nn.Module, device: torch.device, precision: str) -> None:
+        self.network = network
+        self.device = device
+        self.bf16 = precision == "bf16"
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if not self.bf16:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def __call__(
+        self, image: Tensor, mask: Tensor | None = None, t: Tensor | None = None
+    ) -> Tensor:
+        with self._autocast():
+            out: Tensor = self.network(image, mask, t)
+        return out

@@ -1,0 +1,55 @@
+"""The range of an option, which stands at its field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values that an option may have; null is always allowed.
+
+    Attributes:
+        expected: the range in words.
+        holds: whether a value is in it.
+    """
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+AT_LEAST_0 = Range("at least 0", lambda value: 0 <= value < math.inf)
+AT_LEAST_1 = Range("at least 1", lambda value: value >= 1)
+AT_LEAST_2 = Range("at least 2", lambda value: value >= 2)
+ABOVE_0 = Range("above 0", lambda value: value > 0)
+SHARE = Range("0 to 1", lambda value: 0 <= value <= 1)
+BELOW_1 = Range("0 to below 1", lambda value: 0 <= value < 1)
+# What torch's generators take as a seed.
+SEED = Range("0 to 2**63 - 1", lambda seed: 0 <= seed < 2**63)
+SIZES = Range("one or more sizes of at least 1", lambda sizes: bool(sizes) and min(sizes) >= 1)
+SCALE = Range(
+    "at least 1, one number or one per axis",
+    lambda scale: scale >= 1 if isinstance(scale, int) else bool(scale) and min(scale) >= 1,
+)
+AUTO_OR_AT_LEAST_1 = Range(
+    "auto or at least 1",
+    lambda batch: batch >= 1 if isinstance(batch, int) else batch == "auto",
+)
+
+
+def within(allowed: Range, default: Value) -> Value:
+    """A dataclass field with this default, whose values must be in the range."""
+    made: Value = field(default=default, metadata={"range": allowed})
+    return made
+
+
+def range_of(config: Any, name: str) -> Range | None:
+    """The range of a field of a dataclass; None where every value of its type is allowed."""
+    (metadata,) = [option.metadata for option in fields(config) if option.name == name]
+    found: Range | None = metadata.get("range")
+    return found

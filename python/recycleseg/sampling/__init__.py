@@ -1,0 +1,1 @@
+"""Whole volumes by a network that sees windows."""

@@ -1,0 +1,297 @@
+"""Whole volumes by overlapping windows."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.network import Network, NetworkInput
+from recycleseg.diffusion.samplers import draws_noise, reverse_step, sample
+from recycleseg.progress import Progress
+from recycleseg.sampling.graphs import GraphedSteps
+from recycleseg.sampling.windows import RowMerger, WindowGrid
+
+
+@dataclass(frozen=True)
+class VolumeSampler:
+    """Segments an image of any size with a network trained on patches.
+
+    network: see `Network`. diffusion: the respaced process; None: the network is supervised.
+    overlap: fraction of a window. fusion: "trajectory": every window is sampled by itself, and
+    probabilities are averaged where windows overlap; "step": the state x_t is one for the whole
+    volume, and the network's outputs are averaged at every step, so that windows agree where they
+    overlap. compiled: the network is compiled, for one shape: batches are filled up to
+    window_batch, and on a GPU a trajectory that draws no noise on its way, or else the network,
+    runs as a CUDA graph.
+    """
+
+    network: Network
+    diffusion: GaussianDiffusion | None
+    num_classes: int
+    exclusive: bool
+    patch_size: tuple[int, ...]
+    overlap: float = 0.5
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    eta: float = 0.0
+    self_conditioning: bool = False
+    window_batch: int = 2
+    compiled: bool = False
+    fusion: Literal["trajectory", "step"] = "step"
+
+    def __call__(
+        self, image: Tensor, generator: torch.Generator, progress: Progress | None = None
+    ) -> Tensor:
+        """Probabilities (C, *S) float32 in [0, 1] after the last sampling step.
+
+        image: (C_img, *S) float32 on the network's device. generator: on the same device; it
+        seeds the generator of every window's noise, or of the whole volume's, so that no noise
+        depends on `window_batch`.
+        """
+        for probs in self._run(image, generator, progress, every_step=False):
+            last = probs
+        return last
+
+    def steps(
+        self, image: Tensor, generator: torch.Generator, progress: Progress | None = None
+    ) -> Iterator[Tensor]:
+        """Probabilities (C, *S) at every sampling step, first to last; otherwise as the call.
+
+        A supervised network has one step. The next step may overwrite the tensor. With the fusion
+        "trajectory" all steps are held in memory, with "step" one.
+        """
+        return self._run(image, generator, progress, every_step=True)
+
+    @torch.no_grad()
+    def _run(
+        self,
+        image: Tensor,
+        generator: torch.Generator,
+        progress: Progress | None,
+        every_step: bool,
+    ) -> Iterator[Tensor]:
+        shape = image.shape[1:]
+        image, first = pad_to(image, self.patch_size)
+        grid = WindowGrid(image.shape[1:], self.patch_size, self.overlap, image.device)
+        if self.diffusion is None or self.fusion == "trajectory":
+            whole = iter(self._merged_trajectories(image, grid, generator, progress, every_step))
+        else:
+            whole = self._shared_state(self.diffusion, image, grid, generator, progress, every_step)
+        for probs in whole:
+            for axis, (start, size) in enumerate(zip(first, shape, strict=True), 1):
+                probs = probs.narrow(axis, start, size)
+            yield probs
+
+    def _merged_trajectories(
+        self,
+        image: Tensor,
+        grid: WindowGrid,
+        generator: torch.Generator,
+        progress: Progress | None,
+        every_step: bool,
+    ) -> Tensor:
+        """Probabilities (K, C, *S) at all steps, or at the last one only."""
+        generators = spawn(generator, len(grid))
+        merged: Tensor | None = None
+        for windows in grid.batches(self.window_batch):
+            probs = self.sample_windows(
+                grid.cut(image, windows), generators[windows], every_step=every_step
+            )
+            if merged is None:
+                merged = probs.new_zeros((len(probs), self.num_classes, *image.shape[1:]))
+            grid.add(merged, probs.movedim(1, 0), windows)
+            report(progress, windows, len(grid))
+        assert merged is not None
+        return merged.clamp_(0, 1)
+
+    def _shared_state(
+        self,
+        diffusion: GaussianDiffusion,
+        image: Tensor,
+        grid: WindowGrid,
+        generator: torch.Generator,
+        progress: Progress | None,
+        every_step: bool,
+    ) -> Iterator[Tensor]:
+        """Probabilities (C, *S) at each step, or at the last one, of one state x_t for the volume.
+
+        Rows of x_t become those of x_{t-1} as soon as no further window sees them, so that there
+        is one x_t. Probabilities that nobody asks for are not kept; the last ones take its place.
+        One more volume is held for them where they are, and one for the noise of steps that draw
+        it.
+        """
+        (own,) = spawn(generator, 1)
+        shape = (self.num_classes, *image.shape[1:])
+        x_t = torch.randn(shape, generator=own, device=own.device)[None]
+        predicted = torch.zeros_like(x_t) if every_step or self.self_conditioning else None
+        channels = self.num_classes * (2 if diffusion.learns_variance else 1)
+        batches = grid.batches(self.window_batch)
+        merger = RowMerger(grid, channels, batches, image.device)
+        for index in reversed(range(diffusion.num_timesteps)):
+            t_index = torch.full((1,), index, device=image.device)
+            noise = None
+            if draws_noise(self.sampler, self.eta):
+                noise = torch.randn(shape, generator=own, device=own.device)[None]
+            done = diffusion.num_timesteps - 1 - index
+            for windows in batches:
+                x = self._network_input(diffusion, image, x_t, predicted, grid, windows)
+                time = diffusion.network_time(t_index).expand(len(x.tensor)).contiguous()
+                model_out = self._call(x.tensor, time)[: len(grid.starts[windows])]
+                for rows, out in merger.add(model_out, windows):
+                    x_prev, probs = reverse_step(
+                        diffusion,
+                        out[None],
+                        x_t[:, :, rows],
+                        t_index,
+                        sampler=self.sampler,
+                        eta=self.eta,
+                        noise=None if noise is None else noise[:, :, rows],
+                    )
+                    x_t[:, :, rows] = x_prev if index or every_step else probs
+                    if predicted is not None:
+                        predicted[:, :, rows] = probs
+                report(progress, windows, len(grid), done, diffusion.num_timesteps)
+            if every_step and predicted is not None:
+                yield predicted[0]
+        if not every_step:
+            yield x_t[0]
+
+    def _network_input(
+        self,
+        diffusion: GaussianDiffusion,
+        image: Tensor,
+        x_t: Tensor,
+        predicted: Tensor | None,
+        grid: WindowGrid,
+        windows: slice,
+    ) -> NetworkInput:
+        """Windows of the image and the mask as the network sees them, window_batch if compiled."""
+        of_image = self._filled(grid.cut(image, windows))
+        x = NetworkInput(of_image, self.num_classes * (2 if self.self_conditioning else 1))
+        mask = diffusion.x_to_mask(grid.cut(x_t[0], windows))
+        x.mask[:, : self.num_classes] = self._filled(mask)
+        if self.self_conditioning and predicted is not None:
+            x.mask[:, self.num_classes :] = self._filled(grid.cut(predicted[0], windows))
+        return x
+
+    def _filled(self, windows: Tensor) -> Tensor:
+        """As many windows as a compiled network takes."""
+        missing = self.window_batch - len(windows) if self.compiled else 0
+        if missing == 0:
+            return windows
+        return torch.cat([windows, windows[:1].expand(missing, *windows.shape[1:])])
+
+    @torch.no_grad()
+    def sample_windows(
+        self, windows: Tensor, generators: list[torch.Generator], *, every_step: bool = True
+    ) -> Tensor:
+        """Probabilities (K, N, C, *P) of windows (N, C_img, *P) at every step, or at the last one.
+
+        generators: one for each window, on its device. Where the sampler is compiled, N is at most
+        window_batch, and on a GPU the next call may overwrite the result.
+        """
+        number = len(windows)
+        windows = self._filled(windows)
+        # of their own, for those of real windows must not move
+        generators = generators + [
+            torch.Generator(windows.device).manual_seed(i) for i in range(len(windows) - number)
+        ]
+        shape = (self.num_classes, *self.patch_size)
+
+        def noise() -> Tensor:
+            drawn = [torch.randn(shape, generator=g, device=g.device) for g in generators]
+            return torch.stack(drawn)
+
+        if self.diffusion is None:
+            logits = self._call(windows).float()
+            probs = (logits.softmax(1) if self.exclusive else logits.sigmoid()).unsqueeze(0)
+        elif self.compiled and windows.is_cuda and not draws_noise(self.sampler, self.eta):
+            probs = self._graphed(windows, noise())
+        else:
+            probs = self._trajectory(windows, noise=noise, every_step=every_step)
+        return probs[:, :number] if every_step else probs[-1:, :number]
+
+    def _call(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+        """The network's output; where it runs as a CUDA graph, the next call overwrites it."""
+        inputs = (x,) if t is None else (x, t)
+        if self.compiled and x.is_cuda:
+            return self._graphed_network(*inputs)
+        return _apply(self.network, *inputs)
+
+    @cached_property
+    def _graphed_network(self) -> GraphedSteps:
+        return GraphedSteps(partial(_apply, self.network))
+
+    @cached_property
+    def _graphed(self) -> GraphedSteps:
+        # Not of self, which holds it: a graph and its memory go when the sampler goes.
+        trajectory = self._trajectory
+        return GraphedSteps(lambda windows, x: trajectory(windows, noise=lambda: x))
+
+    @property
+    def _trajectory(self) -> Callable[..., Tensor]:
+        assert self.diffusion is not None
+        return partial(
+            _all_steps,
+            self.network,
+            self.diffusion,
+            num_classes=self.num_classes,
+            sampler=self.sampler,
+            eta=self.eta,
+            self_conditioning=self.self_conditioning,
+        )
+
+
+def _apply(network: Network, x: Tensor, t: Tensor | None = None) -> Tensor:
+    return network(x) if t is None else network(x, t=t)
+
+
+def _all_steps(
+    network: Network,
+    diffusion: GaussianDiffusion,
+    windows: Tensor,
+    *,
+    every_step: bool = True,
+    **options: Any,
+) -> Tensor:
+    steps = deque(sample(network, diffusion, windows, **options), maxlen=None if every_step else 1)
+    return torch.stack(list(steps))
+
+
+def report(
+    progress: Progress | None, windows: slice, number: int, passes: int = 0, all_passes: int = 1
+) -> None:
+    """Say that the windows up to these are done, of `number` in each of all passes."""
+    if progress is not None:
+        progress(passes * number + min(windows.stop, number), all_passes * number)
+
+
+def spawn(generator: torch.Generator, number: int) -> list[torch.Generator]:
+    """As many generators on the same device, each with a seed drawn from `generator`."""
+    seeds = torch.randint(2**63 - 1, (number,), generator=generator, device=generator.device)
+    return [torch.Generator(generator.device).manual_seed(seed) for seed in seeds.tolist()]
+
+
+def pad_to(image: Tensor, size: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
+    """Pad (C, *S) with zeros to at least `size`, centred as PatchSampler does.
+
+    Returns the padded image, or itself where it is large enough, and the index of its first own
+    voxel.
+    """
+    widths = [max(p - n, 0) for n, p in zip(image.shape[1:], size, strict=True)]
+    first = tuple((width + 1) // 2 for width in widths)
+    if not any(widths):
+        return image, first
+    flat = [
+        n
+        for low, width in reversed(list(zip(first, widths, strict=True)))
+        for n in (low, width - low)
+    ]
+    return F.pad(image, flat), first

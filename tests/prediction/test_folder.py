@@ -1,0 +1,415 @@
+"""Predicting cases into a folder: what is written, what is gone on with, what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recycleseg.data.layout import Case
+from recycleseg.data.volumes import file_ending, read_volume, write_volume
+from recycleseg.files import FileError
+from recycleseg.prediction.folder import PredictionFolder, process_cases
+
+SHAPE = (4, 5, 6)
+EXCLUSIVE = {"background": 0, "a": 1, "b": 2}
+REGIONS = {"background": 0, "whole": [1, 2], "core": [2]}
+EVERYTHING = {"return_probs": True, "return_uncertainty": True, "return_steps": True}
+RECORD = {"options": {}, "dataset": {}, "images": {}, "seconds": {}, "failed": {}}
+
+
+def record(labels: Mapping[str, Any] = EXCLUSIVE, sha256: str = "1", **options: Any) -> dict:
+    return {
+        "models": [{"run": "/runs/first", "sha256": sha256}],
+        "options": {"num_steps": 5, "device": "cpu", **options},
+        "dataset": {"labels": dict(labels), "channel_names": {"0": "MRI"}, "file_ending": ".nii"},
+        "environment": {},
+    }
+
+
+def ensemble_record(*members: str, **options: Any) -> dict:
+    return {
+        "members": [{"folder": folder, "probabilities": True} for folder in members],
+        "options": {"method": "mean", **options},
+        "dataset": {"labels": EXCLUSIVE, "channel_names": None, "file_ending": ".nii"},
+        "environment": {},
+    }
+
+
+def write_images(root: Path, *names: str) -> list[Case]:
+    root.mkdir(parents=True, exist_ok=True)
+    for seed, name in enumerate(names):
+        shape = SHAPE[1:] if name.endswith(".png") else SHAPE
+        array = np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+        write_volume(root / name, array, spacing=(1.0,) * len(shape))
+    return [Case(name.split(".")[0], (root / name,), None) for name in names]
+
+
+class Stub:
+    """Predicts a function of the voxels, or raises what is in `errors` for the case."""
+
+    def __init__(self) -> None:
+        self.errors: dict[str, BaseException] = {}
+        self.asked: list[str] = []
+
+    def __call__(
+        self,
+        images: tuple[Path, ...],
+        *,
+        case_id: str,
+        return_probs: bool = False,
+        return_uncertainty: bool = False,
+        return_steps: bool = False,
+    ) -> SimpleNamespace:
+        self.asked.append(case_id)
+        if case_id in self.errors:
+            raise self.errors[case_id]
+        volume = read_volume(images[0])
+        array = torch.from_numpy(volume.array)
+        label = array % 3
+        probs = torch.stack([array / 1000, array / 500, 1 - array / 1000 - array / 500])
+        return SimpleNamespace(
+            label=label,
+            probs=probs if return_probs else None,
+            entropy=array / 255 * math.log(3) if return_uncertainty else None,
+            disagreement=array / 1000 if return_uncertainty else None,
+            steps=(array % 2, label) if return_steps else (),
+            volume=volume,
+        )
+
+
+def folder_of(
+    root: Path, cases: list[Case], made: Mapping[str, Any], images_known: bool = True
+) -> PredictionFolder:
+    return PredictionFolder(
+        root,
+        made,
+        endings={case.case_id: file_ending(case.image_paths[0]) for case in cases},
+        images={c.case_id: [str(p) for p in c.image_paths] for c in cases if images_known},
+        sources=[case.image_paths[0].parent for case in cases],
+    )
+
+
+def process(
+    folder: PredictionFolder,
+    cases: list[Case],
+    stub: Stub,
+    extras: Mapping[str, bool] = {},
+    overwrite: bool = False,
+) -> list[tuple[str, str | None]]:
+    images = {case.case_id: case.image_paths for case in cases}
+    left = folder.open(overwrite=overwrite)
+    outcomes = process_cases(
+        left,
+        lambda case_id: stub(images[case_id], case_id=case_id, **extras),  # type: ignore[arg-type,return-value]
+        folder,
+    )
+    return [(outcome.case_id, outcome.failure) for outcome in outcomes]
+
+
+def predict(
+    root: Path,
+    cases: list[Case],
+    stub: Stub,
+    extras: Mapping[str, bool] = {},
+    overwrite: bool = False,
+    **options: Any,
+) -> list[tuple[str, str | None]]:
+    return process(folder_of(root, cases, record(**options)), cases, stub, extras, overwrite)
+
+
+def files_in(root: Path) -> list[str]:
+    return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
+
+
+def saved_record(root: Path) -> dict[str, Any]:
+    return json.loads((root / "predict.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_files_of_a_volume(tmp_path: Path) -> None:
+    (case,) = write_images(tmp_path / "images", "x.nii.gz")
+    out = tmp_path / "deep" / "out"
+    assert predict(out, [case], Stub(), EVERYTHING) == [("x", None)]
+    assert files_in(out) == [
+        "disagreement/x.nii.gz",
+        "entropy/x.nii.gz",
+        "predict.json",
+        "steps/step_1/x.nii.gz",
+        "steps/step_2/x.nii.gz",
+        "x.nii.gz",
+        "x.npz",
+    ]
+    array = read_volume(case.image_paths[0]).array
+    label = read_volume(out / "x.nii.gz").array
+    assert label.dtype == np.uint8
+    np.testing.assert_array_equal(label, array % 3)
+    np.testing.assert_array_equal(read_volume(out / "steps/step_1/x.nii.gz").array, array % 2)
+    np.testing.assert_array_equal(read_volume(out / "steps/step_2/x.nii.gz").array, label)
+    entropy = read_volume(out / "entropy/x.nii.gz").array
+    assert entropy.dtype == np.float32
+    np.testing.assert_allclose(entropy, array / 255 * math.log(3), rtol=1e-6)  # float32
+    with np.load(out / "x.npz") as saved:
+        probs = saved["probabilities"]
+    assert probs.dtype == np.float32 and probs.shape == (3, 6, 5, 4)
+    np.testing.assert_allclose(probs[1].T, array / 500, rtol=1e-6)  # float32
+    known = saved_record(out)
+    assert known["images"] == {"x": [str(case.image_paths[0])]}
+    assert known["seconds"]["x"] >= 0 and known["failed"] == {}
+    assert {key: known[key] for key in record()} == record()
+
+
+@pytest.mark.parametrize(
+    ("labels", "largest"), [(EXCLUSIVE, math.log(3)), (REGIONS, 2 * math.log(2))]
+)
+def test_files_of_an_image(tmp_path: Path, labels: dict[str, Any], largest: float) -> None:
+    (case,) = write_images(tmp_path / "images", "x.png")
+    predict(tmp_path / "out", [case], Stub(), EVERYTHING, labels=labels)
+    array = read_volume(case.image_paths[0]).array
+    label = read_volume(tmp_path / "out/x.png").array
+    assert label.dtype == np.uint8
+    np.testing.assert_array_equal(label, array % 3)
+    entropy = read_volume(tmp_path / "out/entropy/x.png").array
+    exact = array / 255 * math.log(3) / largest * 65535
+    np.testing.assert_allclose(entropy, exact, atol=0.51)  # rounded to integers
+    with np.load(tmp_path / "out/x.npz") as saved:
+        assert saved["probabilities"].shape == (3, 1, 5, 6)
+
+
+def test_only_what_was_asked_for_is_written(tmp_path: Path) -> None:
+    (case,) = write_images(tmp_path / "images", "x.nii")
+    predict(tmp_path / "out", [case], Stub())
+    assert files_in(tmp_path / "out") == ["predict.json", "x.nii"]
+
+
+def test_failures_are_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+    cases = write_images(tmp_path / "images", *(f"{name}.nii" for name in "abcdefg"))
+    stub = Stub()
+    stub.errors = {
+        "a": FileError("a.nii: expected this, got that"),
+        "b": MemoryError(),
+        "c": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 99 bytes"),
+        "d": torch.OutOfMemoryError("CUDA out of memory. Tried\nto allocate"),
+        "e": ZeroDivisionError("division\nby zero"),
+        "f": KeyError("weights"),
+    }
+    memory = "expected memory for its prediction, got none left"
+    expected = {
+        "a": "a.nii: expected this, got that",
+        "b": f"b: {memory} ()",
+        "c": f"c: {memory} (DefaultCPUAllocator: can't allocate memory: you tried 99 bytes)",
+        "d": f"d: {memory} (CUDA out of memory. Tried to allocate)",
+        "e": "e: ZeroDivisionError: division by zero",
+        "f": "f: KeyError: 'weights'",
+    }
+    out = tmp_path / "out"
+    assert predict(out, cases, stub) == [*expected.items(), ("g", None)]
+    assert saved_record(out)["failed"] == expected
+    assert files_in(out) == ["g.nii", "predict.json"]
+    stub.errors, stub.asked = {"b": ValueError("still")}, []
+    predict(out, cases, stub)
+    assert stub.asked == list("abcdef")
+    assert saved_record(out)["failed"] == {"b": "b: ValueError: still"}
+    assert list(saved_record(out)["images"]) == list("gacdef")
+
+
+def test_interruption_leaves_whole_files_and_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = write_images(tmp_path / "images", "a.nii", "b.nii", "c.nii")
+    out, stub = tmp_path / "out", Stub()
+    stub.errors = {"b": KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        predict(out, cases, stub, EVERYTHING, save=True)
+    assert list(saved_record(out)["images"]) == ["a"]
+
+    def killed(self: Path, target: Path) -> Path:
+        if target == out / "b.nii":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    stub.errors, rename = {}, Path.replace
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed)
+        predict(out, cases, stub, EVERYTHING, save=True)
+    assert (out / "b.npz").is_file() and not (out / "b.nii").exists()
+    assert [name for name in files_in(out) if ".part" in name] == []
+    stub.asked = []
+    predict(out, cases, stub, EVERYTHING, save=True)
+    assert stub.asked == ["b", "c"]
+    assert list(saved_record(out)["images"]) == ["a", "b", "c"]
+
+
+def test_label_whose_record_was_lost_is_done(tmp_path: Path) -> None:
+    cases = write_images(tmp_path / "images", "a.nii", "b.nii")
+    out, stub = tmp_path / "out", Stub()
+    predict(out, cases[:1], stub)
+    (out / "b.nii").write_bytes((out / "a.nii").read_bytes())
+    assert predict(out, cases, stub) == []
+    assert list(saved_record(out)["images"]) == ["a", "b"]
+
+
+def test_further_cases_by_the_same_options(tmp_path: Path) -> None:
+    first, second = write_images(tmp_path / "images", "a.nii", "b.nii")
+    out, stub = tmp_path / "out", Stub()
+    predict(out, [first], stub)
+    assert predict(out, [second], stub, device="cuda", threads=3) == [("b", None)]
+    assert list(saved_record(out)["images"]) == ["a", "b"]
+
+
+def refused(folder: PredictionFolder, overwrite: bool = False) -> str:
+    root = folder.root
+    before = {name: (root / name).read_bytes() for name in files_in(root)}
+    with pytest.raises(ValueError, match="^--o") as error:
+        folder.open(overwrite=overwrite)
+    assert {name: (root / name).read_bytes() for name in files_in(root)} == before
+    return str(error.value)
+
+
+def refusal(root: Path, cases: list[Case], overwrite: bool = False, **options: Any) -> str:
+    return refused(folder_of(root, cases, record(**options)), overwrite)
+
+
+def test_other_options_and_models_need_overwrite(tmp_path: Path) -> None:
+    cases = write_images(tmp_path / "images", "a.nii", "b.nii")
+    out, stub = tmp_path / "out", Stub()
+    predict(out, cases, stub, EVERYTHING)
+    (out / "notes.txt").write_text("precious")
+    for name in ("entropy/a.nii", "steps/step_1/a.nii"):
+        assert (out / name).is_file()
+    said = refusal(out, cases, num_steps=4, samples=3)
+    assert "num_steps was 5, is 4; samples was None, is 3. Use --overwrite" in said
+    assert "weights of ['/runs/first'] have changed" in refusal(out, cases, sha256="2")
+    assert "with 1 more such as b, predicted otherwise" in refusal(
+        out, cases[:1], overwrite=True, num_steps=4
+    )
+    stub.asked = []
+    predict(out, cases, stub, overwrite=True, num_steps=4)
+    assert stub.asked == ["a", "b"]
+    assert files_in(out) == ["a.nii", "b.nii", "notes.txt", "predict.json"]
+    assert not any(path.is_dir() for path in out.iterdir())
+    assert saved_record(out)["options"]["num_steps"] == 4
+
+
+def test_overwrite_removes_emptied_folders_alone(tmp_path: Path) -> None:
+    cases = write_images(tmp_path / "images", "a.nii", "b.nii")
+    out = tmp_path / "out"
+    predict(out, cases, Stub(), EVERYTHING)
+    (out / "steps/step_2/notes.txt").write_text("precious")
+    folder_of(out, cases, record()).open(overwrite=True)
+    assert files_in(out) == ["predict.json", "steps/step_2/notes.txt"]
+    assert {path.name for path in out.iterdir()} == {"predict.json", "steps"}
+    assert [path.name for path in (out / "steps").iterdir()] == ["step_2"]
+
+
+def test_overwrite_of_some_cases_keeps_the_others(tmp_path: Path) -> None:
+    cases = write_images(tmp_path / "images", "a.nii", "b.nii")
+    out, stub = tmp_path / "out", Stub()
+    predict(out, cases, stub)
+    before = (out / "b.nii").stat().st_mtime_ns
+    stub.asked = []
+    predict(out, cases[:1], stub, overwrite=True)
+    assert stub.asked == ["a"] and (out / "b.nii").stat().st_mtime_ns == before
+    assert list(saved_record(out)["images"]) == ["b", "a"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_of_others_are_left_alone(tmp_path: Path, overwrite: bool) -> None:
+    (case,) = write_images(tmp_path / "images", "a.nii")
+    labels = tmp_path / "labelsTr"
+    write_images(labels, "a.nii")
+    assert refusal(labels, [case], overwrite) == (
+        f"--out: expected a new folder or one with predict.json, got {labels}, where a.nii is "
+        "already"
+    )
+    said = refusal(tmp_path / "images", [case], overwrite)
+    assert said.startswith("--out: expected another folder than the images'")
+
+
+def test_the_same_case_of_other_images(tmp_path: Path) -> None:
+    cases = write_images(tmp_path / "left", "a.nii")
+    others = write_images(tmp_path / "right", "a.nii")
+    predict(tmp_path / "out", cases, Stub())
+    said = refusal(tmp_path / "out", others)
+    assert f"holds case a predicted from {tmp_path}/left/a.nii, not {tmp_path}/right/a.nii" in said
+    assert predict(tmp_path / "out", others, Stub(), overwrite=True) == [("a", None)]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "JSON, got: "),
+        ("[]", "a JSON object, got list"),
+        ('{"images": {}}', "a record of recycle-predict or recycle-ensemble, got one without op"),
+        *(
+            (json.dumps({**RECORD, key: 1}), f"a record of recycle-predict .* one without {key}")
+            for key in RECORD
+        ),
+    ],
+)
+def test_damaged_record_is_named(tmp_path: Path, content: str, expected: str) -> None:
+    (case,) = write_images(tmp_path / "images", "a.nii")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/predict.json").write_text(content)
+    with pytest.raises(FileError, match=f"predict.json: expected {expected}"):
+        folder_of(tmp_path / "out", [case], record()).open(overwrite=False)
+
+
+def test_ensembles_of_other_members_options_and_labels(tmp_path: Path) -> None:
+    cases = write_images(tmp_path / "images", "a.nii", "b.nii")
+    out, stub = tmp_path / "out", Stub()
+
+    def folder(made: dict[str, Any], cases: list[Case] = cases) -> PredictionFolder:
+        return folder_of(out, cases, made, images_known=False)
+
+    made = ensemble_record("/one", "/two")
+    assert process(folder(made), cases, stub) == [("a", None), ("b", None)]
+    known = saved_record(out)
+    assert known["members"] == made["members"] and known["images"] == {}
+    assert list(known["seconds"]) == ["a", "b"]
+    assert process(folder(made), cases, stub) == []
+    said = refused(folder(ensemble_record("/one", "/three", method="max")))
+    assert "kind: members were ['/one', '/two'], are ['/one', '/three']; method was" in said
+    other = ensemble_record("/one", "/two")
+    other["members"][1] = {"folder": "/two", "probabilities": False}
+    said = refused(folder(other))
+    assert "probabilities in ['/one', '/two'] were [True, True], are [True, False]" in said
+    for key, value in (("labels", {"background": 0, "c": 1}), ("file_ending", ".nii.gz")):
+        other = ensemble_record("/one", "/two")
+        other["dataset"] = {**other["dataset"], key: value}
+        assert f"{key} was {made['dataset'][key]!r}, is {value!r}" in refused(folder(other))
+        said = refused(folder(other, cases[:1]), overwrite=True)
+        assert "with 1 more such as b, predicted otherwise" in said
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_folder_of_the_other_command_is_left_alone(tmp_path: Path, overwrite: bool) -> None:
+    cases = write_images(tmp_path / "images", "a.nii")
+    records = {"recycle-predict": record(), "recycle-ensemble": ensemble_record("/one", "/two")}
+    for name, made in records.items():
+        process(folder_of(tmp_path / name, cases, made), cases, Stub())
+    for ours, theirs in (list(records), list(records)[::-1]):
+        assert refused(folder_of(tmp_path / theirs, cases, records[ours]), overwrite) == (
+            f"--out: expected a new folder or one of {ours}, got {tmp_path / theirs} with "
+            f"predict.json of {theirs}, which is left as it is"
+        )
+    images = folder_of(tmp_path / "images", cases, records["recycle-ensemble"])
+    assert refused(images, overwrite) == (
+        f"--out: expected another folder than the members', got {tmp_path / 'images'}"
+    )
+
+
+def test_images_of_another_format_by_the_same_options(tmp_path: Path) -> None:
+    first, second = write_images(tmp_path / "images", "a.nii", "b.nii.gz")
+    out = tmp_path / "out"
+    predict(out, [first], Stub())
+    made = record()
+    made["dataset"]["file_ending"] = ".nii.gz"
+    assert process(folder_of(out, [second], made), [second], Stub()) == [("b", None)]
+    assert "labels was" in refusal(out, [first], labels=REGIONS)

@@ -1,0 +1,167 @@
+"""What the classes of a segmentation are: parsing, the decision, masks, painting, entropy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from recycleseg.classes import Classes, max_entropy, parse_labels, probabilities
+from recycleseg.files import FileError
+
+NESTED = ((1, 2, 3), (2, 3), (3,))
+
+
+def regions_of(*regions: tuple[int, ...]) -> Classes:
+    return Classes(tuple("abcdef"[: len(regions)]), regions)
+
+
+def test_background_is_left_out_and_regions_are_sorted() -> None:
+    labels = {"background": 0, "whole": [2, 1, 3], "core": [3], "edema": 2}
+    assert parse_labels(labels, "x") == {"whole": (1, 2, 3), "core": 3, "edema": 2}
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, "x: labels: expected name -> value, or .* got null"),
+        ({"0": "background", "1": "left"}, 'expected name -> value, .* got {"0": "background"'),
+        ({"a": 1.5}, "expected name -> value"),
+        ({"a": True}, "expected name -> value"),
+        ({"a": []}, "expected name -> value"),
+        ({"a": -1}, "from 0 to 4095, got"),
+        ({"a": 4096}, "from 0 to 4095, got"),
+        ({"background": 0}, "expected a foreground label, got only background"),
+        ({"a": 1, "ignore": 2}, 'expected no "ignore" label'),
+        ({"a": [1, 2], "b": [2, 1]}, "one name per structure, got 'a' and 'b' for"),
+    ],
+)
+def test_what_is_wrong_with_labels_is_said(labels: Any, message: str) -> None:
+    for parse in (parse_labels, Classes.of):
+        with pytest.raises(FileError, match=message):
+            parse(labels, "x")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"a": 1}, 'x: labels: expected "background": 0, got null'),
+        ({"background": 1, "a": 2}, 'expected "background": 0, got 1'),
+        ({"air": 0, "a": 1}, 'expected "background": 0, got null'),
+        ({"background": 0, "a": 1, "b": 3}, r"consecutive values from 0, got \[0, 1, 3\]"),
+        ({"background": 0, "a": [2]}, r"consecutive values from 0, got \[0, 2\]"),
+        (
+            {"background": 0, **{f"c{value}": value for value in range(1, 257)}},
+            "expected at most 256, got 257",
+        ),
+    ],
+)
+def test_a_network_tells_only_consecutive_classes_apart(labels: Any, message: str) -> None:
+    assert parse_labels(labels, "x")  # labels to evaluate may be any
+    with pytest.raises(FileError, match=message):
+        Classes.of(labels, "x")
+
+
+def test_exclusive_classes_are_in_the_order_of_their_values() -> None:
+    classes = Classes.of({"b": 2, "background": 0, "a": 1}, "x")
+    assert classes == Classes(("background", "a", "b"))
+    assert classes.exclusive and len(classes) == 3 and list(classes.values) == [0, 1, 2]
+    assert classes.foreground == {"a": 1, "b": 2}
+    assert classes.labels == {"background": 0, "a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("background", [0, [0]])
+def test_one_list_makes_all_classes_regions(background: Any) -> None:
+    classes = Classes.of({"background": background, "whole": [3, 1, 2], "core": [3], "e": 2}, "x")
+    assert classes == Classes(("whole", "core", "e"), ((1, 2, 3), (3,), (2,)))
+    assert not classes.exclusive and len(classes) == 3 and list(classes.values) == [0, 1, 2, 3]
+    assert classes.foreground == {"whole": (1, 2, 3), "core": 3, "e": 2}
+    assert classes.labels == {"background": 0, "whole": [1, 2, 3], "core": [3], "e": [2]}
+    assert Classes.of(classes.labels, "x") == classes
+
+
+def test_probabilities_of_logits() -> None:
+    logits = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(probabilities(logits, True), logits.softmax(1))
+    assert torch.equal(probabilities(logits, True, dim=0), logits.softmax(0))
+    assert torch.equal(probabilities(logits, False), logits.sigmoid())
+
+
+def test_masks_of_a_label_map() -> None:
+    label = torch.tensor([[0, 1], [2, 2]], dtype=torch.uint8)
+    exclusive, regions = Classes(("background", "a", "b")), regions_of((1, 2), (2,))
+    assert exclusive.masks(label).tolist() == [
+        [[1, 0], [0, 0]],
+        [[0, 1], [0, 0]],
+        [[0, 0], [1, 1]],
+    ]
+    assert regions.masks(label).dtype == torch.uint8
+    assert regions.masks(label).tolist() == [[[0, 1], [1, 1]], [[0, 0], [1, 1]]]
+    assert torch.equal(regions.target(label), regions.masks(label))
+    assert torch.equal(exclusive.target(label), label)
+    assert torch.equal(exclusive.label_map(label), label)
+
+
+def test_the_most_probable_class_is_decided_for() -> None:
+    probs = torch.tensor([[0.6, 0.2, 0.1], [0.3, 0.7, 0.4], [0.1, 0.1, 0.5]])
+    decided = Classes(("background", "a", "b")).decide(probs)
+    assert decided.dtype == torch.uint8 and decided.tolist() == [0, 1, 2]
+
+
+def test_one_half_is_inside_of_overlapping_classes() -> None:
+    probs = torch.tensor([[0.5, 0.49], [0.5, 0.5]]).reshape(2, 2, 1, 1)
+    for classes in (regions_of((1, 2), (2,)), regions_of((1,), (2,))):
+        decided = classes.decide(probs)
+        assert decided.dtype == torch.uint8
+        assert decided.flatten().tolist() == [1, 0, 1, 1]
+        assert classes.label_map(decided).flatten().tolist() == [2, 2]
+    # of label values in the same regions the first one
+    assert regions_of((1, 2, 3), (2, 3)).label_map(torch.ones(2, 1, 1, 1)).item() == 2
+
+
+@pytest.mark.parametrize("regions", [NESTED, NESTED[::-1], ((1, 2, 4, 7), (4, 7), (7,))], ids=str)
+def test_nested_regions_survive_painting(regions: tuple[tuple[int, ...], ...]) -> None:
+    classes = regions_of(*regions)
+    masks = classes.masks(torch.tensor([[0, 1, 2], [3, 4, 7]], dtype=torch.uint8))
+    assert torch.equal(classes.masks(classes.label_map(masks)), masks)
+
+
+def test_specific_regions_are_painted_over_general_ones() -> None:
+    # one voxel per set of masks: none, whole alone, enhancing alone, whole and enhancing, all
+    masks = torch.tensor([[0, 1, 0, 1, 1], [0, 0, 0, 0, 1], [0, 0, 1, 1, 1]])
+    assert regions_of(*NESTED).label_map(masks).tolist() == [0, 1, 3, 3, 3]
+    # of as many label values: the later one; and no label value of the whole is its own
+    masks = torch.tensor([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 1, 1]])
+    assert regions_of((1, 2), (1,), (2,)).label_map(masks).tolist() == [1, 1, 2, 2]
+    # regions that share a label value: it stands for the voxels that both hold
+    masks = torch.tensor([[1, 0, 1], [0, 1, 1]])
+    assert regions_of((1, 3), (2, 3)).label_map(masks).tolist() == [1, 2, 3]
+
+
+def test_entropy_is_greatest_where_all_is_equal() -> None:
+    exclusive, regions = Classes(("background", "a", "b")), regions_of((1, 2), (2,))
+    for classes, most in (
+        (exclusive, torch.full((3, 1), 1 / 3)),
+        (regions, torch.full((2, 1), 0.5)),
+    ):
+        assert classes.entropy(most).item() == pytest.approx(max_entropy(classes.labels), rel=1e-6)
+        assert classes.entropy(torch.eye(len(classes))[:, :1]).item() == 0
+    # Bernoulli entropies of 0.1 and 0.3, summed
+    expected = sum(-p * math.log(p) - (1 - p) * math.log(1 - p) for p in (0.1, 0.3))
+    assert regions.entropy(torch.tensor([[0.1], [0.3]])).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({"background": 0, "a": 1, "b": 2}, math.log(3)),
+        ({"a": 1, "b": 2}, math.log(3)),
+        ({"background": 0, "all": [1, 2], "b": [2]}, 2 * math.log(2)),
+        ({"all": (1, 2), "b": 2}, 2 * math.log(2)),
+        ({"background": 0, "a": [1], "b": [2], "c": [3]}, 3 * math.log(2)),  # no value is shared
+    ],
+)
+def test_greatest_entropy(labels: dict[str, Any], expected: float) -> None:
+    assert max_entropy(labels) == pytest.approx(expected)

@@ -1,0 +1,26 @@
+"""Files: written whole or not at all."""
+
+from __future__ import annotations
+
+import locale
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from recycleseg.files import write_text
+
+
+@pytest.fixture
+def ascii_locale() -> Iterator[None]:
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)
+
+
+@pytest.mark.usefixtures("ascii_locale")
+def test_text_is_utf_8_in_any_locale(tmp_path: Path) -> None:
+    write_text(tmp_path / "x.csv", "Gefäß")
+    assert (tmp_path / "x.csv").read_bytes() == "Gefäß".encode()
+    assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
