@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from op_shapes import DEVICE
 from op_timing import time_op
 from pytest_benchmark.fixture import BenchmarkFixture
+from selection import DEVICE
 from torch import Tensor
 
 SIZE = 2**30 if DEVICE.type == "cuda" else 2**28

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import pytest
 import torch
 from op_shapes import (
-    DEVICE,
     LOGITS,
     PROVIDERS,
     Inputs,
@@ -23,6 +22,7 @@ from op_shapes import (
 )
 from op_timing import time_op
 from pytest_benchmark.fixture import BenchmarkFixture
+from selection import DEVICE
 from torch import Tensor
 
 from recycleseg.ops.ddim_update import ddim_update, ddim_update_reference

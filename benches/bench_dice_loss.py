@@ -1,6 +1,7 @@
 """Soft Dice and focal loss of logits, forward alone and with the gradient of the logits.
 
-Forward is that of training: it keeps what the backward pass will need.
+Forward is that of training: it keeps what the backward pass will need. MONAI
+computes both terms alike.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from monai.losses import DiceLoss, FocalLoss
 from op_shapes import LOGITS, PROVIDERS, Inputs, as_provided, skip_unless_served, title
 from op_timing import time_op
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -32,7 +34,24 @@ def loss_of(provider: str, exclusive: bool) -> Loss:
         terms = dice_loss(logits, label, exclusive=exclusive, terms=TERMS)
         return terms.dice, terms.focal
 
+    if provider == "monai":
+        return monai_loss(exclusive)
     return fused if provider == "fused" else as_provided(provider, plain)
+
+
+def monai_loss(exclusive: bool) -> Loss:
+    """The two terms that MONAI's DiceFocalLoss adds, in float32."""
+    dice = DiceLoss(
+        to_onehot_y=exclusive, softmax=exclusive, sigmoid=not exclusive, reduction="none"
+    )
+    focal = FocalLoss(to_onehot_y=exclusive, use_softmax=exclusive, reduction="none")
+
+    def loss(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        logits, mask = logits.float(), label.unsqueeze(1) if exclusive else label
+        by_class = focal(logits, mask).flatten(2).mean(2)
+        return dice(logits, mask).flatten(1), by_class.sum(1)
+
+    return loss
 
 
 def gradient(loss: Loss, logits: Tensor, label: Tensor) -> Tensor:
@@ -54,7 +73,7 @@ def check(loss: Loss, logits: Tensor, label: Tensor, exclusive: bool) -> None:
     torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("provider", (*PROVIDERS, "monai"))
 @pytest.mark.parametrize("direction", ["forward", "forward and backward"])
 @pytest.mark.parametrize(("name", "dtype"), LOGITS, ids=str)
 def test_dice_loss(

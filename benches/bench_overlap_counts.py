@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 from monai.metrics.confusion_matrix import get_confusion_matrix
 from pytest_benchmark.fixture import BenchmarkFixture
+from selection import DEVICE, full_unless, on_device
 from torch import Tensor
 
 from recycleseg.ops.overlap_counts import overlap_counts, overlap_counts_reference
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 NUM_CLASSES = [3, 16]
 # (B, *S): a batch of hippocampus crops, one abdominal CT, a batch of ultrasound images.
 SHAPES = [(8, 36, 50, 36), (1, 160, 192, 192), (8, 256, 384)]
+QUICK_SHAPE, QUICK_CLASSES = on_device((SHAPES[0], 3), (SHAPES[1], 16))
 
 
 def by_numpy(pred: Tensor, ref: Tensor, num_classes: int) -> Tensor:
@@ -56,8 +57,8 @@ PROVIDERS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("num_classes", NUM_CLASSES)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("num_classes", [full_unless(n == QUICK_CLASSES, n) for n in NUM_CLASSES])
+@pytest.mark.parametrize("shape", [full_unless(s == QUICK_SHAPE, s) for s in SHAPES], ids=str)
 def test_overlap_counts(
     benchmark: BenchmarkFixture, shape: tuple[int, ...], num_classes: int, provider: str
 ) -> None:

@@ -17,16 +17,17 @@ from metric_masks import VARIANTS, VOLUMES, masks
 from metric_memory import bytes_per_voxel
 from metric_rivals import PROVIDERS, THREADED, Scores, set_num_threads, why_not
 from pytest_benchmark.fixture import BenchmarkFixture
+from selection import full_unless
 
 import recycleseg
 
 TOLERANCE_MM = 1.0
-QUICK = ("ours", "ours_op", "exacta", "scipy_tree")  # on every input, however bad
+FAST = ("ours", "ours_op", "exacta", "scipy_tree")  # on every input, however bad
 CASES = [
-    (volume, variant, provider)
+    full_unless(volume in ("d2", "c4") and variant == "good", volume, variant, provider)
     for volume in VOLUMES
     for variant in VARIANTS
-    for provider in (PROVIDERS if variant == "good" or volume == "c4" else QUICK)
+    for provider in (PROVIDERS if variant == "good" or volume == "c4" else FAST)
 ]
 
 
@@ -40,6 +41,7 @@ def test_metrics(benchmark: BenchmarkFixture, volume: str, variant: str, provide
         benchmark.pedantic(run, rounds=rounds_in_a_second(run))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("threads", [1, 2])
 def test_metrics_of_a_batch(benchmark: BenchmarkFixture, threads: int) -> None:
     """16 images in one call; a single one is done before a second thread would have started."""
@@ -56,6 +58,7 @@ def test_metrics_of_a_batch(benchmark: BenchmarkFixture, threads: int) -> None:
         )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("provider", ["ours", "ours_op", "exacta"])
 def test_metrics_on_busy_cores(benchmark: BenchmarkFixture, provider: str) -> None:
     """Two threads while two other processes compute; extra_info has their time by one thread's."""
@@ -66,6 +69,7 @@ def test_metrics_on_busy_cores(benchmark: BenchmarkFixture, provider: str) -> No
         benchmark.pedantic(run, rounds=5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("provider", THREADED)
 @pytest.mark.parametrize("volume", VOLUMES)
 def test_metrics_on_idle_cores(benchmark: BenchmarkFixture, volume: str, provider: str) -> None:
@@ -100,6 +104,7 @@ def compare_threads(benchmark: BenchmarkFixture, run: Callable[[], object], roun
     benchmark.extra_info["two_threads_by_one"] = medians[2] / medians[1]
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 @pytest.mark.parametrize("provider", ["ours", "exacta", "monai"])
 @pytest.mark.parametrize(("volume", "variant"), [("amos", "good"), ("c4", "shifted")])

@@ -91,7 +91,7 @@ export -f install
 
 pytest=(python3 -m pytest -ra --durations=10)
 # A library's warning is no failure of what it is compared with.
-bench=("${pytest[@]}" -W default --benchmark-only --benchmark-max-time=0.2
+bench=("${pytest[@]}" -W default --full --benchmark-only --benchmark-max-time=0.2
     '--benchmark-columns=median,rounds,iterations')
 
 part build 110 install "$work/site" "$wheels" || finish

@@ -9,11 +9,11 @@ from typing import Any, TypeVar, cast
 import pytest
 import torch
 from recycleseg.kernels import triton_version
+from selection import DEVICE, full_unless, on_device
 from torch import Tensor
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-# reference: plain PyTorch, eager; compiled: torch.compile of it; fused: the operation itself.
+# reference: plain PyTorch, eager; compiled: torch.compile of it; fused: the operation itself, which
+# on a CPU is plain PyTorch too.
 PROVIDERS = ("reference", "compiled", "fused")
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -52,11 +52,17 @@ SHAPES = {
     "muscle": Shape((480, 512), 2, batch=8, cpu_batch=8),
     "hippocampus": Shape((40, 56, 40), 3, batch=8, cpu_batch=8),
 }
+# Shapes and a dtype that run without --full: a 3D and a 2D one of the paper's data on a GPU.
+QUICK_SHAPES = on_device(("hippocampus",), ("amos", "muscle"))
+QUICK_DTYPE = on_device(torch.float32, torch.bfloat16)
 # Shape and dtype of the logits: bfloat16, as autocast gives them; in float32 the largest, on a CPU
 # the smallest.
 LOGITS = [
-    *((name, torch.bfloat16) for name in SHAPES),
-    ("hippocampus" if DEVICE.type == "cpu" else "amos", torch.float32),
+    full_unless(name in QUICK_SHAPES and dtype == QUICK_DTYPE, name, dtype)
+    for name, dtype in (
+        *((name, torch.bfloat16) for name in SHAPES),
+        (on_device("hippocampus", "amos"), torch.float32),
+    )
 ]
 
 
@@ -67,10 +73,8 @@ def title(name: str, dtype: torch.dtype | None = None) -> str:
 
 
 def skip_unless_served(provider: str) -> None:
-    """Skip what would be timed under another's name: on a CPU the operation is the reference."""
-    if provider == "fused" and DEVICE.type == "cpu":
-        pytest.skip("needs an NVIDIA GPU")
-    if provider == "fused" and triton_version() is None:
+    """Skip what would be timed under another's name: on a GPU without Triton the reference."""
+    if provider == "fused" and DEVICE.type == "cuda" and triton_version() is None:
         pytest.skip("needs Triton")
 
 

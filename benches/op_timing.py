@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from op_shapes import DEVICE
 from pytest_benchmark.fixture import BenchmarkFixture
+from selection import DEVICE
 
 ROUND_SECONDS = 0.03
 

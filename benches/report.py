@@ -18,6 +18,9 @@ from report_plot import save_plot
 
 # What others are compared with: of one operation, of a whole step.
 REFERENCES = ("reference", "plain")
+OURS = ("fused", "ours")
+# No rivals: a part of ours, and the floor of what reads all its arguments.
+NO_RIVALS = (*OURS, "ours_op", "read")
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,15 @@ def read_sections(paths: Iterable[Path]) -> list[Section]:
     """Results of the files; those of the same machine, version and commit together."""
     sections: dict[str, Section] = {}
     for path in paths:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        header = describe(content)
-        section = sections.setdefault(json.dumps(header), Section(header))
-        section.rows += [read_row(benchmark) for benchmark in content["benchmarks"]]
+        found = read_section(json.loads(path.read_text(encoding="utf-8")))
+        section = sections.setdefault(json.dumps(found.header), Section(found.header))
+        section.rows += found.rows
     return list(sections.values())
+
+
+def read_section(content: dict[str, Any]) -> Section:
+    """What one result file holds."""
+    return Section(describe(content), [read_row(benchmark) for benchmark in content["benchmarks"]])
 
 
 def read_row(benchmark: dict[str, Any]) -> Row:
@@ -169,26 +176,48 @@ def _time(seconds: float) -> str:
     return f"{seconds / 1e-6:.3g} us"
 
 
-def summary(section: Section) -> str:
-    """One line an operation: how many times faster it is fused, as geometric means."""
-    gains: dict[str, dict[str, list[float]]] = {}
-    for group, rows in section.groups.items():
-        fused = of_provider(rows, ("fused", "ours"))
-        if fused is None:
-            continue
-        means = gains.setdefault(group.split(",")[0], {"reference": [], "compiled": []})
-        for name, others in (("reference", REFERENCES), ("compiled", ("compiled",))):
-            if (gain := speed_up(fused, of_provider(rows, others))) is not None:
-                means[name].append(gain)
+def ratio_table(section: Section) -> str:
+    """How many times as long others take as we do, as text: one line an operation.
+
+    Args:
+        section: Results of one run.
+
+    Returns:
+        Columns for the number of groups of the operation, plain PyTorch, what torch.compile makes
+        of it, and all others by name. Ratios are geometric means over the groups that have both.
+    """
+    lines = [("operation", "timed", "reference", "compiled", "others")]
+    for operation, (count, ratios) in _ratios(section).items():
+        means = {name: f"{geometric_mean(values):.2f}" for name, values in ratios.items()}
+        known = [means.pop(name, "-") for name in ("reference", "compiled")]
+        others = ", ".join(f"{name} {mean}" for name, mean in means.items())
+        lines.append((operation, str(count), *known, others or "-"))
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     return "\n".join(
-        f"{operation}: "
-        + ", ".join(f"{geometric_mean(v):.2f} x {k}" for k, v in means.items() if v)
-        for operation, means in gains.items()
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:-1], widths[1:-1]), line[-1]])
+        for line in lines
     )
 
 
+def _ratios(section: Section) -> dict[str, tuple[int, dict[str, list[float]]]]:
+    """Operation -> in how many groups we were timed, and provider -> its ratio in each of them."""
+    found: dict[str, tuple[int, dict[str, list[float]]]] = {}
+    for group, rows in section.groups.items():
+        ours = of_provider(rows, OURS)
+        if ours is None or group.startswith("memory"):
+            continue
+        operation = group.split(",")[0]
+        count, ratios = found.get(operation, (0, {}))
+        found[operation] = count + 1, ratios
+        for row in rows:
+            if row.provider not in NO_RIVALS:
+                name = "reference" if row.provider in REFERENCES else row.provider
+                ratios.setdefault(name, []).append(row.seconds / ours.seconds)
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the report and print its summary."""
+    """Write the report and print how many times as long others take."""
     parser = argparse.ArgumentParser(description="Tables and a picture of benchmarks.")
     parser.add_argument("results", nargs="+", type=Path, help="JSON of pytest-benchmark")
     parser.add_argument("--out", type=Path, required=True, help="folder of report.md and pictures")
@@ -200,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         save_plot(picture, speed_ups(section), title_of(section))
     text = write_markdown(sections, pictures)
     (options.out / "report.md").write_text(text, encoding="utf-8")
-    print("\n\n".join(filter(None, map(summary, sections))))
+    print("\n\n".join(map(ratio_table, sections)))
 
 
 def speed_ups(section: Section) -> dict[str, dict[str, float]]:

@@ -1,16 +1,12 @@
-"""Whole training steps and 5-step sampling, at two sizes that fit a CPU."""
+"""Whole training steps and 5-step sampling by us, by PyTorch's own layers and by MONAI."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from rivals.monai import MonaiWorkload
+from step_cases import CASES, NUM_CLASSES, Case
 from torch import Tensor
 
 from recycleseg import _ext
@@ -27,22 +23,6 @@ from recycleseg.run.options import CompileMode, OptimConfig
 from recycleseg.sampling.volume import VolumeSampler
 from recycleseg.training.optim import clip_and_step, make_optimizer
 
-NUM_CLASSES = 3
-
-
-@dataclass(frozen=True)
-class Case:
-    """Batch, image shape and channels of the network."""
-
-    batch: int
-    shape: tuple[int, ...]
-    channels: tuple[int, ...]
-
-
-CASES = {
-    "A": Case(2, (32, 48, 32), (16, 32, 64, 128)),
-    "B": Case(4, (256, 256), (32, 64, 128, 256)),
-}
 PROVIDERS = ("fused", "plain", "compiled")
 STRATEGIES = {"recycling": Recycling, "standard": Standard}
 
@@ -56,11 +36,10 @@ class Workload:
     "compiled": torch.compile of "plain".
     """
 
-    def __init__(self, case: str, provider: str, strategy: str = "recycling") -> None:
+    def __init__(self, case: Case, provider: str, strategy: str = "recycling") -> None:
         torch.manual_seed(0)
-        c = CASES[case]
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = UNet(len(c.shape), 1, NUM_CLASSES, c.channels, dropout=0.1).to(device)
+        self.network = UNet(len(case.shape), 1, NUM_CLASSES, case.channels, dropout=0.1).to(device)
         self.plain = provider != "fused"
         if self.plain:
             self.network.memory_format = torch.contiguous_format
@@ -82,14 +61,14 @@ class Workload:
             GaussianDiffusion(schedule.respace(5)).to(device),
             NUM_CLASSES,
             exclusive=True,
-            patch_size=c.shape,
-            window_batch=c.batch,
+            patch_size=case.shape,
+            window_batch=case.batch,
             compiled=mode != "off",
         )
-        self.generators = [torch.Generator(device).manual_seed(i) for i in range(c.batch)]
+        self.generators = [torch.Generator(device).manual_seed(i) for i in range(case.batch)]
         self.timesteps = UniformTimesteps(1001)
-        self.image = torch.randn((c.batch, 1, *c.shape), device=device)
-        self.label = torch.randint(NUM_CLASSES, (c.batch, *c.shape), device=device)
+        self.image = torch.randn((case.batch, 1, *case.shape), device=device)
+        self.label = torch.randint(NUM_CLASSES, (case.batch, *case.shape), device=device)
 
     def train(self) -> None:
         """One optimiser step, from noise to updated weights."""
@@ -126,36 +105,17 @@ class _PlainOperations:
 def make_workload(
     case: str, provider: str, strategy: str = "recycling"
 ) -> Workload | MonaiWorkload:
-    """Ours, or for the providers "monai" and "monai_bf16" MONAI's, which knows one strategy."""
+    """Make ours, or for the providers "monai" and "monai_bf16" MONAI's, which knows one strategy.
+
+    Args:
+        case: Name of one of CASES.
+        provider: One of PROVIDERS, or "monai" or "monai_bf16".
+        strategy: One of STRATEGIES.
+
+    Returns:
+        What has the methods `train` and `sample`.
+    """
     if provider.startswith("monai"):
         precision = "bf16" if provider.endswith("bf16") else "float32"
-        return MonaiWorkload(CASES[case], NUM_CLASSES, precision)
-    return Workload(case, provider, strategy)
-
-
-def peak_memory_mb(case: str, provider: str, work: str, strategy: str = "recycling") -> float:
-    """Peak memory, in MB, of a process that does the work three times.
-
-    On a GPU what its tensors take at most, else the resident memory.
-    """
-    command = [sys.executable, __file__, case, provider, work, strategy]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
-
-
-def main() -> None:
-    """Do the work three times and print the peak memory of the process in MB."""
-    case, provider, work, strategy = sys.argv[1:]
-    run: Callable[[], object] = getattr(make_workload(case, provider, strategy), work)
-    for _ in range(3):
-        run()
-    if torch.cuda.is_available():
-        print(torch.cuda.max_memory_allocated() / 1e6)
-    else:
-        # Not getrusage, whose maximum starts at the size of the process that started this one.
-        status = dict(line.split(":", 1) for line in Path("/proc/self/status").open())
-        print(int(status["VmHWM"].split()[0]) / 1e3)  # given in kB
-
-
-if __name__ == "__main__":
-    main()
+        return MonaiWorkload(CASES[case], precision)
+    return Workload(CASES[case], provider, strategy)

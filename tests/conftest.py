@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from recycleseg.ops.build_info import build_info
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 REFERENCE_ROOT = Path(os.environ.get("RECYCLESEG_REFERENCE", SHARED / "reference"))
 DATA_ROOT = Path(os.environ.get("RECYCLESEG_DATA", SHARED / "data"))
+
+
+def pytest_report_header() -> str:
+    """Say at the top which versions are tested."""
+    info = build_info()
+    return ", ".join(f"{name} {info[name]}" for name in ("recycleseg", "torch", "triton"))
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from workloads import Case
+from step_cases import CASES, Case
 
 VARIABLES = ("IMGX_REPO", "IMGX_PYTHON")
 
@@ -86,8 +85,6 @@ class ImgxWorkload:
 
 def main() -> None:
     """Print, as JSON, the seconds of each of n repetitions after warm-up and what else is known."""
-    from workloads import CASES
-
     case, work, strategy, repetitions = sys.argv[1:]
     with ImgxWorkload(CASES[case], strategy) as workload:
         seconds = []

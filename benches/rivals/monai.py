@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from step_cases import NUM_CLASSES, Case
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from workloads import Case
 
 
 def why_not(precision: str) -> str | None:
@@ -34,7 +31,7 @@ class MonaiWorkload:
     precision: "float32", or "bf16" by autocast.
     """
 
-    def __init__(self, case: Case, num_classes: int, precision: str = "float32") -> None:
+    def __init__(self, case: Case, precision: str = "float32") -> None:
         from monai.inferers import DiffusionInferer
         from monai.networks.nets import DiffusionModelUNet
         from monai.networks.schedulers import DDIMScheduler
@@ -42,11 +39,10 @@ class MonaiWorkload:
         torch.manual_seed(0)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.bf16 = precision == "bf16"
-        self.num_classes = num_classes
         self.network = DiffusionModelUNet(
             spatial_dims=len(case.shape),
-            in_channels=1 + num_classes,
-            out_channels=num_classes,
+            in_channels=1 + NUM_CLASSES,
+            out_channels=NUM_CLASSES,
             channels=case.channels,
             attention_levels=(False,) * len(case.channels),  # the bottom has it in any case
             num_res_blocks=2,
@@ -58,13 +54,13 @@ class MonaiWorkload:
         self.scheduler.set_timesteps(5)
         self.infer = DiffusionInferer(self.scheduler)
         self.image = torch.randn((case.batch, 1, *case.shape), device=self.device)
-        self.label = torch.randint(num_classes, (case.batch, *case.shape), device=self.device)
+        self.label = torch.randint(NUM_CLASSES, (case.batch, *case.shape), device=self.device)
 
     def train(self) -> None:
         """One optimiser step, from noise to updated weights."""
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        mask = F.one_hot(self.label, self.num_classes).movedim(-1, 1).float() * 2 - 1
+        mask = F.one_hot(self.label, NUM_CLASSES).movedim(-1, 1).float() * 2 - 1
         noise = torch.randn_like(mask)
         t = torch.randint(self.scheduler.num_train_timesteps, (len(mask),), device=self.device)
         with self._autocast():
@@ -79,7 +75,7 @@ class MonaiWorkload:
     def sample(self) -> Tensor:
         """Five DDIM steps."""
         self.network.eval()
-        shape = (len(self.image), self.num_classes, *self.image.shape[2:])
+        shape = (len(self.image), NUM_CLASSES, *self.image.shape[2:])
         noise = torch.randn(shape, device=self.device)
         with self._autocast():
             mask: Tensor = self.infer.sample(

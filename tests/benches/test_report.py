@@ -97,7 +97,10 @@ def test_the_picture(result: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     with Image.open(tmp_path / "speed-1.png") as picture:
         assert picture.format == "PNG"
         assert picture.width > 800
-    assert capsys.readouterr().out == "noise_step: 8.00 x reference, 4.00 x compiled\n"
+    assert capsys.readouterr().out.splitlines() == [
+        "operation   timed  reference  compiled  others",
+        "noise_step      1       8.00      4.00  -",
+    ]
 
 
 def test_files_of_one_machine_and_commit_go_together(result: Path, tmp_path: Path) -> None:
@@ -117,3 +120,21 @@ def test_a_group_of_the_fused_operation_alone(tmp_path: Path) -> None:
     report.main([str(result), "--out", str(tmp_path)])
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "| fused | 300 us |" in text
+
+
+def test_ratios_are_geometric_means_over_the_groups_of_an_operation(tmp_path: Path) -> None:
+    benchmarks = [
+        *(benchmark("vote, mean", name, t) for name, t in (("ours", 2.0), ("monai", 4.0))),
+        *(benchmark("vote, max", name, t) for name, t in (("ours", 1.0), ("monai", 8.0))),
+        benchmark("vote, max", "plain", 3.0),
+        # a floor, a part of ours, a group of which the time tells nothing, and one without ours
+        benchmark("vote, max", "read", 0.5),
+        benchmark("vote, max", "ours_op", 0.5),
+        *(benchmark("memory of votes, max", name, 1.0) for name in ("ours", "monai")),
+        benchmark("copy, 1 MiB", "clone", 1.0),
+    ]
+    (section,) = report.read_sections([write_result(tmp_path / "result.json", benchmarks)])
+    assert report.ratio_table(section).splitlines() == [
+        "operation  timed  reference  compiled  others",
+        "vote           2       3.00         -  monai 4.00",
+    ]

@@ -5,15 +5,35 @@ from __future__ import annotations
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 from rivals import imgx, monai
-from workloads import CASES, PROVIDERS, make_workload, peak_memory_mb
+from selection import on_device
+from step_cases import CASES
+from step_memory import peak_memory_mb
+from workloads import PROVIDERS, make_workload
 
 PROVIDERS_AND_RIVALS = (*PROVIDERS, "monai", "monai_bf16", "imgx")
+QUICK_CASE = on_device("A", "B")
+QUICK_PROVIDERS = (*PROVIDERS, "monai")
 
 
-def measure(
-    benchmark: BenchmarkFixture, case: str, provider: str, work: str, strategy: str = "recycling"
+def time_step(
+    benchmark: BenchmarkFixture,
+    case: str,
+    provider: str,
+    work: str,
+    strategy: str = "recycling",
+    *,
+    weigh: bool,
 ) -> None:
-    """Time "train" or "sample"; skip what this machine lacks and what a rival does not do."""
+    """Time a whole step; skip what this machine lacks and what a rival does not do.
+
+    Args:
+        benchmark: What it is timed by.
+        case: Name of one of CASES.
+        provider: One of PROVIDERS_AND_RIVALS.
+        work: "train" or "sample".
+        strategy: One of `workloads.STRATEGIES`.
+        weigh: Whether to weigh its memory too, in a process that takes seconds to start.
+    """
     if reason := _why_not(provider, work, strategy):
         pytest.skip(reason)
     if provider == "imgx":
@@ -21,7 +41,7 @@ def measure(
             benchmark.pedantic(getattr(rival, work), rounds=3, warmup_rounds=1)
         benchmark.extra_info.update(rival.extra_info)
         return
-    if provider != "compiled":  # the compiler itself would be weighed
+    if weigh and provider != "compiled":  # the compiler itself would be weighed
         benchmark.extra_info["peak_memory_mb"] = peak_memory_mb(case, provider, work, strategy)
     workload = make_workload(case, provider, strategy)
     benchmark.extra_info["parameters"] = sum(p.numel() for p in workload.network.parameters())
