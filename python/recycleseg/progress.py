@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
 from rich import progress
 from rich.console import Console
 
 # Called with how much is done and how much there is to do.
 Progress = Callable[[int, int], None]
+Item = TypeVar("Item")
 
 
 class Bar:
@@ -70,6 +72,14 @@ def stages(console: Console, *names: str) -> Iterator[Progress]:
             bars[-1].reach(done)
 
         yield show
+
+
+def followed(items: Iterable[Item], total: int, progress: Progress | None) -> Iterator[Item]:
+    """The same items; after each is used, `progress` is told how many there were."""
+    for done, item in enumerate(items, 1):
+        yield item
+        if progress is not None:
+            progress(done, total)
 
 
 def part_of(whole: Progress | None, index: int, number: int) -> Progress | None:

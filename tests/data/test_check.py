@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from recycleseg.data.check import check_dataset, inspect_dataset
+from recycleseg.data.check import inspect_dataset
 from recycleseg.data.layout import read_dataset
 from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.files import FileError
@@ -98,7 +98,7 @@ def test_label_without_foreground_passes(root: Path) -> None:
 
 def test_affines_may_differ_by_rounding(root: Path) -> None:
     rewrite(root / LABEL, np.zeros(SHAPE, np.uint8), np.eye(4) + 1e-5 * np.eye(4, k=3))
-    check_dataset(read_dataset(root))
+    inspect_dataset(read_dataset(root))
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -106,7 +106,7 @@ def test_fault_is_named(root: Path, fault: str) -> None:
     name, break_file, message = FAULTS[fault]
     break_file(root / name)
     with pytest.raises(FileError, match=f"1 problem\n  - {root / name}: {message}") as error:
-        check_dataset(read_dataset(root))
+        inspect_dataset(read_dataset(root))
     assert len(str(error.value).splitlines()) == 2
 
 
@@ -115,7 +115,7 @@ def test_all_bad_cases_are_listed_at_once(root: Path) -> None:
         name, break_file, _ = FAULTS[fault]
         break_file(root / name.replace("c2", f"c{case}"))
     with pytest.raises(FileError, match=f"data set {root}: 5 problems") as error:
-        check_dataset(read_dataset(root))
+        inspect_dataset(read_dataset(root))
     lines = str(error.value).splitlines()[1:]
     assert [f"c{case}" in line for case, line in enumerate(lines)] == [True] * 5
 
@@ -126,7 +126,7 @@ def test_png_faults(make_dataset: MakeDataset) -> None:
     write_volume(root / "labelsTr/c1.png", np.zeros((9, 8), np.uint8), spacing=(0.5, 0.4))
     write_volume(root / "labelsTr/c2.png", np.zeros((8, 9), np.uint8), spacing=(0.5, 0.5))
     with pytest.raises(FileError, match="3 problems") as error:
-        check_dataset(read_dataset(root))
+        inspect_dataset(read_dataset(root))
     lines = str(error.value).splitlines()[1:]
     assert "c0_0000.png: expected a whole .png file, got" in lines[0]
     assert "c1.png: expected pixel size (0.5, 0.5) mm as c1_0000.png, got (0.5, 0.4)" in lines[1]

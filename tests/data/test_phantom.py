@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recycleseg.data.check import check_dataset
+from recycleseg.data.check import inspect_dataset
 from recycleseg.data.layout import read_dataset
 from recycleseg.data.phantom import make_scene, write_phantom
 from recycleseg.data.volumes import read_volume
@@ -117,7 +117,7 @@ def test_written_data_set_is_sound(
 ) -> None:
     root = write_phantom(tmp_path / "phantom", spatial_dims=dims, num_cases=(3, 1, 2), seed=5)
     dataset = read_dataset(root)
-    check_dataset(dataset)
+    inspect_dataset(dataset)
     assert dataset.classes.names == ("background", "lobe", "bean", "duct")
     assert [len(case_ids) for case_ids in dataset.split.values()] == [3, 1, 2]
     case = dataset.cases["phantom_004"]

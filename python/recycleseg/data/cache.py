@@ -28,7 +28,7 @@ from recycleseg.data.preprocess import (
 from recycleseg.data.upright import UprightGrid
 from recycleseg.data.volumes import read_volume
 from recycleseg.files import read_json_object, write_json, written_whole
-from recycleseg.progress import Progress
+from recycleseg.progress import Progress, followed
 
 # Raise it with every change of the code that gives other arrays for the same files.
 _VERSION = 5
@@ -120,7 +120,7 @@ def prepare_dataset(
             first while they are checked, then while they are prepared.
 
     Raises:
-        FileError: see `check_dataset`.
+        FileError: see `inspect_dataset`.
     """
     folder = Path(cache_dir) / _cache_key(dataset, config)
     plan_path = folder / "plan.json"
@@ -139,13 +139,10 @@ def _build(
 ) -> None:
     plan = make_plan(dataset, config, inspect_dataset(dataset, workers=workers, progress=progress))
     folder.mkdir(parents=True, exist_ok=True)
-    records: dict[str, dict[str, Any]] = {}
     with ThreadPoolExecutor(workers) as pool:
         prepared = pool.map(lambda case: _prepare(case, plan, folder), dataset.cases.values())
-        for done, (case_id, record) in enumerate(zip(dataset.cases, prepared, strict=True), 1):
-            records[case_id] = record
-            if progress is not None:
-                progress(done, len(dataset.cases))
+        prepared = followed(prepared, len(dataset.cases), progress)
+        records = dict(zip(dataset.cases, prepared, strict=True))
     write_json(folder / "plan.json", {"plan": plan.to_dict(), "cases": records})
 
 

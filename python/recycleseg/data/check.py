@@ -13,7 +13,7 @@ import numpy as np
 from recycleseg.data.layout import Case, Dataset, dataset_error
 from recycleseg.data.volumes import Volume, read_volume
 from recycleseg.files import FileError, shortened
-from recycleseg.progress import Progress
+from recycleseg.progress import Progress, followed
 
 # Enough for the percentiles of a data set; a case takes only kilobytes.
 _SAMPLES_PER_CASE = 10_000
@@ -35,25 +35,10 @@ class CaseFacts:
     foreground: np.ndarray[Any, Any]
 
 
-def check_dataset(dataset: Dataset, *, workers: int = 2) -> None:
-    """Open every case and compare image, label and `dataset.json`.
-
-    Args:
-        dataset: the data set.
-        workers: how many cases to open at the same time.
-
-    Raises:
-        FileError: files are missing, truncated or corrupt, have another number of axes, differ
-            in shape or affine, or hold NaN, Inf or label values that `dataset.json` does not
-            name. The message lists all bad cases.
-    """
-    inspect_dataset(dataset, workers=workers)
-
-
 def inspect_dataset(
     dataset: Dataset, *, workers: int = 2, progress: Progress | None = None
 ) -> dict[str, CaseFacts]:
-    """Check a data set and collect facts about its cases.
+    """Open every case, compare image, label and `dataset.json`, and collect facts.
 
     Args:
         dataset: the data set.
@@ -64,19 +49,20 @@ def inspect_dataset(
         case_id -> facts.
 
     Raises:
-        FileError: see `check_dataset`.
+        FileError: files are missing, truncated or corrupt, have another number of axes, differ
+            in shape or affine, or hold NaN, Inf or label values that `dataset.json` does not
+            name. The message lists all bad cases.
     """
     facts: dict[str, CaseFacts] = {}
     problems: list[str] = []
     with ThreadPoolExecutor(workers) as pool:
         inspected = pool.map(lambda case: _inspect_case(case, dataset), dataset.cases.values())
-        for done, (case_id, found) in enumerate(zip(dataset.cases, inspected, strict=True), 1):
+        inspected = followed(inspected, len(dataset.cases), progress)
+        for case_id, found in zip(dataset.cases, inspected, strict=True):
             if isinstance(found, CaseFacts):
                 facts[case_id] = found
             else:
                 problems.extend(found)
-            if progress is not None:
-                progress(done, len(dataset.cases))
     if problems:
         raise dataset_error(dataset.root, problems)
     return facts

@@ -29,7 +29,7 @@ SPLITS = ("train", "val", "test")
 class Case:
     """The files of one case; `image_paths` has one entry per channel, in channel order.
 
-    `read_dataset` names the paths a complete case would have; `check_dataset` looks for them.
+    `read_dataset` names the paths a complete case would have; `inspect_dataset` looks for them.
     """
 
     case_id: str

@@ -23,7 +23,7 @@ from recycleseg.files import FileError, listed, shortened
 from recycleseg.metrics.aggregate import mean_of_means
 from recycleseg.metrics.evaluate import evaluate
 from recycleseg.metrics.scores import Scores
-from recycleseg.progress import Progress
+from recycleseg.progress import Progress, followed
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,9 @@ def evaluate_folder(
     _check_options(options, device)
     with _pool(workers) as pool:
         known, notes = _labels(pred, ref, labels, pairs.cases, pool)
-        results: dict[str, _Result | str] = {}
         work = pool.map(lambda pair: _try_case(pair, known, options, device), pairs.cases)
-        for pair, result in zip(pairs.cases, work, strict=True):
-            results[pair.case_id] = result
-            if progress is not None:
-                progress(len(results), len(pairs.cases))
+        work = followed(work, len(pairs.cases), progress)
+        results = {p.case_id: result for p, result in zip(pairs.cases, work, strict=True)}
     if all(isinstance(result, str) for result in results.values()):
         raise FileError(listed(f"{pred}: no case can be evaluated", [*map(str, results.values())]))
     return _gather(pairs, known, results, notes)
