@@ -80,7 +80,7 @@ def test_holes_of_a_class_are_its_background_alone() -> None:
 
 
 def whole_map(label: np.ndarray, labels: Labels) -> np.ndarray:
-    """keep_largest and fill_holes of all exclusive classes, on the whole map, by SciPy alone."""
+    """keep_largest and fill_holes of all exclusive classes, on the whole map, with SciPy only."""
     result = label.copy()
     for value in labels.values():
         components, number = ndimage.label(label == value, np.ones((3,) * label.ndim))
@@ -128,7 +128,7 @@ def test_overlapping_regions() -> None:
 
 
 def muscle_by_steps(mask: np.ndarray) -> np.ndarray:
-    """The rule of the muscle-ultrasound data as it reads, by disks written out."""
+    """The rule of the muscle-ultrasound data, word for word, with disks written out."""
 
     def moved(x: np.ndarray, offsets: list[tuple[int, int]], outside: bool) -> list[np.ndarray]:
         padded = np.pad(x, 10, constant_values=outside)
@@ -193,7 +193,7 @@ def test_the_more_superficial_of_two_alike(width: int, upper: bool) -> None:
             ISLANDS[..., None],
             {"muscle": 1},
             {"muscle_ultrasound": True},
-            "muscle_ultrasound: expected 2D images, for which the rule is made, got 3D",
+            "muscle_ultrasound: expected 2D images, because the rule is made for them, got 3D",
         ),
         (ISLANDS.astype(np.int64), ORGANS, {}, "label: expected uint8"),
     ],
@@ -241,7 +241,7 @@ def test_a_class_may_be_called_foreground() -> None:
         config = PostprocessConfig(keep_largest=chosen, fill_holes="all")
         clean = postprocess(label, config, {"foreground": 1})
         np.testing.assert_array_equal(clean, expected)
-    with pytest.raises(ValueError, match="'foreground', which is a class here and stands for"):
+    with pytest.raises(ValueError, match="'foreground', which is the name of a class here and of"):
         check_postprocess(PostprocessConfig(keep_largest="foreground"), ("foreground", "b"), 2)
 
 
