@@ -1,4 +1,4 @@
-"""A data set that the tests break, and arguments of a run on it that takes a second."""
+"""A data set for the tests to break, and arguments of a short run on it."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Where the run goes; nothing is there yet."""
+    """Folder of the run; it does not exist yet."""
     return tmp_path / "run"
 
 
 @pytest.fixture
 def arguments(data: Path, run: Path, tmp_path: Path) -> list[str]:
-    """Two steps of a small network on that data set."""
+    """Arguments that train a small network on the data set for two steps."""
     options = {
         "data": data,
         "out": run,

@@ -1,4 +1,4 @@
-"""Bad input ends the command before anything is trained: exit code 2 and one clear message."""
+"""Bad input ends the command before training: exit code 2 and one clear message."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
 
 
-# One fault a case: the file that is broken, how, and what is said of it.
+# One fault per case: the file to break, how, and the message about it.
 FAULTS: list[tuple[str, Callable[[Path], None], str]] = [
     (
         "labelsTr/c0.nii.gz",
@@ -49,7 +49,7 @@ FAULTS: list[tuple[str, Callable[[Path], None], str]] = [
     (
         "labelsTr/c2.nii.gz",
         lambda path: rewrite(path, with_voxel(7)),
-        "expected label values [0, 1] of dataset.json, got [7]",
+        "expected label values [0, 1] of dataset.json, got 7",
     ),
     (
         "imagesTr/c3_0000.nii.gz",
@@ -153,7 +153,7 @@ def test_run_folder_that_exists(
 def test_sound_cases_train_and_the_run_folder_alone_resumes(
     arguments: list[str], data: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    truncate(data / "imagesTr/c9_0000.nii.gz")  # in no part of the split
+    truncate(data / "imagesTr/c9_0000.nii.gz")  # c9 is in no part of the split
     assert main(arguments) == 0
     said = capsys.readouterr().out
     assert "8 x 8 x 8 (7 training images are smaller: padded)" in said

@@ -1,4 +1,4 @@
-"""recycle-ensemble: what it writes, going on, bad cases and bad options."""
+"""`recycle-ensemble`: what it writes, how it continues, bad cases and bad options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LABELS = {"background": 0, "liver": 1, "cyst": 2}
 
 @pytest.fixture
 def folders(tmp_path: Path) -> list[Path]:
-    """Two members as nnU-Net leaves them, of three oblique cases, and a folder of label maps."""
+    """Three oblique cases in two folders as nnU-Net writes them, and in one of label maps alone."""
     rng = np.random.default_rng(0)
     affine = np.array([[0, -2, 0.1, 5], [1, 0, 0, -7], [0, 0.05, 3, 0], [0, 0, 0, 1]])
     made = [tmp_path / name for name in ("a", "b", "maps")]
@@ -62,7 +62,7 @@ def test_files_and_record(
 
     of_a, of_b = (read_probabilities(f / "c1.npz", (4, 5, 6)) for f in folders[:2])
     mean = (of_a + 3 * of_b) / 4
-    # float32 sums in another order
+    # float32 sums in another order.
     np.testing.assert_allclose(read_probabilities(out / "c1.npz", (4, 5, 6)), mean, atol=1e-6)
     entropy = nib.load(out / "entropy/c1.nii.gz")
     assert entropy.get_data_dtype() == np.float32
@@ -132,7 +132,7 @@ def test_it_goes_on_where_it_stopped(
     whole.write_bytes(content)
     before = (out / "c1.nii.gz").stat().st_mtime_ns
     assert main(arguments(folders, out)) == 0
-    assert "3 cases, 2 of them done before" in capsys.readouterr().out
+    assert "3 cases, 2 of them already done" in capsys.readouterr().out
     assert (out / "c1.nii.gz").stat().st_mtime_ns == before
     record = json.loads((out / "predict.json").read_text())
     assert record["failed"] == {} and set(record["seconds"]) == set(CASES)

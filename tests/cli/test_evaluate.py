@@ -1,4 +1,4 @@
-"""`recycle-evaluate`: what it writes and says, and how it refuses."""
+"""`recycle-evaluate`: what it writes and prints, and wrong input."""
 
 from __future__ import annotations
 
@@ -155,8 +155,9 @@ def test_results_are_not_overwritten_unasked(
     capsys.readouterr()
     assert main(arguments) == 2
     assert error_of(capsys) == (
-        f"recycle-evaluate: error: --out: {out} holds summary.json, metrics.csv, comparison.json; "
-        "use --overwrite to replace them, or another --out\n"
+        "recycle-evaluate: error: --out: expected a folder without results, got summary.json, "
+        f"metrics.csv, comparison.json in {out}; use --overwrite to replace them, or choose "
+        "another folder\n"
     )
     assert main([*arguments, "--overwrite"]) == 0
     assert sorted(path.name for path in out.iterdir()) == [
@@ -169,8 +170,8 @@ def test_results_are_not_overwritten_unasked(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--compare", "gone"], "--compare: expected predictions or an evaluation, got nothing at"),
-        (["--names", "a", "b"], "--names: expected --compare with it, got none"),
+        (["--compare", "gone"], "--compare: expected predictions or an evaluation, got gone, whi"),
+        (["--names", "a", "b"], "--names: expected --compare with it, got no --compare"),
         (["--images", "gone"], "--images, --no-report: expected at most one of them, got both"),
         (["--labels", "gone"], "--labels: expected a JSON file or {...}, got gone"),
         (["--labels", '{"a": "b"}'], "--labels: labels: expected name -> value"),
@@ -181,8 +182,8 @@ def test_results_are_not_overwritten_unasked(
         (["--definitions", "voxel", "voxel"], "definitions: expected different ones, got"),
         (["--workers", "0"], "workers: expected at least 1, got 0"),
         (["--device", "tpu"], "device: expected cpu or cuda, got 'tpu'"),
-        (["--pred", "gone"], "gone: expected predictions, a folder or a file, got none there"),
-        (["--ref", "gone"], "gone: expected references, a folder or a file, got none there"),
+        (["--pred", "gone"], "gone: expected predictions (a folder or a file), got a path that do"),
+        (["--ref", "gone"], "gone: expected references (a folder or a file), got a path that does"),
     ],
 )
 def test_wrong_options(
@@ -204,7 +205,7 @@ def test_comparing_with_what_is_overwritten(
 ) -> None:
     assert main([*arguments, "--compare", str(tmp_path)]) == 2  # a folder without label maps
     assert "expected predictions (.nii.gz, .nii, .png), got none" in error_of(capsys)
-    assert (tmp_path / "out/summary.json").exists()  # what was computed is not lost
+    assert (tmp_path / "out/summary.json").exists()  # the first results are not lost
     options = ["--compare", str(tmp_path / "out"), "--overwrite"]
     assert main([*arguments, *options]) == 2
     assert "--compare: expected another folder than --out" in error_of(capsys)

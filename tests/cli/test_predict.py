@@ -1,4 +1,4 @@
-"""`recycle-predict` from the shell's side, with runs of random weights."""
+"""`recycle-predict` as a user runs it, with runs of random weights."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_turned_copy_gives_the_turned_label(tmp_path: Path, tiny: Path) -> None:
     assert predict("-m", tiny, "-i", images, "-o", tmp_path / "out") == 0
     expected = label_of(tmp_path / "out/x.nii")
     assert len(np.unique(expected)) > 1
-    # left, superior, posterior: every axis moved, two of them turned round
+    # Left, superior, posterior: all axes change, and two of them are reversed.
     target = nib.orientations.axcodes2ornt("LSP")
     turned = nib.as_closest_canonical(nib.Nifti1Image(array, affine)).as_reoriented(
         nib.orientations.ornt_transform(nib.io_orientation(affine), target)
@@ -154,7 +154,7 @@ def test_image_keeps_its_pixel_size(tmp_path: Path, spacing: tuple[float, float]
         made = read_volume(out / name / "x.png")
         assert made.array.shape == (12, 17)
         assert made.spacing_known is (spacing is not None)
-        assert made.spacing == (spacing or (1.0, 1.0))  # exact: whole numbers of pixels per metre
+        assert made.spacing == (spacing or (1.0, 1.0))  # exact for whole pixels per metre
     assert label_of(out / "x.png").dtype == np.uint8
     with np.load(out / "x.npz") as saved:
         probs = saved["probabilities"]
@@ -247,7 +247,7 @@ def test_goes_on_where_it_stopped(
     arguments = ("-m", tiny, "-i", images, "-o", tmp_path / "out")
     assert predict(*arguments) == 130
     assert capsys.readouterr().err == (
-        "recycle-predict: interrupted; the same command goes on from here\n"
+        "recycle-predict: interrupted; run the same command again to continue\n"
     )
     assert predict(*arguments) == 3
     said = capsys.readouterr()
@@ -275,7 +275,7 @@ def test_several_runs(tmp_path: Path, tiny: Path) -> None:
         np.load(folder / "x.npz")["probabilities"]
         for folder in (out, tmp_path / "first", tmp_path / "second")
     )
-    # float32 sums of two
+    # Sums of two float32 values.
     np.testing.assert_allclose(both, (first + second) / 2, atol=1e-6)
     assert len(json.loads((out / "predict.json").read_text())["models"]) == 2
 
@@ -324,7 +324,7 @@ def test_all_missing_channels_are_told_before_work(
         (["--save-probs"], "unknown option save-probs; did you mean save-probabilities?"),
         (["-m", "nowhere"], "nowhere"),
         (["-i", "nowhere"], "nowhere: expected a folder or a file ending in .nii.gz or .nii"),
-        (["-i", "nowhere.nii"], "nowhere.nii: expected a file or folder, got none there"),
+        (["-i", "nowhere.nii"], "nowhere.nii: expected a file or folder, got a path that does"),
         (["-i", "."], "expected images ending in .nii.gz or .nii, got an empty folder"),
         (["-i", "a", "b", "--split", "test"], "--split: expected one data set as --input, got 2"),
         (["-i", ".", "--split", "test"], "expected a data set in the nnU-Net raw layout"),

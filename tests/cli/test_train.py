@@ -1,4 +1,4 @@
-"""The command line: presets, overrides, errors."""
+"""`recycle-train`: presets, options, errors."""
 
 from __future__ import annotations
 

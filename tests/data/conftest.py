@@ -1,4 +1,4 @@
-"""Tiny data sets written by the tests themselves."""
+"""Tiny data sets that the tests write."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recycleseg.data.volumes import write_volume
 
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> Callable[..., Path]:
-    """Writer of a sound data set of random images whose label is a box; returns its folder."""
+    """A function that writes a sound data set (random images, a box as label); gives its folder."""
 
     def make(
         name: str = "dataset",

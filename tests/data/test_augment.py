@@ -1,4 +1,4 @@
-"""Augmentation against arrays computed by ImgX, and the properties that any of it must have."""
+"""Augmentation, compared with arrays of ImgX, and properties that it must always have."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STRONG = AugmentConfig(rotation=30, zoom=0.2, shear=30, shift=0.3, flip=True, pr
 
 
 class Arrays:
-    """The arrays of one dimension, channels first, remembering which were asked for."""
+    """The arrays for 2D or 3D, channels first; `used` collects the keys that were read."""
 
     def __init__(self, arrays: dict[str, np.ndarray], dim: str) -> None:
         self.arrays = {k.removeprefix(f"{dim}/"): v for k, v in arrays.items() if k.startswith(dim)}
@@ -64,12 +64,12 @@ class Arrays:
         return affine_coordinates(self["random_affine/matrix"], self.shape)
 
     def with_unit_range(self) -> Tensor:
-        """The image with rows of 0 and 1, on which a power within the range is a plain power."""
+        """The image with extra rows of 0 and 1, so that its range is [0, 1]."""
         image = self["in/image"]
         return torch.cat([image, image[:, :, :1] * 0, image[:, :, :1] * 0 + 1], dim=2)
 
     def flipped(self) -> Tensor:
-        """Flips as matrices, as `augment` does them."""
+        """The image flipped by matrices, as in `augment`."""
         signs = torch.where(self["in/to_flip"], -1.0, 1.0)
         return resample(self["in/image"], affine_coordinates(scaling_matrix(signs), self.shape), 1)
 
@@ -98,7 +98,7 @@ OURS: dict[str, Callable[[Arrays], Tensor]] = {
     "rescale_intensity_-1_2": lambda a: rescale_intensity(a["in/raw"], -1, 2),
     "random_flip": Arrays.flipped,
 }
-# Drawn by ImgX, an input to us; and a constant image, where ImgX gives NaN.
+# The first is drawn by ImgX, so it is an input for us; the second is NaN in ImgX.
 NOT_OUTPUTS = {"random_affine/matrix", "rescale_intensity(constant_zero)"}
 
 
@@ -106,7 +106,7 @@ NOT_OUTPUTS = {"random_affine/matrix", "rescale_intensity(constant_zero)"}
 @pytest.mark.parametrize("dim", ["2d", "3d"])
 def test_equals_imgx(reference: Reference, dim: str, key: str) -> None:
     arrays = Arrays(reference("j_augmentation"), dim)
-    # Coordinates of up to 14 voxels and intensities up to 1 in float32: a few roundings.
+    # A few float32 roundings of coordinates up to 14 voxels and intensities up to 1.
     torch.testing.assert_close(OURS[key](arrays), arrays[key], rtol=2e-6, atol=4e-6)
 
 
@@ -195,8 +195,8 @@ def test_quarter_turn_of_a_cube_moves_voxels(
     matrix = rotation_matrix(torch.tensor([angles]) * (math.pi / 2))
     new_image, new_label = warp(image, label, matrix)
     turned = tuple(axis - n for axis in plane)
-    # The matrix maps output to input, so what is seen turns the other way.
-    # cos(pi/2) is 4e-8 in float32: coordinates off by a rounding.
+    # The matrix maps output to input, so the content turns in the opposite direction.
+    # cos(pi/2) is 4e-8 in float32, so coordinates differ by a rounding.
     torch.testing.assert_close(new_image, image.rot90(-1, turned), rtol=0, atol=5e-6)
     assert torch.equal(new_label, label.rot90(-1, turned))
 
@@ -237,7 +237,7 @@ def test_label_and_image_stay_aligned(shape: tuple[int, ...]) -> None:
 
     assert new_mask.dtype == torch.bool
     assert torch.equal(new_mask, torch.stack([new_label == 1, new_label == 2], dim=1))
-    # A linear image of a mask is above one half where its nearest voxel is inside, but at corners.
+    # Except at corners, linear interpolation is above 1/2 just where the nearest voxel is inside.
     assert ((new_image > 0.5) == new_mask).float().mean() > 0.98
     moved = [tuple(new_mask[b, 1].nonzero().float().mean(0).tolist()) for b in range(8)]
     assert len(set(moved)) == 8  # samples move independently
@@ -251,7 +251,7 @@ def test_gamma_alone_keeps_the_label_and_the_range() -> None:
     flat, new_flat = image.flatten(2), new_image.flatten(2)
     torch.testing.assert_close(new_flat.amin(2), flat.amin(2))
     torch.testing.assert_close(new_flat.amax(2), flat.amax(2))
-    # A power keeps the order of intensities.
+    # A power does not change the order of intensities.
     assert torch.equal(new_flat.argsort(2), flat.argsort(2))
     assert not torch.allclose(new_image, image)
 
@@ -283,7 +283,7 @@ def test_seed_decides_and_the_global_generator_does_not() -> None:
 def test_probability_is_the_share_of_drawn_parameters() -> None:
     config = AugmentConfig(rotation=0, zoom=0.2, shift=0, gamma=0.3, probability=0.3)
     matrix, gamma = random_parameters(20000, (8, 8), config, spacing=(1, 1), generator=seeded())
-    # Standard deviation of a share of 20000 is 0.0032.
+    # The standard deviation of a share of 20 000 is 0.0032.
     for drawn in (matrix[:, 0, 0] != 1, matrix[:, 1, 1] != 1, gamma != 1):
         assert drawn.float().mean().item() == pytest.approx(0.3, abs=0.013)
     assert 0.8 <= matrix[:, 0, 0].min() and matrix[:, 0, 0].max() <= 1.2
@@ -292,7 +292,7 @@ def test_probability_is_the_share_of_drawn_parameters() -> None:
 
 @pytest.mark.parametrize("order", [0, 1])
 def test_resample_equals_grid_sample(order: int) -> None:
-    """Inside and outside, at positions away from half-way ones, where torch rounds to even."""
+    """Inside and outside, but not half-way between voxels, because there torch rounds to even."""
     x = make_batch((7, 6, 5), batch_size=2)[0].double()
     coordinates = torch.rand(2, 3, 4, 3, 2, generator=seeded(), dtype=torch.float64) * 12 - 3
     sizes = torch.tensor([7, 6, 5]).view(3, 1, 1, 1)

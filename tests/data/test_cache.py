@@ -1,4 +1,4 @@
-"""The cache of prepared cases: complete, invalidated by every input, safe when cut short."""
+"""The cache of prepared cases: it is complete, depends on every input, and survives a stop."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_plan_file_is_plain_json(make_dataset: MakeDataset, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "config", "agreement"),
     [
-        # 1 mm throughout: never resampled.
+        # All voxels are 1 mm, so nothing is resampled.
         ("Dataset004_Hippocampus", PreprocessConfig(), 1.0),
         # About a third of the resolution along each axis.
         ("Dataset018_FetalHeadUltrasound", PreprocessConfig(shape=(96, 128)), 0.995),

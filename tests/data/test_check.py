@@ -1,4 +1,4 @@
-"""Every bad case of a data set is found, named, and listed with the others."""
+"""The check finds every bad case of a data set and lists them together."""
 
 from __future__ import annotations
 

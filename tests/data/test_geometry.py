@@ -20,7 +20,7 @@ AXES = [
 
 
 def affine_of(codes: str) -> np.ndarray:
-    """Affine whose axes run towards these directions, with spacing 1, 2, 3 mm along them."""
+    """Affine of axes with these directions and spacings of 1, 2 and 3 mm."""
     ornt = nib.orientations.axcodes2ornt(codes)
     affine = np.eye(4)
     affine[:3, :3] = 0
@@ -51,7 +51,7 @@ def test_oblique_affine_goes_to_the_closest_axes() -> None:
 def test_enlarging_equals_torch(shape: tuple[int, ...]) -> None:
     x = torch.rand(2, 6, 5, 4, generator=torch.Generator().manual_seed(0))
     expected = F.interpolate(x[None], size=shape, mode="trilinear", align_corners=False)[0]
-    # Same weights, another order of summation.
+    # The weights are the same, but summed in another order.
     torch.testing.assert_close(resample(x, shape), expected, rtol=0, atol=1e-6)
 
 
@@ -74,13 +74,13 @@ def test_cubic_equals_torch_with_antialiasing(shape: tuple[int, ...]) -> None:
 
 
 def test_cubic_is_exact_for_parabolas_inside() -> None:
-    """Keys 1981: third-order convergence, so that polynomials up to the second order stay."""
+    """Keys 1981: convergence is of third order, so polynomials up to degree 2 do not change."""
     old, new = 12, 30
     x = torch.arange(old, dtype=torch.float64) + 0.5
     at = (torch.arange(new, dtype=torch.float64) + 0.5) * old / new
     curve = resample((x**2)[None].float(), (new,), kernel="cubic")[0]
     inside = (at > 2) & (at < old - 2)
-    # 144 times float32 rounding.
+    # Values up to 144, with float32 rounding.
     torch.testing.assert_close(curve[inside], (at**2)[inside].float(), rtol=0, atol=5e-5)
 
 
@@ -89,7 +89,7 @@ def test_equal_shape_is_bit_exact_and_constants_stay(kernel: Kernel) -> None:
     x = torch.rand(1, 5, 6, 7, generator=torch.Generator().manual_seed(0))
     assert torch.equal(resample(x, (5, 6, 7), kernel=kernel), x)
     ones = resample(torch.ones(1, 5, 6, 7), (11, 3, 1), kernel=kernel)
-    # Each row of weights sums to 1 up to float32 rounding.
+    # The sum of each row of weights is 1 except for float32 rounding.
     torch.testing.assert_close(ones, torch.ones(1, 11, 3, 1), rtol=0, atol=1e-6)
 
 

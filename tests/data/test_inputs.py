@@ -1,4 +1,4 @@
-"""Which cases there are in what a user points at."""
+"""Finding cases in files, folders and data sets."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def test_all_missing_channels_are_listed_at_once(tmp_path: Path) -> None:
     folder = touch(tmp_path, "a_0000.nii", "b_0001.nii", "c_0000.nii", "c_0001.nii")
     assert problem(folder, TWO).splitlines() == [
         "input: 2 problems",
-        f"  - {folder}/a_0001.nii: expected channel 1 of case a, got no such file",
-        f"  - {folder}/b_0000.nii: expected channel 0 of case b, got no such file",
+        f"  - {folder}/a_0001.nii: expected channel 1 of case a, got a path that does not exist",
+        f"  - {folder}/b_0000.nii: expected channel 0 of case b, got a path that does not exist",
     ]
 
 
@@ -116,7 +116,7 @@ def test_nothing_to_predict(tmp_path: Path) -> None:
         f"{texts}: expected images ending in .png, got 2 other files such as a.txt"
     )
     assert problem(tmp_path / "x.nii") == (
-        f"{tmp_path}/x.nii: expected a file or folder, got none there"
+        f"{tmp_path}/x.nii: expected a file or folder, got a path that does not exist"
     )
     assert problem(texts / "a.txt") == (
         f"{texts}/a.txt: expected a folder or a file ending in .nii.gz or .nii"

@@ -1,4 +1,4 @@
-"""Files that are no images, or not those of the run: each gives one clear line."""
+"""Files that are not images, or do not fit the run: each gives one clear line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def nifti(
     array: np.ndarray | None = None,
     order: str = "<",
 ) -> bytes:
-    """A NIfTI-1 file with unit voxels, its header changed at will."""
+    """A NIfTI-1 file with voxels of 1 mm; `change` may edit its header."""
     if array is None:
         array = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     header = nib.Nifti1Header(endianness=order)
@@ -97,7 +97,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(width: int = 9, height: int = 8, *, interlace: int = 0, data: bytes | None = None) -> bytes:
-    """A grey PNG of 8 bits; data: what IDAT holds, None: pixels 0, 1, 2, ..."""
+    """A grey PNG of 8 bits; `data` is the content of IDAT, None gives pixels 0, 1, 2, ..."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, interlace)
     if data is None:
         pixels = np.arange(width * height, dtype=np.uint8).reshape(height, width)
@@ -122,7 +122,7 @@ WHOLE_GZ = r"expected a whole \.nii\.gz file, got: "
 WHOLE_PNG = r"expected a whole \.png file, got: "
 GREY = "expected a grey PNG of 8 or 16 bits, got mode "
 
-# What is written, and what is said of it after its path.
+# What is written, and the message about it after its path.
 BAD_NIFTI: dict[str, tuple[Write, str]] = {
     "empty.nii.gz": (file(b""), WHOLE_GZ + "an empty file"),
     "empty.nii": (file(b""), WHOLE + "an empty file"),
@@ -252,7 +252,7 @@ def plan_of(spatial_dims: int, channels: tuple[str, ...] = ("MRI",)) -> Plan:
 
 
 def problem(*paths: Path) -> str:
-    """What reading or preprocessing says, in one line that begins with the file."""
+    """The message of reading or preprocessing; it must be one line."""
     plan = plan_of(2 if paths[0].suffix == ".png" else 3, ("MRI",) * len(paths))
     with pytest.raises(FileError) as error:
         preprocess_image([read_volume(path) for path in paths], plan, case_id="x")
@@ -270,7 +270,7 @@ def test_bad_file_gives_one_line(
     said = problem(tmp_path / name)
     assert said.startswith(f"{tmp_path / name}: expected ") and ", got" in said
     assert re.match(expected, said.removeprefix(f"{tmp_path / name}: ")), said
-    assert capfd.readouterr() == ("", "")  # nibabel tells what it mends unless it is kept from it
+    assert capfd.readouterr() == ("", "")  # nibabel prints what it repairs if nothing stops it
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
@@ -344,7 +344,8 @@ def test_channels_that_do_not_fit_each_other(tmp_path: Path) -> None:
     paths[1].unlink()
     with pytest.raises(FileError) as error:
         find_cases([tmp_path], ("T1", "T2", "FLAIR"), 3)
-    assert str(error.value) == f"{paths[1]}: expected channel 1 of case x, got no such file"
+    missing = f"{paths[1]}: expected channel 1 of case x, got a path that does not exist"
+    assert str(error.value) == missing
 
 
 @pytest.mark.parametrize(("spatial_dims", "bad"), [(3, BAD_NIFTI), (2, BAD_PNG)], ids=["3D", "2D"])
@@ -358,7 +359,7 @@ def test_the_sound_case_among_bad_ones_is_predicted(
     images, out = tmp_path / "images", tmp_path / "out"
     images.mkdir()
     for name, (write, _) in bad.items():
-        # x.nii and x.nii.gz would be one case
+        # Otherwise x.nii and x.nii.gz would be the same case.
         path = images / name.replace(".", "_packed." if name.endswith(".gz") else ".", 1)
         write(path)
     good = images / ("good.png" if spatial_dims == 2 else "good.nii")

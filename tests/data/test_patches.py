@@ -1,4 +1,4 @@
-"""Patch sampling: where patches lie, how often cases come, and that a step names a batch."""
+"""Patch sampling: positions of patches, how often cases come, and that a step decides a batch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def case_of(image: Tensor, label: Tensor | None, case_id: str = "x") -> Prepared
 
 
 def numbered_case(shape: tuple[int, ...], label: Tensor | None = None) -> PreparedCase:
-    """A case whose image counts its voxels from 1, so that a patch tells where it comes from."""
+    """A case with voxels 1, 2, 3, ..., so that a patch shows where it comes from."""
     image = torch.arange(1.0, 1.0 + int(np.prod(shape))).reshape(1, *shape)
     return case_of(image, torch.zeros(shape, dtype=torch.uint8) if label is None else label)
 
@@ -88,7 +88,7 @@ def test_every_start_is_drawn_equally_often(imgx_compat: bool) -> None:
     last = 1 if imgx_compat else 2
     expected = {(i, 0, k) for i in range(last + 1) for k in range(last + 1)}
     assert set(starts) == expected
-    # 1920 draws over at most 9 places: five standard deviations of a binomial count.
+    # 1920 draws over at most 9 places; the limit is five standard deviations of a count.
     mean = 1920 / len(expected)
     assert max(abs(count - mean) for count in starts.values()) < 5 * mean**0.5
 
@@ -131,7 +131,7 @@ def test_foreground_patches_hold_every_class_equally_often(
             )
             seen.update(values)
             assert values
-    # One voxel or thousands, a class is drawn half the time: 400 draws, five standard deviations.
+    # A class is drawn half the time, whatever its size: 400 draws, five standard deviations.
     assert set(seen) == {1, 3}
     assert abs(seen[1] - 200) < 50
 
@@ -143,7 +143,7 @@ def test_foreground_probability_is_kept() -> None:
         [case_of(torch.zeros(1, 64, 64), label)], (2, 2), 100, foreground_probability=0.3
     )
     hits = sum(int(patch.any()) for step in range(10) for patch in sampler.batch(step)[1])
-    # 1000 draws: standard deviation 14.5; a hit by chance has probability 1 / 63**2.
+    # 1000 draws have a standard deviation of 14.5; a hit by chance has probability 1 / 63**2.
     assert abs(hits - 300) < 73
 
 

@@ -1,4 +1,4 @@
-"""The phantom: reproducible, well-formed, and not solvable by intensity or place alone."""
+"""The phantom: it is reproducible and sound, and intensity or place alone do not solve it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_every_scene_has_every_organ(scenes: tuple[np.ndarray, np.ndarray]) -> N
 
 
 def test_organs_touch(scenes: tuple[np.ndarray, np.ndarray]) -> None:
-    """Most scenes have neighbouring voxels of different organs: no gap to find a border by."""
+    """In most scenes voxels of different organs are neighbours, so no gap shows the border."""
     touching = 0
     for label in scenes[1]:
         pairs = [
@@ -65,7 +65,7 @@ def test_organs_touch(scenes: tuple[np.ndarray, np.ndarray]) -> None:
 
 
 def test_no_interval_of_intensities_is_an_organ(scenes: tuple[np.ndarray, np.ndarray]) -> None:
-    """Even the best two thresholds per class, chosen with the truth at hand, score below 0.5."""
+    """Even the best two thresholds per class, chosen with the truth, score below 0.5."""
     images, label = scenes
     edges = np.quantile(images, np.linspace(0, 1, 101))[1:-1]
     bins = np.searchsorted(edges, images)
@@ -85,7 +85,7 @@ def test_no_interval_of_intensities_is_an_organ(scenes: tuple[np.ndarray, np.nda
 def test_gaussian_classifiers_score_low(
     scenes: tuple[np.ndarray, np.ndarray], knows_place: bool
 ) -> None:
-    """Fitted on half of the scenes: by intensity alone, and by intensity and place."""
+    """Classifiers fitted on half of the scenes, by intensity alone or by intensity and place."""
     images, labels = scenes
     half = len(images) // 2
     seen, seen_label, image, label = images[:half], labels[:half], images[half:], labels[half:]
@@ -94,7 +94,7 @@ def test_gaussian_classifiers_score_low(
         values = seen[seen_label == value]
         prior = (seen_label == value).mean(axis=0 if knows_place else None)
         likelihood = -0.5 * ((image - values.mean()) / values.std()) ** 2 - np.log(values.std())
-        # 0.02: a place where no training scene had the class is unlikely, not impossible.
+        # Without 0.02, a class would be impossible where no training scene has it.
         scores.append(likelihood + np.log(prior + 0.02))
     score = mean_dice(np.argmax(scores, axis=0), label)
     assert score < (0.85 if knows_place else 0.5)

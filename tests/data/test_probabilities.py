@@ -19,12 +19,12 @@ def test_what_is_written_is_read_again(tmp_path: Path, shape: tuple[int, ...]) -
     write_probabilities(path, probs)
     read = read_probabilities(path, shape[1:])
     assert read.dtype == np.float32
-    np.testing.assert_array_equal(read, probs.numpy())  # stored as they are
+    np.testing.assert_array_equal(read, probs.numpy())  # nothing is rounded
     assert [file.name for file in tmp_path.iterdir()] == ["case.npz"]
 
 
 def test_axes_are_those_of_nnunet(tmp_path: Path) -> None:
-    volume = np.random.default_rng(0).random((2, 4, 5, 6))  # float64 is rounded to float32
+    volume = np.random.default_rng(0).random((2, 4, 5, 6))  # float64; the file rounds to float32
     image = volume[..., 0]
     write_probabilities(tmp_path / "volume.npz", volume)
     write_probabilities(tmp_path / "image.npz", image)
@@ -87,5 +87,5 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(FileError, match="expected a whole .npz file, got"):
             read_probabilities(path, (5, 6, 2))
-    with pytest.raises(FileError, match="missing.npz: expected a file, got none there"):
+    with pytest.raises(FileError, match="missing.npz: expected a file, got a path that does not"):
         read_probabilities(tmp_path / "missing.npz", (5, 6, 2))

@@ -1,4 +1,4 @@
-"""Scans whose axes are turned against the world's, on grids along the latter and back."""
+"""Scans with axes turned against the world axes: sampled on world grids, and back."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ PLAN = Plan(
     intensities=(ChannelIntensity("none"),),
     upright=True,
 )
-# Of the upright original: its first voxel's centre in mm, and its extents.
+# The upright original: centre of its first voxel in mm, and its shape (1 mm voxels).
 CORNER, SHAPE = np.array([3.0, -7.0, 11.0]), (30, 36, 28)
 
 
 def turned_affine(
     degrees: Sequence[float], spacing: Sequence[float], shape: Sequence[int]
 ) -> np.ndarray:
-    """Of a grid around the centre of the original, its axes turned by these angles."""
+    """Affine of a grid around the centre of the original, with axes turned by these angles."""
     affine = np.eye(4)
     affine[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix() * spacing
     centre = CORNER + (np.array(SHAPE) - 1) / 2
@@ -53,7 +53,7 @@ def turned_affine(
 
 
 def scene(affine: np.ndarray, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Smooth intensities, zero beyond the original's borders, and a blob, of these voxels."""
+    """Image and label of a grid: smooth intensities, zero outside the original, and a blob."""
     voxels = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
     at = voxels @ affine[:3, :3].T + affine[:3, 3] - CORNER
     waves = 10 + np.sin(at[..., 0] / 4) + np.cos(at[..., 1] / 5) * np.sin(at[..., 2] / 3)
@@ -72,7 +72,7 @@ def turned(
     spacing: Sequence[float] = (0.9, 1.0, 1.1),
     shape: Sequence[int] = (62, 60, 54),
 ) -> tuple[Volume, Volume]:
-    """Image and label of the scene in a grid that holds all of it."""
+    """Image and label of the scene on a turned grid that covers all of it."""
     affine = turned_affine(degrees, spacing, shape)
     image, label = scene(affine, shape)
     return volume_of(image, affine), volume_of(label, affine)
@@ -97,15 +97,15 @@ def test_a_turned_scan_is_prepared_as_its_original(degrees: Sequence[float]) -> 
     case = preprocess_image([image], PLAN)
     assert case.image.shape[1:] == SHAPE
     assert case.spacing == (1.0, 1.0, 1.0)
-    # Splines through samples a millimetre apart miss waves of 19 mm by about a thousandth; of the
-    # step from 10 to the zeros beyond the border each voxel inwards leaves a quarter, and takes
-    # less than a millimetre of the way along an axis.
+    # With samples 1 mm apart, splines miss waves of 19 mm by about a thousandth. The step from 10
+    # to 0 at the border also causes an error; it falls to a quarter with every voxel inwards, and
+    # a voxel is less than 1 mm along an axis.
     inner = (slice(8, -8),) * 3
     difference = case.image[0][inner] - torch.from_numpy(original[inner])
     assert difference.abs().max() < 0.01
     found = preprocess_label(turned_label, case, PLAN)
     assert found.dtype == torch.uint8
-    # Of some 2600 voxels 1000 lie at the blob's surface, where rounding decides.
+    # 1000 of about 2600 voxels are at the surface of the blob, where rounding decides.
     assert dice(found, torch.from_numpy(label)) > 0.97
 
 
@@ -120,7 +120,7 @@ def test_the_way_back_ends_on_the_files_grid() -> None:
     background = probs[0][torch.from_numpy(image.array == 0)]
     assert background.min() == 1
     uncertainty = restore(torch.ones(1, *case.image.shape[1:]), case)
-    assert uncertainty[0, 0, 0, 0] == 0  # nothing is known there, and nothing asserted
+    assert uncertainty[0, 0, 0, 0] == 0  # outside the grid
 
 
 def test_restored_rows_are_those_of_the_whole() -> None:
@@ -129,13 +129,13 @@ def test_restored_rows_are_those_of_the_whole() -> None:
     torch.manual_seed(0)
     probs = torch.rand(2, *case.image.shape[1:]).softmax(0)
     parts = [restore(probs, case, slice(start, start + 25)) for start in range(0, 62, 25)]
-    # Their coordinates are sums in another order, in float64.
+    # Coordinates are float64 sums in another order.
     torch.testing.assert_close(torch.cat(parts, dim=1), restore(probs, case), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("spacing", [None, (1.0, 1.0, 1.0)], ids=["native", "resampled"])
 def test_thick_slices_reach_halfway_to_the_next(spacing: tuple[float, ...] | None) -> None:
-    """So also the first and the last, and a slice alone."""
+    """This also holds for the first and the last slice, and for a single slice."""
     for slices in (6, 1):
         shape = (32, 32, slices)
         affine = turned_affine((20, 0, 0), (1, 1, 6), shape)
@@ -145,14 +145,14 @@ def test_thick_slices_reach_halfway_to_the_next(spacing: tuple[float, ...] | Non
         case = preprocess_image([image], replace(PLAN, spacing=spacing))
         label = preprocess_label(volume_of(organ, affine), case, PLAN).float()
         found = restore(torch.stack([1 - label, label]), case)[1] > 0.5
-        # 12 x 12 voxels, and at both edges that the turn moves a row more or less.
+        # 12 x 12 voxels; the turn may add or remove a row at both edges that it moves.
         per_slice = found.sum((0, 1)).tolist()
         assert all(10 * 12 <= voxels <= 14 * 12 for voxels in per_slice), per_slice
 
 
 @pytest.mark.parametrize("degrees", [5.3, -12.0, 33.0])
 def test_no_border_is_lost_to_rounding(degrees: float) -> None:
-    """Turned about one axis, whose centres lie on the grid's but for float32."""
+    """The turn is about one axis; along it, centres are on the grid except for rounding."""
     shape = (12, 20, 20)
     affine = turned_affine((degrees, 0, 0), (0.7, 0.7, 0.7), shape)
     affine[0, 3] = -77.7
@@ -163,7 +163,7 @@ def test_no_border_is_lost_to_rounding(degrees: float) -> None:
     middle = case.image[0, :, case.image.shape[2] // 2, case.image.shape[3] // 2]
     torch.testing.assert_close(middle, torch.full((12,), 5.0), rtol=0, atol=1e-4)
     back = restore(torch.ones(1, *case.image.shape[1:]), case)
-    # What a hundredth of a voxel beyond the grid fades.
+    # A voxel may be up to a hundredth beyond the grid, and fades a little.
     assert back[0, :, 10, 10].min() > 0.98
 
 
@@ -184,7 +184,7 @@ def test_voxels_of_equal_size_are_not_blurred() -> None:
     expected = 10 + waves(places(to_world, case.upright.shape))
     inner = tuple(slice(n // 2 - 8, n // 2 + 8) for n in expected.shape)
     error = case.image[0][inner].numpy() - expected[inner]
-    # A cubic spline keeps waves of four samples to 2 %; shrinking first would cost 9 %.
+    # A cubic spline changes waves of four samples by 2 %; shrinking first would change them by 9 %.
     assert np.sqrt((error**2).mean()) < 0.02
 
 
@@ -206,12 +206,12 @@ def test_overlapping_regions_are_absent_beyond_the_grid() -> None:
 
 
 def test_fine_voxels_are_averaged() -> None:
-    """Stripes of one voxel each would give stripes again by interpolation alone."""
+    """Interpolation alone would turn stripes of one voxel into stripes again."""
     shape, affine = (60, 60, 60), turned_affine((0, 0, 5), (0.5, 0.5, 0.5), (60, 60, 60))
     stripes = np.broadcast_to(1.0 + np.arange(60)[:, None, None] % 2, shape).astype(np.float32)
     case = preprocess_image([volume_of(stripes, affine)], PLAN)
     inner = case.image[0, 6:-6, 6:-6, 6:-6]
-    # A triangle two voxels wide takes half of each.
+    # The linear kernel is two voxels wide and takes half of each stripe.
     plain = preprocess_image([volume_of(stripes, affine)], replace(PLAN, kernel="linear"))
     assert (plain.image[0, 6:-6, 6:-6, 6:-6] - 1.5).abs().max() < 1e-3
     assert (inner - 1.5).abs().max() < 0.1
@@ -220,7 +220,7 @@ def test_fine_voxels_are_averaged() -> None:
 def test_an_empty_scan_keeps_its_field_of_view() -> None:
     affine = turned_affine((0, 0, 30), (1, 1, 1), (10, 10, 10))
     case = preprocess_image([volume_of(np.zeros((10, 10, 10), np.float32), affine)], PLAN)
-    # 9 mm along each of two axes turned by 30 degrees, and the voxels around the ends.
+    # 9 mm along each of two axes, turned by 30 degrees, and the voxels around the ends.
     assert case.image.shape == (1, 14, 14, 10)
     assert not case.image.any()
 

@@ -15,7 +15,7 @@ from recycleseg.metrics import Scores
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Predictions of c0 (perfect), c1 (shifted by 1) and c2 (label 2 missed), references to c4."""
+    """Predictions of c0 (perfect), c1 (shifted by 1), c2 (label 2 missed); references c0 to c4."""
     pred, ref = tmp_path / "pred", tmp_path / "ref"
     for case in range(5):
         write_map(ref / f"c{case}.nii.gz", cube_map())
@@ -27,7 +27,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def make_scores() -> Callable[..., FolderScores]:
-    """FolderScores of one label from values of metrics, a number a case."""
+    """FolderScores of one label from the values of metrics, one number per case."""
 
     def make(root: str, cases: str = "", **metrics: list[float]) -> FolderScores:
         num = len(next(iter(metrics.values())))

@@ -12,7 +12,7 @@ SPACING = (1.0, 1.0, 2.0)
 
 
 def cube_map(shift: int = 0, core: bool = True) -> np.ndarray:
-    """Label 1, 4x4x4 voxels moved along the first axis, and in it label 2, 2x2x2 voxels."""
+    """A cube of label 1 (4x4x4 voxels), moved along the first axis, and label 2 (2x2x2) in it."""
     label = np.zeros((12, 8, 8), np.uint8)
     label[2 + shift : 6 + shift, 2:6, 2:6] = 1
     if core:

@@ -35,7 +35,7 @@ def test_a_row_is_scipys_numbers(make_scores: Make) -> None:
     assert row.difference == pytest.approx((a - b).mean(), abs=1e-15)
     assert row.p_value == pytest.approx(stats.wilcoxon(a, b).pvalue, rel=1e-9)
     half = 1.96 * (a - b).std() / math.sqrt(40)
-    # The bootstrap of 40 skewed differences is the normal interval to a tenth of its width.
+    # The bootstrap interval of 40 skewed differences is the normal one within a tenth of its width.
     assert (row.ci_low, row.ci_high) == pytest.approx(
         (row.difference - half, row.difference + half), abs=0.2 * half
     )
@@ -55,11 +55,11 @@ def test_a_missed_structure_is_the_worst_value(make_scores: Make) -> None:
     a = [INF] * 10 + [1.0] * 2
     b = [9.0] * 10 + [1.5] * 2
     row, _ = only_row(make_scores("x", hd95=a), make_scores("y", hd95=b), "hd95")
-    # By the finite pairs alone, of which there are two, a would seem the better one.
+    # The two finite pairs alone would say that a is better.
     assert row.difference == -0.5
     assert (row.num_pairs, row.num_inf_a, row.num_inf_b, row.num_nan) == (12, 10, 0, 0)
     assert row.rank_balance > 0
-    assert row.better is None  # the means say otherwise
+    assert row.better is None  # because the means do not agree with the ranks
     all_missed, _ = only_row(
         make_scores("x", hd95=[INF] * 12), make_scores("y", hd95=[9.0] * 12), "hd95"
     )

@@ -1,4 +1,4 @@
-"""Evaluating folders: what is computed, what is refused, and what is said."""
+"""Evaluating folders: results, bad input and notes for the user."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ FAULTS: list[tuple[str, Callable[[Path], None], str]] = [
     ("pred", with_voxel(7), r"{bad}: expected label values 0, 1, 2, got 7"),
     ("ref", with_voxel(-3), r"{bad}: expected label values 0, 1, 2, got -3"),
     ("pred", with_voxel(70000), r"{bad}: expected label values 0, 1, 2, got 70000"),
-    ("ref", with_voxel(0.5), r"{bad}: expected whole numbers, labels, got 0.5 (1 voxels"),
-    ("pred", with_voxel(math.nan), r"{bad}: expected whole numbers, labels, got nan (1 voxels"),
+    ("ref", with_voxel(0.5), r"{bad}: expected labels that are whole numbers, got 0.5 (1 voxels"),
+    ("pred", with_voxel(math.nan), r"{bad}: expected labels that are whole numbers, got nan (1 vo"),
 ]
 
 
@@ -209,7 +209,7 @@ def test_pixel_size_is_that_of_either_file(
     scores = evaluate_folder(tmp_path / "pred", tmp_path / "ref", labels={"whole": (1, 2)})
     # A pHYs chunk holds whole pixels per metre.
     assert scores.by_step[0]["whole"]["hd"] == pytest.approx([expected], rel=1e-3)
-    unknown = "1 of 1 cases: no file says the pixel size, 1 mm is taken: their distances are in"
+    unknown = "1 of 1 cases: no file gives the pixel size, so 1 mm is assumed and distances are in"
     assert any(note.startswith(unknown) for note in scores.notes) == (expected == 1.0)
 
 
@@ -232,5 +232,5 @@ def test_cuda_agrees_with_the_cpu(folders: tuple[Path, Path]) -> None:
     on_cpu = evaluate_folder(*folders, labels=LABELS).by_step[0]
     on_gpu = evaluate_folder(*folders, labels=LABELS, device="cuda").by_step[0]
     for metric, values in on_cpu.table.items():
-        # Distances of the device are rounded to float32.
+        # The device rounds distances to float32.
         np.testing.assert_allclose(on_gpu.table[metric], values, rtol=1e-6)

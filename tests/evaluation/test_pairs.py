@@ -57,12 +57,13 @@ def test_all_predictions_without_reference_are_listed(folders: tuple[Path, Path]
 def test_what_is_not_there(folders: tuple[Path, Path], tmp_path: Path) -> None:
     pred, ref = folders
     (tmp_path / "empty").mkdir()
+    missing = r"\(a folder or a file\), got a path that does not exist"
     for arguments, message in (
-        ((tmp_path / "no", ref), "no: expected predictions, a folder or a file, got none there"),
-        ((pred, tmp_path / "no"), "no: expected references, a folder or a file, got none there"),
+        ((tmp_path / "no", ref), rf"no: expected predictions {missing}"),
+        ((pred, tmp_path / "no"), rf"no: expected references {missing}"),
         ((tmp_path / "empty", ref), r"empty: expected predictions \(.nii.gz, .nii, .png\), got no"),
         ((pred, tmp_path / "empty"), "empty: expected references .*, got none"),
-        ((pred, ref / "c0.nii.gz"), "expected a folder of references, as .*pred is one, got a"),
+        ((pred, ref / "c0.nii.gz"), "a folder of references because .*pred is a folder, got a"),
     ):
         with pytest.raises(FileError, match=message):
             find_pairs(*arguments)
@@ -99,7 +100,7 @@ def test_steps_that_lack_something(folders: tuple[Path, Path]) -> None:
     steps = [pred / "steps" / f"step_{k}" for k in (1, 2, 3)]
     touch(*(step / f"c{case}.nii.gz" for step in steps for case in range(3)))
     (steps[1] / "c2.nii.gz").unlink()
-    message = "step_2: expected a label map of each of the 3 cases of .*pred, got none of c2"
+    message = "step_2: expected a label map for each of the 3 cases of .*pred, got none for c2"
     with pytest.raises(FileError, match=message):
         find_pairs(pred, ref)
     steps[1].rename(pred / "steps/step_4")
@@ -143,5 +144,6 @@ def test_origin_is_what_the_record_says(tmp_path: Path) -> None:
     members = [{"folder": "/a/x"}, {"folder": "/a/y"}]
     record.write_text(json.dumps({"members": members, "options": {"method": "mean"}}))
     assert describe_origin(tmp_path) == {"members": "x, y", "method": "mean"}
-    record.write_text(json.dumps({"models": ["other"], "options": []}))  # of another program
+    # Another program may write a file of the same name.
+    record.write_text(json.dumps({"models": ["other"], "options": []}))
     assert describe_origin(tmp_path) == {}

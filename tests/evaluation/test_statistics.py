@@ -1,4 +1,4 @@
-"""Intervals and tests, against enumeration, SciPy and examples by hand."""
+"""Intervals and tests, checked against enumeration, SciPy and examples by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAN, INF = math.nan, math.inf
 
 
 def test_holm_by_hand() -> None:
-    # In order: 4 * 0.005, 3 * 0.01, 2 * 0.03, and 0.04, which may not fall below the one before.
+    # Sorted: 4 * 0.005, 3 * 0.01, 2 * 0.03, and 0.04, raised because it is below the one before.
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02], abs=1e-15)
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
@@ -28,7 +28,7 @@ def test_holm_does_not_count_what_was_not_tested() -> None:
 
 
 def enumerated(differences: list[float]) -> float:
-    """p by all ways to give the ranks signs."""
+    """p from all ways to give signs to the ranks."""
     ranks = stats.rankdata(np.abs(differences))
     observed = abs((np.sign(differences) * ranks).sum())
     balances = [abs(np.dot(s, ranks)) for s in itertools.product((-1, 1), repeat=len(ranks))]
@@ -92,7 +92,7 @@ def test_interval_is_scipys() -> None:
         (values,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(2)
     ).confidence_interval
     low, high = bootstrap_interval(values[:, None], resamples=20_000)[:, 0]
-    # Ends of 20 000 resamples have a standard error of 2 % of the interval's standard deviation.
+    # With 20 000 resamples an end has a standard error of 2 % of the standard deviation of a mean.
     tolerance = 0.1 * values.std() / math.sqrt(60)
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=tolerance)
 
@@ -102,7 +102,7 @@ def test_interval_is_of_the_finite_values() -> None:
     padded = np.concatenate([values, np.full((5, 1), INF), np.full((5, 1), NAN)])
     low, high = bootstrap_interval(padded)[:, 0]
     alone_low, alone_high = bootstrap_interval(values)[:, 0]
-    # Drawn among 50, the number of finite values varies, which widens the interval a little.
+    # Among 50 rows the number of finite values varies; this widens the interval a little.
     assert (low, high) == pytest.approx((alone_low, alone_high), abs=0.05)
     few = np.array([[1.0, NAN, 2.0], [NAN, NAN, 2.0], [INF, INF, 2.0]])
     interval = bootstrap_interval(few)

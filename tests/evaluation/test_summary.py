@@ -1,4 +1,4 @@
-"""summary.json, read as nnU-Net documents it."""
+"""summary.json, read in the way that nnU-Net documents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NNUNET_METRICS = {"Dice", "IoU", "TP", "FP", "FN", "TN", "n_pred", "n_ref"}
 
 
 def nnunet_key(key: str) -> int | tuple[int, ...]:
-    """A label, or a region, of a key: what nnU-Net's readers do."""
+    """The label or region of a key, found as nnU-Net's readers do."""
     try:
         return int(key)
     except ValueError:
@@ -27,7 +27,7 @@ def nnunet_key(key: str) -> int | tuple[int, ...]:
 
 
 def read_as_nnunet(path: Path) -> dict[str, Any]:
-    """foreground_mean, mean and metric_per_case with labels and regions as keys."""
+    """foreground_mean, mean and metric_per_case; their keys are labels and regions."""
     summary = json.loads(path.read_text())
     return {
         "foreground_mean": summary["foreground_mean"],
@@ -41,7 +41,7 @@ def read_as_nnunet(path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def scores(folders: tuple[Path, Path]) -> FolderScores:
-    """Of three cases, the last one without core, and of one more that has none at all."""
+    """Scores of the three cases and of c5, which has no core; c6 fails."""
     pred, ref = folders
     for folder in folders:
         write_map(folder / "c5.nii.gz", cube_map(core=False))
@@ -55,7 +55,7 @@ def test_nnunets_readers_find_their_keys(scores: FolderScores, tmp_path: Path) -
     path.write_text(json.dumps(summarise_folder(scores), allow_nan=False))
     summary = read_as_nnunet(path)
     assert set(summary["mean"]) == {(1, 2), 2}
-    # core: 1, 0.5, 0, and not applicable; whole: 1, 0.75, 1, 1
+    # Dice per case: core 1, 0.5, 0, not applicable; whole 1, 0.75, 1, 1
     assert summary["mean"][2]["Dice"] == pytest.approx(0.5)
     assert summary["mean"][2]["TP"] == (8 + 4 + 0 + 0) / 4
     assert summary["foreground_mean"]["Dice"] == pytest.approx((0.5 + 3.75 / 4) / 2)

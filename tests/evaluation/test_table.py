@@ -1,4 +1,4 @@
-"""metrics.csv, there and back."""
+"""metrics.csv, written and read again."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def replaced(name: str, old: str, new: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda out: (out / "summary.json").unlink(), "summary.json: expected it beside metrics"),
+        (lambda out: (out / "summary.json").unlink(), "summary.json: expected this file beside me"),
         (replaced("summary.json", "settings", "other"), "expected a summary of recycle-evaluate"),
         (replaced("summary.json", "{", "["), "summary.json: expected JSON, got"),
         (replaced("metrics.csv", "case,", "patient,"), "expected columns case, step, label and"),
-        (replaced("metrics.csv", "c1,2,core", "c1,2,rim"), r"a row for every case, .* \(whole, al"),
+        (replaced("metrics.csv", "c1,2,core", "c1,2,rim"), r"one row per case, .* \(whole, all"),
         (replaced("metrics.csv", "inf", "endless"), "metrics.csv: expected numbers, got"),
         (lambda out: (out / "metrics.csv").write_text(""), "metrics.csv: expected columns"),
-        (replaced("metrics.csv", "c2,", "c1,"), "expected a row for every case, step and label"),
+        (replaced("metrics.csv", "c2,", "c1,"), "expected one row per case, step and label"),
     ],
 )
 def test_what_is_no_evaluation(

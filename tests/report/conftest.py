@@ -18,7 +18,7 @@ Evaluated = tuple[FolderScores, dict[str, list[Path]]]
 
 @pytest.fixture
 def evaluated(tmp_path: Path) -> Callable[..., Evaluated]:
-    """Maker of label maps and images of boxes, and their scores."""
+    """A function that writes label maps and images of boxes, and gives their scores."""
 
     def make(
         *,
@@ -31,8 +31,20 @@ def evaluated(tmp_path: Path) -> Callable[..., Evaluated]:
         extra: tuple[int, ...] = (),
         absent: tuple[int, ...] = (),
     ) -> Evaluated:
-        """missed, extra, absent: numbers of cases whose first label only the reference, only the
-        prediction or neither has."""
+        """Make an evaluation.
+
+        Args:
+            case_ids: names of the cases.
+            labels: name -> value, or values of a region.
+            dims: 2 (PNG) or 3 (NIfTI).
+            steps: number of sampling steps.
+            entropy: whether to write entropy maps.
+            missed, extra, absent: indices of the cases in which the first label is only in the
+                reference, only in the prediction, or in neither.
+
+        Returns:
+            The scores, and case_id -> image files.
+        """
         labels = {"shell": 1, "core": 2} if labels is None else dict(labels)
         ending = ".nii.gz" if dims == 3 else ".png"
         shape, spacing = ((20, 24, 16), (1.0, 0.5, 2.0)) if dims == 3 else ((20, 24), (0.5, 1.0))
@@ -81,7 +93,7 @@ def _values(labels: Mapping[str, int | tuple[int, ...]]) -> list[int]:
 def _box(
     shape: tuple[int, ...], labels: Mapping[str, int | tuple[int, ...]], shift: int
 ) -> np.ndarray:
-    """One box after another along the second axis, moved by some voxels of the first."""
+    """One box per value, side by side along the second axis, moved by `shift` along the first."""
     label = np.zeros(shape, np.uint8)
     for index, value in enumerate(_values(labels)):
         label[4 + shift : 12 + shift, 4 + 6 * index : 9 + 6 * index, ...] = value

@@ -1,4 +1,4 @@
-"""The report in headless Chromium, driven through a pair of pipes: no network, no driver."""
+"""The report in headless Chromium, controlled through two pipes, without network or driver."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ FLAGS = (
 
 
 def find_chromium() -> str | None:
-    """Path of Debian's chromium; None where there is none."""
+    """Path of Debian's chromium, or None if it is not installed."""
     return shutil.which("chromium")
 
 
 class Page:
-    """A tab, by the Chrome DevTools protocol. `problems` are its errors and failed requests."""
+    """A tab, controlled by the Chrome DevTools protocol."""
 
     def __init__(self, to_browser: int, from_browser: int) -> None:
         self._out, self._in = to_browser, from_browser
@@ -52,14 +52,14 @@ class Page:
             self.call(f"{domain}.enable")
 
     def open(self, path: Path, *, width: int = 1200, height: int = 900) -> None:
-        """Load a file into a window of `width` and wait until it is there."""
+        """Load a file into a window of `width` px and wait until it is loaded."""
         self.resize(width, height)
         self.events.clear()
         self.call("Page.navigate", url=path.as_uri())
         self._wait_for("Page.loadEventFired")
 
     def resize(self, width: int, height: int = 900, *, scale: float = 1.0) -> None:
-        """Show the page as on a screen of that size in CSS pixels."""
+        """Show the page as on a screen of this size in CSS pixels."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": scale}
         self.call("Emulation.setDeviceMetricsOverride", mobile=width < 600, **metrics)
 
@@ -72,20 +72,20 @@ class Page:
 
     @property
     def problems(self) -> list[str]:
-        """What the console would show as an error or warning."""
-        self.evaluate("0")  # so that all before it has arrived
+        """Messages of the console and errors of scripts and requests."""
+        self.evaluate("0")  # its answer comes after all earlier events
         kinds = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
         return [json.dumps(e["params"]) for e in self.events if e["method"] in kinds]
 
     @property
     def requests(self) -> list[str]:
-        """Addresses that the page asked for, but those of data within it."""
+        """Addresses that the page requested, without data inside the page."""
         sent = [e["params"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
         urls = [params["request"]["url"] for params in sent]
         return [url for url in urls if not url.startswith("data:")]
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """The result of a command of the protocol."""
+        """Send a command of the protocol and wait for its result."""
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
         if self._session:
@@ -121,10 +121,10 @@ class Page:
 
 @contextlib.contextmanager
 def open_chromium(executable: str, profile: Path) -> Iterator[Page]:
-    """A page of a browser of its own, whose settings and cache go into the folder `profile`."""
+    """A tab of a new browser that keeps its settings and cache in the folder `profile`."""
     commands_in, commands_out = os.pipe()
     answers_in, answers_out = os.pipe()
-    # It reads from descriptor 3 and writes to 4.
+    # Chromium reads commands from descriptor 3 and writes answers to 4.
     shell = f'exec 3<&{commands_in} 4>&{answers_out}; exec "$@"'
     process = subprocess.Popen(
         ["bash", "-c", shell, "bash", executable, *FLAGS, f"--user-data-dir={profile}"],
@@ -151,7 +151,7 @@ def open_chromium(executable: str, profile: Path) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """A tab of a browser of its own."""
+    """A tab of a new browser."""
     executable = find_chromium()
     if executable is None:
         pytest.skip("chromium not found; Debian has it: apt-get install chromium")
@@ -161,7 +161,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 @pytest.fixture
 def report(evaluated: Callable[..., Any], tmp_path: Path) -> Path:
-    """Of seven cases, two of which miss a structure and one of which has neither."""
+    """The report of seven cases; two miss the first structure and one does not contain it."""
     scores, images = evaluated(steps=3, entropy=True, missed=(1, 4), absent=(2,))
     path = tmp_path / "report.html"
     write_report(path, scores, title="Boxes", images=images, details={"Model": "none"})
@@ -169,7 +169,7 @@ def report(evaluated: Callable[..., Any], tmp_path: Path) -> Path:
 
 
 def column(page: Page, number: int) -> list[str]:
-    """Texts of a column of the table of cases, of the rows that are shown."""
+    """Texts of a column of the table of cases, without hidden rows."""
     script = f"""[...document.querySelectorAll("#case-table tbody tr")]
         .filter((row) => row.offsetParent).map((row) => row.cells[{number}].textContent)"""
     texts: list[str] = page.evaluate(script)
@@ -177,7 +177,7 @@ def column(page: Page, number: int) -> list[str]:
 
 
 def click_header(page: Page, number: int) -> str | None:
-    """Click a header of the table of cases; its direction then."""
+    """Click a header of the table of cases; gives the direction of sorting after the click."""
     header = f"document.querySelectorAll('#case-table thead th')[{number}]"
     page.evaluate(f"{header}.querySelector('button').click()")
     direction: str | None = page.evaluate(f"{header}.getAttribute('aria-sort')")
@@ -192,7 +192,7 @@ def fill(page: Page, name: str, value: str) -> None:
 
 
 def numbers(texts: list[str]) -> list[float]:
-    """Values of those that are no dash."""
+    """The values of all texts that are not a dash."""
     return [float(text.replace("−", "-").replace("∞", "inf")) for text in texts if text != "–"]
 
 
@@ -221,7 +221,7 @@ def test_nothing_is_wider_than_the_window(page: Page, report: Path, width: int) 
     )
     assert inner <= outer <= width
     size = "parseFloat(getComputedStyle(document.querySelector('.chart')).width) / 350 * 12"
-    assert page.evaluate(size) > 9  # px of the charts' text
+    assert page.evaluate(size) > 9  # px, the size of text in charts
 
 
 def test_a_click_on_a_header_sorts(page: Page, report: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_click_on_a_header_sorts(page: Page, report: Path) -> None:
     assert click_header(page, 2) == "descending"
     down = column(page, 2)
     assert numbers(down) == sorted(numbers(before), reverse=True) and down[-1] == "–"
-    assert click_header(page, 4) == "ascending"  # HD95, with infinite ones
+    assert click_header(page, 4) == "ascending"  # HD95, which is infinite in two cases
     distances = numbers(column(page, 4))
     assert distances == sorted(distances) and distances[-2:] == [float("inf")] * 2
     assert click_header(page, 1) == "ascending"
@@ -300,7 +300,7 @@ def test_five_hundred_cases_open_fast(
     start = time.monotonic()
     page.open(path)
     assert len(column(page, 0)) == 1500
-    assert time.monotonic() - start < 10  # one or two on an idle machine
+    assert time.monotonic() - start < 10  # an idle machine takes 1 or 2 s
     start = time.monotonic()
     click_header(page, 2)
     fill(page, "text", "case_499")

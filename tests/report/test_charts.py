@@ -1,4 +1,4 @@
-"""Where marks of charts are."""
+"""Positions of marks in charts."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def test_picture_has_a_column_per_step(tmp_path: Path, shape: tuple[int, ...]) -
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
     colour = np.array([int(PALETTE[0][i : i + 2], 16) for i in (1, 3, 5)]) // 2
     tinted = (np.abs(pixels - colour) <= 1).all(-1)
-    # truth and five steps, each a block of tinted pixels; the image's own column has none
+    # Truth and five steps are blocks of tinted pixels; the column of the image has none.
     columns = tinted.any(0).astype(int)
     assert (np.diff(columns) == 1).sum() == 6
 

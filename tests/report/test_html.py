@@ -1,4 +1,4 @@
-"""The report's structure and numbers, read back from its HTML."""
+"""Structure and numbers of the report, read from its HTML."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
 class Parsed(html.parser.HTMLParser):
-    """Elements with their attributes, tables as rows of texts, and the text that is shown."""
+    """Elements with their attributes, tables as rows of texts, and the visible text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Parsed(html.parser.HTMLParser):
 
 @pytest.fixture
 def report(evaluated: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
-    """Writer of a report of an evaluation that `evaluated` makes; gives the scores and the page."""
+    """A function that writes a report of an evaluation by `evaluated`; gives scores and page."""
 
     def write(*, with_images: bool = True, options: Any = None, **made: Any) -> tuple[Any, Parsed]:
         scores, images = evaluated(**made)
@@ -86,7 +86,7 @@ def report(evaluated: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
 
 
 def check_structure(parsed: Parsed, page: str) -> None:
-    """Ids are unique, links lead somewhere, nothing is loaded, tables have headers."""
+    """Ids are unique, links have a target, nothing is loaded, tables have headers."""
     ids = parsed.attributes("id")
     assert [name for name, number in Counter(ids).items() if number > 1] == []
     links = parsed.attributes("href")
@@ -123,7 +123,7 @@ def test_table_holds_the_scores(report: Callable[..., Any]) -> None:
         values += [truth["pred_volume_ml"], truth["ref_volume_ml"]]
         if not values[-1] and not values[-2]:
             values[4] = math.nan
-        # six digits are stored, to sort by
+        # The page stores six digits, for sorting.
         assert stored[7 * number : 7 * number + 7] == pytest.approx(values, rel=1e-5, nan_ok=True)
         assert row[2] == ("–" if math.isnan(truth["dice"]) else f"{truth['dice']:.3f}")
         infinite, dash = math.isinf(truth["hd95"]), math.isnan(truth["hd95"])
@@ -146,7 +146,8 @@ def test_summary_counts_what_no_mean_holds(report: Callable[..., Any]) -> None:
     assert shell[3].endswith("3 × ∞ left out")
     assert shell[-1] == "72 missed1 not in reference1 in neither"
     assert core[-1] == "7"
-    assert "shell was missed in 2 cases, shell was found where it is not in 1 case." in parsed.text
+    told = "shell was missed in 2 cases, shell was predicted without a reference in 1 case."
+    assert told in parsed.text
 
 
 def test_pictures_and_rows_link_to_each_other(report: Callable[..., Any]) -> None:
@@ -190,7 +191,7 @@ def test_any_evaluation_has_a_report(
 def test_nothing_breaks_out_of_its_place(
     evaluated: Callable[..., Any], report: Callable[..., Any], tmp_path: Path
 ) -> None:
-    # No file may be called so; the id of a case may.
+    # No file can have such a name, but the id of a case can.
     scores, images = evaluated(labels={'<b id="x">&amp;': 1, "{{ 7 * 7 }}": 2}, steps=2)
     names = {c: f"</script><script>alert('{c}')</script>&\"" for c in scores.case_ids}
     hostile = dataclasses.replace(
@@ -281,7 +282,7 @@ def test_presence_counts_each_case_once(evaluated: Callable[..., Any]) -> None:
     ("labels", "expected"),
     [
         ({"background": 0, "shell": [1], "core": [2], "rim": [3]}, 3 * math.log(2)),
-        ({"background": 0}, math.log(3)),  # of another program: as evaluated
+        ({"background": 0}, math.log(3)),  # without a foreground, the evaluated labels count
         (None, math.log(3)),
     ],
 )

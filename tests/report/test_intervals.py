@@ -1,4 +1,4 @@
-"""Means of labels and of all, the sentence at the head, and whether Dice changes."""
+"""Means of labels and of all labels, the headline, and how Dice changes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_overall_interval_is_that_of_case_means_where_nothing_is_missing() -> No
     values = RNG.uniform(0.5, 1, (12, 2))
     overall = overall_mean(values)
     low, high = bootstrap_interval(values.mean(1, keepdims=True))[:, 0]
-    # The same resamples, summed in another order.
+    # The resamples are the same, but summed in another order.
     assert (overall.low, overall.high) == pytest.approx((low, high), rel=1e-12)
 
 
@@ -44,7 +44,7 @@ def test_too_few_values_have_no_interval(values: list[list[float]]) -> None:
     ("change", "verdict"), [(0.01, "improves"), (-0.01, "declines"), (0.0, "holds")]
 )
 def test_trend_is_that_of_paired_differences(change: float, verdict: str) -> None:
-    # Cases differ much more than steps do.
+    # Cases differ much more than steps, so only paired differences can show the change.
     first = RNG.uniform(0.2, 1, (30, 2))
     last = first + change + RNG.normal(0, 0.002, first.shape)
     said = trend(first, last)

@@ -1,4 +1,4 @@
-"""Slices of a case: which way they face, their scale, and what lies over them."""
+"""Slices of a case: their orientation, their scale, outlines, errors and uncertainty."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from recycleseg.data.volumes import write_volume
 from recycleseg.report.overlays import CONFUSED, EXTRA, MISSED, SIDE, draw_overlay
 
 SHAPE = (10, 14, 12)
-# Orientations of a file's axes, as columns: along right, anterior, superior; along left,
-# posterior, superior; and with the file's first axis along superior.
+# Orientations of the axes of a file, as columns: to right, anterior, superior; to left, posterior,
+# superior; and to superior, right, anterior.
 AFFINES = {
     "RAS": np.diag([1.0, 2.0, 1.5, 1.0]),
     "LPS": np.diag([-1.0, -2.0, 1.5, 1.0]),
@@ -25,7 +25,7 @@ AFFINES = {
 
 
 def stored(canonical: np.ndarray, name: str) -> np.ndarray:
-    """An array along right, anterior, superior as the file with that orientation holds it."""
+    """A canonical array (right, anterior, superior) in the axes of a file named in AFFINES."""
     if name == "LPS":
         return canonical[::-1, ::-1]
     return canonical.transpose(2, 0, 1) if name == "SRA" else canonical
@@ -51,7 +51,7 @@ def test_all_orientations_look_the_same(tmp_path: Path, name: str) -> None:
     label = np.zeros(SHAPE, np.uint8)
     label[3:8, 3:11, 3:9] = 1
     image = np.full(SHAPE, 20.0, np.float32)
-    image[7, 10, 8] = 90  # the right, anterior, superior corner of the structure
+    image[7, 10, 8] = 90  # the corner of the structure at right, anterior, superior
     pred = label.copy()
     pred[7, 10, 8] = 0
     for file, array in (("p", pred), ("r", label), ("i", image)):
@@ -62,16 +62,16 @@ def test_all_orientations_look_the_same(tmp_path: Path, name: str) -> None:
     assert overlay.note == ""
     edges = [plane.edges for plane in overlay.planes]
     assert edges == [("R", "L", "A", "P"), ("R", "L", "S", "I"), ("A", "P", "S", "I")]
-    sizes = ((5, 16), (5, 9), (16, 9))  # mm across and down, of 5x8x6 voxels of 1x2x1.5 mm
-    unit = SIDE / 20  # the longest extent, 16 mm, with a quarter more
+    sizes = ((5, 16), (5, 9), (16, 9))  # mm across and down: 5x8x6 voxels of 1x2x1.5 mm
+    unit = SIDE / 20  # the longest side is 16 mm; the margin adds a quarter
     for plane, (across, down) in zip(overlay.planes, sizes, strict=True):
         _, reference = plane.outlines
         left, right, top, bottom = extent(reference[2])
-        # Half way between voxel centres: to where the voxels end; rounded to 0.1.
+        # The outline is where the voxels end, half-way between centres; rounded to 0.1.
         assert right - left == pytest.approx(across * unit, abs=0.11)
         assert bottom - top == pytest.approx(down * unit, abs=0.11)
         assert (left + right) / 2 == pytest.approx(SIDE / 2, abs=0.11)
-        # The bright voxel, which is also the error, is at the structure's upper left.
+        # The bright voxel is also the error; it is at the upper left of the structure.
         bright = np.argwhere(pixels(plane.picture)[..., 0] > 200)
         wrong = np.argwhere(pixels(plane.errors)[..., 3])
         np.testing.assert_array_equal(bright, wrong)
@@ -119,7 +119,7 @@ def test_hole_and_border_are_outlined(tmp_path: Path) -> None:
     assert plane.errors == ""
     _, _, path = plane.outlines[0]
     assert path.count("M") == path.count("Z") == 2
-    # octagons: only corners are kept
+    # Two octagons, because only corners are kept.
     assert path.count(",") == 16
 
 
@@ -134,7 +134,8 @@ def test_uncertainty_is_a_fraction_of_the_greatest(tmp_path: Path) -> None:
         tmp_path / "p.png", tmp_path / "p.png", {"a": 1}, entropy=tmp_path / "e.png"
     ).planes
     colours = pixels(plane.uncertainty)[..., :3].reshape(-1, 3)
-    assert {tuple(c) for c in colours.tolist()} == {(0, 0, 4), (252, 253, 191)}  # ends of magma
+    # The two ends of the colour map magma.
+    assert {tuple(c) for c in colours.tolist()} == {(0, 0, 4), (252, 253, 191)}
 
 
 def test_large_pictures_shrink_and_missing_ones_are_told(tmp_path: Path) -> None:

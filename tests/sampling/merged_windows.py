@@ -1,4 +1,4 @@
-"""The weighted mean of windows, plainly: all windows and a volume of weights at once."""
+"""The weighted mean of windows in the simplest way, with all windows and weights in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def gaussian_weight(patch_size: Sequence[int]) -> Tensor:
-    """patch_size, float32: a Gaussian of an eighth of the size, highest value 1."""
+    """A Gaussian (*patch_size) float32, standard deviation an eighth of the size, maximum 1."""
     axes = [torch.arange(size, dtype=torch.float64) - (size - 1) / 2 for size in patch_size]
     grids = torch.meshgrid(*axes, indexing="ij")
     squares = sum((8 * grid / size) ** 2 for grid, size in zip(grids, patch_size, strict=True))
@@ -20,9 +20,13 @@ def gaussian_weight(patch_size: Sequence[int]) -> Tensor:
 def merge_windows(
     windows: Tensor, starts: Tensor, image_shape: Sequence[int], weight: Tensor | None = None
 ) -> Tensor:
-    """(B, C, *image_shape) of windows (B, N, C, *patch_size) with first voxels starts (N, n).
+    """The weighted mean (B, C, *image_shape) of windows.
 
-    weight: patch_size; None: plain mean.
+    Args:
+        windows: (B, N, C, *patch_size).
+        starts: (N, n), first voxels of the windows.
+        image_shape: n sizes of the volume.
+        weight: (*patch_size); None gives the plain mean.
     """
     patch_size = windows.shape[3:]
     weight = torch.ones(patch_size) if weight is None else weight

@@ -1,4 +1,4 @@
-"""What a prediction holds at once."""
+"""How much memory a prediction holds."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from recycleseg.sampling.memory import (
 )
 
 SHAPE, CLASSES = (128, 112, 96), 16
-# In a process of its own, for memory that others gave back is not given again.
+# It runs in a new process, because memory that earlier tests freed would hide new memory.
 SCRIPT = """
 import sys
 from dataclasses import replace
 from pathlib import Path
 import torch
+from recycleseg.classes import Classes
 from recycleseg.run import factory
 from recycleseg.run.config import TrainConfig
 from recycleseg.run.options import (
@@ -44,7 +45,7 @@ def resident(name):
 
 path, fusion, classes, spacing = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 plan = Plan(
-    ("CT",), tuple(map(str, range(classes))), None, tuple(range(classes)), 3,
+    ("CT",), Classes(tuple(map(str, range(classes)))), 3,
     tuple(map(float, spacing.split("x"))) if spacing else None, None,
     (ChannelIntensity("ct", -100.0, 100.0, 0.0, 50.0),),
 )
@@ -57,10 +58,10 @@ config = TrainConfig(
 model = Model(config, plan, (24, 24, 24), factory.make_network(config, plan).state_dict())
 model.sampler = replace(model.sampler, network=lambda x, t: 2 * x[:, :1] * x[:, 1:])
 predictor = Predictor([model])
-predictor(sys.argv[5])  # which loads what is loaded at the first use
+predictor(sys.argv[5])  # loads what loads at first use
 before = resident("VmRSS")
 prediction = predictor(path)
-print(resident("VmHWM") - before)  # not ru_maxrss, which the parent's memory is part of
+print(resident("VmHWM") - before)  # not ru_maxrss, because it includes the parent's memory
 print(len(prediction.label.unique()))
 """
 
@@ -71,7 +72,7 @@ print(len(prediction.label.unique()))
 def test_a_prediction_holds_few_volumes(
     tmp_path: Path, fusion: str, volumes: int, spacing: str
 ) -> None:
-    """The state and the probabilities, of all classes; neither steps nor the file's own grid."""
+    """It holds state and probabilities of all classes, but not all steps or the file's grid."""
     image = np.random.default_rng(0).normal(0, 50, SHAPE).astype(np.int16)
     write_volume(tmp_path / "scan.nii.gz", image, spacing=(1.0, 1.0, 1.0))
     write_volume(tmp_path / "small.nii.gz", image[:24, :24, :30], spacing=(1.0, 1.0, 1.0))
@@ -81,7 +82,7 @@ def test_a_prediction_holds_few_volumes(
     growth, different = map(int, done.stdout.split())
     assert different == CLASSES
     volume = 4 * image.size * CLASSES
-    # Image, file, label, slabs and windows make less than one and a half together.
+    # Image, file, label, slabs and windows together take less than one and a half volumes.
     assert growth < (volumes + 1.5) * volume
 
 
@@ -104,7 +105,7 @@ def test_window_batch_goes_by_patch_channels_and_memory() -> None:
     assert auto_window_batch((32, 32, 32), 32, cpu, plenty) == 4
     assert auto_window_batch((16, 16), 32, cpu, plenty) == 32
     assert auto_window_batch((64, 64, 64), 32, gpu, plenty) == 8
-    # 64 MB a window and feature at full resolution
+    # Here a window takes 6 MB per feature.
     assert auto_window_batch((64, 64, 64), 32, gpu, 2**30) == 1
     assert auto_window_batch((64, 64, 64), 8, gpu, 2**30) == 4
     assert auto_window_batch((512, 512, 512), 64, gpu, 0) == 1
@@ -115,7 +116,7 @@ def test_peak_memory_is_of_this_process() -> None:
     before = peak_memory()
     assert 2**24 < before < 2**40  # an interpreter with torch
     size = before + 2**26
-    held = np.ones(size, np.uint8)  # ones, for untouched zeros take no memory
+    held = np.ones(size, np.uint8)  # not zeros, because unused zeros take no memory
     assert size <= peak_memory() < 2 * size + before
     del held
     assert peak_memory() >= size

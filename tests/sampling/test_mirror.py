@@ -1,4 +1,4 @@
-"""Mirroring: the mean over flips, and nothing where the network is symmetric."""
+"""Mirroring is the mean over flips, and changes nothing for a symmetric network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recycleseg.sampling.volume import VolumeSampler
 
 
 def convolution(spatial_dims: int, out_channels: int, symmetric: bool) -> Any:
-    """A network of one convolution of image and mask, whose kernel is symmetric or not."""
+    """A network that is one convolution of image and mask, with a symmetric kernel or not."""
     torch.manual_seed(0)
     kernel = torch.randn(out_channels, 3, *[3] * spatial_dims)
     if symmetric:
@@ -51,7 +51,7 @@ def test_probabilities_are_averaged_over_all_flips(spatial_dims: int, exclusive:
     expected = torch.stack([probs(out[:, :2]) for out in outs]).mean(0)
     mirrored = MirroredNetwork(network, 2, exclusive)
     for out in (mirrored(x, t=t), mirrored(x[:, :1], x[:, 1:], t), mirrored(x)):
-        # logits are those of the mean; float32 rounding of a logarithm and back
+        # Taking a logarithm and back rounds in float32.
         torch.testing.assert_close(probs(out[:, :2]), expected, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(out[:, 2:], outs[:, :, 2:].mean(0), rtol=1e-5, atol=1e-5)
     of_noise = MirroredNetwork(network, 4, exclusive, "noise")(x)
@@ -70,7 +70,7 @@ def test_certain_probabilities_stay_finite() -> None:
 @pytest.mark.parametrize("fusion", ["trajectory", "step"])
 @pytest.mark.parametrize("prediction_type", ["x_start", "noise", None])
 def test_a_symmetric_network_is_left_as_it_is(fusion: Any, prediction_type: Any) -> None:
-    """None: the network is supervised."""
+    """A prediction type of None stands for a supervised network."""
     diffusion = None
     if prediction_type is not None:
         schedule = NoiseSchedule("linear", 1001).respace(4)
@@ -84,5 +84,5 @@ def test_a_symmetric_network_is_left_as_it_is(fusion: Any, prediction_type: Any)
         return sampler(image, torch.Generator().manual_seed(0))
 
     assert probs(plain).std() > 0.05
-    # the rounding of eight means, over four steps that may amplify it
+    # Means round, and four sampling steps may amplify this.
     torch.testing.assert_close(probs(mirrored), probs(plain), rtol=1e-4, atol=1e-5)

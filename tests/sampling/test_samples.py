@@ -1,4 +1,4 @@
-"""Samples of a case: their noise, their mean and what they disagree about."""
+"""Samples of a case: their noise, their mean and their disagreement."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEPS = 3
 
 
 def mask_network(image: Tensor, mask: Tensor | None = None, t: Tensor | None = None) -> Tensor:
-    """Says what it is shown, so that the noise is seen in the output."""
+    """Repeats its input mask, so that the output shows the noise."""
     return 3.0 * image[:, 1:]
 
 
@@ -39,7 +39,7 @@ IMAGE = torch.zeros(1, 11, 9)
 
 
 def test_noise_of_a_case() -> None:
-    """The first sample's is that of runs made before there were more."""
+    """The noise of the first sample depends only on the seed and the name of the case."""
     drawn = torch.randn(5, generator=case_generator(7, "case"))
     seed = zlib.crc32(b"case") ^ 7
     assert torch.equal(drawn, torch.randn(5, generator=torch.Generator().manual_seed(seed)))
@@ -77,7 +77,7 @@ def test_mean_and_disagreement_of_samples(fusion: str, exclusive: bool) -> None:
         uncertainty=True,
         progress=lambda done, total: told.append((done, total)),
     )
-    # float32 means of four in another order
+    # Means of four float32 values, summed in another order.
     torch.testing.assert_close(torch.stack(steps), alone.mean(0), rtol=1e-6, atol=1e-6)
     assert torch.equal(steps[-1], probs)
     last = alone[:, -1].double()
@@ -127,7 +127,7 @@ def test_samples_do_not_depend_on_the_window_batch(fusion: str, options: dict[st
         for batch in (1, 3, 100)
     ]
     assert results[0].std() > 0.05
-    for other in results[1:]:  # exp rounds otherwise in a vector than at the end of a chunk
+    for other in results[1:]:  # exp rounds differently in a vector and at the end of a chunk
         torch.testing.assert_close(other, results[0], rtol=1e-6, atol=1e-6)
 
 
@@ -140,4 +140,4 @@ def test_a_supervised_network_has_one_sample() -> None:
 
     sampler = make_sampler(network=network, diffusion=None)
     _, disagreement = sample_case(sampler, IMAGE, "case", seed=0, samples=4, uncertainty=True)
-    assert disagreement is None and sum(calls) == 4  # windows of 8 x 6 that cover 11 x 9
+    assert disagreement is None and sum(calls) == 4  # 4 windows of 8 x 6 cover 11 x 9

@@ -21,13 +21,13 @@ from recycleseg.sampling.windows import WindowGrid
 def brightness_network(
     image: Tensor, mask: Tensor | None = None, t: Tensor | None = None
 ) -> Tensor:
-    """Class 1 where the image is bright, whatever the mask: logits of one voxel only."""
+    """Class 1 where the image is bright, for any mask; each voxel is decided alone."""
     image = image[:, :1]
     return torch.cat([-4.0 * image, 4.0 * image], dim=1)
 
 
 def mask_network(image: Tensor, mask: Tensor | None = None, t: Tensor | None = None) -> Tensor:
-    """Says what it is shown, so that the starting noise can be seen in the output."""
+    """Repeats its input mask, so that the output shows the starting noise."""
     return 8.0 * image[:, 1:]
 
 
@@ -44,7 +44,7 @@ def make_sampler(**options: object) -> VolumeSampler:
 
 
 def all_steps(sampler: VolumeSampler, image: Tensor, generator: torch.Generator) -> Tensor:
-    """(K, C, *S)"""
+    """The probabilities (K, C, *S) after each of K steps."""
     return torch.stack([probs.clone() for probs in sampler.steps(image, generator)])
 
 
@@ -65,7 +65,7 @@ def test_every_size_gives_every_step_of_every_voxel(
     sampler = make_sampler(overlap=overlap, fusion=fusion)
     probs = all_steps(sampler, image, generator())
     assert probs.shape == (5, 2, *shape)
-    # a voxel-wise network gives the same in every window, so their weighted mean is exact
+    # The network works voxel by voxel, so all windows agree and their mean is exact.
     expected = brightness_network(image[None]).softmax(1)[0]
     for step in probs:
         torch.testing.assert_close(step, expected, rtol=1e-5, atol=1e-6)
@@ -114,9 +114,9 @@ def test_noise_of_a_window_does_not_depend_on_the_batch(
         return all_steps(sampler, image, torch.Generator(device).manual_seed(3))
 
     expected = probs(2)
-    assert expected[:, 0].std() > 0.1  # the noise is seen
+    assert expected[:, 0].std() > 0.1  # the output shows the noise
     for window_batch in (1, 3, 100):
-        # the noise is the same; exp rounds otherwise in a vector than at the end of a chunk
+        # The noise is the same; exp rounds differently in a vector and at the end of a chunk.
         torch.testing.assert_close(probs(window_batch), expected, rtol=1e-6, atol=1e-6)
 
 
@@ -132,9 +132,9 @@ def test_a_compiled_network_sees_batches_of_one_size(fusion: str) -> None:
     for options in ({}, {"eta": 1.0}, {"sampler": "ddpm"}, {"diffusion": None}):
         options = {"fusion": fusion, **options}
         if "diffusion" in options:
-            image = torch.zeros(3, 17, 13)  # of which mask_network takes its classes
+            image = torch.zeros(3, 17, 13)  # mask_network takes its classes from channels 1 and 2
         expected = make_sampler(network=mask_network, **options)(image, generator())
-        for window_batch in (1, 5, 20):  # of 16 windows
+        for window_batch in (1, 5, 20):  # there are 16 windows
             sizes.clear()
             sampler = make_sampler(
                 network=network, window_batch=window_batch, compiled=True, **options
@@ -158,7 +158,7 @@ def test_a_cuda_graph_gives_what_eager_gives(fusion: str) -> None:
     graphed, eager = make_sampler(compiled=True, **options), make_sampler(**options)
     for seed in (0, 1):
         image = torch.randn(1, 17, 13, device="cuda")
-        weight.fill_(1.0 + seed)  # read where it lies
+        weight.fill_(1.0 + seed)  # the graph must read the new value
         results = [
             sampler(image, torch.Generator("cuda").manual_seed(seed))
             for sampler in (graphed, eager)
@@ -167,7 +167,7 @@ def test_a_cuda_graph_gives_what_eager_gives(fusion: str) -> None:
 
 
 def test_every_window_has_noise_of_its_own() -> None:
-    """Without overlap, two windows of an empty image differ in nothing but their noise."""
+    """Without overlap, two windows of an empty image differ only in their noise."""
     sampler = make_sampler(network=mask_network, overlap=0.0)
     probs = all_steps(sampler, torch.zeros(1, 16, 6), generator())
     assert not torch.equal(probs[:, :, :8], probs[:, :, 8:])
@@ -213,7 +213,7 @@ NETWORKS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
 
 
 def unet_sampler(name: str, shape: tuple[int, ...], **options: object) -> VolumeSampler:
-    """A sampler of a random network of this kind, whose windows have this shape."""
+    """A sampler with a random network of this kind and windows of this shape."""
     of_diffusion, of_sampler = NETWORKS[name]
     schedule = NoiseSchedule("linear", 1001).respace(3)
     diffusion = GaussianDiffusion(schedule, **of_diffusion)  # type: ignore[arg-type]
@@ -226,7 +226,7 @@ def unet_sampler(name: str, shape: tuple[int, ...], **options: object) -> Volume
         mask_channels=4 if name == "self_conditioning" else 2,
         num_heads=2,
     ).eval()
-    for parameter in network.parameters():  # else the last layer says nothing of its input
+    for parameter in network.parameters():  # otherwise the last layer ignores its input
         torch.nn.init.normal_(parameter, std=0.3)
     return make_sampler(
         network=network, diffusion=diffusion, patch_size=shape, **of_sampler, **options
@@ -242,7 +242,7 @@ def test_fusions_are_one_where_there_is_one_window(name: str, shape: tuple[int, 
         for fusion in FUSIONS
     ]
     assert of_fusion[0].isfinite().all() and of_fusion[0].std() > 0.01
-    if name == "learned":  # its steps take and give another memory layout: exp rounds otherwise
+    if name == "learned":  # its steps use another memory layout, so exp rounds differently
         torch.testing.assert_close(*of_fusion, rtol=1e-5, atol=1e-6)
     else:
         assert torch.equal(*of_fusion)
@@ -252,19 +252,19 @@ def test_fusions_are_one_where_there_is_one_window(name: str, shape: tuple[int, 
 def test_the_shared_state_is_updated_slab_by_slab(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also of more windows than one, the slabs of the update are not seen."""
+    """The size of slabs does not change the result, also for several windows."""
     image = torch.randn(1, 17, 9, generator=generator())
     sampler = unet_sampler(name, (8, 6), fusion="step")
     expected = all_steps(sampler, image, generator())
     monkeypatch.setattr(memory, "SLAB_ELEMENTS", 50)
-    # exp rounds otherwise in a vector than at the end of a chunk
+    # exp rounds differently in a vector and at the end of a chunk.
     torch.testing.assert_close(
         all_steps(sampler, image, generator()), expected, rtol=1e-4, atol=1e-5
     )
 
 
 def test_windows_of_one_state_agree_where_they_overlap() -> None:
-    """A network that repeats its input: the mean of states is no state, one state stays itself."""
+    """The network repeats its input: a shared state stays as it is, but different states blur."""
     image = torch.zeros(1, 12, 6)
     options = {"network": mask_network, "overlap": 0.5}
     shared = all_steps(make_sampler(fusion="step", **options), image, generator())

@@ -1,4 +1,4 @@
-"""Windows against arrays computed by ImgX, and the properties that any of it must have."""
+"""Windows, compared with arrays of ImgX, and properties that they must always have."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_windows_equal_imgx(reference: Reference, channels_first: ChannelsFirst,
     windows = extract_windows(x, starts, patch_size)
     expected = torch.from_numpy(np.moveaxis(arrays["batch_patch_grid_sample"], -1, 2))
     assert torch.equal(windows, expected)
-    # Sums of up to twelve float32 values, in another order: a few roundings.
+    # A few roundings, because up to twelve float32 values are summed in another order.
     torch.testing.assert_close(
         merge_windows(windows, starts, image_shape),
         channels_first(arrays["roundtrip"]),
@@ -107,7 +107,7 @@ def test_merging_undoes_cutting(
         mean = torch.zeros_like(x)
         for windows in grid.batches(3):
             grid.add(mean, grid.cut(x, windows), windows)
-        # Shares that add up to 1 but for float32 rounding.
+        # Shares add up to 1 except for float32 rounding.
         torch.testing.assert_close(mean, x, rtol=1e-5, atol=1e-6)
 
 
@@ -116,7 +116,7 @@ def test_a_grid_weighs_by_a_gaussian() -> None:
     assert grid.starts.tolist() == [[0], [1]]
     mean = torch.zeros(1, 4)
     grid.add(mean, torch.tensor([[[1.0] * 3], [[4.0] * 3]]), slice(0, 2))
-    rim = math.exp(-0.5 * (8 / 3) ** 2)  # at the centre 1
+    rim = math.exp(-0.5 * (8 / 3) ** 2)  # the centre has 1
     expected = torch.tensor([[1.0, (1 + rim * 4) / (1 + rim), (rim + 4) / (1 + rim), 4.0]])
     torch.testing.assert_close(mean, expected)
 
@@ -134,7 +134,7 @@ def test_a_grid_merges_a_few_windows_at_a_time(
         grid.add(mean, values[windows], windows)
     weight = gaussian_weight(patch_size)
     expected = merge_windows(values.movedim(0, 1), grid.starts, image_shape, weight)
-    # Weights that are divided before the sum instead of after it: float32 rounding.
+    # The grid divides weights before the sum, not after it; this rounds differently.
     torch.testing.assert_close(mean, expected, rtol=1e-5, atol=1e-6)
     x = torch.randn(3, *image_shape, generator=generator)
     assert torch.equal(
@@ -152,7 +152,7 @@ def test_rows_leave_when_no_further_window_reaches_them(
     generator = torch.Generator().manual_seed(0)
     batches = grid.batches(batch)
     merger = RowMerger(grid, 3, batches)
-    for _ in range(2):  # it may be used again
+    for _ in range(2):  # a merger can be used again
         values = torch.randn(len(grid), 3, *patch_size, generator=generator)
         expected = torch.zeros(3, *image_shape)
         grid.add(expected, values, slice(0, len(grid)))
@@ -180,7 +180,7 @@ def test_gaussian_weight_is_monais(patch_size: tuple[int, ...]) -> None:
     assert weight.max() == 1 and weight.min() > 0
     assert torch.equal(weight, weight.flip(tuple(range(len(patch_size)))))
     theirs = compute_importance_map(patch_size, mode="gaussian", sigma_scale=0.125)
-    # MONAI raises the rim to 1e-3 and leaves the highest value below 1 where sizes are even.
+    # MONAI raises the rim to 1e-3, and its maximum is below 1 if sizes are even.
     theirs = theirs / theirs.max()
     inner = theirs > 2e-3
     torch.testing.assert_close(weight[inner], theirs[inner], rtol=2e-5, atol=0)

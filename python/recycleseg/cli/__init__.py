@@ -1,1 +1,1 @@
-"""Command line tools."""
+"""The commands of the command line."""

@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, and messages for what they were told wrongly."""
+"""What all commands share: exit codes, printed lines, and messages about wrong options."""
 
 from __future__ import annotations
 
@@ -9,17 +9,26 @@ from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 
 from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
 
 from recycleseg.files import listed
 
-# Exit code where some cases failed and the others are done.
+# Exit code if some cases failed and the others are done.
 CASES_FAILED = 3
+# What commands that keep finished cases say after Ctrl-C.
+CONTINUE = "run the same command again to continue"
 
 
 def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
-    """Run a command and give its exit code: its own; 2 for input that does not fit, 130 by Ctrl-C.
+    """Run a command.
 
-    interrupted: what to say of going on.
+    Args:
+        name: of the command.
+        command: does the work and gives an exit code.
+        interrupted: what to tell the user after Ctrl-C.
+
+    Returns:
+        The exit code of the command; 2 if its input is wrong, 130 after Ctrl-C.
     """
     try:
         return command()
@@ -32,9 +41,10 @@ def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
-    """What the arguments mean.
+    """Parse the arguments of a command.
 
-    Raises ValueError for unknown options, with the nearest known one, and for wrong values.
+    Raises:
+        ValueError: an option is unknown (the message suggests a similar one), or a value is wrong.
     """
     try:
         return parser.parse_args(list(arguments))
@@ -43,15 +53,29 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
 
 
 def exit_code_of(name: str, what: str, failures: Sequence[str]) -> int:
-    """0, or where cases failed 3, after listing why; what: has happened to them."""
+    """The exit code of a command that went through cases; prints why cases failed.
+
+    Args:
+        name: of the command.
+        what: what happened to the failed cases.
+        failures: one message per failed case.
+
+    Returns:
+        0, or 3 if cases failed.
+    """
     if not failures:
         return 0
     print(listed(f"{name}: {len(failures)} {what}", failures), file=sys.stderr)
     return CASES_FAILED
 
 
+def print_line(console: Console, line: str) -> None:
+    """Print a line as it is: not wrapped, without markup and colours."""
+    console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
 def with_suggestion(message: str, parser: ArgumentParser) -> str:
-    """Add the nearest known option to a message about an unknown one."""
+    """The message in one line; if it is about an unknown option, it suggests a similar one."""
     flags = {flag[2:] for action in parser._actions for flag in action.option_strings}
     known = [key for key, _ in parser.get_defaults().items(branches=True)] + sorted(flags)
     unknown = re.search(r"unrecognized arguments: --([\w.-]+)", message)
@@ -68,7 +92,7 @@ def with_suggestion(message: str, parser: ArgumentParser) -> str:
 
 
 def _in_one_line(message: str) -> str:
-    """jsonargparse's message about a value of the wrong type, shorter where its kind is known."""
+    """A message of jsonargparse in one line; about a wrong type it becomes shorter."""
     message = " ".join(message.split())
     wrong = re.fullmatch(
         r"Parser key \"([\w.]+)\": Expected a <class '(\w+)'>\. Got value: (.*)", message

@@ -1,4 +1,4 @@
-"""What is seen while a command goes through cases."""
+"""What a command shows while it works on cases."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from collections.abc import Iterable
 
 from rich.console import Console
 
+from recycleseg.cli._common import print_line
 from recycleseg.prediction.folder import Outcome
 from recycleseg.progress import Bar, format_duration
 
 
 class CaseProgress:
-    """A bar with the time left on a terminal, elsewhere a line for each case."""
+    """On a terminal a bar with the time left; elsewhere one line per case.
+
+    Args:
+        console: where to print.
+        verb: what happens to the cases.
+        total: number of cases.
+    """
 
     def __init__(self, console: Console, verb: str, total: int) -> None:
         self._console = console
@@ -29,30 +36,27 @@ class CaseProgress:
         self._bar.__exit__(*error)
 
     def within_case(self, done: int, total: int) -> None:
-        """How much is done of the case at hand."""
+        """Show how much of the current case is done."""
         self._bar.reach(self._done + done / max(total, 1))
 
     def case_done(self, case_id: str, seconds: float, failure: str | None = None) -> None:
-        """One more case; failure: what is said of it, in one line."""
+        """Show that one more case is done; `failure` says in one line why it failed."""
         self._done += 1
         note = f"{case_id}: {seconds:.1f} s"
         self._bar.reach(self._done)
         self._bar.note(note)
         if failure is not None:
-            self._say(f"failed: {failure}")
+            print_line(self._console, f"failed: {failure}")
         elif not self._console.is_terminal:
             left = (time.perf_counter() - self._start) / self._done * (self._total - self._done)
             rest = f", about {format_duration(left)} left" if self._done < self._total else ""
-            self._say(f"[{self._done}/{self._total}] {note}{rest}")
+            print_line(self._console, f"[{self._done}/{self._total}] {note}{rest}")
 
     def follow(self, outcomes: Iterable[Outcome]) -> list[str]:
-        """Show each case when it is done; gives the failures."""
+        """Show each case when it is done, and return why cases failed."""
         failures = []
         for outcome in outcomes:
             self.case_done(outcome.case_id, outcome.seconds, outcome.failure)
             if outcome.failure is not None:
                 failures.append(outcome.failure)
         return failures
-
-    def _say(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)

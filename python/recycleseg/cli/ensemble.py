@@ -1,4 +1,4 @@
-"""`recycle-ensemble`: one segmentation of every case from those in several folders."""
+"""`recycle-ensemble`: combine several folders of segmentations into one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import get_args
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from recycleseg.cli._common import exit_code_of, parse, run_command
+from recycleseg.cli._common import CONTINUE, exit_code_of, parse, print_line, run_command
 from recycleseg.cli._progress import CaseProgress
 from recycleseg.data.volumes import file_ending
 from recycleseg.ops.build_info import build_info
@@ -30,36 +30,39 @@ def build_parser() -> ArgumentParser:
     """The command's parser."""
     parser = ArgumentParser(
         prog="recycle-ensemble",
-        description="Combine the predictions of several models: folders of label maps with "
-        "probabilities beside them (CASE.npz of recycle-predict or nnU-Net) or without. Exit "
-        "code 3: some cases could not be combined.",
+        description="Combine the predictions of several models. Each model has a folder of label "
+        "maps, with or without probabilities beside them (CASE.npz of recycle-predict or nnU-Net). "
+        "Exit code 3: some cases could not be combined.",
         exit_on_error=False,
     )
     add = parser.add_argument
     add("-i", "--input", type=str, nargs="+", required=True, help="folders of predictions")
     add("-o", "--out", type=str, required=True, help="folder for the result")
-    add("--weights", type=float, nargs="+", help="one a folder; the same for all")
+    add("--weights", type=float, nargs="+", help="one per folder; by default all are equal")
     add(
         "--method",
-        type=str,
         choices=get_args(Method),
         default="mean",
-        help="mean of probabilities, majority of the members' labels, or largest probability",
+        help="mean of probabilities, majority of labels, or largest probability",
     )
-    add("--thresholds", type=float, nargs="+", help="of overlapping regions: one or one each; 0.5")
+    add(
+        "--thresholds",
+        type=float,
+        nargs="+",
+        help="for overlapping regions: one for all, or one per region; 0.5 by default",
+    )
     add("--save-probabilities", action="store_true", help="write CASE.npz as nnU-Net does")
     add("--save-uncertainty", action="store_true", help="write entropy and disagreement in nats")
-    add("--labels", type=str, help="dataset.json that names the labels, if no member's does")
-    add("--allow-missing", action="store_true", help="leave out cases that some members lack")
-    add("--overwrite", action="store_true", help="combine anew what is in --out")
+    add("--labels", type=str, help="dataset.json that names the labels, if no input folder does")
+    add("--allow-missing", action="store_true", help="leave out cases that some folders lack")
+    add("--overwrite", action="store_true", help="combine again the cases that --out already has")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `recycle-ensemble`; gives the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    interrupted = "the same command goes on where it stopped"
-    return run_command("recycle-ensemble", lambda: _combine(given), interrupted)
+    return run_command("recycle-ensemble", lambda: _combine(given), CONTINUE)
 
 
 def _combine(arguments: Sequence[str]) -> int:
@@ -78,10 +81,10 @@ def _combine(arguments: Sequence[str]) -> int:
     ensemble = Ensemble(members, classes, settings)
     folder = _folder(Path(options.out), ensemble, case_ids)
     left = folder.open(overwrite=options.overwrite)
-    _say(console, _plan(members, ensemble, len(case_ids), len(left)))
+    print_line(console, _plan(members, ensemble, len(case_ids), len(left)))
     with CaseProgress(console, "combining", len(left)) as progress:
         failures = progress.follow(process_cases(left, ensemble, folder))
-    _say(console, f"{len(case_ids) - len(failures)} cases are in {folder.root}")
+    print_line(console, f"{len(case_ids) - len(failures)} cases are in {folder.root}")
     return exit_code_of("recycle-ensemble", "cases could not be combined", failures)
 
 
@@ -89,7 +92,7 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     options = parse(build_parser(), arguments)
     folders = [Path(folder).resolve() for folder in options.input]
     if twice := sorted({str(folder) for folder in folders if folders.count(folder) > 1}):
-        raise ValueError(f"--input: expected every folder once, got {', '.join(twice)} more often")
+        raise ValueError(f"--input: expected every folder once, got {', '.join(twice)} repeatedly")
     return options
 
 
@@ -105,6 +108,7 @@ def _folder(root: Path, ensemble: Ensemble, case_ids: Sequence[str]) -> Predicti
 
 
 def _plan(members: Sequence[Member], ensemble: Ensemble, number: int, left: int) -> str:
+    """What will be combined, for the user: `number` cases, of which `left` are not done."""
     probs = [str(m.root) for m in members if m.has_probs]
     maps = [str(m.root) for m in members if not m.has_probs]
     parts = [f"{ensemble.method} of {len(members)} members"]
@@ -114,9 +118,5 @@ def _plan(members: Sequence[Member], ensemble: Ensemble, number: int, left: int)
         parts.append(
             f"label maps{', as probabilities 0 and 1,' if probs else ''} in {', '.join(maps)}"
         )
-    done = f", {number - left} of them done before" if left < number else ""
+    done = f", {number - left} of them already done" if left < number else ""
     return f"{'; '.join(parts)}; {number} cases{done}"
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""`recycle-evaluate`: a folder of segmentations against references, and against another folder."""
+"""`recycle-evaluate`: evaluate a folder of segmentations, and compare it with another folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from recycleseg.classes import Labels
-from recycleseg.cli._common import exit_code_of, parse, run_command
+from recycleseg.cli._common import exit_code_of, parse, print_line, run_command
 from recycleseg.evaluation.compare import Comparison, compare
 from recycleseg.evaluation.folder import FolderScores, evaluate_folder
 from recycleseg.evaluation.labels import read_labels
@@ -43,7 +43,7 @@ def build_parser() -> ArgumentParser:
     add("-p", "--pred", type=str, required=True, help="folder of label maps, or one file")
     add("-r", "--ref", type=str, required=True, help="folder of references, or one file")
     add("-o", "--out", type=str, required=True, help="folder for the results")
-    add("--labels", type=str, help="dataset.json, or JSON: name -> value or list of values")
+    add("--labels", type=str, help="dataset.json, or JSON text: name -> value or list of values")
     add(
         "--tolerance-mm",
         type=float,
@@ -56,12 +56,12 @@ def build_parser() -> ArgumentParser:
         type=str,
         nargs="+",
         default=["voxel"],
-        help="of a surface: voxel, surfel or both",
+        help="how a surface is defined: voxel, surfel or both",
     )
-    add("--workers", type=int, help="cases at once; as many as there are cores")
+    add("--workers", type=int, help="cases at the same time; by default one per core")
     add("--device", type=str, default="cpu", help="cpu or cuda: where metrics are computed")
     add("--compare", type=str, help="other predictions of the same cases, or their evaluation")
-    add("--names", type=str, nargs=2, help="what to call PRED and the other one")
+    add("--names", type=str, nargs=2, help="what to call PRED and the predictions of --compare")
     add("--images", type=str, help="folder of the images that the report shows")
     add("--no-report", action="store_true", help="write no report.html")
     add("--overwrite", action="store_true", help="replace an evaluation in --out")
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `recycle-evaluate`; gives the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     return run_command(
-        "recycle-evaluate", lambda: _evaluate(given), "run it again with --overwrite"
+        "recycle-evaluate", lambda: _evaluate(given), "run the command again with --overwrite"
     )
 
 
@@ -86,20 +86,20 @@ def _evaluate(arguments: Sequence[str]) -> int:
         console.width = _WIDTH_OF_FILES
     images = {} if options.no_report else _find_images(options)
     scores = _scores_of(pred, options, labels, console)
-    # First of all what took the time; a comparison can still find something amiss.
+    # Write first what took the time, because the comparison can still fail.
     _write_scores(out, scores)
-    _say_scores(console, scores)
+    _print_scores(console, scores)
     other = None if options.compare is None else _other_scores(scores, options, console)
     comparison = None
     if other is not None:
         names = None if options.names is None else (options.names[0], options.names[1])
         comparison = compare(scores, other, names=names)
         write_json(out / "comparison.json", comparison.to_dict())
-        _say_comparison(console, comparison, other)
+        _print_comparison(console, comparison, other)
     if not options.no_report:
         _write_report(options, scores, comparison, images)
     written = ", ".join(name for name in FILES if (out / name).exists())
-    _say_line(console, f"{out}: {written}")
+    print_line(console, f"{out}: {written}")
     failed = [*scores.failed.values(), *(other.failed.values() if other else ())]
     return exit_code_of("recycle-evaluate", "cases could not be evaluated", failed)
 
@@ -107,7 +107,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
 def _parse(arguments: Sequence[str]) -> Namespace:
     options = parse(build_parser(), arguments)
     if options.names is not None and options.compare is None:
-        raise ValueError("--names: expected --compare with it, got none")
+        raise ValueError("--names: expected --compare with it, got no --compare")
     if options.no_report and options.images is not None:
         raise ValueError("--images, --no-report: expected at most one of them, got both")
     return options
@@ -120,12 +120,13 @@ def _check_folders(options: Namespace) -> None:
     there = [name for name in FILES if (out / name).exists()]
     if there and not options.overwrite:
         raise ValueError(
-            f"--out: {out} holds {', '.join(there)}; use --overwrite to replace them, or another "
-            "--out"
+            f"--out: expected a folder without results, got {', '.join(there)} in {out}; use "
+            "--overwrite to replace them, or choose another folder"
         )
     if options.compare is not None and not Path(options.compare).exists():
         raise ValueError(
-            f"--compare: expected predictions or an evaluation, got nothing at {options.compare}"
+            f"--compare: expected predictions or an evaluation, got {options.compare}, which does "
+            "not exist"
         )
     if options.compare is not None and Path(options.compare).resolve() == out.resolve():
         raise ValueError(f"--compare: expected another folder than --out, got {out} for both")
@@ -134,7 +135,7 @@ def _check_folders(options: Namespace) -> None:
 
 
 def _find_images(options: Namespace) -> dict[str, tuple[Path, ...]]:
-    """Of all cases, before the evaluation takes time."""
+    """Find the images of all cases before the evaluation, because this takes time."""
     pred = Path(options.pred)
     case_ids = [pair.case_id for pair in find_pairs(pred, Path(options.ref)).cases]
     return find_images(pred, case_ids, None if options.images is None else Path(options.images))
@@ -158,7 +159,7 @@ def _scores_of(
 
 
 def _other_scores(scores: FolderScores, options: Namespace, console: Console) -> FolderScores:
-    """What `--compare` names: an evaluation, or predictions that are evaluated as the first."""
+    """The scores of `--compare`: read from an evaluation, or of predictions evaluated now."""
     other = Path(options.compare)
     if (other / "metrics.csv").is_file():
         return read_evaluation(other)
@@ -166,7 +167,7 @@ def _other_scores(scores: FolderScores, options: Namespace, console: Console) ->
 
 
 def _write_scores(out: Path, scores: FolderScores) -> None:
-    """Write summary.json and metrics.csv, in place of all that an evaluation before left."""
+    """Write summary.json and metrics.csv; first delete all files of an earlier evaluation."""
     summary, table = summarise_folder(scores), metrics_csv(scores)
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES:
@@ -198,19 +199,15 @@ def _write_report(
     )
 
 
-def _say_scores(console: Console, scores: FolderScores) -> None:
+def _print_scores(console: Console, scores: FolderScores) -> None:
     for note in scores.notes:
-        _say_line(console, note)
+        print_line(console, note)
     console.print(scores_table(scores))
     if len(scores.by_step) > 1:
         console.print(steps_table(scores))
 
 
-def _say_comparison(console: Console, comparison: Comparison, other: FolderScores) -> None:
+def _print_comparison(console: Console, comparison: Comparison, other: FolderScores) -> None:
     for note in (*other.notes, *comparison_notes(comparison)):
-        _say_line(console, note)
+        print_line(console, note)
     console.print(comparison_table(comparison))
-
-
-def _say_line(console: Console, line: str) -> None:
-    console.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""`recycle-predict`: segment images with one or several trained runs."""
+"""`recycle-predict`: segment images with one or more trained runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from recycleseg.cli._common import exit_code_of, parse, run_command
+from recycleseg.cli._common import CONTINUE, exit_code_of, parse, run_command
 from recycleseg.cli._progress import CaseProgress
 from recycleseg.data.inputs import SplitName, find_cases, find_split_cases
 from recycleseg.data.layout import Case
@@ -28,7 +28,7 @@ from recycleseg.run.options import PostprocessConfig
 from recycleseg.sampling.memory import peak_memory
 
 NAME = "recycle-predict"
-# Options that go over the runs' own settings, and what these are called in their config.yaml.
+# Options that replace settings of the runs -> the names of these settings in config.yaml.
 SAMPLING = {
     "sampler": "sampling.sampler",
     "steps": "sampling.num_steps",
@@ -43,10 +43,10 @@ SAMPLING = {
 
 @dataclass(frozen=True)
 class Extras:
-    """What is saved of every case beside its label map.
+    """What to save for every case beside its label map.
 
     Attributes:
-        probabilities: as nnU-Net saves them.
+        probabilities: CASE.npz, as nnU-Net saves it.
         uncertainty: entropy, and disagreement between samples or models.
         steps: the label map after every sampling step.
     """
@@ -58,9 +58,19 @@ class Extras:
 
 @dataclass(frozen=True)
 class Command:
-    """What a command line asks for.
+    """The meaning of a command line.
 
-    sampling: options of `SAMPLING` that were given. postprocess: None is the run's own.
+    Attributes:
+        runs: run folders.
+        inputs: image files, folders of images, or one data set.
+        out: folder of the predictions.
+        split: part of the data set to predict; None if `inputs` are images.
+        sampling: the given options of `SAMPLING`.
+        postprocess: None takes the rules of the run.
+        extras: what to save beside label maps.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        threads: CPU threads; None leaves the default.
+        overwrite: whether to predict again the cases that are already there.
     """
 
     runs: tuple[Path, ...]
@@ -80,53 +90,55 @@ def build_parser() -> ArgumentParser:
     """The command's parser."""
     parser = ArgumentParser(
         prog=NAME,
-        description="Segment images with trained runs, each on its own grid. Settings that are not "
-        "given are the run's own. Called again, it goes on where it stopped. Exit code 3: some "
-        "cases failed, the others are done.",
+        description="Segment images with trained runs; each label map has the grid of its image. "
+        "Settings that you do not give are those of the run. If the command stops, run it again to "
+        "continue. Exit code 3: some cases failed, the others are done.",
         exit_on_error=False,
     )
     add = parser.add_argument
     add("-m", "--models", nargs="+", type=str, required=True, metavar="RUN",
         help="run folders of recycle-train; the probabilities of several are averaged")
     add("-i", "--input", nargs="+", type=str, required=True, metavar="INPUT",
-        help="image files, where CASE_0000 stands for all channels of a case, folders of them, or "
-        "with --split a data set")
+        help="image files (CASE_0000 stands for all channels of a case), folders of images, or, "
+        "with --split, a data set")
     add("-o", "--out", type=str, required=True, help="folder of the predictions")
     add("--split", choices=("train", "val", "test", "all"), help="cases of the data set INPUT")
     add("--sampler", choices=("ddim", "ddpm"), help="reverse process")
-    add("--steps", type=int, help="sampling steps")
+    add("--steps", type=int, help="number of sampling steps")
     add("--eta", type=float, help="noise of ddim; 0 is deterministic")
-    add("--samples", type=int, help="trajectories, whose probabilities are averaged")
-    add("--seed", type=int, help="seed, from which each case has noise of its own")
-    add("--mirror", action="store_true", help="average over mirrored images too")
+    add("--samples", type=int, help="number of trajectories; their probabilities are averaged")
+    add("--seed", type=int, help="decides the noise, together with the name of the case")
+    add("--mirror", action="store_true", help="average also over mirrored images")
     add("--fusion", choices=("trajectory", "step"),
-        help="join windows at the end of their trajectories or at every step")
+        help="join windows after the last step (trajectory) or at every step")
     add("--window-batch", type=str, metavar="auto|N",
         help="windows per forward pass; changes speed and memory, not the result")
     add("--keep-largest", nargs="+", type=str, metavar="CLASS",
-        help="post-processing in place of the run's own: keep the largest component of these "
-        "classes, of each (all) or of all together (foreground)")
+        help="keep only the largest component of these classes, of every class (all), or of all "
+        "classes together (foreground); replaces the post-processing of the run")
     add("--fill-holes", nargs="+", type=str, metavar="CLASS",
-        help="post-processing likewise: fill holes of these classes or of each (all)")
+        help="fill holes in these classes or in every class (all); replaces the post-processing of "
+        "the run")
     add("--muscle-ultrasound", action="store_true",
-        help="post-processing likewise: the rule of the paper's muscle ultrasound")
-    add("--no-postprocess", action="store_true", help="no post-processing, whatever the run's own")
+        help="the paper's rule for muscle ultrasound; replaces the post-processing of the run")
+    add("--no-postprocess", action="store_true", help="no post-processing")
     add("--device", type=str, default="auto", help="auto, cpu, cuda or cuda:N")
     add("--threads", type=int, help="CPU threads")
-    add("--save-probabilities", action="store_true", help="OUT/CASE.npz, as nnU-Net's")
+    add("--save-probabilities", action="store_true", help="write OUT/CASE.npz as nnU-Net does")
     add("--save-uncertainty", action="store_true",
-        help="OUT/entropy and OUT/disagreement (between samples and models), in nats")
+        help="write OUT/entropy and OUT/disagreement (between samples and models), in nats")
     add("--save-steps", action="store_true",
-        help="OUT/steps/step_K: the label map after each sampling step")
-    add("--overwrite", action="store_true", help="predict anew what is there")
+        help="write the label map after each sampling step to OUT/steps/step_K")
+    add("--overwrite", action="store_true", help="predict again the cases that OUT already has")
     return parser
 # fmt: on
 
 
 def parse_command(arguments: Sequence[str]) -> Command:
-    """What command line arguments mean.
+    """Parse the arguments of the command line.
 
-    Raises ValueError for unknown options, with the nearest known one, and for wrong values.
+    Raises:
+        ValueError: an option is unknown (the message suggests a similar one), or a value is wrong.
     """
     parsed = parse(build_parser(), arguments)
     runs = tuple(map(Path, parsed.models))
@@ -155,14 +167,14 @@ def parse_command(arguments: Sequence[str]) -> Command:
 
 
 def _postprocess(parsed: Namespace) -> PostprocessConfig | None:
-    """What the options say; None where none is given."""
+    """The rules that the options give; None if no option is given."""
     given: dict[str, Any] = {
         "keep_largest": tuple(parsed.keep_largest or ()),
         "fill_holes": tuple(parsed.fill_holes or ()),
         "muscle_ultrasound": parsed.muscle_ultrasound,
     }
     if parsed.no_postprocess and any(given.values()):
-        raise ValueError("--no-postprocess: expected no other rule with it, got one")
+        raise ValueError("--no-postprocess: expected no other rule of post-processing, got one")
     try:
         asked = PostprocessConfig(**given)
     except ValueError as error:
@@ -173,7 +185,7 @@ def _postprocess(parsed: Namespace) -> PostprocessConfig | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `recycle-predict`; gives the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    return run_command(NAME, lambda: _predict(given), "the same command goes on from here")
+    return run_command(NAME, lambda: _predict(given), CONTINUE)
 
 
 def _predict(arguments: Sequence[str]) -> int:
@@ -227,7 +239,7 @@ def _find(command: Command, predictor: Predictor) -> tuple[Case, ...]:
     channels, dims = model.plan.channel_names, model.plan.spatial_dims
     if command.split is None:
         return find_cases(command.inputs, channels, dims)
-    # The seed of the training, so that a split that it drew is drawn again.
+    # With the seed of the training, a random split is the same as in the training.
     seed = load_config(RunFolder(command.runs[0]).config).seed
     return find_split_cases(command.inputs[0], command.split, channels, dims, seed=seed)
 

@@ -26,7 +26,13 @@ DEFAULT_PRESET = "tiny"
 
 
 class Command(NamedTuple):
-    """What a command line asks for."""
+    """The meaning of a command line.
+
+    Attributes:
+        config: all settings of the run.
+        resume: whether to continue the run in its folder.
+        overwrite: whether to delete the run in its folder first.
+    """
 
     config: TrainConfig
     resume: bool
@@ -34,7 +40,7 @@ class Command(NamedTuple):
 
 
 def build_parser() -> ArgumentParser:
-    """The command's parser; besides the run's mode its options are the fields of TrainConfig."""
+    """The command's parser; most options are the fields of TrainConfig."""
     parser = ArgumentParser(
         prog="recycle-train",
         description="Train a diffusion model for medical image segmentation by recycling. "
@@ -45,19 +51,22 @@ def build_parser() -> ArgumentParser:
         "--preset",
         type=str,
         default=DEFAULT_PRESET,
-        help=f"configuration that the other options change: {', '.join(preset_names())}",
+        help=f"settings to start from; other options change them: {', '.join(preset_names())}",
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file over the preset")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file that changes settings")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
     add_config_arguments(parser)
     return parser
 
 
 def parse_command(arguments: Sequence[str]) -> Command:
-    """What command line arguments mean: the preset, then files, then options, in their order.
+    """Parse the arguments of the command line.
 
-    Raises ValueError for unknown options, with the nearest known one, and for wrong values.
+    Settings come from the preset, then from files and options in their order; later ones win.
+
+    Raises:
+        ValueError: an option is unknown (the message suggests a similar one), or a value is wrong.
     """
     parser = build_parser()
     try:
@@ -72,9 +81,9 @@ def parse_command(arguments: Sequence[str]) -> Command:
 
 
 def _chosen_preset(arguments: Sequence[str]) -> str:
-    """`--preset`, else what the last file with a `preset` key says, else the default.
+    """The value of `--preset`, else `preset` of the last file that has it, else the default.
 
-    The preset must be known before the rest is parsed: every other option goes over it.
+    The preset must be known first, because all other options change it.
     """
     options = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     options.add_argument("--preset")
@@ -87,7 +96,7 @@ def _chosen_preset(arguments: Sequence[str]) -> str:
             is_file = Path(given).is_file()
             content = yaml.safe_load(Path(given).read_text(encoding="utf-8") if is_file else given)
         except (OSError, UnicodeDecodeError, yaml.YAMLError):
-            continue  # the parser of all options will tell what is wrong with it
+            continue  # the parser of all options will say what is wrong with the file
         if isinstance(content, dict) and "preset" in content:
             return str(content["preset"])
     return DEFAULT_PRESET
@@ -96,7 +105,7 @@ def _chosen_preset(arguments: Sequence[str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `recycle-train`; gives the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    interrupted = "--resume goes on from the last checkpoint"
+    interrupted = "use --resume to continue from the last checkpoint"
     return run_command("recycle-train", lambda: _train(given), interrupted)
 
 

@@ -1,4 +1,4 @@
-"""From files on disk to batches of patches, and from predictions back to the files' grid."""
+"""From files on disk to batches of patches, and from predictions back to the grid of a file."""
 
 from recycleseg.data.cache import PreparedDataset, prepare_dataset
 from recycleseg.data.check import check_dataset

@@ -1,4 +1,8 @@
-"""Augmentation of a batch on its device: one affine map, one interpolation, and gamma."""
+"""Augmentation of a batch on its device: one affine map, one interpolation, and gamma.
+
+The functions for matrices share one notation: n is the number of spatial axes, and a matrix
+(B, n + 1, n + 1) maps points in homogeneous coordinates.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Planes of rotation by number of axes, in the order of the angles: xy; yz, zx, xy.
+# Number of axes -> planes of rotation, in the order of the angles: xy; yz, zx, xy.
 _PLANES = {2: ((0, 1),), 3: ((1, 2), (2, 0), (0, 1))}
 
 
@@ -18,16 +22,19 @@ _PLANES = {2: ((0, 1),), 3: ((1, 2), (2, 0), (0, 1))}
 class AugmentConfig:
     """Ranges of the random parameters; zero switches a transformation off.
 
-    With `probability`, and independently for every sample and every parameter (each angle, each
-    axis's zoom, ...), the parameter is drawn uniformly from its range; else it changes nothing.
+    Each parameter (each angle, the zoom of each axis, ...) of each sample is drawn independently:
+    with `probability` uniformly from its range, otherwise it changes nothing.
 
     Attributes:
-        rotation: largest angle in each plane, degrees, either way.
+        rotation: largest angle in each plane, degrees, in both directions.
         zoom: each axis is scaled by 1 - zoom to 1 + zoom.
-        shear: largest shear angle, degrees, either way.
-        shift: largest shift of each axis, as a fraction of the patch's extent, either way.
-        flip: axes to mirror (all, none, or one flag an axis), a drawn one in half of the cases.
-        gamma: intensities are raised to exp(-gamma) to exp(gamma), uniform in the logarithm.
+        shear: largest shear angle, degrees, in both directions.
+        shift: largest shift of each axis, as a fraction of the size of the patch, in both
+            directions.
+        flip: axes to mirror: all, none, or one flag per axis. If the flip of an axis is drawn,
+            the axis is mirrored with probability 1/2.
+        gamma: intensities are raised to a power from exp(-gamma) to exp(gamma), uniform in the
+            logarithm.
         probability: chance that a parameter is drawn.
     """
 
@@ -60,20 +67,21 @@ def augment(
 ) -> tuple[Tensor, Tensor]:
     """Move, bend and brighten each sample of a batch at random.
 
-    Rotation, zoom, shear, shift and flip become one matrix, so image (linear) and label (nearest)
-    are each interpolated once and stay aligned. What comes from outside the patch is the lowest
-    intensity of that sample and channel, and label 0. Lengths are in mm, so that a rotation stays
-    a rotation where voxels are anisotropic.
+    Rotation, zoom, shear, shift and flip become one matrix. So image (linear) and label (nearest)
+    are interpolated only once each, and they stay aligned. Voxels from outside the patch get the
+    lowest intensity of their sample and channel, and label 0. Lengths are in mm, because otherwise
+    a rotation of anisotropic voxels would change the shape of structures.
 
     Args:
         image: (B, C, *S) floating point, any device.
-        label: (B, *S) integers, or a mask (B, K, *S) of overlapping classes; returned in its dtype.
+        label: (B, *S) integers, or a mask (B, K, *S) of overlapping classes.
         config: ranges of the parameters.
         spacing: voxel size of each axis, mm.
-        generator: source of the random numbers; on the CPU, a seed means the same on every device.
+        generator: source of the random numbers. With a CPU generator, a seed gives the same
+            numbers for every device.
 
     Returns:
-        The new image and label, of the shapes and dtypes given.
+        The new image and label, with the same shapes and dtypes.
 
     Raises:
         ValueError: shapes, dtype, spacing or flip do not fit.
@@ -94,7 +102,17 @@ def random_parameters(
     spacing: Sequence[float],
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Draw the matrices (B, n + 1, n + 1) and gammas (B,) of a batch, float32, generator's device.
+    """Draw the random parameters of a batch.
+
+    Args:
+        batch_size: B.
+        shape: the n sizes of a patch.
+        config: ranges of the parameters.
+        spacing: voxel size of each axis, mm.
+        generator: source of the random numbers.
+
+    Returns:
+        Matrices (B, n + 1, n + 1) and gammas (B,), float32 on the device of the generator.
 
     Raises:
         ValueError: config.flip has another number of axes than shape.
@@ -133,12 +151,15 @@ def random_parameters(
 
 
 def warp(image: Tensor, label: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Resample image (linear) and label (nearest) through the same matrices; shapes as `augment`.
+    """Resample image (linear) and label (nearest) with the same matrices.
 
     Args:
         image: (B, C, *S) floating point.
         label: (B, *S) or (B, K, *S), any dtype.
-        matrix: (B, n + 1, n + 1), output voxel -> input voxel about the centre.
+        matrix: (B, n + 1, n + 1), output voxel -> input voxel, relative to the centre.
+
+    Returns:
+        The new image and label, with the same shapes and dtypes.
     """
     coordinates = affine_coordinates(matrix, image.shape[2:])
     darkest, _ = _intensity_range(image)
@@ -149,7 +170,10 @@ def warp(image: Tensor, label: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rotation_matrix(angles: Tensor) -> Tensor:
-    """Rotation by angles (B, 1) in xy or (B, 3) in yz, then zx, then xy, radians.
+    """Rotation in one plane (2D) or three planes (3D).
+
+    Args:
+        angles: radians, (B, 1) in the plane xy, or (B, 3) in yz, then zx, then xy.
 
     Returns:
         (B, n + 1, n + 1).
@@ -170,22 +194,22 @@ def rotation_matrix(angles: Tensor) -> Tensor:
 
 
 def translation_matrix(shifts: Tensor) -> Tensor:
-    """Translation by shifts (B, n); returns (B, n + 1, n + 1)."""
+    """Translation (B, n + 1, n + 1) by shifts (B, n)."""
     matrix = _eye(shifts, shifts.shape[1])
     matrix[:, :-1, -1] = shifts
     return matrix
 
 
 def scaling_matrix(scales: Tensor) -> Tensor:
-    """Scaling of each axis by scales (B, n); returns (B, n + 1, n + 1)."""
+    """Scaling (B, n + 1, n + 1) of each axis by scales (B, n)."""
     return torch.diag_embed(torch.cat([scales, torch.ones_like(scales[:, :1])], dim=1))
 
 
 def shear_matrix(angles: Tensor) -> Tensor:
-    """Shear along the last axis first: x_i += tan(angle) x_axis for every other axis i.
+    """Shear for each axis, the last axis first: x_i += tan(angle) x_axis for all other axes i.
 
     Args:
-        angles: (B, n (n - 1)) radians: those of the last axis, ..., of the first.
+        angles: (B, n (n - 1)) radians: the angles of the last axis, ..., of the first axis.
 
     Returns:
         (B, n + 1, n + 1).
@@ -207,7 +231,7 @@ def shear_matrix(angles: Tensor) -> Tensor:
 def affine_matrix(
     spacing: Tensor, rotations: Tensor, scales: Tensor, shears: Tensor, shifts: Tensor
 ) -> Tensor:
-    """Rotate, scale, shear, then shift, in mm, as a map from voxel to voxel.
+    """Rotate, scale, shear, then shift, all in mm; the matrix maps voxels to voxels.
 
     Args:
         spacing: (n,) mm.
@@ -226,24 +250,24 @@ def affine_matrix(
         @ rotation_matrix(rotations)
     )
     size = F.pad(spacing, (0, 1), value=1.0)
-    # Multiplying before dividing keeps the diagonal of an untouched axis exactly 1.
+    # Multiply first, then divide: this keeps the diagonal of an unchanged axis exactly 1.
     return matrix * size / size[:, None]
 
 
 def affine_coordinates(matrix: Tensor, shape: Sequence[int]) -> Tensor:
-    """Where each voxel of a grid comes from, the matrix acting about the grid's centre.
+    """Where each voxel of a grid comes from.
 
     Args:
-        matrix: (B, n + 1, n + 1).
-        shape: the grid's n sizes.
+        matrix: (B, n + 1, n + 1), relative to the centre of the grid.
+        shape: the n sizes of the grid.
 
     Returns:
-        (B, n, *shape) voxel coordinates, 0 at the first voxel's centre.
+        (B, n, *shape) voxel coordinates; 0 is the centre of the first voxel.
     """
     n = len(shape)
     coordinates = []
     for i in range(n):
-        # Centre last: whole and half numbers add without rounding, so flips stay exact.
+        # Add the centre last: whole and half numbers add without rounding, so flips stay exact.
         row = matrix[:, i, n].view(-1, *[1] * n)
         for j, size in enumerate(shape):
             centred = torch.arange(size, device=matrix.device, dtype=matrix.dtype) - (size - 1) / 2
@@ -256,25 +280,26 @@ def affine_coordinates(matrix: Tensor, shape: Sequence[int]) -> Tensor:
 def resample(
     x: Tensor, coordinates: Tensor, order: int, background: float | Tensor = 0.0
 ) -> Tensor:
-    """Value of x at voxel coordinates; exact where these are whole numbers.
+    """Values of x at voxel coordinates; exact if these are whole numbers.
 
     Args:
-        x: (B, C, *S); floating point where order is 1.
+        x: (B, C, *S); floating point if order is 1.
         coordinates: (B, n, *T) in voxels.
-        order: 0 takes the nearest voxel, half-way ones away from zero; 1 is multilinear.
-        background: value of every voxel outside x; a tensor of shape (B, C, 1, ...) sets it
-            for each sample and channel.
+        order: 0 takes the nearest voxel, and rounds half-way coordinates away from zero; 1 is
+            multilinear.
+        background: value of every voxel outside x; a tensor (B, C, 1, ...) gives one value per
+            sample and channel.
 
     Returns:
         (B, C, *T) in the dtype of x.
 
     Raises:
-        ValueError: order is neither 0 nor 1, or 1 with integers.
+        ValueError: order is neither 0 nor 1, or it is 1 and x holds integers.
     """
     if order not in (0, 1) or (order == 1 and not x.is_floating_point()):
         raise ValueError(f"order: expected 0, or 1 for floating point x, got {order} for {x.dtype}")
     sizes = x.shape[2:]
-    # A rim of background makes every neighbour a valid index; beyond it all is background.
+    # With a rim of background, all neighbours of a voxel have a valid index.
     padded = x.new_empty(x.shape[:2] + tuple(size + 2 for size in sizes))
     padded[:] = background
     inside = padded
@@ -284,7 +309,7 @@ def resample(
     strides = padded[0, 0].stride()
     flat = padded.flatten(2)
 
-    index = torch.full((), sum(strides), device=x.device)  # of x's first voxel
+    index = torch.full((), sum(strides), device=x.device)  # that of the first voxel of x
     fractions = []
     for axis, (size, stride) in enumerate(zip(sizes, strides, strict=True)):
         position = coordinates[:, axis].clamp(-1, size)
@@ -307,7 +332,7 @@ def resample(
 
 
 def rescale_intensity(image: Tensor, v_min: float = 0.0, v_max: float = 1.0) -> Tensor:
-    """Stretch each sample and channel of (B, C, *S) to v_min ... v_max; a constant one to v_min."""
+    """Stretch each sample and channel (B, C, *S) to v_min ... v_max; a constant becomes v_min."""
     low, high = _intensity_range(image)
     span = torch.where(high > low, high - low, 1)
     return (image - low) / span * (v_max - v_min) + v_min
@@ -316,13 +341,16 @@ def rescale_intensity(image: Tensor, v_min: float = 0.0, v_max: float = 1.0) -> 
 def adjust_gamma(image: Tensor, gamma: Tensor) -> Tensor:
     """Raise intensities to a power within the range of each sample and channel.
 
-    With u the image rescaled to [0, 1], the result is low + (high - low) u^gamma: it keeps the
-    range, is defined for normalised images with negative values, and leaves a constant image as it
-    is. For an image that spans [0, 1] it is image^gamma.
+    If u is the image rescaled to [0, 1], the result is low + (high - low) u^gamma. This keeps the
+    range, also works for normalised images with negative values, and does not change a constant
+    image. For an image with the range [0, 1] it is image^gamma.
 
     Args:
         image: (B, C, *S) floating point.
-        gamma: (B,) positive; a sample with exactly 1 is returned unchanged.
+        gamma: (B,) positive; a sample with exactly 1 stays unchanged.
+
+    Returns:
+        (B, C, *S).
     """
     low, high = _intensity_range(image)
     exponent = gamma.to(image.dtype).view(-1, *[1] * (image.ndim - 1))
@@ -331,24 +359,24 @@ def adjust_gamma(image: Tensor, gamma: Tensor) -> Tensor:
 
 
 def _intensity_range(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Lowest and highest intensity of each sample and channel, (B, C, 1, ...)."""
+    """Lowest and highest intensity (B, C, 1, ...) of each sample and channel."""
     space = tuple(range(2, image.ndim))
     return image.amin(space, keepdim=True), image.amax(space, keepdim=True)
 
 
 def _round_half_away(x: Tensor) -> Tensor:
-    """Nearest whole numbers, half-way ones away from zero, without an addition that rounds."""
+    """Nearest whole numbers; half-way ones go away from zero. x + 0.5 would round large numbers."""
     whole = x.trunc()
     return (x - whole).mul_(2).trunc_().add_(whole)
 
 
 def _eye(like: Tensor, n: int) -> Tensor:
-    """Identity matrices (B, n + 1, n + 1), one for each row of `like`."""
+    """Identity matrices (B, n + 1, n + 1), one per row of `like`."""
     return torch.eye(n + 1, dtype=like.dtype, device=like.device).repeat(like.shape[0], 1, 1)
 
 
 def _check_batch(image: Tensor, label: Tensor, spacing: Sequence[float]) -> None:
-    """Raise ValueError unless image, label and spacing belong together."""
+    """Raise ValueError if image, label and spacing do not fit each other."""
     n = image.ndim - 2
     if n not in _PLANES or not image.is_floating_point():
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Preprocessing once: prepared cases on disk, valid as long as nothing they came from changes."""
+"""Prepared cases on disk: preprocessing runs again only if a file or a setting changes."""
 
 from __future__ import annotations
 
@@ -30,18 +30,19 @@ from recycleseg.data.volumes import read_volume
 from recycleseg.files import read_json_object, write_json, written_whole
 from recycleseg.progress import Progress
 
-# To be raised whenever preprocessing gives other arrays from the same files.
+# Raise it with every change of the code that gives other arrays for the same files.
 _VERSION = 5
 
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """A preprocessed data set; arrays are mapped from disk, so it may exceed the memory.
+    """A preprocessed data set; arrays are mapped from disk, so it may be larger than the memory.
 
     Attributes:
-        plan: how to prepare further images the same way.
+        dataset: the files that it was made from.
+        plan: how to prepare other images in the same way.
         folder: where the arrays are.
-        shapes: case_id -> prepared spatial shape.
+        records: case_id -> what the arrays alone do not tell (spacing, orientation, ...).
     """
 
     dataset: Dataset
@@ -65,13 +66,17 @@ class PreparedDataset:
         return {case_id: tuple(record["shape"]) for case_id, record in self.records.items()}
 
     def cases(self, split: str) -> list[PreparedCase]:
-        """The cases of "train", "val" or "test", in the order of the split."""
+        """The cases of "train", "val" or "test", in the order of the split.
+
+        Raises:
+            ValueError: no part of the split has this name.
+        """
         if split not in self.dataset.split:
             raise ValueError(f"split: expected one of {list(self.dataset.split)}, got {split!r}")
         return [self.case(case_id) for case_id in self.dataset.split[split]]
 
     def case(self, case_id: str) -> PreparedCase:
-        """One case."""
+        """The case with this id."""
         record = self.records[case_id]
         return PreparedCase(
             case_id=case_id,
@@ -97,20 +102,25 @@ def prepare_dataset(
     workers: int = 2,
     progress: Progress | None = None,
 ) -> PreparedDataset:
-    """Check and preprocess a data set, or find it already done.
+    """Check and preprocess a data set, or find it in the cache.
 
-    The result lies in a folder of `cache_dir` named by a hash of the files' names, sizes and
-    modification times, `dataset.json`, the training split, the configuration and the code's
-    version: a change of any of them means another folder. Every file appears under its name only
-    when whole, `plan.json` last; a folder without it is made anew. Images are float32, so that a
-    case from the cache equals the same image prepared at inference bit for bit.
+    The result is in a folder of `cache_dir`. The name of the folder is a hash of the names, sizes
+    and modification times of the files, `dataset.json`, the training split, the configuration and
+    the version of the code; if one of them changes, another folder is used. A file gets its name
+    only when it is complete, and `plan.json` comes last; a folder without it is prepared again.
+    Images are float32, so a case from the cache equals the same image prepared for inference bit
+    for bit.
 
     Args:
-        progress: called with the number of cases done and the total, twice over: checking, then
-            preprocessing.
+        dataset: the data set.
+        config: settings of preprocessing.
+        cache_dir: the folder of all caches.
+        workers: how many cases to check or prepare at the same time.
+        progress: called with the number of cases done and of all cases; all cases count twice,
+            first while they are checked, then while they are prepared.
 
     Raises:
-        FileError: as `check_dataset`.
+        FileError: see `check_dataset`.
     """
     folder = Path(cache_dir) / _cache_key(dataset, config)
     plan_path = folder / "plan.json"
@@ -140,7 +150,7 @@ def _build(
 
 
 def _prepare(case: Case, plan: Plan, folder: Path) -> dict[str, Any]:
-    """Preprocess one case into two files; what else must be known of it is returned."""
+    """Preprocess one case into two files, and return its record."""
     assert case.label_path is not None  # inspect_dataset has read it
     volumes = [read_volume(path) for path in case.image_paths]
     prepared = preprocess_image(volumes, plan, case_id=case.case_id)
@@ -158,7 +168,7 @@ def _prepare(case: Case, plan: Plan, folder: Path) -> dict[str, Any]:
 
 
 def _cache_key(dataset: Dataset, config: PreprocessConfig) -> str:
-    """Hexadecimal name of everything that the prepared arrays depend on."""
+    """Hexadecimal hash of everything that the prepared arrays depend on."""
     files = {}
     for case in dataset.cases.values():
         for path in (*case.image_paths, case.label_path):
@@ -181,9 +191,9 @@ def _save_array(path: Path, array: Tensor) -> None:
 
 
 def _map_array(path: Path) -> Tensor:
-    """An .npy file as a tensor whose pages are read when touched; changes stay in memory.
+    """An .npy file as a tensor that reads a page when it is used; changes stay in memory.
 
-    Not `np.memmap`, which holds two file descriptors for every array.
+    `np.memmap` would hold two file descriptors for every array.
     """
     with path.open("rb") as file:
         np.lib.format.read_magic(file)

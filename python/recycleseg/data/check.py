@@ -1,4 +1,4 @@
-"""Opening every file of a data set before training, and what is learnt on the way."""
+"""Check every file of a data set before training, and collect what preprocessing needs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from recycleseg.data.volumes import Volume, read_volume
 from recycleseg.files import FileError, shortened
 from recycleseg.progress import Progress
 
-# Enough for percentiles of a data set while a case costs kilobytes.
+# Enough for the percentiles of a data set; a case takes only kilobytes.
 _SAMPLES_PER_CASE = 10_000
 _LARGEST_VALUE = 1e37
 
 
 @dataclass(frozen=True)
 class CaseFacts:
-    """What preprocessing needs to know of a case before it starts.
+    """What preprocessing must know about a case before it starts.
 
     Attributes:
-        spacing: mm along the file's axes, as in `Volume`.
-        affine: (4, 4) of the first channel, None for PNG.
+        spacing: mm along the axes of the file, as in `Volume`.
+        affine: (4, 4) of the first channel; None for PNG.
         foreground: (C, N) float32 intensities at up to 10 000 foreground voxels.
     """
 
@@ -38,10 +38,14 @@ class CaseFacts:
 def check_dataset(dataset: Dataset, *, workers: int = 2) -> None:
     """Open every case and compare image, label and `dataset.json`.
 
+    Args:
+        dataset: the data set.
+        workers: how many cases to open at the same time.
+
     Raises:
-        FileError: listing all bad cases at once: missing, truncated or corrupt files, another
-            number of axes, shapes or affines that differ, NaN or Inf, label values that
-            `dataset.json` does not know.
+        FileError: files are missing, truncated or corrupt, have another number of axes, differ
+            in shape or affine, or hold NaN, Inf or label values that `dataset.json` does not
+            name. The message lists all bad cases.
     """
     inspect_dataset(dataset, workers=workers)
 
@@ -49,7 +53,19 @@ def check_dataset(dataset: Dataset, *, workers: int = 2) -> None:
 def inspect_dataset(
     dataset: Dataset, *, workers: int = 2, progress: Progress | None = None
 ) -> dict[str, CaseFacts]:
-    """`check_dataset` that returns case_id -> facts."""
+    """Check a data set and collect facts about its cases.
+
+    Args:
+        dataset: the data set.
+        workers: how many cases to open at the same time.
+        progress: called with the number of cases done and of all cases.
+
+    Returns:
+        case_id -> facts.
+
+    Raises:
+        FileError: see `check_dataset`.
+    """
     facts: dict[str, CaseFacts] = {}
     problems: list[str] = []
     with ThreadPoolExecutor(workers) as pool:
@@ -67,7 +83,7 @@ def inspect_dataset(
 
 
 def image_problems(volumes: Sequence[Volume], spatial_dims: int) -> list[str]:
-    """What is wrong with the channels of one case, a line each."""
+    """What is wrong with the channels of one case, one line per problem."""
     problems = []
     for volume in volumes:
         if volume.array.ndim != spatial_dims:
@@ -83,7 +99,7 @@ def image_problems(volumes: Sequence[Volume], spatial_dims: int) -> list[str]:
 
 
 def _value_problems(volume: Volume) -> list[str]:
-    """Values that are not finite, or too large for sums and differences in float32."""
+    """One line if a value is not finite, or too large for sums and differences in float32."""
     array = volume.array
     if array.dtype.kind != "f" or array.size == 0:
         return []
@@ -98,7 +114,7 @@ def _value_problems(volume: Volume) -> list[str]:
 
 
 def _inspect_case(case: Case, dataset: Dataset) -> CaseFacts | list[str]:
-    """Facts of a sound case, or what is wrong with it."""
+    """Facts about a sound case, or what is wrong with the case."""
     problems: list[str] = []
     volumes: list[Volume] = []
     label: Volume | None = None
@@ -122,9 +138,15 @@ def _inspect_case(case: Case, dataset: Dataset) -> CaseFacts | list[str]:
 
 
 def grid_problems(volume: Volume, reference: Volume, *, there: str = "") -> list[str]:
-    """Differences of shape, affine or pixel size from those of a reference file.
+    """How shape, affine or pixel size differ from those of a reference file.
 
-    there: what the reference is called in messages; "": its file name.
+    Args:
+        volume: the file to check.
+        reference: the reference file.
+        there: what messages call the reference; empty takes its file name.
+
+    Returns:
+        One line per problem.
     """
     there = there or reference.path.name
     if volume.array.shape != reference.array.shape:
@@ -133,7 +155,7 @@ def grid_problems(volume: Volume, reference: Volume, *, there: str = "") -> list
             f"got {volume.array.shape}"
         ]
     if volume.affine is not None and reference.affine is not None:
-        # Millimetres: files written by different tools differ by float32 rounding.
+        # In mm. Files of different programs differ by float32 rounding.
         if np.allclose(volume.affine, reference.affine, rtol=0, atol=1e-3):
             return []
         expected, got = (np.round(v.affine, 4).tolist() for v in (reference, volume))  # type: ignore[arg-type]

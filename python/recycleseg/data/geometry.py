@@ -1,4 +1,4 @@
-"""Orientation and resampling of voxel grids, both invertible."""
+"""Orientation and resampling of voxel grids; both have an inverse."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ Kernel = Literal["linear", "cubic"]
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a file's axes become canonical: `flipped` axes are reversed, then axes permuted.
+    """How the axes of a file become canonical.
 
-    Canonical axes of NIfTI run closest to right, anterior, superior; a PNG is left as it is.
+    The canonical axes of NIfTI are those closest to right, anterior and superior. The axes of a
+    PNG stay as they are.
+
+    Attributes:
+        flipped: axes that are reversed first.
+        permutation: order of the axes after that.
     """
 
     flipped: tuple[int, ...]
@@ -27,7 +32,7 @@ class Orientation:
 
     @classmethod
     def of(cls, affine: np.ndarray[Any, Any] | None, spatial_dims: int) -> Orientation:
-        """Orientation of a file with this (4, 4) affine, the identity where there is none."""
+        """Orientation of a file with this (4, 4) affine; the identity without an affine."""
         if affine is None:
             return cls((), tuple(range(spatial_dims)))
         target, direction = nib.io_orientation(affine).T
@@ -35,16 +40,16 @@ class Orientation:
         return cls(flipped, tuple(int(axis) for axis in np.argsort(target)))
 
     def sizes(self, per_axis: Sequence[float]) -> tuple[float, ...]:
-        """Values per file axis (shape, spacing), in canonical order."""
+        """Numbers per axis of the file (shape, spacing), in canonical order."""
         return tuple(per_axis[axis] for axis in self.permutation)
 
     def apply(self, x: Tensor) -> Tensor:
-        """(C, *S) from the file's axes to canonical ones; a view where possible."""
+        """Turn x (C, *S) from the axes of the file to canonical axes; a view if possible."""
         flipped = x.flip([axis + 1 for axis in self.flipped]) if self.flipped else x
         return flipped.permute(0, *(axis + 1 for axis in self.permutation))
 
     def undo(self, x: Tensor) -> Tensor:
-        """(C, *S) from canonical axes back to the file's."""
+        """Turn x (C, *S) from canonical axes back to the axes of the file."""
         inverse = sorted(range(len(self.permutation)), key=self.permutation.__getitem__)
         permuted = x.permute(0, *(axis + 1 for axis in inverse))
         return permuted.flip([axis + 1 for axis in self.flipped]) if self.flipped else permuted
@@ -57,15 +62,22 @@ def resample(
     *,
     kernel: Kernel = "linear",
 ) -> Tensor:
-    """Resample (C, *S) float32 to (C, *shape) over the same field of view.
+    """Resample to another number of voxels over the same field of view.
 
-    One axis after the other, so strongly anisotropic voxels need no special case. Where an axis
-    shrinks the kernel is as much wider as the voxels, against aliasing; an axis that keeps its size
-    is left untouched, bit for bit.
+    Axes are resampled one after the other, so strongly anisotropic voxels need no special case.
+    If an axis shrinks, the kernel widens with the voxels to avoid aliasing. An axis that keeps its
+    size does not change, bit for bit.
 
-    part: a range of the result along each axis, which alone is computed, to the same bits as
-    within the whole. kernel: "linear" keeps probabilities between 0 and 1; "cubic" (Keys 1981,
-    a = -1/2), for images, keeps edges sharper and may overshoot.
+    Args:
+        x: (C, *S) float32.
+        shape: the new sizes.
+        part: one range of the result per axis, if only a part is needed. It has the same bits as
+            in the whole result.
+        kernel: "linear" keeps probabilities between 0 and 1. "cubic" (Keys 1981, a = -1/2) is for
+            images: it keeps edges sharper and may overshoot.
+
+    Returns:
+        (C, *shape), or its part.
     """
     parts = part or [slice(None)] * len(shape)
     taps = [
@@ -85,7 +97,8 @@ def resample(
 def resample_label(label: Tensor, shape: Sequence[int], values: Sequence[int]) -> Tensor:
     """Resample an integer label map (*S) to (*shape) uint8.
 
-    The largest of the linearly resampled indicator functions wins, the lower value on a tie.
+    The indicator function of each value is resampled linearly. In each voxel the value with the
+    largest result wins; if two are equal, the lower value wins.
     """
     if tuple(label.shape) == tuple(shape):
         return label.to(torch.uint8).contiguous()
@@ -97,8 +110,16 @@ def resample_label(label: Tensor, shape: Sequence[int], values: Sequence[int]) -
 def largest_share(
     shape: Sequence[int], values: Sequence[int], share: Callable[[int], Tensor]
 ) -> Tensor:
-    """Label map (*shape) uint8: of the values the one whose share(value), (*shape) float32, is the
-    largest, the lower value on a tie. The shares are made one at a time.
+    """The label map in which the value with the largest share of a voxel wins.
+
+    Args:
+        shape: of the label map.
+        values: the label values; if shares are equal, the first value wins.
+        share: gives the shares (*shape) float32 of a value. It is called for one value at a time,
+            so that only few volumes are in memory.
+
+    Returns:
+        (*shape) uint8.
     """
     best = torch.full(tuple(shape), -1.0)
     result = torch.zeros(tuple(shape), dtype=torch.uint8)
@@ -110,9 +131,16 @@ def largest_share(
 
 
 def _taps(size: int, new_size: int, wanted: slice, kernel: Kernel) -> tuple[Tensor, Tensor | None]:
-    """Which of `size` voxels each wanted one of `new_size` is made of, (n, K), and their weights.
+    """Which old voxels make up each new voxel, and their weights.
 
-    No weights: each is one of the old.
+    Args:
+        size: number of old voxels along an axis.
+        new_size: number of new voxels.
+        wanted: range of the n new voxels to compute.
+        kernel: the kernel.
+
+    Returns:
+        Indices (n, K) of old voxels and their weights (n, K), or None if the size stays the same.
     """
     if size == new_size:
         return torch.arange(size)[wanted, None], None
@@ -124,21 +152,21 @@ def _taps(size: int, new_size: int, wanted: slice, kernel: Kernel) -> tuple[Tens
     places = first + torch.arange(math.ceil(2 * reach * width))
     distance = (places - centre).abs() / width
     weights = (1 - distance).clamp_min(0) if kernel == "linear" else _keys(distance)
-    # Beyond the border there is nothing; what weighs within it is scaled up to a sum of 1.
+    # There are no voxels beyond the border, so the weights inside it are scaled to a sum of 1.
     weights = weights * ((places >= 0) & (places < size))
     weights = weights / weights.sum(dim=1, keepdim=True)
     return places.clamp(0, size - 1).long(), weights.float()
 
 
 def _keys(distance: Tensor) -> Tensor:
-    """Weights at these distances >= 0 from the kernel's centre: Keys 1981, equation 15."""
+    """Weights at these distances >= 0 from the centre of the kernel: Keys 1981, equation 15."""
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
 
 
 def _weighted_sum(x: Tensor, axis: int, places: Tensor, weights: Tensor) -> Tensor:
-    # Voxel by voxel, not as a matrix product, whose rounding depends on the matrix's size.
+    # Not a matrix product, because its rounding depends on the size of the matrix.
     along = [-1 if n == axis else 1 for n in range(x.ndim)]
     total = x.index_select(axis, places[:, 0]).mul_(weights[:, 0].view(along))
     for k in range(1, places.shape[1]):

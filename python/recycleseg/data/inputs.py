@@ -1,4 +1,4 @@
-"""The cases to predict, in what a user points at: image files, folders of them, data sets."""
+"""Find the cases to predict in image files, in folders of images, or in a data set."""
 
 from __future__ import annotations
 
@@ -18,19 +18,27 @@ _CHANNEL = re.compile(r"(.+)_(\d{4})")
 def find_cases(
     sources: Sequence[Path], channel_names: Sequence[str], spatial_dims: int
 ) -> tuple[Case, ...]:
-    """Cases in image files and folders of images, sorted by their ids; opens no image.
+    """Find cases in image files and folders of images, without opening an image.
 
-    Of a folder only files are taken whose ending goes with the number of axes, .nii.gz and .nii or
-    .png. Where a case has several channels its files are CASE_0000, CASE_0001, ..., and one of
-    them names the others beside it. Where it has one, _0000 may be there and is no part of the id.
+    In a folder, only files with an ending that fits the number of axes count: .nii.gz and .nii, or
+    .png. If a case has several channels, its files are CASE_0000, CASE_0001, ..., and one of them
+    stands for all of them in its folder. If a case has one channel, its file is CASE or CASE_0000.
+
+    Args:
+        sources: files and folders.
+        channel_names: one per channel.
+        spatial_dims: 2 or 3.
+
+    Returns:
+        The cases, sorted by id.
 
     Raises:
-        FileError: listing everything wrong: sources that are not there or hold no image, names
-            without channel number, missing channels, two files for one case.
+        FileError: a source does not exist or holds no image, a name has no channel number, a
+            channel is missing, or a case has two files. The message lists all problems.
     """
     endings = tuple(e for e, dims in SPATIAL_DIMS.items() if dims == spatial_dims)
     problems: list[str] = []
-    files: dict[Path, None] = {}  # in order, each once
+    files: dict[Path, None] = {}  # keeps the order, and each file once
     for source in sources:
         files.update(dict.fromkeys(_files_of(source, endings, len(channel_names), problems)))
     found: dict[str, dict[int, Path]] = {}
@@ -61,12 +69,21 @@ def find_split_cases(
     *,
     seed: int = 0,
 ) -> tuple[Case, ...]:
-    """Cases of one part of a data set in the nnU-Net raw layout, from its imagesTr.
+    """Find the cases of one part of a data set in the nnU-Net raw layout, in its imagesTr.
 
-    seed: of the split where the data set has no split.json, see `read_dataset`.
+    Args:
+        root: folder of the data set.
+        split: the part.
+        channel_names: one per channel.
+        spatial_dims: 2 or 3.
+        seed: of the random split, if the data set has no split.json; see `read_dataset`.
+
+    Returns:
+        The cases, sorted by id.
 
     Raises:
-        FileError: no data set, or one of other channels or axes; missing channels; no case.
+        FileError: `root` is not a data set or has other channels or axes, a channel is missing,
+            or the part has no case.
     """
     dataset = read_dataset(root, seed=seed)
     for name, expected, got in (
@@ -88,20 +105,20 @@ def find_split_cases(
 def _files_of(
     source: Path, endings: tuple[str, ...], num_channels: int, problems: list[str]
 ) -> list[Path]:
-    """Image files that a file or folder stands for."""
+    """The image files that a file or folder stands for; adds what is wrong to `problems`."""
     expected = " or ".join(endings)
     if not source.is_dir():
         if not source.name.endswith(endings):
             problems.append(f"{source}: expected a folder or a file ending in {expected}")
             return []
         if not source.exists():
-            problems.append(f"{source}: expected a file or folder, got none there")
+            problems.append(f"{source}: expected a file or folder, got a path that does not exist")
             return []
         return [source, *_siblings(source, num_channels)]
     if (source / "dataset.json").is_file():
         problems.append(
-            f"{source}: expected a folder of images, got a data set; name its imagesTs, or the "
-            "part to predict: --split train|val|test|all"
+            f"{source}: expected a folder of images, got a data set; give its folder imagesTs, or "
+            "choose the part to predict with --split train|val|test|all"
         )
         return []
     names = sorted(path.name for path in source.iterdir() if not path.name.startswith("."))
@@ -113,7 +130,7 @@ def _files_of(
 
 
 def _siblings(path: Path, num_channels: int) -> list[Path]:
-    """The files of the same case that are there."""
+    """All files of the same case that exist."""
     match = _CHANNEL.fullmatch(_stem(path))
     if match is None or num_channels == 1:
         return []
@@ -124,14 +141,14 @@ def _siblings(path: Path, num_channels: int) -> list[Path]:
 def _case_and_channel(
     path: Path, files: Iterable[Path], channel_names: Sequence[str]
 ) -> tuple[str, int] | str:
-    """Case id and channel number that a file's name tells, or what is wrong with it."""
+    """Case id and channel number in the name of a file, or what is wrong with the name."""
     stem, ending = _stem(path), file_ending(path)
     match = _CHANNEL.fullmatch(stem)
     channel = None if match is None else int(match[2])
     if match is not None and channel == 0:
         return match[1], 0
     if len(channel_names) == 1:
-        # Only beside CASE_0000 is CASE_0001 a channel; else the number belongs to the name.
+        # CASE_0001 is a channel only if CASE_0000 exists; otherwise the number is part of the id.
         if match is None or path.with_name(f"{match[1]}_0000{ending}") not in files:
             return stem, 0
         return f"{path}: expected one channel, {channel_names[0]}, got number {channel} of a case"
@@ -145,7 +162,7 @@ def _case_and_channel(
 
 
 def _all_channels(case_id: str, by_channel: dict[int, Path], num_channels: int) -> tuple[Path, ...]:
-    """The file of every channel; where there is none, the name that it would have."""
+    """The file of every channel; a missing file gets the name that it should have."""
     known = next(iter(by_channel.values()))
     return tuple(
         by_channel.get(c, known.with_name(f"{case_id}_{c:04d}{file_ending(known)}"))
@@ -154,9 +171,9 @@ def _all_channels(case_id: str, by_channel: dict[int, Path], num_channels: int) 
 
 
 def _missing(cases: Iterable[Case]) -> list[str]:
-    # A link to nothing is there: reading tells what it is, and the other cases go on.
+    # A broken link counts as a file: reading it gives a clear message, and other cases go on.
     return [
-        f"{path}: expected channel {channel} of case {case.case_id}, got no such file"
+        f"{path}: expected channel {channel} of case {case.case_id}, got a path that does not exist"
         for case in cases
         for channel, path in enumerate(case.image_paths)
         if not path.exists() and not path.is_symlink()

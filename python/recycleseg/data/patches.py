@@ -1,4 +1,4 @@
-"""Random patches of prepared cases, addressed by step."""
+"""Random patches of prepared cases; the step decides which."""
 
 from __future__ import annotations
 
@@ -10,25 +10,30 @@ from torch import Tensor
 
 from recycleseg.data.preprocess import PreparedCase
 
-# Enough positions per class to cover any structure; the rest would only cost memory.
+# Enough positions per class to cover any structure; more would only use memory.
 _MAX_POSITIONS = 20_000
 
 
 class PatchSampler:
-    """Batches of patches as a pure function of (seed, step): resuming needs no loader state.
+    """Batches of patches that depend only on seed and step, so a resumed run needs no state.
 
-    Every case comes once per epoch, in an order reshuffled for every epoch. A patch starts
-    anywhere from the first to the last position where it fits, both included. Where the image is
-    smaller than the patch it is centred and padded, the image with 0 (its mean after
-    normalisation), the label with background.
+    Every case comes once per epoch, and each epoch has a new random order. A patch starts at any
+    position where it fits, from the first to the last. If an image is smaller than the patch, it
+    is centred and padded: the image with 0 (its mean after normalisation), the label with
+    background.
 
     Args:
         cases: training cases with labels.
         patch_size: one size per axis.
-        foreground_probability: share of patches that contain a random voxel of a random class
-            among those present (of a region where they overlap).
-        imgx_compat: patches without the foreground condition never start at the last position,
+        batch_size: patches per step.
+        foreground_probability: share of patches that must contain a foreground voxel. A random
+            class (or region) of the case is chosen, then a random voxel of it.
+        seed: decides all random choices.
+        imgx_compat: a patch that need not contain foreground never starts at the last position,
             as in ImgX.
+
+    Raises:
+        ValueError: an argument is invalid, or a case has no label.
     """
 
     def __init__(
@@ -92,7 +97,7 @@ class PatchSampler:
         return int(self._epoch[1][position])
 
     def _starts(self, index: int, rng: np.random.Generator) -> list[int]:
-        """First voxel of the patch per axis; negative where it is centred around the image."""
+        """First voxel of the patch per axis; negative if the image is smaller than the patch."""
         shape = self.cases[index].image.shape[1:]
         low = np.zeros(len(shape), dtype=np.int64)
         high = np.subtract(shape, self.patch_size)
@@ -109,7 +114,7 @@ class PatchSampler:
         return [int(start) for start in np.where(too_small, centred, starts)]
 
     def _foreground(self, index: int) -> list[np.ndarray[Any, Any]]:
-        """Flat voxel indices of every class present in a case, at most 20 000 each."""
+        """Flat voxel indices of every class in a case, at most 20 000 per class."""
         if index not in self._positions:
             label = self._label(index)
             overlapping = label.ndim == self.cases[index].image.ndim
@@ -124,7 +129,7 @@ class PatchSampler:
 
 
 def _copy_patch(x: Tensor, starts: Sequence[int], patch: Tensor) -> None:
-    """Copy the part of x (..., *S) from `starts` on into patch (..., *P), where they overlap."""
+    """Copy x (..., *S), from voxel `starts` on, into patch (..., *P), as far as they overlap."""
     first_axis = x.ndim - len(starts)
     for axis, start in enumerate(starts, first_axis):
         first, last = max(start, 0), min(start + patch.shape[axis], x.shape[axis])

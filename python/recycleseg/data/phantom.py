@@ -1,13 +1,12 @@
-"""Seeded artificial scenes for trying out, testing and comparing methods without any download.
+"""Artificial scenes to try out, test and compare methods without any download.
 
-A scene is a body with three soft organs that touch and occlude each other, and lesions that look
-like organs but belong to the background. All of them draw their intensity from overlapping
-ranges, so that intensity alone tells little; place, size and shape tell the rest.
+A scene is a body with three soft organs that touch and cover each other, and lesions that look
+like organs but belong to the background. Their ranges of intensity overlap, so intensity alone is
+not enough to tell them apart; a method must also use place, size and shape.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from recycleseg.data.volumes import write_volume
+from recycleseg.files import write_json
 
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
 class _Organ:
-    """Mean centre and radii as fractions of the body's radii; the later organ lies in front."""
+    """Mean centre and radii as fractions of the radii of the body; later organs lie in front."""
 
     name: str
     centre: tuple[float, float, float]
@@ -53,16 +53,20 @@ def write_phantom(
 ) -> Path:
     """Write scenes as a data set in the nnU-Net raw layout: NIfTI in 3D, PNG in 2D.
 
-    `dataset.json` is written last, so a folder with it is whole. Scene k depends on
-    (seed, spatial_dims, k) alone.
+    `dataset.json` is written last, so a folder that has it is complete. Scene k depends only on
+    seed, spatial_dims and k.
 
     Args:
-        root: folder of the data set, made if needed.
+        root: folder of the data set; it is created if needed.
         spatial_dims: 3 (32 x 40 x 32 voxels of 1 x 1 x 1.5 mm) or 2 (96 x 128 pixels of 0.5 mm).
-        num_cases: train, val and test scenes.
+        num_cases: number of train, val and test scenes.
+        seed: decides all random choices.
 
     Returns:
         `root` as a path.
+
+    Raises:
+        ValueError: spatial_dims or num_cases is invalid.
     """
     if spatial_dims not in _SHAPES:
         raise ValueError(f"spatial_dims: expected 2 or 3, got {spatial_dims}")
@@ -93,8 +97,8 @@ def write_phantom(
         "numTraining": len(case_ids),
         "file_ending": ending,
     }
-    (root / "split.json").write_text(json.dumps(split, indent=1), encoding="utf-8")
-    (root / "dataset.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+    write_json(root / "split.json", split)
+    write_json(root / "dataset.json", description)
     return root
 
 
@@ -109,7 +113,7 @@ def make_scene(spatial_dims: int, *, seed: int, index: int) -> tuple[Array, Arra
         radii = rng.uniform(0.14, 0.24) * rng.uniform(0.85, 1.15, spatial_dims)
         lesion = body * _coverage(grid, centre, radii, 0.1, voxel, rng)
         image += lesion * (rng.uniform(_ORGAN_LEVELS[0], _ORGAN_LEVELS[-1]) - image)
-    # Any organ may have any level, yet two that touch never have the same.
+    # Any organ may have any level, but two organs never have the same level.
     levels = rng.permutation(_ORGAN_LEVELS) + rng.uniform(-0.05, 0.05, len(_ORGANS))
     label = np.zeros(image.shape, dtype=np.uint8)
     for value, organ in enumerate(_ORGANS, start=1):
@@ -123,7 +127,7 @@ def make_scene(spatial_dims: int, *, seed: int, index: int) -> tuple[Array, Arra
 
 
 def _body_coordinates(spatial_dims: int, rng: np.random.Generator) -> tuple[Array, float]:
-    """Voxel centres (n, *S) in units of the body's radii, randomly posed, and a voxel's size."""
+    """Voxel centres (n, *S) in units of the radii of a randomly placed body, and a voxel's size."""
     shape, spacing = np.array(_SHAPES[spatial_dims]), np.array(_SPACINGS[spatial_dims])
     extent = shape * spacing
     axes = [(np.arange(size) + 0.5) * mm for size, mm in zip(shape, spacing, strict=True)]
@@ -156,7 +160,7 @@ def _coverage(
     voxel: float,
     rng: np.random.Generator,
 ) -> Array:
-    """Share of every voxel (*S) that a randomly deformed ellipsoid covers."""
+    """The share (*S) of every voxel that a randomly deformed ellipsoid covers."""
     column = (-1, *[1] * len(centre))
     radius = np.linalg.norm((grid - centre.reshape(column)) / radii.reshape(column), axis=0)
     surface = 1 + roughness * _smooth_field(grid, 0.8, rng)
@@ -165,7 +169,7 @@ def _coverage(
 
 
 def _smooth_field(grid: Array, wavelength: float, rng: np.random.Generator) -> Array:
-    """A random field (*S) of mean 0 and variance 1: waves of at least this length."""
+    """A random field (*S) with mean 0 and variance 1, a sum of waves of at least this length."""
     num_waves = 8
     direction = rng.normal(size=(num_waves, len(grid)))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
@@ -176,7 +180,7 @@ def _smooth_field(grid: Array, wavelength: float, rng: np.random.Generator) -> A
 
 
 def _acquire(image: Array, grid: Array, rng: np.random.Generator) -> Array:
-    """What a scanner adds: a smooth bias field, multiplicative speckle, additive noise."""
+    """Add what a scanner adds: a smooth bias field, multiplicative speckle, additive noise."""
     bias = np.exp(0.12 * _smooth_field(grid, 3.0, rng))
     speckle = rng.gamma(1 / _SPECKLE**2, _SPECKLE**2, image.shape)
     return np.asarray(image * bias * speckle + rng.normal(0.0, _NOISE, image.shape))

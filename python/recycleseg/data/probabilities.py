@@ -1,9 +1,10 @@
-"""Class probabilities in files as nnU-Net keeps them, and their order of axes.
+"""Class probabilities in files of nnU-Net's format.
 
-CASE.npz holds one array, `probabilities`, float32: (C, Z, Y, X) for NIfTI, the axes of the image
-file's array (X, Y, Z) reversed, since nnU-Net reads NIfTI by SimpleITK; (C, 1, H, W) for PNG. C
-counts the background where classes are exclusive, and the regions alone where they overlap.
-nnU-Net version 1 called the array `softmax` and rounded it to float16; both are read.
+CASE.npz holds one array, `probabilities`, float32. For NIfTI it is (C, Z, Y, X): the axes of the
+image array (X, Y, Z) are reversed, because nnU-Net reads NIfTI with SimpleITK. For PNG it is
+(C, 1, H, W). C includes the background if classes are exclusive; if regions overlap, C is the
+number of regions. nnU-Net version 1 called the array `softmax` and rounded it to float16; this
+module reads both.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ _KEYS = ("probabilities", "softmax")
 
 
 def write_probabilities(path: Path | str, probs: Tensor | np.ndarray[Any, Any]) -> None:
-    """Write probabilities (C, *S), on the CPU and in the axes of the image's array, in one rename.
+    """Write probabilities, whole.
 
     Args:
         path: ends in .npz.
-        probs: (C, X, Y, Z), or (C, H, W) of a PNG; stored as float32.
+        probs: (C, X, Y, Z), or (C, H, W) of a PNG, in the axes of the image array and on the CPU;
+            stored as float32.
 
     Raises:
-        ValueError: another number of axes.
+        ValueError: probs has another number of axes.
     """
     path = Path(path)
     array = np.asarray(probs)
@@ -38,7 +40,7 @@ def write_probabilities(path: Path | str, probs: Tensor | np.ndarray[Any, Any]) 
     stored = array.transpose(0, 3, 2, 1) if array.ndim == 4 else array[:, None]
     with (
         written_whole(path) as temporary,
-        # np.savez_compressed takes several times as long for a few per cent less.
+        # np.savez_compressed takes several times as long and saves only a few per cent more.
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         archive.open(f"{_KEYS[0]}.npy", "w", force_zip64=True) as file,
     ):
@@ -50,24 +52,27 @@ def write_probabilities(path: Path | str, probs: Tensor | np.ndarray[Any, Any]) 
 
 
 def read_probabilities(path: Path | str, shape: Sequence[int]) -> np.ndarray[Any, Any]:
-    """Read probabilities (C, *S) float32 in the axes of an image array of this shape.
+    """Read probabilities in the axes of the image array.
 
     Args:
         path: a file of `write_probabilities` or of nnU-Net.
-        shape: (X, Y, Z), or (H, W) of a PNG.
+        shape: of the image array: (X, Y, Z), or (H, W) of a PNG.
+
+    Returns:
+        (C, *shape) float32.
 
     Raises:
-        FileError: missing or damaged file, none of the arrays above, another shape, or values
-            that are not within 0 and 1.
+        FileError: the file is missing or damaged, has no array of probabilities, or this has
+            another shape or values outside 0 and 1.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileError(f"{path}: expected a file, got none there")
+        raise FileError(f"{path}: expected a file, got a path that does not exist")
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             stored = _read_first(archive, [key for key in _KEYS if key in names])
-    except Exception as error:  # zipfile, zlib and NumPy meet damaged bytes with any kind
+    except Exception as error:  # damaged bytes cause many kinds in zipfile, zlib and NumPy
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FileError(f"{path}: expected a whole .npz file, got: {reason}") from error
     if stored is None:
@@ -79,7 +84,7 @@ def read_probabilities(path: Path | str, shape: Sequence[int]) -> np.ndarray[Any
             f"got {stored.dtype} of shape {stored.shape}"
         )
     stored = stored.astype(np.float32, copy=False)
-    # Written so that NaN fails too; a resampled softmax passes 1 by a few roundings.
+    # `not` makes NaN fail too. Rounding may take a resampled softmax a little above 1.
     if stored.size and not (stored.min() >= -1e-3 and stored.max() <= 1 + 1e-3):
         raise FileError(f"{path}: expected probabilities within 0 and 1, got other values")
     return np.asarray(stored[:, 0] if len(shape) == 2 else stored.transpose(0, 3, 2, 1))

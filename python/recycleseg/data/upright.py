@@ -1,4 +1,4 @@
-"""Grids along the world's axes, for files whose own axes are turned against these."""
+"""Grids along the axes of the world, for files with axes that are turned against them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy  # whose modules load when they are used
+import scipy  # loads its modules at first use
 import torch
 from torch import Tensor
 
@@ -16,24 +16,24 @@ from recycleseg.data.geometry import Kernel, largest_share, resample
 
 Array = np.ndarray[Any, Any]
 
-# A smaller turn moves nothing by a voxel in an organ of fifty.
+# A smaller turn moves no voxel of an organ 50 voxels wide by a whole voxel.
 _LARGEST_DEGREES = 1.0
-# Of a voxel: what affines lose to float32.
+# In voxels. It covers the float32 rounding of affines.
 _ROUNDING = 0.01
 
 
 def is_upright(affine: Array) -> bool:
-    """Whether each axis of a file with this (4, 4) affine lies within 1 degree of a world axis."""
+    """Whether all axes of a file with this (4, 4) affine are within 1 degree of a world axis."""
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     return bool(np.abs(directions).max(axis=0).min() >= np.cos(np.radians(_LARGEST_DEGREES)))
 
 
 @dataclass(frozen=True)
 class UprightGrid:
-    """Voxels along the world's axes (right, anterior, superior) around what a file shows.
+    """Voxels along the world axes (right, anterior, superior) that cover the content of a file.
 
-    Their centres are whole multiples of `spacing` in world coordinates, so that copies of a scan
-    in other grids are sampled at the same places of the body.
+    Voxel centres are whole multiples of `spacing` in world coordinates, so copies of a scan with
+    different grids are sampled at the same places of the body.
 
     Attributes:
         shape: number of voxels along each axis.
@@ -47,14 +47,14 @@ class UprightGrid:
 
     @classmethod
     def around(cls, image: Tensor, affine: Array, spacing: Sequence[float]) -> UprightGrid:
-        """The grid that covers each voxel of the image that is not zero in all channels.
+        """The grid that covers all voxels of the image that are not zero in every channel.
 
-        Zero is what turning a scan leaves in corners that it did not cover.
+        Voxels that are zero are left out, because a scan that was turned has zeros in its corners.
 
         Args:
-            image: (C, *file's shape), before normalisation.
+            image: (C, *S) in the axes of the file, before normalisation.
             affine: (4, 4) of the file, mm.
-            spacing: in mm.
+            spacing: of the grid, mm.
         """
         seen = (image != 0).any(0).numpy()
         points = _ends_of_lines(seen if seen.any() else np.ones_like(seen))
@@ -69,20 +69,28 @@ class UprightGrid:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> UprightGrid:
-        """Inverse of `dataclasses.asdict`, also after a round trip through JSON."""
+        """The inverse of `dataclasses.asdict`; also takes values that come from JSON."""
         to_file = tuple(map(tuple, values["to_file"]))
         return cls(tuple(values["shape"]), tuple(values["spacing"]), to_file)
 
     def sample_image(self, image: Tensor, kernel: Kernel) -> Tensor:
-        """An image (C, *file's shape) float32 on this grid, by cubic splines; beyond the file's
-        border its darkest value. Axes with smaller voxels than this grid's are first shrunk by
-        `kernel`, against aliasing.
+        """Sample an image on this grid with cubic splines.
+
+        If an axis of the file has smaller voxels than this grid, it is first shrunk with `kernel`
+        to avoid aliasing. Beyond the border of the file an image has its darkest value.
+
+        Args:
+            image: (C, *S) float32 in the axes of the file.
+            kernel: see `resample`.
+
+        Returns:
+            (C, *shape) float32.
         """
         matrix, offset = _split(np.array(self.to_file))
         old = image.shape[1:]
-        # The longest way along each of the file's axes, in its voxels, between two of this grid.
-        ways = np.abs(matrix).max(axis=1)
-        new = [max(1, min(n, round(n / way))) for n, way in zip(old, ways, strict=True)]
+        # The longest step along each file axis, in its voxels, between neighbours of this grid.
+        steps = np.abs(matrix).max(axis=1)
+        new = [max(1, min(n, round(n / step))) for n, step in zip(old, steps, strict=True)]
         scale = np.array(new) / np.array(old)
         matrix, offset = matrix * scale[:, None], (offset + 0.5) * scale - 0.5
         channels = [
@@ -96,8 +104,14 @@ class UprightGrid:
         return torch.from_numpy(np.stack(channels))
 
     def sample_label(self, label: Tensor, values: Sequence[int]) -> Tensor:
-        """A label map of the file on this grid, uint8: the largest of the linearly resampled
-        indicator functions wins, the lower value on a tie; 0 beyond the file's border.
+        """Sample a label map on this grid; see `resample_label` for the rule.
+
+        Args:
+            label: (*S) integers in the axes of the file.
+            values: the label values.
+
+        Returns:
+            (*shape) uint8; 0 beyond the border of the file.
         """
         matrix, offset = _split(np.array(self.to_file))
 
@@ -109,17 +123,23 @@ class UprightGrid:
         return largest_share(self.shape, values, share)
 
     def restore(self, x: Tensor, file_shape: Sequence[int], rows: slice) -> Tensor:
-        """(C, *shape) float32 at the file's voxels, (C, rows, ...), linear; 0 beyond this grid.
+        """Sample probabilities of this grid at the voxels of the file, linearly.
 
-        rows: a range of the file's first axis, which alone is restored: equal to the same rows of
-        the whole but for rounding.
+        Args:
+            x: (C, *shape).
+            file_shape: shape of the file.
+            rows: range of the first axis of the file to restore. The result equals the same rows
+                of the whole file except for rounding.
+
+        Returns:
+            (C, rows, ...) float32; 0 beyond this grid.
         """
         whole = np.vstack([np.array(self.to_file), [0, 0, 0, 1]])
         matrix, offset = _split(np.linalg.inv(whole)[:3])
         start, stop, _ = rows.indices(file_shape[0])
         offset = offset + matrix[:, 0] * start
         shape = (stop - start, *file_shape[1:])
-        # Only what these rows see of x, which may be on a GPU, is copied.
+        # x may be on a GPU, so only the part that these rows need is copied.
         corners = np.array(list(itertools.product(*((0, n - 1) for n in shape))))
         seen = corners @ matrix.T + offset
         low = np.clip(np.floor(seen.min(axis=0)).astype(int) - 1, 0, self.shape)
@@ -135,13 +155,14 @@ class UprightGrid:
 
 
 def _split(affine: Array) -> tuple[Array, Array]:
-    """Matrix (3, 3) and offset (3,) of (3, 4)."""
+    """The matrix (3, 3) and the offset (3,) of an affine (3, 4)."""
     return affine[:, :3], affine[:, 3]
 
 
 def _widened(x: Array) -> Array:
-    """Its outermost voxels once more around it: a voxel reaches half its size beyond its centre,
-    which is far where slices are thick.
+    """x with its outermost voxels repeated once around it.
+
+    A voxel extends by half its size beyond its centre, which is far if slices are thick.
     """
     return np.pad(x, 1, mode="edge")
 
@@ -149,7 +170,7 @@ def _widened(x: Array) -> Array:
 def _transform(
     x: Array, matrix: Array, offset: Array, shape: Sequence[int], order: int, beyond: float
 ) -> Array:
-    """x at matrix @ index + offset, float32; fades to `beyond` within a voxel of its border."""
+    """x at matrix @ index + offset, float32; beyond its border it fades to `beyond` in a voxel."""
     result: Array = scipy.ndimage.affine_transform(
         x, matrix, offset, tuple(shape), np.float32, order, "grid-constant", beyond
     )
@@ -157,8 +178,9 @@ def _transform(
 
 
 def _ends_of_lines(mask: Array) -> Array:
-    """Indices (N, 3) of the first and the last set voxel of each line along the first axis: the
-    others lie between them in any direction.
+    """Indices (N, 3) of the first and last true voxel of each line along the first axis.
+
+    They are enough to find the extent in any direction, because all others lie between them.
     """
     any_set = mask.any(axis=0)
     first, last = mask.argmax(axis=0), len(mask) - 1 - mask[::-1].argmax(axis=0)

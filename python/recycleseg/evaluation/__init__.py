@@ -1,4 +1,4 @@
-"""Folders of segmentations against folders of references, and one against another."""
+"""Evaluate a folder of segmentations against references, and compare two such folders."""
 
 from recycleseg.evaluation.compare import Comparison, ComparisonRow, compare
 from recycleseg.evaluation.folder import FolderScores, evaluate_folder

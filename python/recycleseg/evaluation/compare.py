@@ -1,4 +1,4 @@
-"""Whether one set of predictions is better than another, from the cases that both have."""
+"""Whether one set of predictions is better than another, on the cases that both have."""
 
 from __future__ import annotations
 
@@ -20,32 +20,42 @@ from recycleseg.evaluation.statistics import (
     signed_rank,
 )
 from recycleseg.evaluation.summary import plain
+from recycleseg.metrics.aggregate import finite_mean
 from recycleseg.metrics.scores import Scores
 from recycleseg.metrics.surface import tolerance_names
 
 _SIGNIFICANT = 0.05
 METHOD = (
-    "Pairs in which a metric is NaN for either (not applicable) are left out. Means, the mean "
-    "difference A - B and its 95 % percentile bootstrap interval over cases are of pairs in which "
-    "both are finite. Two-sided Wilcoxon signed-rank test of all pairs: a structure that only one "
-    "misses (an infinite distance) is the largest difference, against that one; where both miss "
-    "it the difference is zero; zero differences are dropped; p is exact, with ties too, for up to "
-    "50 nonzero differences, else by the normal approximation. Fewer than 6 pairs that differ are "
-    "not tested; if all of at least 6 pairs are equal, p is 1. p_holm: p adjusted by Holm for all "
-    "tests of the table. One is better where p_holm < 0.05, the ranks and the mean difference "
-    "agree, and it misses no more structures than the other."
+    "A pair is left out if the metric of either case is NaN (not applicable). The means, the mean "
+    "difference A - B and its 95 % percentile bootstrap interval over cases use the pairs in which "
+    "both values are finite. The test is the two-sided Wilcoxon signed-rank test of all pairs. If "
+    "only one set misses a structure (an infinite distance), this is the largest difference and "
+    "counts against that set; if both miss it, the difference is zero. Zero differences are "
+    "dropped. p is exact, also with ties, for up to 50 nonzero differences; for more it is the "
+    "normal approximation. If fewer than 6 pairs differ, nothing is tested; if all of at least 6 "
+    "pairs are equal, p is 1. p_holm is p adjusted by Holm for all tests of the table. One set is "
+    "better if p_holm < 0.05, the ranks and the mean difference agree, and it does not miss more "
+    "structures than the other."
 )
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """Two sets of predictions by one metric of one label.
+    """Two sets of predictions, a and b, compared by one metric of one label.
 
-    mean_a, mean_b, difference (a - b), ci_low, ci_high: of pairs where both are finite; NaN where
-    there are none. p_value, p_holm: NaN where too few pairs differ for a test. rank_balance: from
-    -1, b's values rank higher in all pairs, to 1. num_pairs: pairs in which neither is NaN, equal
-    ones too. num_inf_a, num_inf_b: of these, how many are infinite. num_nan: pairs left out, since
-    the metric does not apply.
+    Attributes:
+        label: name of the label.
+        metric: name of the metric.
+        mean_a, mean_b: means over the pairs in which both values are finite; NaN without such
+            pairs.
+        difference: mean of a - b over the same pairs.
+        ci_low, ci_high: 95 % bootstrap interval of `difference`.
+        p_value: of the signed-rank test; NaN if too few pairs differ for a test.
+        p_holm: `p_value` adjusted for all tests of the table.
+        rank_balance: from -1 (b has the higher value in all pairs) to 1 (a has it).
+        num_pairs: pairs in which neither value is NaN, equal ones included.
+        num_inf_a, num_inf_b: how many values of these pairs are infinite.
+        num_nan: pairs left out because the metric does not apply.
     """
 
     label: str
@@ -65,7 +75,7 @@ class ComparisonRow:
 
     @property
     def better(self) -> str | None:
-        """ "a", "b", or None where no difference is shown."""
+        """The better set, "a" or "b", or None if no difference is shown."""
         if not self.p_holm < _SIGNIFICANT or self.difference * self.rank_balance < 0:
             return None
         a_is_better = (self.rank_balance > 0) == higher_is_better(self.metric)
@@ -77,9 +87,13 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sets of predictions, `a` and `b`, by every label and metric; see METHOD.
+    """Two sets of predictions, a and b, compared by every label and metric; see METHOD.
 
-    case_ids: the cases that both have. num_only_a, num_only_b: how many only one has.
+    Attributes:
+        name_a, name_b: what the two sets are called.
+        rows: one per label and metric.
+        case_ids: the cases that both sets have.
+        num_only_a, num_only_b: how many cases only one set has.
     """
 
     name_a: str
@@ -90,7 +104,7 @@ class Comparison:
     num_only_b: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: NaN and inf are None."""
+        """Plain values for JSON; NaN and inf become None."""
         rows = []
         for row in self.rows:
             values = dataclasses.asdict(row)
@@ -108,7 +122,7 @@ class Comparison:
         }
 
     def verdict(self, row: ComparisonRow) -> str:
-        """One row in words."""
+        """The result of one row in words."""
         if math.isnan(row.p_value):
             if row.num_pairs < MIN_PAIRS:
                 return f"too few pairs ({row.num_pairs})"
@@ -119,7 +133,7 @@ class Comparison:
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether a metric is an overlap, rather than a distance."""
+    """Whether higher values of a metric are better: it is an overlap, not a distance."""
     name = metric.removeprefix("surfel_")
     return name.startswith("nsd") or name in ("dice", "iou", "precision", "recall")
 
@@ -146,11 +160,16 @@ def compare(
 ) -> Comparison:
     """Paired statistics of the final predictions of two sets, over the cases that both have.
 
-    names: of both; None: of their folders. metrics: None: `headline_metrics`. resamples, seed: of
-    the bootstrap.
+    Args:
+        a, b: scores of the two sets.
+        names: what to call the sets; None takes the names of their folders.
+        metrics: names of the metrics; None takes `headline_metrics`.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
 
     Raises:
-        ValueError: other labels or settings, no case in common, or other references of a case.
+        ValueError: the sets differ in labels, settings or the reference of a case, or they have
+            no case in common.
     """
     if a.labels != b.labels:
         raise ValueError(f"compare: expected the same labels, got {a.labels} and {b.labels}")
@@ -184,7 +203,7 @@ def _check_references(a: FolderScores, b: FolderScores, case_ids: tuple[str, ...
         of_a, of_b = (scores.reference_files[case_id] for scores in (a, b))
         if of_a.resolve() == of_b.resolve():
             continue
-        # An evaluation may outlive its references, of which the names alone are then known.
+        # The references may be deleted after the evaluation; then only their names are known.
         unknown = not (of_a.is_file() and of_b.is_file())
         if of_a.name != of_b.name or not (unknown or filecmp.cmp(of_a, of_b, shallow=False)):
             raise ValueError(
@@ -196,7 +215,7 @@ def _check_references(a: FolderScores, b: FolderScores, case_ids: tuple[str, ...
 def _values(
     scores: FolderScores, case_ids: tuple[str, ...], metrics: tuple[str, ...]
 ) -> NDArray[np.float64]:
-    """(N, labels * metrics) of the final predictions."""
+    """Values (N, labels * metrics) of the final predictions of N cases."""
     position = {case_id: i for i, case_id in enumerate(scores.case_ids)}
     table = scores.by_step[-1].table
     at = [position[case_id] for case_id in case_ids]
@@ -211,7 +230,7 @@ def _rows(
     resamples: int,
     seed: int,
 ) -> tuple[ComparisonRow, ...]:
-    """a, b: (N, labels * metrics)."""
+    """One row per label and metric, from values a and b (N, labels * metrics)."""
     finite = np.isfinite(a) & np.isfinite(b)
     differences = np.full(a.shape, np.nan)
     np.subtract(a, b, out=differences, where=finite)
@@ -226,9 +245,9 @@ def _rows(
             ComparisonRow(
                 label=label,
                 metric=metric,
-                mean_a=_mean(a[both, i]),
-                mean_b=_mean(b[both, i]),
-                difference=_mean(differences[both, i]),
+                mean_a=float(finite_mean(a[both, i])),
+                mean_b=float(finite_mean(b[both, i])),
+                difference=float(finite_mean(differences[both, i])),
                 ci_low=float(interval[0, i]),
                 ci_high=float(interval[1, i]),
                 p_value=tests[i][0],
@@ -244,26 +263,23 @@ def _rows(
 
 
 def _test(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[float, float]:
-    """p and balance of ranks of the pairs in which neither is NaN."""
+    """p and the balance of ranks, from the pairs in which neither value is NaN."""
     applies = ~np.isnan(a) & ~np.isnan(b)
     a, b = a[applies], b[applies]
     if len(a) < MIN_PAIRS:
         return math.nan, math.nan
     differences = np.zeros(len(a))
-    np.subtract(a, b, out=differences, where=a != b)  # inf - inf, both missed, is no difference
-    # Differences that are equal but for rounding share their rank.
+    # Where both miss a structure the difference stays 0, because inf - inf would be NaN.
+    np.subtract(a, b, out=differences, where=a != b)
+    # Differences that are equal except for rounding must share their rank.
     differences = np.round(differences, 12)
     if 0 < np.count_nonzero(differences) < MIN_PAIRS:
         return math.nan, math.nan
     return signed_rank(differences)
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    return float(values.mean()) if len(values) else math.nan
-
-
 def _distinct_names(a: FolderScores, b: FolderScores) -> tuple[str, str]:
-    """The folders' names, with as many of the folders above as tell them apart."""
+    """The names of the two folders, with as many parent folders as make them differ."""
     parts = [scores.prediction_root.resolve().parts for scores in (a, b)]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-length:]) for p in parts]

@@ -1,4 +1,4 @@
-"""All metrics of all cases of a folder."""
+"""All metrics of all cases in a folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recycleseg.classes import Labels, parse_labels
 from recycleseg.data.check import grid_problems
 from recycleseg.data.volumes import Volume, read_volume
 from recycleseg.evaluation.labels import find_labels
-from recycleseg.evaluation.pairs import Pair, find_pairs
+from recycleseg.evaluation.pairs import Pair, Pairs, find_pairs
 from recycleseg.files import FileError, listed, shortened
 from recycleseg.metrics.aggregate import mean_of_means
 from recycleseg.metrics.evaluate import evaluate
@@ -30,10 +30,16 @@ from recycleseg.progress import Progress
 class FolderScores:
     """Scores of B cases.
 
-    labels: name -> value, or values of a region, of the foreground. by_step: batched scores, in
-    the order of case_ids, after every sampling step; the last entry, or the only one, is of the
-    final predictions. failed: case_id -> why a case could not be evaluated; it is in nothing else.
-    notes: what else there is to say, a line each.
+    Attributes:
+        case_ids: the B cases.
+        labels: foreground names -> value, or values of a region.
+        by_step: one entry per sampling step: the scores of all cases, in the order of `case_ids`.
+            The last entry, or the only one, belongs to the final predictions.
+        prediction_files: case_id -> file of the final prediction.
+        reference_files: case_id -> file of the reference.
+        prediction_root: folder of the predictions.
+        failed: case_id -> why the case could not be evaluated. No other attribute has this case.
+        notes: remarks for the user, one line each.
     """
 
     case_ids: tuple[str, ...]
@@ -46,11 +52,11 @@ class FolderScores:
     notes: tuple[str, ...] = ()
 
     def mean_dice_by_step(self) -> list[float]:
-        """Mean foreground Dice after every step; see `mean_of_means`."""
+        """Mean foreground Dice after every sampling step; see `mean_of_means`."""
         return [mean_of_means(scores.table["dice"]) for scores in self.by_step]
 
     def settings(self) -> dict[str, Any]:
-        """What the metrics depend on besides the maps."""
+        """The options that the values of the metrics depend on."""
         final = self.by_step[-1]
         return {
             "tolerances_mm": list(final.tolerances_mm),
@@ -75,23 +81,25 @@ def evaluate_folder(
 ) -> FolderScores:
     """Compare every label map of a folder with its reference, or one file with another.
 
-    Args:
-        pred, ref: folders of CASE.nii.gz, .nii or .png, whichever program wrote them, or one file
-            each. References without prediction are left out. `pred/steps/step_1` ... hold the maps
-            after each sampling step.
-        labels: name -> value, or values of a region; None: what a description beside the maps
-            says (predict.json, dataset.json), else every value found, named "1", "2", ...
-        tolerance_mm, percentile, definitions, border_is_outside: of :func:`recycleseg.evaluate`.
-        workers: cases that are read and evaluated at once; None: as many as there are cores.
-        device: "cpu" or "cuda", where the metrics are computed.
-        progress: called with how many cases are done, and of how many.
+    If the files of a case are damaged, differ in their grid or hold unknown labels, the case goes
+    to `failed` and the others are still evaluated.
 
-    A case whose files are damaged, do not share a grid or hold other labels is in `failed`; the
-    others are evaluated.
+    Args:
+        pred, ref: folders of CASE.nii.gz, .nii or .png of any program, or one file each.
+            References without a prediction are left out. `pred/steps/step_1` ... hold the maps
+            after each sampling step.
+        labels: name -> value, or values of a region. None takes the names from predict.json or
+            dataset.json beside the maps; without these files, every value found is a label, named
+            "1", "2", ...
+        tolerance_mm, percentile, definitions, border_is_outside: see :func:`recycleseg.evaluate`.
+        workers: how many cases to read and evaluate at the same time; None takes one per core.
+        device: "cpu" or "cuda", where the metrics are computed.
+        progress: called with the number of cases done and the number of all cases.
 
     Raises:
-        FileError: predictions without reference, steps that lack cases, or no sound case.
-        ValueError: an option is not as said.
+        FileError: a prediction has no reference, a step lacks a case, or no case can be
+            evaluated.
+        ValueError: an option is invalid.
     """
     pred, ref = Path(pred), Path(ref)
     pairs = find_pairs(pred, ref)
@@ -111,33 +119,39 @@ def evaluate_folder(
             results[pair.case_id] = result
             if progress is not None:
                 progress(len(results), len(pairs.cases))
-    done = {case_id: r for case_id, r in results.items() if not isinstance(r, str)}
-    failed = {case_id: r for case_id, r in results.items() if isinstance(r, str)}
-    if not done:
-        raise FileError(listed(f"{pred}: no case can be evaluated", [*failed.values()]))
-    if without := [case_id for case_id, r in done.items() if not r.spacing_known]:
-        notes.append(
-            f"{len(without)} of {len(done)} cases: no file says the pixel size, 1 mm is taken: "
-            "their distances are in pixels"
-        )
-    return FolderScores(
-        case_ids=tuple(done),
-        labels=known,
-        by_step=tuple(
-            Scores.join(step) for step in zip(*(r.by_step for r in done.values()), strict=True)
-        ),
-        prediction_files={p.case_id: p.predictions[-1] for p in pairs.cases if p.case_id in done},
-        reference_files={p.case_id: p.reference for p in pairs.cases if p.case_id in done},
-        prediction_root=pairs.root,
-        failed=failed,
-        notes=(*pairs.notes, *notes),
-    )
+    if all(isinstance(result, str) for result in results.values()):
+        raise FileError(listed(f"{pred}: no case can be evaluated", [*map(str, results.values())]))
+    return _gather(pairs, known, results, notes)
 
 
 @dataclass(frozen=True)
 class _Result:
     by_step: tuple[Scores, ...]
     spacing_known: bool
+
+
+def _gather(
+    pairs: Pairs, labels: Labels, results: Mapping[str, _Result | str], notes: list[str]
+) -> FolderScores:
+    """The scores of all cases; a result that is text says why its case failed."""
+    done = {case_id: r for case_id, r in results.items() if not isinstance(r, str)}
+    if num_unknown := sum(not r.spacing_known for r in done.values()):
+        notes.append(
+            f"{num_unknown} of {len(done)} cases: no file gives the pixel size, so 1 mm is "
+            "assumed and distances are in pixels"
+        )
+    return FolderScores(
+        case_ids=tuple(done),
+        labels=labels,
+        by_step=tuple(
+            Scores.join(step) for step in zip(*(r.by_step for r in done.values()), strict=True)
+        ),
+        prediction_files={p.case_id: p.predictions[-1] for p in pairs.cases if p.case_id in done},
+        reference_files={p.case_id: p.reference for p in pairs.cases if p.case_id in done},
+        prediction_root=pairs.root,
+        failed={case_id: r for case_id, r in results.items() if isinstance(r, str)},
+        notes=(*pairs.notes, *notes),
+    )
 
 
 def _num_workers(workers: int | None, num_cases: int) -> int:
@@ -149,18 +163,18 @@ def _num_workers(workers: int | None, num_cases: int) -> int:
 
 
 def _check_options(options: dict[str, Any], device: str) -> None:
-    """Raise ValueError for what is wrong with the options before any file is opened."""
+    """Raise ValueError for an invalid option before any file is opened."""
     if device not in ("cpu", "cuda"):
         raise ValueError(f"device: expected cpu or cuda, got {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device: expected cpu, for torch finds no CUDA device, got cuda")
+        raise ValueError("device: expected cpu because torch finds no CUDA device, got cuda")
     pixel = np.zeros((1, 1), dtype=np.uint8)
     evaluate(pixel, pixel, spacing=(1.0, 1.0), labels={"foreground": 1}, **options)
 
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that share the cores: reading and the metrics' loops run outside Python's lock."""
+    """Threads that share the cores; reading files and computing metrics release Python's lock."""
     before = torch.get_num_threads()
     each = max(1, before // workers)
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(each,))
@@ -178,7 +192,7 @@ def _labels(
     cases: Sequence[Pair],
     pool: ThreadPoolExecutor,
 ) -> tuple[Labels, list[str]]:
-    """The labels to evaluate, and what to say of them."""
+    """The labels to evaluate, and notes for the user about them."""
     if labels is not None:
         return parse_labels(labels, "labels"), []
     if found := find_labels(pred, ref):
@@ -186,8 +200,8 @@ def _labels(
     values = sorted(set().union(*pool.map(_values_of_case, cases)) - {0})
     if not values:
         raise FileError(f"{pred}, {ref}: expected label maps with values from 1 on, got only 0")
-    listed = ", ".join(map(str, values))
-    note = f"no predict.json or dataset.json names the labels; the values found are {listed}"
+    names = ", ".join(map(str, values))
+    note = f"no predict.json or dataset.json names the labels; the values found are {names}"
     return parse_labels({str(value): value for value in values}, f"{pred}, {ref}"), [note]
 
 
@@ -197,12 +211,12 @@ def _values_of_case(pair: Pair) -> set[int]:
         try:
             values.update(np.unique(_read_label(path)[1]).tolist())
         except FileError:
-            continue  # the case will be listed as failed
+            continue  # the evaluation will list the case as failed
     return values
 
 
 def _try_case(pair: Pair, labels: Labels, options: dict[str, Any], device: str) -> _Result | str:
-    """The scores of a case after every step, or what is wrong with it."""
+    """The scores of a case after every sampling step, or what is wrong with the case."""
     try:
         return _evaluate_case(pair, labels, options, device)
     except FileError as error:
@@ -235,10 +249,10 @@ def _evaluate_case(pair: Pair, labels: Labels, options: dict[str, Any], device: 
 
 
 def _read_label(path: Path) -> tuple[Volume, NDArray[Any]]:
-    """A file, and its values as writable integers.
+    """A label map, and its values as writable integers.
 
     Raises:
-        FileError: it cannot be read, or holds other than whole numbers.
+        FileError: the file cannot be read, is empty, or holds values that are not whole numbers.
     """
     volume = read_volume(path)
     array = volume.array
@@ -248,8 +262,8 @@ def _read_label(path: Path) -> tuple[Volume, NDArray[Any]]:
         wrong = array != whole
         if wrong.any():
             raise FileError(
-                f"{path}: expected whole numbers, labels, got {array[wrong].flat[0]:g} "
-                f"({int(wrong.sum())} voxels that are none)"
+                f"{path}: expected labels that are whole numbers, got {array[wrong].flat[0]:g} "
+                f"({int(wrong.sum())} voxels are not whole numbers)"
             )
         array = whole
     if array.size == 0:
@@ -258,7 +272,7 @@ def _read_label(path: Path) -> tuple[Volume, NDArray[Any]]:
 
 
 def _unknown_labels(maps: Mapping[Path, NDArray[Any]], labels: Labels) -> list[str]:
-    """A line for every map that holds a value which is not listed."""
+    """One line per map that holds a value which no label has."""
     known = {0}
     for entry in labels.values():
         known.update(entry if isinstance(entry, tuple) else (entry,))

@@ -11,7 +11,7 @@ from recycleseg.files import FileError, parse_json_object, read_json_object
 
 
 def read_labels(option: str) -> Labels:
-    """`--labels`: a JSON file, or JSON, of labels or of a data set's description."""
+    """The labels of `--labels`: a JSON file or JSON text, of labels alone or as dataset.json."""
     if option.lstrip().startswith("{"):
         return _of_description(parse_json_object(option, "--labels"), "--labels")
     path = Path(option)
@@ -21,10 +21,13 @@ def read_labels(option: str) -> Labels:
 
 
 def find_labels(pred: Path, ref: Path) -> tuple[Labels, Path] | None:
-    """The labels that a description beside the maps gives, and its file; None: there is none.
+    """The labels that a description beside the maps gives, and the file of the description.
 
-    Looked for in this order: predict.json and dataset.json of the predictions, dataset.json of the
-    references and of the folder above them.
+    The order of search is: predict.json and dataset.json of the predictions, dataset.json of the
+    references, dataset.json of the folder above the references.
+
+    Returns:
+        Labels and file, or None if there is no description.
     """
     pred, ref = (path.parent if path.is_file() else path for path in (pred, ref))
     if predicted := predicted_labels(pred):
@@ -39,7 +42,7 @@ def find_labels(pred: Path, ref: Path) -> tuple[Labels, Path] | None:
 
 
 def predicted_labels(folder: Path) -> Any:
-    """The labels that predict.json of a folder of predictions gives, as they stand; None: none."""
+    """The unchecked labels that predict.json in a folder of predictions gives, or None."""
     path = folder / "predict.json"
     dataset = read_json_object(path).get("dataset") if path.is_file() else None
     return dataset.get("labels") if isinstance(dataset, Mapping) else None

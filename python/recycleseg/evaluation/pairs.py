@@ -1,4 +1,4 @@
-"""Which prediction belongs to which reference, and to which images."""
+"""Which prediction, which reference and which images belong together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from recycleseg.files import FileError, read_json_object, shortened
 
 @dataclass(frozen=True)
 class Pair:
-    """A case's label maps: after every sampling step, the last one final, and the reference."""
+    """The label maps of a case.
+
+    Attributes:
+        case_id: name of the case.
+        predictions: one file per sampling step; the last is the final prediction.
+        reference: file of the reference.
+    """
 
     case_id: str
     predictions: tuple[Path, ...]
@@ -23,9 +29,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
-    """All cases, and what is to be said of the others.
+    """All cases that have a prediction and a reference.
 
-    root: the folder of the predictions. notes: a line each.
+    Attributes:
+        cases: one pair per case.
+        root: the folder of the predictions.
+        notes: remarks about the other cases, one line each.
     """
 
     cases: tuple[Pair, ...]
@@ -36,15 +45,17 @@ class Pairs:
 def find_pairs(pred: Path, ref: Path) -> Pairs:
     """Pair a folder of label maps with a folder of references by name, or one file with another.
 
-    The endings of a case's two files may differ. `steps/step_1` ... beside the predictions hold
-    those after each sampling step.
+    The two files of a case may have different endings. `steps/step_1` ... in the folder of the
+    predictions hold the label maps after each sampling step.
 
     Raises:
-        FileError: nothing there, predictions without reference, steps that lack a case.
+        FileError: a path does not exist, a prediction has no reference, or a step lacks a case.
     """
     for name, path in (("predictions", pred), ("references", ref)):
         if not path.exists():
-            raise FileError(f"{path}: expected {name}, a folder or a file, got none there")
+            raise FileError(
+                f"{path}: expected {name} (a folder or a file), got a path that does not exist"
+            )
     if pred.is_file():
         case_id = _case_id(pred)
         reference = ref if ref.is_file() else _label_maps(ref, "references").get(case_id)
@@ -52,7 +63,9 @@ def find_pairs(pred: Path, ref: Path) -> Pairs:
             raise FileError(f"{pred}: expected a reference {case_id} in {ref}, got none")
         return Pairs((Pair(case_id, (pred,), reference),), pred.parent, ())
     if ref.is_file():
-        raise FileError(f"{ref}: expected a folder of references, as {pred} is one, got a file")
+        raise FileError(
+            f"{ref}: expected a folder of references because {pred} is a folder, got a file"
+        )
     predictions, references = _label_maps(pred, "predictions"), _label_maps(ref, "references")
     if missing := [case_id for case_id in predictions if case_id not in references]:
         raise FileError(
@@ -80,19 +93,25 @@ def find_pairs(pred: Path, ref: Path) -> Pairs:
 def find_images(
     pred: Path, case_ids: Sequence[str], folder: Path | None = None
 ) -> dict[str, tuple[Path, ...]]:
-    """Image files of the cases, one a channel: case_id -> paths, without those that have none.
+    """Find the image files of the cases.
 
-    Those in `folder` named CASE_0000<ending>, CASE_0001<ending>, ... or CASE<ending>; without
-    one, those that predict.json names and that are still there.
+    Args:
+        pred: folder of the predictions, or one file.
+        case_ids: the cases.
+        folder: holds images CASE_0000<ending>, CASE_0001<ending>, ... or CASE<ending>. None takes
+            the images that predict.json names, if they still exist.
+
+    Returns:
+        case_id -> paths, one per channel. Cases without images are left out.
 
     Raises:
-        FileError: a folder without an image of any case.
+        FileError: `folder` holds no image of any case.
     """
     if folder is None:
         root = pred.parent if pred.is_file() else pred
         path = root / "predict.json"
-        listed = read_json_object(path).get("images", {}) if path.is_file() else {}
-        named = listed if isinstance(listed, Mapping) else {}
+        images = read_json_object(path).get("images", {}) if path.is_file() else {}
+        named = images if isinstance(images, Mapping) else {}
         found = {c: tuple(map(Path, named[c])) for c in case_ids if _are_names(named.get(c))}
         return {c: paths for c, paths in found.items() if paths and all(p.is_file() for p in paths)}
     wanted = set(case_ids)
@@ -111,7 +130,7 @@ def find_images(
 
 
 def describe_origin(pred: Path) -> dict[str, str]:
-    """Which models or members made a folder of predictions, and how; as far as it says."""
+    """Which models or members made a folder of predictions, and how, if predict.json says so."""
     path = pred / "predict.json"
     record = read_json_object(path) if path.is_file() else {}
     options = record.get("options")
@@ -132,13 +151,13 @@ def _are_names(entry: Any) -> bool:
 
 
 def _names(entries: Any, key: str) -> str:
-    listed = entries if isinstance(entries, list) else []
-    names = [entry.get(key) for entry in listed if isinstance(entry, Mapping)]
+    known = entries if isinstance(entries, list) else []
+    names = [entry.get(key) for entry in known if isinstance(entry, Mapping)]
     return ", ".join(Path(name).name for name in names if isinstance(name, str))
 
 
 def _label_maps(folder: Path, what: str) -> dict[str, Path]:
-    """case_id -> file, sorted."""
+    """case_id -> file, sorted; `what` names the label maps in messages."""
     found: dict[str, Path] = {}
     for path in _files(folder):
         case_id = _case_id(path)
@@ -166,7 +185,7 @@ def _case_id(path: Path) -> str:
 
 
 def _find_steps(pred: Path, case_ids: tuple[str, ...]) -> list[dict[str, Path]]:
-    """Label maps of every sampling step, first to last; empty: none were saved."""
+    """Label maps of every sampling step, first to last; empty if none were saved."""
     root = pred / "steps"
     inside = root.iterdir() if root.is_dir() else ()
     folders = [path for path in inside if path.is_dir() and _files(path)]
@@ -180,7 +199,7 @@ def _find_steps(pred: Path, case_ids: tuple[str, ...]) -> list[dict[str, Path]]:
     for folder, step in zip(expected, steps, strict=True):
         if missing := [case_id for case_id in case_ids if case_id not in step]:
             raise FileError(
-                f"{folder}: expected a label map of each of the {len(case_ids)} cases of {pred}, "
-                f"got none of {shortened(missing)}"
+                f"{folder}: expected a label map for each of the {len(case_ids)} cases of {pred}, "
+                f"got none for {shortened(missing)}"
             )
     return steps

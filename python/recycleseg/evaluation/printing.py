@@ -1,4 +1,4 @@
-"""What an evaluation says on a terminal."""
+"""What an evaluation prints on a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recycleseg.metrics.aggregate import Summary
 
 
 def scores_table(scores: FolderScores) -> Group:
-    """Means of the final predictions by label, with counts of what they leave out."""
+    """Means of the final predictions per label, with how many values the means leave out."""
     final = scores.by_step[-1]
     metrics = headline_metrics(final)
     plural = "s" if final.num_cases > 1 else ""
@@ -31,7 +31,7 @@ def scores_table(scores: FolderScores) -> Group:
 
 
 def steps_table(scores: FolderScores) -> Group:
-    """Mean Dice after every sampling step, by label and over all of them."""
+    """Mean Dice after every sampling step, per label and over all labels."""
     title = "mean Dice after each sampling step"
     table = _table()
     table.add_column("step", justify="right")
@@ -46,7 +46,7 @@ def steps_table(scores: FolderScores) -> Group:
 
 
 def comparison_table(comparison: Comparison) -> Group:
-    """A row for every label and metric."""
+    """One row per label and metric."""
     a, b = comparison.name_a, comparison.name_b
     title = f"A: {a}, B: {b}; {len(comparison.case_ids)} cases that both have"
     table = _table()
@@ -72,7 +72,7 @@ def comparison_table(comparison: Comparison) -> Group:
 
 
 def comparison_notes(comparison: Comparison) -> Iterator[str]:
-    """What a comparison leaves out, a line each."""
+    """The cases that a comparison leaves out, one line per set."""
     for name, num in (
         (comparison.name_a, comparison.num_only_a),
         (comparison.name_b, comparison.num_only_b),

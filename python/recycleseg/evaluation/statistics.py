@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy  # whose modules load when they are used: stats takes a second
+import scipy  # loads scipy.stats at first use, because that takes a second
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
 RESAMPLES = 10_000
-# With fewer pairs that differ no two-sided signed-rank test falls below 0.05: 2 / 2^5 = 0.0625.
+# With 5 pairs that differ, p of the two-sided signed-rank test is at least 2 / 2^5 = 0.0625.
 MIN_PAIRS = 6
-# With more nonzero differences the signed-rank test takes the normal approximation.
+# With more nonzero differences the signed-rank test uses the normal approximation.
 _MAX_EXACT = 50
 _DRAWN_AT_ONCE = 1 << 22
 
@@ -21,10 +21,16 @@ _DRAWN_AT_ONCE = 1 << 22
 def bootstrap_interval(
     values: Array, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> Array:
-    """Percentile bootstrap interval (2, M) of the means of the columns of `values` (N, M).
+    """Percentile bootstrap interval of the mean of each column.
 
-    The N rows, cases, are drawn with replacement, the same for all columns; a mean is over the
-    finite values of a column. NaN where a column has fewer than two.
+    Args:
+        values: (N, M), one row per case. Means are over the finite values of a column.
+        level: probability that the interval covers.
+        resamples: how often N rows are drawn, with replacement, the same for all columns.
+        seed: seed of the random numbers.
+
+    Returns:
+        (2, M), the low and the high end. NaN where a column has fewer than two finite values.
     """
     finite = np.isfinite(values)
     known = finite.sum(0) > 1
@@ -40,7 +46,7 @@ def bootstrap_interval(
 
 
 def resampled_means(values: Array, finite: NDArray[np.bool_], resamples: int, seed: int) -> Array:
-    """(R, M) means over the finite values of each resample; NaN where it has none."""
+    """Means (R, M) over the finite values of each of R resamples; NaN where there are none."""
     rng = np.random.default_rng(seed)
     num = len(values)
     chunk = max(1, _DRAWN_AT_ONCE // num)
@@ -55,13 +61,18 @@ def resampled_means(values: Array, finite: NDArray[np.bool_], resamples: int, se
 
 
 def signed_rank(differences: Array) -> tuple[float, float]:
-    """Two-sided Wilcoxon signed-rank test of differences (N,); infinite ones have the top ranks.
+    """Two-sided Wilcoxon signed-rank test.
 
-    Zero differences are dropped, equal ones share their mean rank. p is exact, with ties too, for
-    up to 50 nonzero differences, else by the normal approximation with the correction for ties.
+    p is exact, also with ties, for up to 50 nonzero differences. For more it is the normal
+    approximation, corrected for ties.
 
-    Returns p (1 where all differences are zero) and the balance of ranks, from -1 (all differences
-    negative) to 1 (all positive).
+    Args:
+        differences: (N,). Zeros are dropped, equal values share their mean rank, infinite values
+            have the highest ranks.
+
+    Returns:
+        p (1 if all differences are zero), and the balance of ranks, from -1 (all differences are
+        negative) to 1 (all are positive).
     """
     nonzero = differences[differences != 0]
     if len(nonzero) == 0:
@@ -77,9 +88,9 @@ def signed_rank(differences: Array) -> tuple[float, float]:
 
 
 def _exact_p(ranks: Array, positive: NDArray[np.bool_]) -> float:
-    """Two-sided p of the rank sum among all 2^N ways to give the ranks (N,) signs."""
-    doubled = np.rint(2 * ranks).astype(np.int64)  # mean ranks of ties are multiples of a half
-    ways = np.zeros(doubled.sum() + 1)  # whole numbers up to 2^50, which float64 holds exactly
+    """Two-sided p of the rank sum, from all 2^N ways to give signs to the ranks (N,)."""
+    doubled = np.rint(2 * ranks).astype(np.int64)  # the mean rank of ties may end in .5
+    ways = np.zeros(doubled.sum() + 1)  # counts up to 2^50, which float64 holds exactly
     ways[0] = 1
     for rank in doubled:
         ways[rank:] += ways[:-rank].copy()
@@ -88,7 +99,10 @@ def _exact_p(ranks: Array, positive: NDArray[np.bool_]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values adjusted for their number (Holm 1979, Scand. J. Statist. 6:65); NaN is no test."""
+    """p values adjusted for the number of tests; NaN does not count as a test.
+
+    Source: Holm 1979, Scand. J. Statist. 6:65.
+    """
     p = np.asarray(p_values, dtype=np.float64)
     tests = np.flatnonzero(~np.isnan(p))
     order = tests[np.argsort(p[tests])]

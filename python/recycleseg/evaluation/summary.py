@@ -1,4 +1,4 @@
-"""`summary.json`: nnU-Net's schema, and in sections of their own what it does not know."""
+"""`summary.json`: nnU-Net's schema, and further sections for what the schema does not have."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recycleseg.classes import Labels
 from recycleseg.evaluation.statistics import bootstrap_interval
 from recycleseg.metrics.aggregate import mean_of_means
 from recycleseg.metrics.aggregate import summarise as summarise_values
@@ -16,18 +17,14 @@ from recycleseg.metrics.aggregate import summarise as summarise_values
 if TYPE_CHECKING:
     from recycleseg.evaluation.folder import FolderScores
 
-Labels = Mapping[str, int | tuple[int, ...]]
-
 
 def label_key(values: int | tuple[int, ...]) -> str:
-    """nnU-Net's key of a label or region: "1", or "(1, 2)"."""
-    if isinstance(values, int):
-        return str(values)
-    return str(values) if len(values) > 1 else str(values[0])
+    """nnU-Net's key of a label ("1") or a region ("(1, 2)")."""
+    return str(values[0] if isinstance(values, tuple) and len(values) == 1 else values)
 
 
 def nnunet_metrics(outcomes: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """nnU-Net's metrics (B, C) of outcomes (B, C, 4): TP, FP, FN, TN."""
+    """nnU-Net's metrics, each (B, C), from outcomes (B, C, 4): TP, FP, FN and TN in voxels."""
     tp, fp, fn, tn = np.moveaxis(outcomes, -1, 0)
     union = np.where(tp + fp + fn == 0, np.nan, tp + fp + fn)
     return {
@@ -50,10 +47,15 @@ def summarise(
     reference_files: Sequence[str | None],
     by_step: Sequence[float],
 ) -> dict[str, Any]:
-    """What `summary.json` holds, as plain values; numbers that are NaN or inf are None.
+    """The content of `summary.json` as plain values; NaN and inf become None.
 
-    table: metric -> (B, C). labels: the C structures. by_step: mean foreground Dice after each
-    sampling step. Means are over finite values; `num_nan` and `num_inf` count the others.
+    Means are over finite values; `num_nan` and `num_inf` count the others.
+
+    Args:
+        table: metric -> values (B, C) of B cases.
+        labels: the C structures.
+        prediction_files, reference_files: one per case.
+        by_step: mean foreground Dice after each sampling step.
     """
     keys = [label_key(values) for values in labels.values()]
     summaries = {
@@ -94,10 +96,10 @@ def summarise(
 
 
 def summarise_folder(scores: FolderScores) -> dict[str, Any]:
-    """:func:`summarise` of an evaluated folder, with all its metrics and its settings.
+    """:func:`summarise` for an evaluated folder, with all its metrics and settings.
 
     Raises:
-        ValueError: scores that were read from an evaluation folder, which have no voxel counts.
+        ValueError: the scores come from an evaluation folder, which does not hold voxel counts.
     """
     final = scores.by_step[-1]
     if final.outcomes is None:

@@ -1,4 +1,4 @@
-"""`metrics.csv`: every number of an evaluation, and the way back."""
+"""`metrics.csv`, every number of an evaluation: how to write it and read it again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _INDEX = ("case", "step", "label")
 
 
 def metrics_csv(scores: FolderScores) -> str:
-    """A row for every case, sampling step (from 1) and label; "nan" and "inf" stand as such."""
+    """One row per case, sampling step (from 1) and label; values may be "nan" and "inf"."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*_INDEX, *scores.by_step[0].metrics])
@@ -37,11 +37,13 @@ def read_evaluation(folder: Path) -> FolderScores:
     """The scores in an evaluation folder, from its metrics.csv and summary.json.
 
     Raises:
-        FileError: a file is missing, or is not as `recycle-evaluate` writes it.
+        FileError: a file is missing, or its content is not what `recycle-evaluate` writes.
     """
     path = folder / "summary.json"
     if not path.is_file():
-        raise FileError(f"{path}: expected it beside metrics.csv, got none there")
+        raise FileError(
+            f"{path}: expected this file beside metrics.csv, got a path that does not exist"
+        )
     summary = read_json_object(path)
     try:
         settings, names = summary["settings"], summary["class_names"]
@@ -85,7 +87,7 @@ def read_evaluation(folder: Path) -> FolderScores:
 def _read_table(
     path: Path, labels: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.float64]]:
-    """Cases, metrics, and values (steps, cases, labels, metrics)."""
+    """Cases, metrics, and values (steps, cases, labels, metrics) of metrics.csv."""
     with open(path, newline="", encoding="utf-8") as file:
         header, *rows = list(csv.reader(file)) or [[]]
     metrics = tuple(header[len(_INDEX) :])
@@ -102,8 +104,8 @@ def _read_table(
     ]
     if not rows or [row[: len(_INDEX)] for row in rows] != expected:
         raise FileError(
-            f"{path}: expected a row for every case, step and label ({', '.join(labels)}), "
-            "in this order"
+            f"{path}: expected one row per case, step and label ({', '.join(labels)}), in this "
+            "order"
         )
     try:
         values = np.array([row[len(_INDEX) :] for row in rows], dtype=np.float64)
@@ -114,6 +116,6 @@ def _read_table(
 
 
 def _values(key: str) -> Any:
-    """Label value, or values of a region, of nnU-Net's key."""
+    """The label value, or the values of a region, that nnU-Net's key stands for."""
     values = [int(value) for value in key.strip("()").split(",") if value.strip()]
     return values if key.startswith("(") else values[0]

@@ -1,1 +1,1 @@
-"""Figures of runs, and the report of an evaluation."""
+"""Pictures of a run, and the report of an evaluation."""

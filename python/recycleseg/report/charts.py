@@ -1,4 +1,4 @@
-"""Where the marks of box plots and line charts go; templates/charts.svg.j2 draws them."""
+"""Positions of all marks in box plots and line charts; templates/charts.svg.j2 draws them."""
 
 from __future__ import annotations
 
@@ -9,36 +9,42 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.cbook import boxplot_stats
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
-from recycleseg.report.columns import Column
+from recycleseg.report.columns import Array, Column
 from recycleseg.report.figures import PALETTE
 from recycleseg.report.intervals import Mean
 
-Array = NDArray[np.float64]
 Place = Callable[[float], float]
 
-# In px at a phone's width, so that text is never scaled down.
+# In px. A chart is as narrow as a phone, so that no screen makes its text smaller.
 WIDTH = 350
 ROW = 48
 _LEFT, _RIGHT = 18, 36
 _BOX_AT, _JITTER = 31, 8.0
-# With fewer cases quartiles say nothing that their dots do not.
+# With fewer cases the dots alone say as much as quartiles.
 _MIN_FOR_BOX = 5
-# More lines than this have no room for their intervals, which the table has.
+# With more labels there is no room for intervals; the table beside the chart has them.
 _MAX_INTERVALS = 4
 MARKERS = ("circle", "square", "triangle", "diamond")
 
 
 @dataclass(frozen=True)
 class Tick:
+    """A mark on an axis: its position in px, and its text."""
+
     at: float
     text: str
 
 
 @dataclass(frozen=True)
 class Dot:
-    """A case of a label, at px; `text` names it."""
+    """One case of one label.
+
+    Attributes:
+        x, y: position in px.
+        case, label: index of the case and of the label.
+        text: case and value in words.
+    """
 
     x: float
     y: float
@@ -49,7 +55,10 @@ class Dot:
 
 @dataclass(frozen=True)
 class Box:
-    """Whiskers (at most 1.5 times the quartiles' distance from them), quartiles and median, px."""
+    """Positions in px of the ends of the whiskers, the quartiles and the median.
+
+    A whisker is at most 1.5 times as long as the box.
+    """
 
     low: float
     q1: float
@@ -60,6 +69,18 @@ class Box:
 
 @dataclass(frozen=True)
 class BoxRow:
+    """One label of a box plot.
+
+    Attributes:
+        name: name of the label.
+        colour: of its box and dots.
+        y: middle of the row in px.
+        box: None if there are too few cases.
+        dots: cases with a finite value.
+        infinite: cases with an infinite value.
+        note: what to print if no case has a value, else empty.
+    """
+
     name: str
     colour: str
     y: float
@@ -71,7 +92,15 @@ class BoxRow:
 
 @dataclass(frozen=True)
 class BoxPlot:
-    """One metric, a row per label. height: px. left, right: ends of the axis; edge: of all."""
+    """One metric, with one row per label.
+
+    Attributes:
+        title: name and unit of the metric.
+        height, edge: height and width of the plot in px.
+        left, right: ends of the axis in px.
+        ticks: marks on the axis.
+        rows: one per label.
+    """
 
     title: str
     height: float
@@ -83,9 +112,9 @@ class BoxPlot:
 
 
 def box_plot(column: Column, labels: Sequence[str], case_ids: Sequence[str]) -> BoxPlot:
-    """The distribution of a metric over cases, with every case as a dot."""
+    """The distribution of a metric over cases, with one dot per case."""
     finite = column.values[np.isfinite(column.values)]
-    if column.unit:  # a distance, from 0 on; the others are shares, up to 1
+    if column.unit:  # a distance, at least 0; metrics without a unit are shares, at most 1
         ticks = _ticks(0.0, float(finite.max(initial=0.0)) or 1.0, top=math.inf)
     else:
         ticks = _ticks(float(finite.min(initial=1.0)), 1.0, top=1.0)
@@ -125,7 +154,7 @@ def _box(values: Array, place: Place) -> Box | None:
 
 
 def _ticks(low: float, high: float, *, top: float) -> list[float]:
-    """Round numbers around a range of positive numbers, but none above `top`."""
+    """Round numbers that cover a range of positive numbers; none is above `top`."""
     if high - low < 1e-9:
         low, high = max(low - 0.05, 0.0), min(high + 0.05, top)
     ticks = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
@@ -134,7 +163,15 @@ def _ticks(low: float, high: float, *, top: float) -> list[float]:
 
 @dataclass(frozen=True)
 class Line:
-    """Means of a label, or of all, at every sampling step; low, high: ends of the interval, px."""
+    """Means of one label, or of all labels, at every sampling step.
+
+    Attributes:
+        name: name of the label, or "mean of all".
+        colour, marker: how to draw it.
+        overall: whether it is the mean of all labels.
+        points: (x, y) in px, one per step that has a mean.
+        intervals: (x, low, high) in px.
+    """
 
     name: str
     colour: str
@@ -146,6 +183,16 @@ class Line:
 
 @dataclass(frozen=True)
 class StepsChart:
+    """Mean Dice by sampling step.
+
+    Attributes:
+        width, height: size of the chart in px.
+        left, right, top, bottom: edges of the plotting area in px.
+        x_ticks, y_ticks: marks on the axes.
+        lines: one per label, and last the mean of all.
+        band: points of the polygon that shades the interval of the mean of all.
+    """
+
     width: float
     height: float
     left: float
@@ -159,7 +206,12 @@ class StepsChart:
 
 
 def steps_chart(labels: Sequence[str], means: Sequence[Sequence[Mean]]) -> StepsChart:
-    """Dice by sampling step. means: of every step, of each label and, last, of all."""
+    """Place the lines of Dice by sampling step.
+
+    Args:
+        labels: names of the labels.
+        means: one entry per step: the mean of each label and, last, of all labels.
+    """
     width, height, left, right, top, bottom = WIDTH, 270.0, 40.0, WIDTH - 4.0, 12.0, 222.0
     columns = list(zip(*means, strict=True))
     several = len(labels) > 1
@@ -179,7 +231,7 @@ def steps_chart(labels: Sequence[str], means: Sequence[Sequence[Mean]]) -> Steps
     lines = []
     for c, column in enumerate(shown):
         overall = c == len(shown) - 1
-        # Beside each other, so that their intervals are told apart.
+        # Lines stand beside each other, so that the reader can tell their intervals apart.
         shift = gap * (c - (len(shown) - 1) / 2)
         points, intervals = [], []
         for k, m in enumerate(column):

@@ -1,4 +1,4 @@
-"""Which metrics a report shows, how they are written, and what they mean."""
+"""Which metrics a report shows, how it prints them, and what they mean."""
 
 from __future__ import annotations
 
@@ -17,10 +17,17 @@ DASH = "–"
 
 @dataclass(frozen=True)
 class Column:
-    """A metric of every case and label.
+    """The values of a metric for every case and label.
 
-    values: (B, C), NaN where it does not apply, inf where only one map has the structure. about:
-    its definition in words.
+    Attributes:
+        key: name of the metric.
+        heading: what the report calls it.
+        unit: "mm", "ml" or "mm²"; empty for a share.
+        digits: digits behind the point.
+        signed: whether positive values get a plus sign.
+        values: (B, C); NaN where the metric does not apply, inf for a distance to a structure that
+            only one map has.
+        about: definition of the metric in words.
     """
 
     key: str
@@ -37,7 +44,7 @@ class Column:
         return f"{self.heading} ({self.unit})" if self.unit else self.heading
 
     def text(self, value: float) -> str:
-        """A value as it is printed."""
+        """A value as the report prints it."""
         return format_number(value, self.digits, signed=self.signed)
 
 
@@ -56,8 +63,7 @@ def format_number(value: float, digits: int, *, signed: bool = False) -> str:
 def shown_columns(scores: Scores) -> list[Column]:
     """Dice, surface Dice, Hausdorff percentile, average surface distance and volume error.
 
-    Surface metrics are those of voxel surfaces, or where these were not evaluated of the
-    area-weighted ones.
+    Surface metrics use voxel surfaces. If these were not evaluated, they use area-weighted ones.
     """
     table, percentile = scores.table, f"{scores.percentile:g}"
     voxel = "voxel" in scores.definitions
@@ -67,9 +73,7 @@ def shown_columns(scores: Scores) -> list[Column]:
         if voxel
         else "between surfaces whose pieces count by their area"
     )
-    columns = [
-        Column("dice", "Dice", "", 3, False, table["dice"], _DICE),
-    ]
+    columns = [Column("dice", "Dice", "", 3, False, table["dice"], _DICE)]
     single = f"{prefix}nsd" in table
     for tolerance in scores.tolerances_mm:
         key = f"{prefix}nsd" if single else f"{prefix}nsd_{tolerance:g}mm"
@@ -106,14 +110,14 @@ def _size_error(table: dict[str, Array]) -> Column:
     error = np.where((pred == 0) & (ref == 0), np.nan, pred - ref)
     what = "Volume" if unit == "ml" else "Area"
     about = (
-        f"{what} of the prediction minus {what.lower()} of the reference: below 0 where "
-        "the prediction is too small. 0 is best."
+        f"{what} of the prediction minus {what.lower()} of the reference: below 0 if the "
+        "prediction is too small. 0 is best."
     )
     return Column("size_error", f"{what} error", unit, size_digits(ref), True, error, about)
 
 
 def size_digits(ref: Array) -> int:
-    """Digits behind the point that leave three or four significant ones of a typical size."""
+    """How many digits behind the point give a typical size three or four significant digits."""
     present = ref[ref > 0]
     if len(present) == 0:
         return 2
@@ -121,6 +125,6 @@ def size_digits(ref: Array) -> int:
 
 
 _DICE = (
-    "Twice the overlap of prediction and reference over the sum of their sizes. 1 is best; 0 where "
-    "only one of them has the structure."
+    "Twice the overlap of prediction and reference, divided by the sum of their sizes. 1 is best; "
+    "it is 0 if only one of them has the structure."
 )

@@ -1,4 +1,4 @@
-"""Pictures of a run."""
+"""The picture that a run saves of its predictions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,22 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Okabe & Ito's palette, distinguishable with any colour vision; class 1 first.
+# The palette of Okabe and Ito, because colour-blind readers can tell its colours apart; the first
+# is that of class 1.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 
 
 @dataclass(frozen=True)
 class StepsRow:
-    """One case: image (*S), truth (*S) and the prediction at every step, K x (*S) labels."""
+    """One case of the picture.
+
+    Attributes:
+        case_id: name of the case.
+        image: (*S).
+        truth: labels (*S).
+        predictions: labels (*S) at each of K sampling steps.
+        dice: Dice at each of the K steps.
+    """
 
     case_id: str
     image: Tensor
@@ -29,10 +38,14 @@ class StepsRow:
 def save_steps_figure(path: Path, rows: Sequence[StepsRow], aspect: float = 1.0) -> None:
     """Save a PNG: image, truth and the prediction at every sampling step, side by side.
 
-    A 3D case shows the slice of its last axis with the most labelled voxels. aspect: height of
-    a pixel over its width, from the spacing.
+    A 3D case shows the slice along its last axis that has the most labelled voxels.
+
+    Args:
+        path: of the PNG.
+        rows: one per case.
+        aspect: height of a pixel divided by its width, from the spacing.
     """
-    # Not above, where every import of the package would wait for half a second.
+    # Imported here, because this takes half a second that most users of the package do not need.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -65,7 +78,7 @@ def _busiest_slice(truth: Tensor) -> int:
 
 def _plane(volume: Tensor, index: int) -> NDArray[np.float64] | NDArray[np.int64]:
     plane = volume if volume.ndim == 2 else volume[..., index]
-    # Medical arrays run x first; a picture's rows run down, so x goes to the right.
+    # The first axis of a medical array is x; in a picture x runs to the right.
     array = plane.cpu().numpy()
     return array[:, ::-1].T if volume.ndim == 3 else array
 

@@ -1,4 +1,4 @@
-"""The report of an evaluation: one HTML file that needs nothing else."""
+"""The report of an evaluation: one HTML file that needs no other file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from recycleseg.classes import max_entropy, parse_labels
 from recycleseg.evaluation import Comparison, FolderScores
@@ -47,7 +47,17 @@ WORST, BEST = 4, 2
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """A label, or all: a mean for every column, and in how many cases it is what."""
+    """One row of the summary.
+
+    Attributes:
+        name: name of the label, or "Mean of all".
+        overall: whether the row is the mean of all labels.
+        means: one per column.
+        cases: number of cases.
+        missed: how often only the reference has the structure.
+        extra: how often only the prediction has it.
+        absent: how often neither has it.
+    """
 
     name: str
     overall: bool
@@ -60,7 +70,17 @@ class SummaryRow:
 
 @dataclass(frozen=True)
 class CaseCard:
-    """A pictured case. rank: "worst" or "best"."""
+    """A case that is shown in pictures.
+
+    Attributes:
+        number: index of the case.
+        case_id: name of the case.
+        rank: "worst" or "best".
+        dice: mean Dice as printed.
+        by_label: label and Dice as printed.
+        overlay: the pictures; None if they cannot be drawn.
+        note: why something is not shown, else empty.
+    """
 
     number: int
     case_id: str
@@ -73,6 +93,8 @@ class CaseCard:
 
 @dataclass(frozen=True)
 class StepsSection:
+    """Dice by sampling step: a chart, a table (steps, labels and last all), and a sentence."""
+
     chart: charts.StepsChart
     table: list[list[Mean]]
     trend: Trend
@@ -80,7 +102,15 @@ class StepsSection:
 
 @dataclass(frozen=True)
 class CaseRow:
-    """A case and label of the large table. values: as numbers and as printed."""
+    """One case and label in the table of all cases.
+
+    Attributes:
+        case, label: index of the case and of the label.
+        case_id, name: their names.
+        values: one per column, as number and as printed.
+        sizes: size in prediction and reference, as number and as printed.
+        state: "missed", "not in reference", "in neither" or empty.
+    """
 
     case: int
     label: int
@@ -100,30 +130,23 @@ def write_report(
     comparison: Comparison | None = None,
     details: Mapping[str, str] | None = None,
 ) -> None:
-    """Write an evaluation as one HTML file, in one rename; it loads nothing from anywhere.
+    """Write an evaluation as one HTML file that loads nothing from elsewhere.
 
     Args:
         path: of the file.
-        scores: what to report. Uncertainty in nats is looked for in
-            `scores.prediction_root / "entropy"`, under the names of the predictions.
+        scores: what to report. If the folder `scores.prediction_root / "entropy"` has files with
+            the names of the predictions, the report shows them as uncertainty (nats).
         title: of the page.
-        images: case_id -> files of its channels, of which the first is shown; a case that is not
-            in it is drawn on black.
+        images: case_id -> one file per channel; the report shows the first. A case that is not
+            listed is drawn on black.
         comparison: with other predictions.
-        details: what was evaluated: name -> value.
+        details: name -> value of what else to print about the evaluation.
     """
     final = scores.by_step[-1]
     columns = shown_columns(final)
     greatest = _max_entropy(scores)
     script = _template_text("report.js")
-    environment = Environment(
-        loader=PackageLoader("recycleseg.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    page = environment.get_template("report.html.j2").render(
+    page = _template("report.html.j2").render(
         title=title,
         details=dict(details or {}),
         scores=scores,
@@ -152,14 +175,23 @@ def write_report(
         style=_template_text("report.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        number=format_number,
-        p_value=_p_value,
-        machine=_machine,
-        zip=zip,
-        has_uncertainty=any(_has_uncertainty(card) for card in cards),
+        has_uncertainty=any(card.overlay and card.overlay.planes[0].uncertainty for card in cards),
         is_3d=any(card.overlay and len(card.overlay.planes) == 3 for card in cards),
     )
     write_text(path, page)
+
+
+def _template(name: str) -> Template:
+    """A template, and the functions that it calls."""
+    environment = Environment(
+        loader=PackageLoader("recycleseg.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    functions = {"number": format_number, "p_value": _p_value, "machine": _machine, "zip": zip}
+    return environment.get_template(name, globals=functions)
 
 
 def _template_text(name: str) -> str:
@@ -167,7 +199,10 @@ def _template_text(name: str) -> str:
 
 
 def _max_entropy(scores: FolderScores) -> float:
-    """In nats, by the labels that were predicted; as evaluated, overlap may not show in them."""
+    """Greatest possible entropy in nats, from the labels of predict.json if there are any.
+
+    The evaluated labels may be only some of them, so they may not show that regions overlap.
+    """
     try:
         labels = predicted_labels(scores.prediction_root)
         parse_labels(labels, "predict.json")
@@ -216,7 +251,7 @@ def _steps_section(by_step: Sequence[Scores]) -> StepsSection:
 def _case_cards(
     scores: FolderScores, images: Mapping[str, Sequence[Path]], greatest: float
 ) -> list[CaseCard]:
-    """The worst cases and the best ones by their mean Dice, worst first."""
+    """The worst and the best cases by mean Dice, worst first."""
     table = scores.by_step[-1].table["dice"]
     means = case_means(table)
     order = [int(b) for b in np.argsort(means, kind="stable") if not math.isnan(means[b])]
@@ -248,10 +283,6 @@ def _case_cards(
         dice = format_number(float(means[number]), 3)
         cards.append(CaseCard(number, case_id, rank, dice, by_label, overlay, note))
     return cards
-
-
-def _has_uncertainty(card: CaseCard) -> bool:
-    return card.overlay is not None and bool(card.overlay.planes[0].uncertainty)
 
 
 def _case_rows(scores: FolderScores, columns: Sequence[Column]) -> list[CaseRow]:
@@ -294,8 +325,8 @@ def _conditions(scores: Scores) -> str:
         else "Spacing differs between cases"
     )
     return (
-        f"{spacing}. A surface is the voxels with a face neighbour outside the structure; what "
-        f"lies beyond the image's border counts as {border}."
+        f"{spacing}. The surface is all voxels of a structure with a face neighbour outside it; "
+        f"the space beyond the border of the image counts as {border}."
     )
 
 
@@ -306,5 +337,5 @@ def _p_value(p: float) -> str:
 
 
 def _machine(value: float) -> str:
-    """A number for the script that sorts: six digits, "inf" or "nan"."""
+    """A number for the script that sorts the table: six digits, "inf" or "nan"."""
     return f"{value:.6g}"

@@ -1,4 +1,4 @@
-"""Means over cases and labels with their bootstrap intervals, and what they say in a sentence."""
+"""Means over cases and labels with their bootstrap intervals, and sentences about them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from recycleseg.evaluation.statistics import RESAMPLES, bootstrap_interval, resampled_means
 from recycleseg.metrics.aggregate import finite_mean, mean_of_means
 from recycleseg.metrics.scores import Scores
-from recycleseg.report.columns import format_number, sizes
-
-Array = NDArray[np.float64]
+from recycleseg.report.columns import Array, format_number, sizes
 
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean over the finite values, its 95 % interval over cases, and counts of the others."""
+    """Mean over the finite values, its 95 % interval over cases, and counts of other values."""
 
     value: float
     low: float
@@ -44,7 +42,7 @@ def label_means(values: Array) -> list[Mean]:
 
 
 def overall_mean(values: Array) -> Mean:
-    """The mean of the labels' means, and its interval; the counts are of cases and labels."""
+    """The mean over labels of their means, of `values` (B, C); counts are over all B x C values."""
     finite = np.isfinite(values)
     interval = np.full(2, np.nan)
     if (finite.sum(0) > 1).any():
@@ -57,13 +55,19 @@ def overall_mean(values: Array) -> Mean:
 
 
 def case_means(values: Array) -> Array:
-    """Mean (B,) over the labels that apply; NaN where none does."""
+    """Means (B,) over the finite values of each case, of `values` (B, C); NaN without any."""
     return finite_mean(values, axis=1)
 
 
 @dataclass(frozen=True)
 class Presence:
-    """Where structures are, each (B, C): in the reference alone, the prediction alone, neither."""
+    """Which cases have which structures.
+
+    Attributes:
+        missed: (B, C), only the reference has the structure.
+        extra: (B, C), only the prediction has it.
+        absent: (B, C), neither has it.
+    """
 
     missed: NDArray[np.bool_]
     extra: NDArray[np.bool_]
@@ -71,34 +75,42 @@ class Presence:
 
     @classmethod
     def of(cls, scores: Scores) -> Presence:
+        """Presence in all cases of `scores`."""
         pred, ref, _ = sizes(scores.table)
         return cls((pred == 0) & (ref > 0), (pred > 0) & (ref == 0), (pred == 0) & (ref == 0))
 
 
 def headline(scores: Scores) -> str:
-    """The evaluation in one sentence."""
+    """One sentence that sums up the evaluation."""
     cases = _counted(scores.num_cases, "case")
     mean = overall_mean(scores.table["dice"])
     if math.isnan(mean.value):
-        return f"No structure is in the reference or the prediction of any of {cases}."
+        return f"No structure is in the reference or the prediction of {cases}."
     presence = Presence.of(scores)
     sentence = f"Mean Dice {format_number(mean.value, 3)}{_interval(mean, 3)} over {cases}; "
-    told = _told(scores.labels, presence.missed, "was missed in") or "no structure was missed"
-    if extra := _told(scores.labels, presence.extra, "was found where it is not in"):
-        told += f", {extra}"
-    return f"{sentence}{told}."
+    words = _in_words(scores.labels, presence.missed, "was missed in") or "no structure was missed"
+    if extra := _in_words(scores.labels, presence.extra, "was predicted without a reference in"):
+        words += f", {extra}"
+    return f"{sentence}{words}."
 
 
 @dataclass(frozen=True)
 class Trend:
-    """Whether Dice changes from the first sampling step to the last."""
+    """How Dice changes from the first sampling step to the last, as sentence and one word.
+
+    The word is "improves", "declines", "holds" or "unknown".
+    """
 
     sentence: str
     verdict: str
 
 
 def trend(first: Array, last: Array) -> Trend:
-    """first, last: Dice (B, C) after the first and the last sampling step."""
+    """The trend of Dice.
+
+    Args:
+        first, last: Dice (B, C) after the first and the last sampling step.
+    """
     change = overall_mean(last - first)
     if math.isnan(change.low):
         return Trend("Too few cases to say whether Dice changes while sampling.", "unknown")
@@ -119,14 +131,15 @@ def _interval(mean: Mean, digits: int, *, signed: bool = False) -> str:
     return f" (95 % interval {low} to {high})"
 
 
-def _told(labels: tuple[str, ...], where: NDArray[np.bool_], what: str) -> str:
-    """Which structures it befell most often, and how often; empty: none."""
+def _in_words(labels: tuple[str, ...], where: NDArray[np.bool_], what: str) -> str:
+    """Words for the structures of which `where` (B, C) is true most often; empty without any."""
     counts = where.sum(0)
     order = [int(c) for c in np.argsort(-counts, kind="stable") if counts[c]]
-    told = [f"{labels[c]} {what} {_counted(int(counts[c]), 'case')}" for c in order[:3]]
+    words = [f"{labels[c]} {what} {_counted(int(counts[c]), 'case')}" for c in order[:3]]
     if len(order) > 3:
-        told.append(f"as were {_counted(len(order) - 3, 'other structure')} elsewhere")
-    return ", ".join(told)
+        others = _counted(len(order) - 3, "other structure")
+        words.append(f"and so {'was' if len(order) == 4 else 'were'} {others}")
+    return ", ".join(words)
 
 
 def _counted(number: int, noun: str) -> str:

@@ -1,11 +1,11 @@
-"""Slices of a case: outlines of prediction and reference, errors, uncertainty."""
+"""Pictures of a case: outlines of prediction and reference, errors, uncertainty."""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,16 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
+from recycleseg.classes import Labels
 from recycleseg.data.geometry import Orientation
 from recycleseg.data.volumes import read_volume
 from recycleseg.files import FileError
 from recycleseg.report.figures import PALETTE
 
-Labels = Mapping[str, int | tuple[int, ...]]
 Map = NDArray[Any]
 
-# Side of a picture in its own units; those of a field of view in mm vary too much to round.
+# Side of a picture in its own units. mm would not do, because coordinates are rounded to 0.1 and
+# fields of view differ too much in size.
 SIDE = 200.0
 _MARGIN = 1.25
 _MIN_VOXELS = 16
@@ -37,11 +38,14 @@ _COLOURMAP = colormaps["magma"].resampled(UNCERTAINTY_COLOURS)
 
 @dataclass(frozen=True)
 class Plane:
-    """A slice through a case, as an anatomist looks at it.
+    """A slice through a case, turned as radiologists view it.
 
-    edges: letters at left, right, top and bottom; empty for 2D. picture, errors, uncertainty: data
-    URIs or "". box: x, y, width, height of these within SIDE. outlines: colour, whether of the
-    reference, SVG path.
+    Attributes:
+        name: "axial", "coronal", "sagittal", or empty for 2D.
+        edges: letters at left, right, top and bottom; empty for 2D.
+        picture, errors, uncertainty: pictures as data URIs, or empty.
+        box: x, y, width and height of the pictures; the slice has the side SIDE.
+        outlines: colour, whether it is the reference's, SVG path.
     """
 
     name: str
@@ -55,7 +59,13 @@ class Plane:
 
 @dataclass(frozen=True)
 class Overlay:
-    """Planes of a case; bar: length of the scale bar in mm, and in units of SIDE."""
+    """The pictures of a case.
+
+    Attributes:
+        planes: three slices, or one of a 2D case.
+        bar: length of the scale bar in mm, and in units of SIDE.
+        note: what is not shown and why, else empty.
+    """
 
     planes: list[Plane]
     bar: tuple[float, float]
@@ -64,7 +74,14 @@ class Overlay:
 
 @dataclass(frozen=True)
 class _Case:
-    """Arrays whose axes, reversed, run from a picture's top and left; and what edges are called."""
+    """The arrays of a case, with axes turned so that slices of them are pictures.
+
+    Attributes:
+        pred, ref: label maps.
+        image: intensities, or None.
+        entropy: as a fraction of the greatest possible value, or None.
+        spacing: mm per axis.
+    """
 
     pred: Map
     ref: Map
@@ -73,8 +90,8 @@ class _Case:
     spacing: tuple[float, ...]
 
 
-# Canonical axes run to right, anterior, superior. A reader faces the patient or looks from the
-# feet, so all three run against the picture: name, axis across, axis down, axis through, edges.
+# Name, axis across, axis down, axis through, edges. Canonical axes run to right, anterior and
+# superior. A radiologist faces the patient or looks from the feet, so all axes are reversed.
 _PLANES = (
     ("axial", 0, 1, 2, ("R", "L", "A", "P")),
     ("coronal", 0, 2, 1, ("R", "L", "S", "I")),
@@ -92,14 +109,19 @@ def draw_overlay(
     entropy: Path | None = None,
     max_entropy: float = 1.0,
 ) -> Overlay:
-    """Draw a case in three planes, or the one of a 2D case, each where the most is wrong.
+    """Draw a case in three planes, or a 2D case in one, each at the slice with the most errors.
 
-    prediction, reference: label maps of one grid. images: files of its channels, of which the
-    first is shown; without one the outlines are on black. entropy: nats, max_entropy being the
-    greatest value possible, of a PNG 65535. What cannot be shown is said in the overlay's note.
+    If an image or the entropy cannot be shown, the note of the overlay says why.
+
+    Args:
+        prediction, reference: label maps on the same grid.
+        labels: name -> value, or values of a region.
+        images: one file per channel; the first is shown. Without it the outlines are on black.
+        entropy: file of the entropy in nats; in a PNG, 65535 stands for the greatest value.
+        max_entropy: greatest possible entropy in nats.
 
     Raises:
-        FileError: a label map that cannot be read.
+        FileError: a label map cannot be read.
     """
     case, note = _read_case(prediction, reference, images, entropy, max_entropy)
     centre, side = _field_of_view(case, labels)
@@ -117,7 +139,7 @@ _BARS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
 
 
 def uncertainty_scale() -> str:
-    """Colours of the uncertainty maps from 0 to the greatest, for a CSS gradient."""
+    """Colours of the uncertainty maps from 0 to the greatest value, for a CSS gradient."""
     colours = (_COLOURMAP(np.linspace(0, 1, 9))[:, :3] * 255).round().astype(int)
     return ", ".join("#" + "".join(f"{part:02x}" for part in colour) for colour in colours)
 
@@ -135,7 +157,7 @@ def _read_case(
     notes = []
 
     def upright(array: Map) -> Map:
-        """In canonical axes, or a PNG's; in 3D each reversed, so that it runs with the picture."""
+        """The array in canonical axes; in 3D all axes are reversed (see _PLANES)."""
         canonical = np.flip(array, orientation.flipped).transpose(orientation.permutation)
         return np.flip(canonical) if dims == 3 else canonical
 
@@ -167,8 +189,8 @@ def _inside(label_map: Map, entry: int | tuple[int, ...]) -> NDArray[np.bool_]:
 
 
 def _any_label(pred: Map, ref: Map, labels: Labels) -> NDArray[np.bool_]:
-    """Where the maps differ in a label; if nowhere, where the reference has one."""
-    # In the file's own order of axes, in which large volumes are passed over many times faster.
+    """Where the maps differ in any label; without a difference, where the reference has a label."""
+    # zeros_like keeps the order of axes in memory; this is many times faster for large volumes.
     wrong, present = (np.zeros_like(pred, dtype=np.bool_) for _ in range(2))
     for entry in labels.values():
         in_ref = _inside(ref, entry)
@@ -178,7 +200,7 @@ def _any_label(pred: Map, ref: Map, labels: Labels) -> NDArray[np.bool_]:
 
 
 def _field_of_view(case: _Case, labels: Labels) -> tuple[tuple[float, ...], float]:
-    """Centre and side in mm of a square, or cube, around all structures with a margin."""
+    """Centre and side in mm of a square or cube around all structures, with a margin."""
     present = (case.pred > 0) | (case.ref > 0)
     size, low, high = np.array(case.spacing), [], []
     for axis in range(present.ndim):
@@ -192,7 +214,7 @@ def _field_of_view(case: _Case, labels: Labels) -> tuple[tuple[float, ...], floa
 
 
 def _grey_range(case: _Case, centre: tuple[float, ...], side: float) -> tuple[float, float]:
-    """Intensities shown as black and white: all but the extreme ones within the field of view."""
+    """The intensities to show as black and as white: the 0.5th and 99.5th percentile in view."""
     if case.image is None:
         return 0.0, 1.0
     box = tuple(
@@ -208,7 +230,7 @@ def _grey_range(case: _Case, centre: tuple[float, ...], side: float) -> tuple[fl
 
 
 def _crop(size: int, spacing: float, centre: float, side: float) -> tuple[int, int]:
-    """First voxel of an axis within the field of view, and the one after the last."""
+    """The first voxel of an axis in the field of view, and the one after the last."""
     first = math.floor((centre - side / 2) / spacing)
     last = math.ceil((centre + side / 2) / spacing)
     return max(first, 0), min(last, size)
@@ -265,7 +287,7 @@ def _draw_plane(
 
 
 def _outline(mask: NDArray[np.bool_], starts: Sequence[float], steps: Sequence[float]) -> str:
-    """SVG path around a mask, half way between the centres of its voxels and those outside."""
+    """SVG path around a mask, half-way between voxel centres inside and outside."""
     if not mask.any():
         return ""
     padded = np.pad(mask, 1).astype(np.float64)
@@ -274,7 +296,7 @@ def _outline(mask: NDArray[np.bool_], starts: Sequence[float], steps: Sequence[f
     )
     pieces = []
     for line in contour_generator(x, y, padded).lines(0.5):
-        points = np.asarray(line)[:-1]  # the last is the first again
+        points = np.asarray(line)[:-1]  # the last point repeats the first
         ahead, behind = np.roll(points, -1, 0) - points, points - np.roll(points, 1, 0)
         turns = np.abs(ahead[:, 0] * behind[:, 1] - ahead[:, 1] * behind[:, 0]) > 1e-9
         pieces.append("M" + " ".join(f"{px:.1f},{py:.1f}" for px, py in points[turns]) + "Z")
@@ -293,7 +315,7 @@ def _grey_picture(image: Map | None, grey: tuple[float, float]) -> str:
 
 
 def _error_picture(pred: Map, ref: Map, labels: Labels) -> str:
-    """Transparent where prediction and reference agree."""
+    """A picture of the errors, transparent where prediction and reference agree."""
     missed, extra = (np.zeros(pred.shape, dtype=np.bool_) for _ in range(2))
     for entry in labels.values():
         in_pred, in_ref = _inside(pred, entry), _inside(ref, entry)
@@ -310,7 +332,7 @@ def _error_picture(pred: Map, ref: Map, labels: Labels) -> str:
 
 
 def _uncertainty_picture(entropy: Map | None) -> str:
-    """entropy: as a fraction of the greatest."""
+    """A picture of the entropy, given as a fraction of its greatest value."""
     if entropy is None:
         return ""
     values = np.nan_to_num(entropy.astype(np.float64))
@@ -321,7 +343,7 @@ def _uncertainty_picture(entropy: Map | None) -> str:
 
 
 def _shrunk(picture: Image.Image, *, smooth: bool = False) -> Image.Image:
-    """At most _MAX_PIXELS wide and high; a label or a colour's number is never averaged."""
+    """Shrink to at most _MAX_PIXELS; only `smooth` averages, which labels do not allow."""
     factor = _MAX_PIXELS / max(picture.size)
     if factor >= 1:
         return picture

@@ -1,1 +1,1 @@
-"""Whole volumes by a network that sees windows."""
+"""Segment whole volumes with a network that sees windows."""

@@ -9,15 +9,15 @@ from torch import Tensor
 
 
 class GraphedSteps:
-    """A function of tensors of fixed shapes, captured at its first call and replayed at all others.
+    """A function of tensors with fixed shapes, captured at its first call and replayed later.
 
-    A replay launches hundreds of kernels at once, and runs them without the pauses between them
-    that launching each from Python costs. The function must compute on the GPU alone, without
-    waiting for it, and read nothing but its arguments and tensors whose memory stays: a network's
-    parameters may change, for they are read where they lie.
+    A replay launches hundreds of kernels at once, so there are no pauses between them as there are
+    when Python launches each one. The function must compute only on the GPU and never wait for it.
+    It may read only its arguments and tensors that stay at the same place in memory. For example
+    the values of a network's parameters may change, because each replay reads them again.
 
     Args:
-        function: takes CUDA tensors, gives one; called some times before it is captured.
+        function: takes CUDA tensors and gives one; it is called a few times before the capture.
     """
 
     WARM_UP = 2
@@ -29,10 +29,10 @@ class GraphedSteps:
         self.output = torch.empty(0)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """What the function gives for these inputs, in a tensor that the next call overwrites.
+        """The result of the function for these inputs; the next call overwrites it.
 
         Raises:
-            ValueError: inputs of other shapes than those of the first call.
+            ValueError: an input has another shape than at the first call.
         """
         if self.graph is None:
             self._capture(inputs)
@@ -49,7 +49,8 @@ class GraphedSteps:
 
     def _capture(self, inputs: tuple[Tensor, ...]) -> None:
         self.inputs = tuple(given.clone() for given in inputs)
-        # Compilation and the choice of algorithms must be over before, and on another stream.
+        # Compilation and the choice of algorithms must end before the capture. A capture needs
+        # another stream than the default one, and so do the calls before it.
         stream = torch.cuda.Stream(inputs[0].device)
         stream.wait_stream(torch.cuda.current_stream(inputs[0].device))
         with torch.cuda.stream(stream):
@@ -57,7 +58,7 @@ class GraphedSteps:
                 self.function(*self.inputs)
         torch.cuda.current_stream(inputs[0].device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # On this stream, for that which torch takes by default is of one device.
+        # The stream is given, because the default one of torch belongs to only one device.
         with torch.cuda.graph(graph, stream=stream):
             self.output = self.function(*self.inputs)
         self.graph = graph

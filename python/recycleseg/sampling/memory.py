@@ -1,4 +1,4 @@
-"""How much is computed at once."""
+"""How much to compute at the same time, so that the memory is enough."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from pathlib import Path
 
 import torch
 
-# Elements of a slab, of all channels together: 4 MB of float32.
+# Elements of a slab, all channels together: 4 MB of float32.
 SLAB_ELEMENTS = 2**20
-# Windows beyond these bring no more speed: small ones keep the machine busy together.
+# With these the device is busy; more voxels or windows per batch are not faster.
 BATCH_VOXELS = {"cpu": 2**17, "cuda": 2**21}
 MAX_BATCH = 32
-# A network's layers at full resolution that are in memory together, without gradients.
+# How many layers at full resolution a network holds at the same time, without gradients.
 LIVE_LAYERS = 6
 
 
 def slabs(shape: Sequence[int], channels: int) -> Iterator[slice]:
-    """Ranges along the first axis of a volume (channels, *shape), of bounded size."""
+    """Cut a volume (channels, *shape) into ranges along its first axis.
+
+    Yields:
+        Ranges of at most SLAB_ELEMENTS elements, but at least one row.
+    """
     rows = max(1, SLAB_ELEMENTS // max(1, channels * math.prod(shape[1:])))
     for start in range(0, shape[0], rows):
         yield slice(start, min(start + rows, shape[0]))
@@ -29,13 +33,16 @@ def slabs(shape: Sequence[int], channels: int) -> Iterator[slice]:
 def auto_window_batch(
     patch_size: Sequence[int], channels: int, device: torch.device, free: int | None = None
 ) -> int:
-    """Windows per forward pass that keep the device busy and fit its memory: a power of two.
+    """How many windows per forward pass keep the device busy and fit into its memory.
 
     Args:
         patch_size: voxels of a window along each axis.
         channels: features of the network at full resolution.
-        device: where it runs.
-        free: bytes of memory; None asks the device.
+        device: where the network runs.
+        free: bytes of free memory; None asks the device.
+
+    Returns:
+        A power of two.
     """
     voxels = math.prod(patch_size)
     if free is None:
@@ -47,7 +54,7 @@ def auto_window_batch(
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that the device can still give, as far as the system says."""
+    """Free bytes of the device's memory; 4 GiB if the system does not tell."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     meminfo = Path("/proc/meminfo")
@@ -59,9 +66,9 @@ def free_memory(device: torch.device) -> int:
 
 
 def peak_memory() -> int:
-    """Bytes of main memory that this process has held at once at most."""
+    """The largest amount of main memory that this process has held, in bytes."""
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage counts what the parent held before this program was started
+    if status.exists():  # better than getrusage, which includes the memory of the parent
         kilobytes = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
         if kilobytes:
             return int(kilobytes[1]) * 1024

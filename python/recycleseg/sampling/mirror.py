@@ -1,4 +1,4 @@
-"""Test-time mirroring."""
+"""Test-time mirroring: the mean prediction over all flips of an image."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from recycleseg.classes import probabilities
 from recycleseg.diffusion.gaussian import PredictionType
 from recycleseg.diffusion.network import Network
 
@@ -15,16 +16,16 @@ from recycleseg.diffusion.network import Network
 class MirroredNetwork:
     """A network whose prediction is the mean over all flips of the spatial axes.
 
-    Of a diffusion model that is the prediction of each step, of the flipped image and the flipped
-    state: all flips share one trajectory, and where the network is symmetric nothing changes. It
-    takes 2**n passes for n spatial axes.
+    In a diffusion model, image and state are flipped at each sampling step and the predictions of
+    this step are averaged. So all flips share one trajectory, and for a symmetric network nothing
+    changes. One prediction takes 2**n passes for n spatial axes.
 
     Args:
         network: the network; see `Network`.
-        num_classes: C; further channels of the output, a learned variance, are averaged as well.
+        num_classes: C; further channels of the output (a learned variance) are also averaged.
         exclusive: whether a voxel has one class.
-        prediction_type: what the network gives: logits of ``x_start`` (as a supervised network),
-            whose probabilities are averaged, or the ``noise``, which is averaged itself.
+        prediction_type: what the network gives: logits of ``x_start`` (also for a supervised
+            network), whose probabilities are averaged, or ``noise``, which is itself averaged.
     """
 
     def __init__(
@@ -42,7 +43,16 @@ class MirroredNetwork:
     def __call__(
         self, image: Tensor, mask: Tensor | None = None, t: Tensor | None = None
     ) -> Tensor:
-        """As the network: (B, C, *S); float32 logits of the mean probabilities, or mean noise."""
+        """Call it like the network.
+
+        Args:
+            image: (B, C_img, *S).
+            mask: (B, C, *S), or None.
+            t: (B,), or None.
+
+        Returns:
+            (B, C, *S) float32: logits of the mean probabilities, or the mean noise.
+        """
         total: Tensor | None = None
         number = 2 ** (image.ndim - 2)
         for axes in _subsets(range(2, image.ndim)):
@@ -53,13 +63,12 @@ class MirroredNetwork:
         return self._as_output(total)
 
     def _averaged(self, out: Tensor) -> Tensor:
-        """What is averaged: the output with probabilities in the place of logits."""
+        """The output to average, with probabilities in place of logits."""
         out = out.float()
         if self.prediction_type == "noise":
             return out
         logits, rest = out.tensor_split([self.num_classes], dim=1)
-        probs = logits.softmax(1) if self.exclusive else logits.sigmoid()
-        return torch.cat([probs, rest], dim=1)
+        return torch.cat([probabilities(logits, self.exclusive), rest], dim=1)
 
     def _as_output(self, mean: Tensor) -> Tensor:
         if self.prediction_type == "noise":

@@ -1,4 +1,4 @@
-"""One case from its samples: as many trajectories as asked for, each with noise of its own."""
+"""Combine the samples of a case: several trajectories, each with different noise."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from recycleseg.ops.ensemble_vote import EnsembleVote, ensemble_vote
 from recycleseg.progress import Progress, part_of
 from recycleseg.sampling.volume import VolumeSampler
 
-# Called with the index of a sampling step and the probabilities (C, *S) after it, which the next
-# step may overwrite.
+# Called with the index of a sampling step and the probabilities (C, *S) after it; the next step
+# may overwrite them.
 OnStep = Callable[[int, Tensor], None]
 
 
 def case_generator(
     seed: int, case_id: str, sample: int = 0, device: torch.device | str = "cpu"
 ) -> torch.Generator:
-    """The generator of all noise of one sample of a case, which depends on nothing else."""
+    """The generator of all noise of one sample of a case; it depends only on the arguments."""
     own = zlib.crc32(case_id.encode()) ^ (seed & 0xFFFFFFFF)
     if sample > 0:
-        # 32 bits, for PyTorch's generator of the CPU reads no more.
+        # 32 bits, because the CPU generator of PyTorch uses no more.
         own = int(np.random.SeedSequence([own, sample]).generate_state(1)[0])
     return torch.Generator(device).manual_seed(own)
 
@@ -40,35 +40,33 @@ def sample_case(
     uncertainty: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Mean probabilities (C, *S) of the samples, and what the samples disagree about.
+    """Mean probabilities of the samples of a case, and how much the samples disagree.
 
     Args:
-        sampler: what gives one sample.
-        image: (C_img, *S) float32 on the network's device.
-        case_id: with the seed and the number of the sample it decides the noise.
-        seed: of the run.
-        samples: how many; of a supervised network one.
-        on_step: called for every sampling step; of several samples it gets the mean at that step,
-            for which the probabilities of all steps are held.
-        uncertainty: whether the disagreement is wanted.
-        progress: called with the windows done and all that there are to do.
+        sampler: gives one sample.
+        image: (C_img, *S) float32 on the device of the network.
+        case_id, seed: decide the noise, together with the index of the sample.
+        samples: how many; a supervised network always takes one.
+        on_step: called for every sampling step, with the mean of all samples at this step. For
+            several samples, the probabilities of all steps are held in memory.
+        uncertainty: whether to compute the disagreement.
+        progress: called with the number of windows done and of all windows.
 
     Returns:
-        The probabilities, and the mutual information in nats (see `ensemble_vote`): (1, *S), of
-        overlapping classes (C, *S); None where it is not wanted or there is one sample.
+        The probabilities (C, *S), and the mutual information in nats (see `ensemble_vote`):
+        (1, *S), or (C, *S) for overlapping classes; None without `uncertainty` or for one sample.
     """
     means: list[Tensor] = []
-    if samples > 1 and sampler.diffusion is None:
-        samples = 1  # without noise all are the same
+    samples = samples if sampler.diffusion else min(samples, 1)  # all are equal without noise
 
     def members() -> Iterator[Tensor]:
         for k in range(samples):
             generator = case_generator(seed, case_id, k, image.device)
-            tell = part_of(progress, k, samples)
+            part = part_of(progress, k, samples)
             if on_step is None:
-                yield sampler(image, generator, tell)[None]
+                yield sampler(image, generator, part)[None]
                 continue
-            for step, probs in enumerate(sampler.steps(image, generator, tell)):
+            for step, probs in enumerate(sampler.steps(image, generator, part)):
                 if samples == 1:
                     on_step(step, probs)
                 elif k == 0:
@@ -90,6 +88,4 @@ def sample_case(
         for step, probs in enumerate([*means[:-1], vote.probs[0]]):
             on_step(step, probs)
     mutual = vote.mutual_information
-    if mutual is not None:
-        mutual = mutual if sampler.exclusive else mutual[0]
-    return vote.probs[0], mutual
+    return vote.probs[0], mutual if mutual is None or sampler.exclusive else mutual[0]

@@ -1,4 +1,4 @@
-"""Cutting a volume into overlapping windows and joining their predictions again."""
+"""Cut a volume into overlapping windows, and join the predictions of the windows."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from recycleseg.sampling.memory import slabs
 def window_starts(
     image_shape: Sequence[int], patch_size: Sequence[int], overlap: Sequence[int]
 ) -> Tensor:
-    """First voxel of each window: steps of patch_size - overlap, the last one flush with the end.
+    """First voxel of each window.
+
+    Windows follow in steps of patch_size - overlap; the last one ends at the end of the image.
 
     Args:
-        image_shape: voxels of each of n axes.
-        patch_size: voxels of a window along each axis, at most the image's.
+        image_shape: voxels along each of n axes.
+        patch_size: voxels of a window along each axis, not more than the image has.
         overlap: voxels that neighbouring windows share at least, less than patch_size.
 
     Returns:
-        (N, n) int64, last axis fastest.
+        (N, n) int64; the last axis changes fastest.
 
     Raises:
         ValueError: lengths differ, or a size is out of range.
@@ -57,7 +59,7 @@ def extract_windows(x: Tensor, starts: Tensor, patch_size: Sequence[int]) -> Ten
         (B, N, C, *patch_size), a copy.
 
     Raises:
-        ValueError: a window leaves x.
+        ValueError: a window is not within x.
     """
     return torch.stack([x[box] for box in _boxes(starts, patch_size, x.shape[2:])], dim=1)
 
@@ -68,17 +70,17 @@ def _gaussian(size: int) -> Tensor:
 
 
 class WindowGrid:
-    """The windows that cover a volume, and their weighted mean, taken a few windows at a time.
+    """The windows that cover a volume, and their weighted mean, a few windows at a time.
 
-    A window's weights fall off towards its rim (nnU-Net, Isensee et al. 2021): a Gaussian whose
-    standard deviation is an eighth of the window's size, divided by its sum over all windows at
-    each voxel. Both are products over the axes, so a window's own share is known from its place
-    alone, and no volume of weights is held.
+    The weights of a window fall towards its rim (nnU-Net, Isensee et al. 2021). They are a
+    Gaussian with a standard deviation of an eighth of the size of the window, divided by the sum
+    of the Gaussians of all windows at each voxel. Both are products over the axes, so the position
+    of a window is enough to compute its weights, and no volume of weights is in memory.
 
     Args:
         image_shape: n sizes of the volume.
-        patch_size: n sizes of a window, at most the volume's.
-        overlap: fraction of a window that its neighbour repeats at least, below 1.
+        patch_size: n sizes of a window, not larger than the volume.
+        overlap: fraction of a window that its neighbour shares at least, below 1.
         device: where the volume is.
 
     Attributes:
@@ -105,18 +107,24 @@ class WindowGrid:
         return len(self.starts)
 
     def batches(self, size: int) -> list[slice]:
-        """The windows' indices, as ranges of at most `size`."""
+        """The indices of all windows, as ranges of at most `size`."""
         return [slice(first, first + size) for first in range(0, len(self), size)]
 
     def cut(self, x: Tensor, windows: slice) -> Tensor:
-        """Windows (n, C, *patch_size) of x (C, *image_shape), a copy."""
+        """A copy of windows (n, C, *patch_size) of x (C, *image_shape)."""
         return extract_windows(x[None], self.starts[windows], self.patch_size)[0]
 
     def add(self, mean: Tensor, values: Tensor, windows: slice, first_row: int = 0) -> None:
-        """Add what windows have, (n, ..., *patch_size), to the mean (..., *image_shape).
+        """Add the values of windows to the weighted mean.
 
-        The mean is that of all windows when each was added once to zeros. It may lack rows of the
-        first axis that the windows do not reach; first_row: the first that it has.
+        If every window is added once to zeros, the result is the mean of all windows.
+
+        Args:
+            mean: (..., *image_shape), changed in place. It may lack rows of the first axis that
+                these windows do not reach.
+            values: (n, ..., *patch_size) of n windows.
+            windows: their indices.
+            first_row: the first row of the volume that `mean` has.
         """
         starts = self.starts[windows]
         shifted = starts.clone()
@@ -133,15 +141,15 @@ class WindowGrid:
 
 
 class RowMerger:
-    """Mean of windows that arrive in order, whose rows leave once no further window reaches them.
+    """Mean of windows that come in order; it gives out rows that no later window reaches.
 
-    So that a band of the volume is held instead of the whole.
+    So only a band of the volume is in memory.
 
     Args:
         grid: the windows.
-        channels: C of what they have.
-        batches: ranges of windows as they will be added.
-        device: where they are.
+        channels: C of their values.
+        batches: ranges of windows, in the order in which they will be added.
+        device: where the values are.
     """
 
     def __init__(
@@ -155,15 +163,22 @@ class RowMerger:
         self._first_row = 0
         rows = [grid.starts[batch, 0] for batch in batches]
         height = max(int(of_batch[-1] - of_batch[0]) for of_batch in rows) + grid.patch_size[0]
-        # channels-last, as networks give it
+        # channels-last, because networks give values in this order
         band = torch.zeros((height, *grid.image_shape[1:], channels), device=device)
         self._band = band.movedim(-1, 0)
 
     def add(self, values: Tensor, windows: slice) -> Iterator[tuple[slice, Tensor]]:
-        """Add what windows have, (n, C, *patch_size).
+        """Add the values of windows, and give out the rows that they finish.
 
-        Yields the volume's rows that are finished by it, in slabs: their range along the first
-        axis and the mean (C, rows, ...) there, which may be overwritten after. To be used up.
+        The caller must take all slabs before the next call.
+
+        Args:
+            values: (n, C, *patch_size) of n windows.
+            windows: their indices.
+
+        Yields:
+            Slabs of finished rows: their range along the first axis of the volume, and the mean
+            (C, rows, ...) there. The mean may be overwritten when the next slab is taken.
         """
         grid, first = self.grid, self._first_row
         grid.add(self._band, values, windows, first)
@@ -180,7 +195,7 @@ class RowMerger:
 def _shares(
     size: int, patch: int, starts: Sequence[int], device: torch.device | str
 ) -> dict[int, Tensor]:
-    """First voxel of each window along one axis -> its share (patch,) of the weights there."""
+    """First voxel of each window along one axis -> its share (patch,) of all weights."""
     weight = _gaussian(patch)
     total = torch.zeros(size, dtype=torch.float64)
     for start in starts:
@@ -191,7 +206,7 @@ def _shares(
 def _boxes(
     starts: Tensor, patch_size: Sequence[int], image_shape: Sequence[int]
 ) -> list[tuple[slice | EllipsisType, ...]]:
-    """Index of each window's voxels; ValueError where one leaves the volume."""
+    """The index of the voxels of each window; ValueError if one is not within the volume."""
     boxes: list[tuple[slice | EllipsisType, ...]] = []
     for start in starts.tolist():
         ends = [first + size for first, size in zip(start, patch_size, strict=True)]

@@ -4,7 +4,7 @@ const body = table.tBodies[0];
 const headers = [...table.tHead.rows[0].cells];
 const rows = [...body.rows];
 
-// Missing values ("nan", and empty remarks) come last in either direction.
+// Missing values ("nan" and empty remarks) come last in both directions.
 function keyOf(row, column) {
   const cell = row.cells[column];
   if (cell.dataset.v === undefined) return cell.textContent || null;
@@ -62,7 +62,7 @@ function filter() {
   count.textContent = shown === rows.length ? `${shown} rows` : `${shown} of ${rows.length} rows`;
 }
 
-// A link from a picture or a dot to a row that is filtered away shows all rows again.
+// If a picture or a dot links to a row that the filter hides, all rows are shown again.
 function reveal() {
   const target = document.getElementById(location.hash.slice(1));
   if (target && target.hidden) {
