@@ -184,7 +184,8 @@ class SamplingConfig:
         eta: noise of ddim from 0 to 1; 0 adds none.
         samples: trajectories per case, each from its own noise; their probabilities are averaged.
         mirror: average every prediction of the network over all flips of the axes.
-        fusion: average overlapping windows at every step, or at the end of their trajectories.
+        fusion: average overlapping windows at every step, or at the end of their trajectories. Step
+            was better for small windows and the strategy recycling, trajectory for standard.
         window_batch: windows per forward pass; auto looks at patch, channels and free memory.
     """
 
