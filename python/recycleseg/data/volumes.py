@@ -197,7 +197,7 @@ def _read_nifti(path: Path) -> Volume:
     needed = math.prod(map(int, shape)) * dtype.itemsize
     there = max(len(content) - header.get_data_offset(), 0)
     if there < needed:
-        raise ValueError(f"{there} bytes of voxels where its header tells of {needed}")
+        raise ValueError(f"{there} of {needed} bytes of voxels")
     affine = _checked_affine(path, header)
     with np.errstate(all="ignore"):  # scaling may overflow; later code checks the numbers
         array = header.data_from_fileobj(io.BytesIO(content))
@@ -212,7 +212,7 @@ def _nifti_header(path: Path, content: bytes) -> nib.Nifti1Header:
         raise ValueError(_kind_of(content))
     order, size = orders[content[:4]]
     if len(content) < size:
-        raise ValueError(f"{len(content)} bytes of a header of {size}")
+        raise ValueError(f"{len(content)} of {size} bytes of a header")
     header = _NIFTI_SIZES[size](content[:size], endianness=order, check=False)
     voxel_sizes = header["pixdim"][1:4]
     if header["sform_code"] <= 0 and not (voxel_sizes > 0).all():
@@ -288,4 +288,4 @@ def _check_pixels(header: bytes, pixels: bytes) -> None:
         columns, rows = -(-(width - first_x) // step_x), -(-(height - first_y) // step_y)
         needed += rows * (1 + (columns * depth + 7) // 8) if columns > 0 else 0
     if len(pixels) < needed:
-        raise ValueError(f"{len(pixels)} bytes of pixels where its header tells of {needed}")
+        raise ValueError(f"{len(pixels)} of {needed} bytes of pixels")

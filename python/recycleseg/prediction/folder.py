@@ -56,13 +56,13 @@ class PredictionFolder:
     ) -> None:
         self.root = root
         self.record: dict[str, Any] = {**record, "images": {}, "seconds": {}, "failed": {}}
-        self._endings = dict(endings)
+        self._names = {case_id: case_id + ending for case_id, ending in endings.items()}
         self._images = {case_id: list(paths) for case_id, paths in images.items()}
         self._sources = {source.resolve() for source in sources}
 
     def label_path(self, case_id: str) -> Path:
         """The label map of a case; if this file exists, the case is done."""
-        return self.root / self._file_name(case_id)
+        return self.root / self._names[case_id]
 
     def open(self, *, overwrite: bool) -> list[str]:
         """Create the folder, or check that the work in it can continue.
@@ -93,7 +93,7 @@ class PredictionFolder:
             self._delete(there)
         self.root.mkdir(parents=True, exist_ok=True)
         left = []
-        for case_id in self._endings:
+        for case_id in self._names:
             if self.label_path(case_id).exists():
                 self._note_done(case_id)
             else:
@@ -106,7 +106,7 @@ class PredictionFolder:
 
         The label map comes last, because its presence tells that the case is done.
         """
-        volume, name = prediction.volume, self._file_name(case_id)
+        volume, name = prediction.volume, self._names[case_id]
         if prediction.probs is not None:
             write_probabilities(self.root / f"{case_id}.npz", prediction.probs)
         for kind, values in (
@@ -130,9 +130,6 @@ class PredictionFolder:
     def _save_record(self) -> None:
         write_json(self.root / RECORD, self.record)
 
-    def _file_name(self, case_id: str) -> str:
-        return case_id + self._endings[case_id]
-
     def _note_done(self, case_id: str) -> None:
         if case_id in self._images:
             self.record["images"][case_id] = self._images[case_id]
@@ -142,8 +139,8 @@ class PredictionFolder:
         """Existing files of these cases, also those that the present options do not write."""
         folders = [self.root, self.root / "entropy", self.root / "disagreement"]
         folders += sorted(self.root.glob("steps/step_*"))
-        files = [folder / self._file_name(case) for case in self._endings for folder in folders]
-        files += [self.root / f"{case_id}.npz" for case_id in self._endings]
+        files = [folder / name for name in self._names.values() for folder in folders]
+        files += [self.root / f"{case_id}.npz" for case_id in self._names]
         return [file for file in files if file.exists()]
 
     def _delete(self, files: Iterable[Path]) -> None:
@@ -158,7 +155,7 @@ class PredictionFolder:
     def _take_over(self, old: dict[str, Any], overwrite: bool) -> None:
         """Keep what an earlier record says about the cases that stay."""
         self._check_record(old, overwrite)
-        replaced = self._endings if overwrite else ()
+        replaced = self._names if overwrite else ()
         for key in ("images", "seconds", "failed"):
             self.record[key] = {c: v for c, v in old[key].items() if c not in replaced}
 
@@ -174,7 +171,7 @@ class PredictionFolder:
                 f"--out: {self.root} holds predictions of another kind: {'; '.join(changed)}. "
                 "Use --overwrite to make all of them again, or another --out"
             )
-        others = [c for c in {**old["images"], **old["seconds"]} if c not in self._endings]
+        others = [c for c in {**old["images"], **old["seconds"]} if c not in self._names]
         if changed and others:
             raise ValueError(
                 f"--overwrite: expected a folder with these cases only, got {self.root} with "

@@ -116,11 +116,7 @@ def plan_table(
 
 
 class PictureMaker:
-    """Keeps the label maps of the first evaluated cases, and draws them.
-
-    Args:
-        classes: of the data set.
-    """
+    """Keeps the label maps of the first evaluated cases, and draws them."""
 
     def __init__(self, classes: Classes) -> None:
         self._classes = classes
