@@ -144,7 +144,10 @@ BAD_NIFTI: dict[str, tuple[Write, str]] = {
     "pair.nii": (file(nifti(field("magic", b"ni1"))), WHOLE + "the header of a .hdr/.img pair"),
     "datatype.nii": (file(nifti(field("datatype", 999))), WHOLE + "data code 999"),
     "one_bit.nii": (file(nifti(field("datatype", 1))), WHOLE + "data code 1 not supported"),
-    "offset_beyond.nii": (file(nifti(field("vox_offset", 1e6))), WHOLE + "0 of 840 bytes of voxels"),
+    "offset_beyond.nii": (
+        file(nifti(field("vox_offset", 1e6))),
+        WHOLE + "0 of 840 bytes of voxels",
+    ),
     "offset_nan.nii": (file(nifti(field("vox_offset", np.nan))), WHOLE),
     "offset_low.nii": (file(nifti(field("vox_offset", 16))), WHOLE + "vox offset 16 too low"),
     "more_claimed.nii": (
