@@ -122,7 +122,7 @@ WHOLE_GZ = r"expected a whole \.nii\.gz file, got: "
 WHOLE_PNG = r"expected a whole \.png file, got: "
 GREY = "expected a grey PNG of 8 or 16 bits, got mode "
 
-# What is written, and the message about it after its path.
+# How each bad file is written, and the error message after its path.
 BAD_NIFTI: dict[str, tuple[Write, str]] = {
     "empty.nii.gz": (file(b""), WHOLE_GZ + "an empty file"),
     "empty.nii": (file(b""), WHOLE + "an empty file"),

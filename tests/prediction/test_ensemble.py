@@ -89,7 +89,7 @@ def voted(members: Sequence[np.ndarray], **options: Any) -> Any:
 
 
 def assert_same(vote: Prediction, expected: Any) -> None:
-    # One member after another adds in another order than all at once.
+    # The order of the sums differs if members are read one by one.
     close = {"rtol": 1e-5, "atol": 2e-6}
     torch.testing.assert_close(vote.label, expected.label)
     torch.testing.assert_close(vote.probs, expected.probs, **close)

@@ -37,7 +37,7 @@ from recycleseg.run.options import (
 from recycleseg.sampling import memory
 from recycleseg.sampling.samples import case_generator
 
-# as of brain tumours: whole tumour, core, enhancing core
+# as for brain tumours: whole tumour, core, enhancing core
 NESTED = ((1, 2, 3), (2, 3), (3,))
 PATCH = (8, 8, 8)
 

@@ -203,8 +203,9 @@ class PostprocessConfig:
     """How label maps of whole volumes are cleaned (see recycleseg.prediction.postprocess).
 
     Attributes:
-        keep_largest: classes that keep their largest component; all or foreground (as one class).
-        fill_holes: classes whose holes are filled; all takes every class.
+        keep_largest: keep the largest component of these classes, of each (all), or of all
+            classes together (foreground).
+        fill_holes: fill the holes of these classes, or of each (all).
         muscle_ultrasound: the rule of the paper for its muscle-ultrasound data, for 2D only.
     """
 
