@@ -94,9 +94,7 @@ def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
     except FileError as error:
         problems.append(str(error))
     cases = _find_cases(root, ending, len(channel_names), problems)
-    split = _read_split(root, cases, problems) if cases else {}
-    if cases and not (root / "split.json").exists():
-        split = _seeded_split(tuple(cases), seed, problems)
+    split = _read_split(root, cases, seed, problems) if cases else {}
     if problems:
         raise dataset_error(root, problems)
     used = {case_id for case_ids in split.values() for case_id in case_ids}
@@ -176,11 +174,11 @@ def _file_names(folder: Path) -> list[str]:
 
 
 def _read_split(
-    root: Path, cases: Mapping[str, Case], problems: list[str]
+    root: Path, cases: Mapping[str, Case], seed: int, problems: list[str]
 ) -> dict[str, tuple[str, ...]]:
     path = root / "split.json"
     if not path.exists():
-        return {}
+        return _seeded_split(tuple(cases), seed, problems)
     try:
         split = read_json_object(path)
     except FileError as error:
