@@ -38,7 +38,7 @@ def test_background_is_left_out_and_regions_are_sorted() -> None:
         ({"a": [1, 2], "b": [2, 1]}, "one name per structure, got 'a' and 'b' for"),
     ],
 )
-def test_what_is_wrong_with_labels_is_said(labels: Any, message: str) -> None:
+def test_invalid_labels_are_named(labels: Any, message: str) -> None:
     for parse in (parse_labels, Classes.of):
         with pytest.raises(FileError, match=message):
             parse(labels, "x")
@@ -59,7 +59,7 @@ def test_what_is_wrong_with_labels_is_said(labels: Any, message: str) -> None:
     ],
 )
 def test_a_network_tells_only_consecutive_classes_apart(labels: Any, message: str) -> None:
-    assert parse_labels(labels, "x")  # labels to evaluate may be any
+    assert parse_labels(labels, "x")  # evaluation accepts any label values
     with pytest.raises(FileError, match=message):
         Classes.of(labels, "x")
 
@@ -117,7 +117,7 @@ def test_one_half_is_inside_of_overlapping_classes() -> None:
         assert decided.dtype == torch.uint8
         assert decided.flatten().tolist() == [1, 0, 1, 1]
         assert classes.label_map(decided).flatten().tolist() == [2, 2]
-    # of label values in the same regions the first one
+    # label values 2 and 3 are in the same regions: the first one is taken
     assert regions_of((1, 2, 3), (2, 3)).label_map(torch.ones(2, 1, 1, 1)).item() == 2
 
 
@@ -129,13 +129,13 @@ def test_nested_regions_survive_painting(regions: tuple[tuple[int, ...], ...]) -
 
 
 def test_specific_regions_are_painted_over_general_ones() -> None:
-    # one voxel per set of masks: none, whole alone, enhancing alone, whole and enhancing, all
+    # one voxel per set of masks: none, only whole, only enhancing, whole and enhancing, all
     masks = torch.tensor([[0, 1, 0, 1, 1], [0, 0, 0, 0, 1], [0, 0, 1, 1, 1]])
     assert regions_of(*NESTED).label_map(masks).tolist() == [0, 1, 3, 3, 3]
-    # of as many label values: the later one; and no label value of the whole is its own
+    # two regions with as many label values: the later one; the whole has no label value of its own
     masks = torch.tensor([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 1, 1]])
     assert regions_of((1, 2), (1,), (2,)).label_map(masks).tolist() == [1, 1, 2, 2]
-    # regions that share a label value: it stands for the voxels that both hold
+    # a label value that two regions share is for the voxels in both
     masks = torch.tensor([[1, 0, 1], [0, 1, 1]])
     assert regions_of((1, 3), (2, 3)).label_map(masks).tolist() == [1, 2, 3]
 

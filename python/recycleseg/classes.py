@@ -1,11 +1,11 @@
-"""What the classes of a segmentation are, and every question whose answer depends on it.
+"""The classes of a segmentation, and everything that depends on their kind.
 
 Classes are exclusive (each voxel has one; the first is the background) or overlapping regions (a
-voxel may be in several, or in none). A segmentation of C classes comes in four forms:
+voxel may be in several, or in none). A segmentation of C classes has four forms:
 
-- logits, or probabilities (C, *S): softmax over exclusive classes, a sigmoid for each region;
-- a target: labels (*S) of exclusive classes, masks (C, *S) of regions, both uint8;
-- a label map (*S) uint8 of the values that files hold; of exclusive classes it is the target.
+- logits or probabilities (C, *S): softmax over exclusive classes, a sigmoid for each region;
+- a target: labels (*S) of exclusive classes, or masks (C, *S) of regions, both uint8;
+- a label map (*S) uint8 with the values in files; for exclusive classes it equals the target.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from recycleseg.files import FileError
 # Foreground name -> its label value, or the values of a region.
 Labels = dict[str, int | tuple[int, ...]]
 
-# Label values are below it, in every operation that counts voxels.
+# Label values must be below this number, in every operation that counts voxels.
 MAX_CLASSES = 4096
 # Label maps are written as uint8.
 _MAX_VALUES = 256
-# A voxel belongs to a region of at least this probability.
+# A voxel belongs to every region with at least this probability.
 _THRESHOLD = 0.5
 
 
 def probabilities(logits: Tensor, exclusive: bool, dim: int = 1) -> Tensor:
-    """Softmax over `dim` where classes are exclusive, else sigmoid; in float32 at least."""
+    """Probabilities (float32 at least): softmax over `dim` for exclusive classes, else sigmoid."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits.softmax(dim) if exclusive else logits.sigmoid()
 
 
 def parse_labels(labels: Any, source: str) -> Labels:
-    """The foreground of `labels` as dataset.json has them (nnU-Net's format).
+    """The foreground of `labels` from a dataset.json (nnU-Net's format).
 
     Args:
-        labels: name -> value, or list of values of a region.
-        source: what messages call the place that they come from.
+        labels: name -> value, or list of values for a region.
+        source: name of their file in messages.
 
     Returns:
-        Name -> value, or the sorted values of a region that has several.
+        Name -> value, or sorted values for a region with several.
 
     Raises:
-        FileError: not a mapping from names to values, an "ignore" label, no foreground, or two
-            names for the same voxels.
+        FileError: `labels` is not a mapping from names to values, has an "ignore" label or no
+            foreground, or has two names for the same voxels.
     """
     if not isinstance(labels, Mapping) or not all(map(_is_entry, labels.values())):
         raise FileError(
@@ -78,11 +78,11 @@ def parse_labels(labels: Any, source: str) -> Labels:
 
 
 def max_entropy(labels: Mapping[str, Any]) -> float:
-    """Greatest entropy of a voxel in nats: over exclusive classes, or summed over regions.
+    """Largest possible entropy of a voxel in nats: over exclusive classes, or summed over regions.
 
     Args:
-        labels: as dataset.json has them, with the background or without; a list, even of one
-            value, tells that classes overlap.
+        labels: as in dataset.json, with or without the background; a list, even of one value,
+            means that classes overlap.
     """
     num_foreground = sum(_values(entry) != (0,) for entry in labels.values())
     return num_foreground * math.log(2) if _overlap(labels) else math.log(num_foreground + 1)
@@ -90,12 +90,12 @@ def max_entropy(labels: Mapping[str, Any]) -> float:
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes that a network tells apart.
+    """The classes of a network.
 
     Attributes:
-        names: one a channel. Exclusive classes: index = label value, the first is "background";
-            regions: without background.
-        regions: label values of each overlapping region; None: exclusive classes.
+        names: one per channel. For exclusive classes the index is the label value, and the first
+            name is "background". Regions have no background.
+        regions: label values of each overlapping region; None for exclusive classes.
     """
 
     names: tuple[str, ...]
@@ -103,11 +103,15 @@ class Classes:
 
     @classmethod
     def of(cls, labels: Any, source: str) -> Classes:
-        """From `labels` as dataset.json has them; a list among them tells that classes overlap.
+        """The classes of `labels` from a dataset.json; they overlap if one entry is a list.
+
+        Args:
+            labels: name -> value, or list of values for a region.
+            source: name of their file in messages.
 
         Raises:
-            FileError: as `parse_labels`; no "background": 0; values that are not consecutive, or
-                more than 256.
+            FileError: an error of `parse_labels`; or "background": 0 is missing; or the values are
+                not consecutive or more than 256.
         """
         foreground = {n: _values(entry) for n, entry in parse_labels(labels, source).items()}
         known = sorted({0, *(value for values in foreground.values() for value in values)})
@@ -125,7 +129,7 @@ class Classes:
         return cls(("background", *sorted(foreground, key=lambda name: foreground[name])))
 
     def __len__(self) -> int:
-        """C, the channels of a mask; with exclusive classes the background is one of them."""
+        """Number of channels C; the background of exclusive classes counts too."""
         return len(self.names)
 
     @property
@@ -142,7 +146,7 @@ class Classes:
 
     @property
     def foreground(self) -> Labels:
-        """What `parse_labels` gives: all classes but the background."""
+        """All classes without the background, as from `parse_labels`."""
         if self.regions is None:
             return {name: value for value, name in enumerate(self.names) if value > 0}
         regions = zip(self.names, self.regions, strict=True)
@@ -150,13 +154,13 @@ class Classes:
 
     @property
     def labels(self) -> dict[str, Any]:
-        """`labels` as dataset.json has them."""
+        """`labels` as in dataset.json."""
         if self.regions is None:
             return {name: value for value, name in enumerate(self.names)}
         return {"background": 0, **dict(zip(self.names, map(list, self.regions), strict=True))}
 
     def entropy(self, probs: Tensor) -> Tensor:
-        """Entropy (*S) in nats of probabilities (C, *S); of regions the sum over them."""
+        """Entropy (*S) in nats of probabilities (C, *S), summed over regions."""
         probs = probs.clamp(0, 1)
         entropy: Tensor = torch.special.entr(probs)
         if not self.exclusive:
@@ -164,12 +168,12 @@ class Classes:
         return entropy.sum(0)
 
     def decide(self, probs: Tensor) -> Tensor:
-        """Target of probabilities (C, *S): the most probable class, or the regions of one half."""
+        """Target of probabilities (C, *S): the most probable class, or regions with 0.5 or more."""
         decided = probs.argmax(0) if self.exclusive else probs >= _THRESHOLD
         return decided.to(torch.uint8)
 
     def masks(self, label: Tensor) -> Tensor:
-        """One mask a class, (C, *S) uint8, of a label map (*S)."""
+        """Masks (C, *S) uint8, one per class, of a label map (*S)."""
         members = self.regions or [(value,) for value in self.values]
         masks = [torch.isin(label, label.new_tensor(values)) for values in members]
         return torch.stack(masks).to(torch.uint8)
@@ -179,13 +183,13 @@ class Classes:
         return label if self.exclusive else self.masks(label)
 
     def label_map(self, target: Tensor) -> Tensor:
-        """Label map (*S) uint8 on the CPU of a target.
+        """Label map (*S) uint8 on the CPU, from a target.
 
-        A voxel of overlapping regions takes the label value that lies in just the regions that
-        hold it, if there is one: then `target` of the result gives the masks back. Elsewhere
-        regions of more label values are painted first and the more specific ones over them, as
-        nnU-Net does by its `regions_class_order`; each with its first label value that no region
-        painted later holds, or with its first one if there is none.
+        For overlapping regions: if a label value lies in exactly the regions that contain the
+        voxel, the voxel gets this value. Then `target` of the result gives the masks back.
+        Otherwise the regions are painted in order, those with more label values first, similar to
+        nnU-Net's `regions_class_order`. The paint of a region is its first label value that is in
+        no later region, or its first label value if there is none.
         """
         target = target.cpu()
         if self.regions is None:

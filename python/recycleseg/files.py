@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, JSON objects read, and one error for a bad one."""
+"""Write files whole or not at all, read JSON objects, and one error for bad files."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from typing import Any
 
 
 class FileError(ValueError):
-    """A file or folder is not as expected; the message names it."""
+    """A file or folder is missing or invalid; the message names it."""
 
 
 def listed(head: str, problems: Sequence[str]) -> str:
-    """A message that lists every problem found, a line each."""
+    """A message with a first line and one line per problem."""
     return "\n  - ".join([head, *problems])
 
 
 def shortened(values: Sequence[object], shown: int = 5) -> str:
-    """The first names or numbers, and how many there are more, for messages."""
+    """The first names or numbers, and how many more there are, for messages."""
     rest = len(values) - shown
     return ", ".join(map(str, values[:shown])) + (f" and {rest} more" if rest > 0 else "")
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A name to write to, that becomes `path` when the block ends and is deleted if it raises.
+    """Write a file so that a kill at any moment leaves the old file or the new one.
 
-    So a kill at any moment leaves the old file or the new one. The name keeps the ending, by which
-    writers choose the format, and begins with a dot, which every reader of folders passes over.
+    Yields:
+        A temporary path. It becomes `path` when the block ends, and is deleted if the block
+        raises. Its name keeps the ending, because writers choose the format by it. The name
+        begins with a dot, because readers of folders skip such files.
     """
     temporary = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
@@ -41,22 +43,22 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write a text file in UTF-8, whole."""
+    """Write a text file in UTF-8, whole or not at all."""
     with written_whole(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write indented JSON, whole.
+    """Write indented JSON, whole or not at all.
 
     Raises:
-        ValueError: NaN or inf in the content, because other readers do not know them.
+        ValueError: the content has NaN or inf, which are not JSON.
     """
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def as_json(content: Any) -> Any:
-    """The content as it comes back from a JSON file: tuples become lists, keys strings."""
+    """The content after a way through JSON: tuples become lists, keys become strings."""
     return json.loads(json.dumps(content))
 
 
@@ -78,10 +80,10 @@ def parse_json_object(text: str | bytes, source: str) -> dict[str, Any]:
 
     Args:
         text: the text.
-        source: what messages call the place that it comes from.
+        source: name of its file in messages.
 
     Raises:
-        FileError: it holds something else.
+        FileError: the text is something else.
     """
     try:
         content = json.loads(text)

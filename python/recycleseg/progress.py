@@ -1,4 +1,4 @@
-"""How far the work is: one kind of bar, for whatever is counted."""
+"""Progress bars for the terminal."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import TypeVar
 from rich import progress
 from rich.console import Console
 
-# Called with how much is done and how much there is to do.
+# Called with the amount of work done and the whole amount.
 Progress = Callable[[int, int], None]
 Item = TypeVar("Item")
 
 
 class Bar:
-    """A bar on a terminal: what is done of how much, a note, the time passed and the time left.
+    """A bar on a terminal: work done of the whole, a note, the time passed and the time left.
 
     Args:
         console: where it is drawn.
-        name: what is being done.
-        total: how much there is to do.
-        done: how much is done already.
+        name: of the work.
+        total: amount of work.
+        done: amount that is done already.
         shown: False draws nothing.
     """
 
@@ -47,7 +47,7 @@ class Bar:
         self._bar.stop()
 
     def reach(self, done: float) -> None:
-        """Show that so much is done in all."""
+        """Show the amount done so far."""
         self._bar.update(self._task, completed=done)
 
     def note(self, text: str) -> None:
@@ -57,9 +57,12 @@ class Bar:
 
 @contextmanager
 def stages(console: Console, *names: str) -> Iterator[Progress]:
-    """A callback that draws one bar after the other; each begins when it is told that 1 is done.
+    """Draw one bar after the other, for work in stages.
 
-    Nothing is drawn before it is called, so data found in the cache are read in silence.
+    Nothing is drawn before the first call, so that no bar appears for data from the cache.
+
+    Yields:
+        A callback. When it gets 1 as the amount done, the bar of the next stage begins.
     """
     waiting = iter(names)
     bars: list[Bar] = []
@@ -83,14 +86,17 @@ def followed(items: Iterable[Item], total: int, progress: Progress | None) -> It
 
 
 def part_of(whole: Progress | None, index: int, number: int) -> Progress | None:
-    """Progress of one of `number` parts as that of the whole; None stays None."""
+    """A callback for part `index` of `number` equal parts, which reports to that of the whole.
+
+    None stays None.
+    """
     if whole is None:
         return None
     return lambda done, total: whole(index * total + done, number * total)
 
 
 def format_duration(seconds: float) -> str:
-    """Hours and minutes, minutes and seconds, or seconds alone."""
+    """A duration as hours and minutes, minutes and seconds, or only seconds."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     if hours:

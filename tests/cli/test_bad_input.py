@@ -62,8 +62,8 @@ FAULTS: list[tuple[str, Callable[[Path], None], str]] = [
         "expected finite values, got 0 NaN and 1 Inf",
     ),
     ("imagesTr/c5_0000.nii.gz", truncate, "expected a whole .nii.gz file, got"),
-    ("labelsTr/c6.nii.gz", Path.unlink, "expected a file, got none there"),
-    ("imagesTr/c7_0000.nii.gz", Path.unlink, "expected a file, got none there"),
+    ("labelsTr/c6.nii.gz", Path.unlink, "expected a file, got a path that does not exist"),
+    ("imagesTr/c7_0000.nii.gz", Path.unlink, "expected a file, got a path that does not exist"),
 ]
 
 

@@ -179,7 +179,7 @@ def test_cases_that_a_member_lacks(
 
 def options_and_messages() -> list[tuple[list[str], str]]:
     return [
-        (["--weights", "1"], "--weights: expected 2, one a member, got 1"),
+        (["--weights", "1"], "--weights: expected 2, one per member, got 1"),
         (["--method", "median"], "--method: invalid choice: 'median'"),
         (["--thresholds", "0.5"], "--thresholds: expected none"),
         (["--wieghts", "1"], "unknown option wieghts; did you mean weights?"),
@@ -212,7 +212,7 @@ def test_folders_that_must_not_be_written_to(
         assert main(arguments(folders[:2], folders[2], *option)) == 2
         error = capsys.readouterr().err
         assert "--out: expected a new folder or one with predict.json" in error
-        assert "where c1.nii.gz is already" in error
+        assert "which already has c1.nii.gz" in error
     assert main(arguments([folders[0], folders[0]], tmp_path / "out")) == 2
     assert "--input: expected every folder once" in capsys.readouterr().err
     assert {str(f): files_of(f) for f in folders} == before

@@ -69,9 +69,9 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "Inf": (SECOND, lambda path: set_voxel(path, np.inf), "expected finite.* 0 NaN and 1 Inf"),
     "truncated image": (IMAGE, truncate, "expected a whole .nii.gz file"),
     "truncated label": (LABEL, truncate, "expected a whole .nii.gz file"),
-    "no label": (LABEL, Path.unlink, "expected a file, got none there"),
-    "no channel": (SECOND, Path.unlink, "expected a file, got none there"),
-    "no image": (IMAGE, Path.unlink, "expected a file, got none there"),
+    "no label": (LABEL, Path.unlink, "expected a file, got a path that does not exist"),
+    "no channel": (SECOND, Path.unlink, "expected a file, got a path that does not exist"),
+    "no image": (IMAGE, Path.unlink, "expected a file, got a path that does not exist"),
     "4D": (IMAGE, add_axis, "expected 3 axes, got 4"),
 }
 

@@ -122,14 +122,14 @@ WHOLE_GZ = r"expected a whole \.nii\.gz file, got: "
 WHOLE_PNG = r"expected a whole \.png file, got: "
 GREY = "expected a grey PNG of 8 or 16 bits, got mode "
 
-# What is written, and the message about it after its path.
+# How each bad file is written, and the error message after its path.
 BAD_NIFTI: dict[str, tuple[Write, str]] = {
     "empty.nii.gz": (file(b""), WHOLE_GZ + "an empty file"),
     "empty.nii": (file(b""), WHOLE + "an empty file"),
-    "four_bytes.nii": (file(nifti()[:4]), WHOLE + "4 bytes of a header of 348"),
-    "half_header.nii": (file(nifti()[:200]), WHOLE + "200 bytes of a header of 348"),
-    "truncated.nii": (file(nifti()[:800]), WHOLE + "448 bytes of voxels where .* tells of 840"),
-    "header_alone.nii": (file(nifti()[:352]), WHOLE + "0 bytes of voxels where .* tells of 840"),
+    "four_bytes.nii": (file(nifti()[:4]), WHOLE + "4 of 348 bytes of a header"),
+    "half_header.nii": (file(nifti()[:200]), WHOLE + "200 of 348 bytes of a header"),
+    "truncated.nii": (file(nifti()[:800]), WHOLE + "448 of 840 bytes of voxels"),
+    "header_alone.nii": (file(nifti()[:352]), WHOLE + "0 of 840 bytes of voxels"),
     "truncated.nii.gz": (file(gzip.compress(nifti())[:300]), WHOLE_GZ + "Compressed file ended"),
     "changed_byte.nii.gz": (file(flipped_byte(gzip.compress(nifti()))), WHOLE_GZ),
     "text.nii": (file(TEXT), WHOLE + "a file of another kind, that begins with b'Patient:'"),
@@ -144,16 +144,19 @@ BAD_NIFTI: dict[str, tuple[Write, str]] = {
     "pair.nii": (file(nifti(field("magic", b"ni1"))), WHOLE + "the header of a .hdr/.img pair"),
     "datatype.nii": (file(nifti(field("datatype", 999))), WHOLE + "data code 999"),
     "one_bit.nii": (file(nifti(field("datatype", 1))), WHOLE + "data code 1 not supported"),
-    "offset_beyond.nii": (file(nifti(field("vox_offset", 1e6))), WHOLE + "0 bytes of voxels"),
+    "offset_beyond.nii": (
+        file(nifti(field("vox_offset", 1e6))),
+        WHOLE + "0 of 840 bytes of voxels",
+    ),
     "offset_nan.nii": (file(nifti(field("vox_offset", np.nan))), WHOLE),
     "offset_low.nii": (file(nifti(field("vox_offset", 16))), WHOLE + "vox offset 16 too low"),
     "more_claimed.nii": (
         file(nifti(field("dim", 50, 1))),
-        WHOLE + "840 bytes of voxels where its header tells of 7000",
+        WHOLE + "840 of 7000 bytes of voxels",
     ),
     "huge_claimed.nii": (
         file(nifti(field("dim", 32767, slice(1, 4)))),
-        WHOLE + "840 bytes of voxels where its header tells of 140724603846652",
+        WHOLE + "840 of 140724603846652 bytes of voxels",
     ),
     "negative_size.nii": (
         file(nifti(field("dim", -6, 1))),
@@ -226,11 +229,11 @@ BAD_PNG: dict[str, tuple[Write, str]] = {
     "garbage.png": (file(png(data=b"no deflate stream")), WHOLE_PNG),
     "few_rows.png": (
         file(png(data=zlib.compress(bytes(20)))),
-        WHOLE_PNG + "20 bytes of pixels where its header tells of 80",
+        WHOLE_PNG + "20 of 80 bytes of pixels",
     ),
     "huge_claimed.png": (
         file(png(60000, 60000, data=zlib.compress(bytes(20)))),
-        WHOLE_PNG + "20 bytes of pixels where its header tells of 3600060000",
+        WHOLE_PNG + "20 of 3600060000 bytes of pixels",
     ),
     "colour.png": (file(picture("RGB")), GREY + "RGB; save colour channels as separate files"),
     "palette.png": (file(picture("P")), GREY + "P"),

@@ -112,7 +112,7 @@ def test_zeros_around_a_scan_change_nothing(method: Any) -> None:
     padded = F.pad(scan, (4, 4))
     intensity = ChannelIntensity(method, nonzero=True)
     torch.testing.assert_close(intensity.apply(padded)[..., 4:-4], intensity.apply(scan))
-    older = ChannelIntensity(method)  # as plans of older runs say
+    older = ChannelIntensity(method)  # as in plans of older runs
     assert older.apply(padded)[..., 4:-4].mean() > 0.5
 
 

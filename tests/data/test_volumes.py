@@ -147,7 +147,7 @@ def test_singular_affine_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_file_and_unknown_ending(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="x.nii.gz: expected a file, got none"):
+    with pytest.raises(FileError, match="x.nii.gz: expected a file, got a path that does not"):
         read_volume(tmp_path / "x.nii.gz")
     with pytest.raises(FileError, match="x.mha: expected a file ending in .nii.gz, .nii, .png"):
         read_volume(tmp_path / "x.mha")
@@ -166,7 +166,7 @@ def test_write_volume_refuses_what_the_format_cannot_hold(tmp_path: Path) -> Non
 def test_a_label_lies_on_the_grid_of_its_image(
     tmp_path: Path, ending: str, kind: Any, codes: tuple[int, int]
 ) -> None:
-    """Both affines, which may differ, their codes and the unit; not how to show intensities."""
+    """Both affines, which may differ, their codes and the unit; not the display of intensities."""
     affine = np.array([[-0.7, 0, 0.1, 9.3], [0, 0.1, 1.2, -4], [0, 2.1, 0, 3], [0, 0, 0, 1]])
     image = kind(np.full((4, 5, 6), 300, np.int16), affine)
     image.header.set_xyzt_units("micron")

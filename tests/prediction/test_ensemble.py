@@ -40,7 +40,7 @@ def random_probs(seed: int, dims: int, exclusive: bool = True) -> np.ndarray:
 
 
 def label_of(probs: np.ndarray) -> np.ndarray:
-    """Of overlapping regions, the core lies in the whole."""
+    """Random probabilities; the core of overlapping regions lies in the whole."""
     if len(probs) == 3:
         return probs.argmax(0).astype(np.uint8)
     return np.where(probs[1] > 0.5, 2, np.where(probs[0] > 0.5, 1, 0)).astype(np.uint8)
@@ -58,7 +58,7 @@ def write_maps(folder: Path, maps: dict[str, np.ndarray], labels: dict[str, Any]
 
 
 def write_foreign(folder: Path, probs: dict[str, np.ndarray], labels: dict[str, Any]) -> Path:
-    """As nnU-Net's --save_probabilities leaves it: axes reversed, an image as one slice."""
+    """A folder as nnU-Net's --save_probabilities writes it: axes reversed, an image as a slice."""
     write_maps(folder, {c: label_of(p) for c, p in probs.items()}, labels)
     for case_id, p in probs.items():
         stored = np.transpose(p, (0, *range(p.ndim - 1, 0, -1))) if p.ndim == 4 else p[:, None]
@@ -89,7 +89,7 @@ def voted(members: Sequence[np.ndarray], **options: Any) -> Any:
 
 
 def assert_same(vote: Prediction, expected: Any) -> None:
-    # One member after another adds in another order than all at once.
+    # The order of the sums differs if members are read one by one.
     close = {"rtol": 1e-5, "atol": 2e-6}
     torch.testing.assert_close(vote.label, expected.label)
     torch.testing.assert_close(vote.probs, expected.probs, **close)
@@ -268,13 +268,13 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("regions", "options", "message"),
     [
-        (False, {"weights": (1.0,)}, "--weights: expected 2, one a member, got 1"),
+        (False, {"weights": (1.0,)}, "--weights: expected 2, one per member, got 1"),
         (False, {"weights": (0.0, 0.0)}, "--weights: expected at least 0 and not all 0"),
         (False, {"weights": (1.0, float("nan"))}, "--weights: expected at least 0"),
         (False, {"method": "max"}, "--method: expected mean or majority .* label maps in .*b"),
         (False, {"thresholds": (0.5,)}, "--thresholds: expected none"),
-        (True, {"thresholds": (0.5,) * 3}, "--thresholds: expected one, or one each for whole, co"),
-        (True, {"thresholds": (0.5, 1.5)}, "--thresholds: expected above 0 up to 1"),
+        (True, {"thresholds": (0.5,) * 3}, "--thresholds: .* one for each of whole, core, got 3"),
+        (True, {"thresholds": (0.5, 1.5)}, "--thresholds: expected above 0 and at most 1"),
     ],
 )
 def test_options_that_do_not_fit(

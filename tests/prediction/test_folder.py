@@ -1,4 +1,4 @@
-"""Predicting cases into a folder: what is written, what is gone on with, what is refused."""
+"""Predicting cases into a folder: what is written, continued and refused."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_only_what_was_asked_for_is_written(tmp_path: Path) -> None:
     assert files_in(tmp_path / "out") == ["predict.json", "x.nii"]
 
 
-def test_failures_are_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_failures_are_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
     cases = write_images(tmp_path / "images", *(f"{name}.nii" for name in "abcdefg"))
     stub = Stub()
     stub.errors = {
@@ -219,7 +219,7 @@ def test_failures_are_told_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert list(saved_record(out)["images"]) == list("gacdef")
 
 
-def test_interruption_leaves_whole_files_and_is_gone_on_with(
+def test_work_continues_after_an_interruption_with_whole_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cases = write_images(tmp_path / "images", "a.nii", "b.nii", "c.nii")
@@ -286,7 +286,7 @@ def test_other_options_and_models_need_overwrite(tmp_path: Path) -> None:
     said = refusal(out, cases, num_steps=4, samples=3)
     assert "num_steps was 5, is 4; samples was None, is 3. Use --overwrite" in said
     assert "weights of ['/runs/first'] have changed" in refusal(out, cases, sha256="2")
-    assert "with 1 more such as b, predicted otherwise" in refusal(
+    assert "with 1 more, such as b, predicted in another way" in refusal(
         out, cases[:1], overwrite=True, num_steps=4
     )
     stub.asked = []
@@ -325,8 +325,8 @@ def test_files_of_others_are_left_alone(tmp_path: Path, overwrite: bool) -> None
     labels = tmp_path / "labelsTr"
     write_images(labels, "a.nii")
     assert refusal(labels, [case], overwrite) == (
-        f"--out: expected a new folder or one with predict.json, got {labels}, where a.nii is "
-        "already"
+        f"--out: expected a new folder or one with predict.json, got {labels}, which already has "
+        "a.nii"
     )
     said = refusal(tmp_path / "images", [case], overwrite)
     assert said.startswith("--out: expected another folder than the images'")
@@ -385,7 +385,7 @@ def test_ensembles_of_other_members_options_and_labels(tmp_path: Path) -> None:
         other["dataset"] = {**other["dataset"], key: value}
         assert f"{key} was {made['dataset'][key]!r}, is {value!r}" in refused(folder(other))
         said = refused(folder(other, cases[:1]), overwrite=True)
-        assert "with 1 more such as b, predicted otherwise" in said
+        assert "with 1 more, such as b, predicted in another way" in said
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -397,7 +397,7 @@ def test_folder_of_the_other_command_is_left_alone(tmp_path: Path, overwrite: bo
     for ours, theirs in (list(records), list(records)[::-1]):
         assert refused(folder_of(tmp_path / theirs, cases, records[ours]), overwrite) == (
             f"--out: expected a new folder or one of {ours}, got {tmp_path / theirs} with "
-            f"predict.json of {theirs}, which is left as it is"
+            f"predict.json of {theirs}; nothing in it is changed"
         )
     images = folder_of(tmp_path / "images", cases, records["recycle-ensemble"])
     assert refused(images, overwrite) == (

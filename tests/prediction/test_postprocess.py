@@ -48,7 +48,7 @@ ISLANDS = drawn("""
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        # the corner of (1, 1) and (2, 2) joins
+        # (1, 1) and (2, 2) touch at a corner, so they are one component
         ({"keep_largest": "liver"}, "1100000 1100020 0012000 2000200 0000000"),
         ({"keep_largest": ("cyst",)}, "1100001 1100000 0012000 0000200 1100001"),
         ({"keep_largest": "all"}, "1100000 1100000 0012000 0000200 0000000"),
@@ -59,7 +59,7 @@ def test_largest_components(options: dict[str, Any], expected: str) -> None:
     np.testing.assert_array_equal(cleaned(ISLANDS, **options), drawn(expected))
 
 
-def test_holes_of_a_class_are_its_background_alone() -> None:
+def test_holes_of_a_class_are_only_its_background() -> None:
     label = drawn("""
         1111111
         1002221
@@ -67,12 +67,12 @@ def test_holes_of_a_class_are_its_background_alone() -> None:
         1002221
         1111111
     """)
-    # Two of liver's holes: beside the cyst, and in it, which is the inner class's.
+    # The liver has two holes: one beside the cyst, and one in it, which the cyst fills first.
     filled = drawn("1111111 1112221 1112221 1112221 1111111")
     np.testing.assert_array_equal(cleaned(label, fill_holes="all"), filled)
     np.testing.assert_array_equal(cleaned(label, fill_holes="liver")[2], [1, 1, 1, 2, 1, 2, 1])
     np.testing.assert_array_equal(cleaned(label, fill_holes="cyst")[2], [1, 0, 0, 2, 2, 2, 1])
-    # A corner closes; a way to the border, be it through the cyst, opens.
+    # A corner does not open a hole; a way to the border does, even through the cyst.
     label[0, 0] = 0
     np.testing.assert_array_equal(cleaned(label, fill_holes="liver")[2], [1, 1, 1, 2, 1, 2, 1])
     label[4, 4] = 2
@@ -80,7 +80,7 @@ def test_holes_of_a_class_are_its_background_alone() -> None:
 
 
 def whole_map(label: np.ndarray, labels: Labels) -> np.ndarray:
-    """keep_largest and fill_holes of all exclusive classes, on the whole map, by SciPy alone."""
+    """keep_largest and fill_holes of all exclusive classes, on the whole map, with SciPy only."""
     result = label.copy()
     for value in labels.values():
         components, number = ndimage.label(label == value, np.ones((3,) * label.ndim))
@@ -112,23 +112,23 @@ def test_overlapping_regions() -> None:
         1122221000
         2111111000
     """)
-    # An island of all three regions goes with the whole; the hole of the core lies in all but
-    # the enhancing region.
+    # The whole removes an island of all three regions; the hole of the core gets the core's own
+    # label value, which is not in the enhancing region.
     np.testing.assert_array_equal(
         cleaned(label, TUMOUR, keep_largest="whole", fill_holes="core"),
         drawn("1111111000 1122221000 1123221000 1122221000 2111111000"),
     )
-    # The core's islands stay in the whole; the enhancing region, which is in the core alone, goes.
+    # Islands of the core stay in the whole, but leave the enhancing region, a part of the core.
     np.testing.assert_array_equal(
         cleaned(label, TUMOUR, keep_largest="core")[[0, 4]], drawn("1111111001 1111111000")
     )
-    # The core encloses a voxel of the whole alone.
+    # The core encloses a voxel that is only in the whole.
     label = drawn("222 212 222")
     np.testing.assert_array_equal(cleaned(label, TUMOUR, fill_holes="all"), drawn("222 222 222"))
 
 
 def muscle_by_steps(mask: np.ndarray) -> np.ndarray:
-    """The rule of the muscle-ultrasound data as it reads, by disks written out."""
+    """The rule of the muscle-ultrasound data, word for word, with disks written out."""
 
     def moved(x: np.ndarray, offsets: list[tuple[int, int]], outside: bool) -> list[np.ndarray]:
         padded = np.pad(x, 10, constant_values=outside)
@@ -173,8 +173,8 @@ def test_muscle_ultrasound_rule() -> None:
 
 
 @pytest.mark.parametrize(("width", "upper"), [(44, False), (48, True)])
-def test_the_more_superficial_of_two_alike(width: int, upper: bool) -> None:
-    # Rectangles lose their corners to the disks; 60 x 40 against some width x 40, rows from 2 on.
+def test_the_more_superficial_of_two_similar_components(width: int, upper: bool) -> None:
+    # Two rectangles, 60 x 40 and `width` x 40; the disks cut their corners.
     label = np.zeros((150, 100), np.uint8)
     label[2:42, 50 : 50 + width] = 1
     label[80:120, 2:62] = 1
@@ -193,7 +193,7 @@ def test_the_more_superficial_of_two_alike(width: int, upper: bool) -> None:
             ISLANDS[..., None],
             {"muscle": 1},
             {"muscle_ultrasound": True},
-            "muscle_ultrasound: expected 2D images, for which the rule is made, got 3D",
+            "muscle_ultrasound: expected 2D images, because the rule is made for them, got 3D",
         ),
         (ISLANDS.astype(np.int64), ORGANS, {}, "label: expected uint8"),
     ],
@@ -241,7 +241,7 @@ def test_a_class_may_be_called_foreground() -> None:
         config = PostprocessConfig(keep_largest=chosen, fill_holes="all")
         clean = postprocess(label, config, {"foreground": 1})
         np.testing.assert_array_equal(clean, expected)
-    with pytest.raises(ValueError, match="'foreground', which is a class here and stands for"):
+    with pytest.raises(ValueError, match="'foreground', which is the name of a class here and of"):
         check_postprocess(PostprocessConfig(keep_largest="foreground"), ("foreground", "b"), 2)
 
 

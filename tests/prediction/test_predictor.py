@@ -37,7 +37,7 @@ from recycleseg.run.options import (
 from recycleseg.sampling import memory
 from recycleseg.sampling.samples import case_generator
 
-# as of brain tumours: whole tumour, core, enhancing core
+# as for brain tumours: whole tumour, core, enhancing core
 NESTED = ((1, 2, 3), (2, 3), (3,))
 PATCH = (8, 8, 8)
 
@@ -71,7 +71,7 @@ def weights_of(plan: Plan) -> dict[str, Tensor]:
 
 
 class VoxelSampler:
-    """In the place of a VolumeSampler: the steps' probabilities are functions of the image."""
+    """Stands in for a VolumeSampler: each step's probabilities are a function of the image."""
 
     diffusion = "its noise differs between samples"
 
@@ -142,7 +142,7 @@ def rotated_and_flipped() -> np.ndarray:
 
 
 def ellipsoid(shape: tuple[int, ...]) -> np.ndarray:
-    """Off centre in every axis, so that no flip and no permutation leaves it where it is."""
+    """Off centre along every axis, so that every flip and every permutation moves it."""
     axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     radii = zip(axes, (0.3, -0.2, 0.25), (0.6, 0.45, 0.7), strict=True)
     return (sum(((x - c) / r) ** 2 for x, c, r in radii) < 1).astype(np.uint8)
@@ -373,12 +373,13 @@ def test_models_of_different_spacing_are_averaged_on_the_files_grid(tmp_path: Pa
 def test_models_of_different_tasks_are_refused() -> None:
     first = model_with(plan_of(), bright)
     other = model_with(replace(plan_of(spacing=(1.0, 1.0, 1.0)), channel_names=("CT",)), bright)
-    message = r"of \(1.0, .*: expected channel_names \('MRI',\) as of None, got \('CT',\)"
+    message = r"of \(1.0, .*: expected channel_names \('MRI',\) as in of None, got \('CT',\)"
     with pytest.raises(ValueError, match=message):
         Predictor([first, other])
     other = model_with(plan_of(NESTED), bright)
     with pytest.raises(
-        ValueError, match=r"classes {'background': 0, 'a': 1} as .*got {'background': 0, 'a': \[1"
+        ValueError,
+        match=r"classes {'background': 0, 'a': 1} as in .*got {'background': 0, 'a': \[1",
     ):
         Predictor([first, other])
     with pytest.raises(ValueError, match="models: expected at least one, got none"):

@@ -1,4 +1,4 @@
-"""What predict.json tells of the runs that predict."""
+"""What predict.json says about the runs that predict."""
 
 from __future__ import annotations
 

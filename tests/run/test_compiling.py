@@ -96,7 +96,7 @@ def test_a_step_is_one_graph_and_gives_the_same_gradients(case: str) -> None:
         return [result.loss.detach(), *torch.autograd.grad(result.loss, network.parameters())]
 
     torch._dynamo.reset()
-    # without the code generator, which the next test takes in: this is about the graph
+    # without the code generator, because this test is about the graph; the next one includes it
     in_one_graph = torch.compile(strategy.__call__, fullgraph=True, backend="aot_eager")
     # the decompositions of layers round differently; gradients here are of order 0.1
     for ours, eager in zip(gradients(in_one_graph), gradients(strategy), strict=True):

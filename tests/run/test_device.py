@@ -13,7 +13,7 @@ from recycleseg.run.device import AutocastNetwork, choose_device, choose_precisi
 
 @pytest.fixture(params=[0, 1, 3])
 def num_gpus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """As many GPUs as it says, though none is used."""
+    """Pretend that there are so many GPUs; none is used."""
     number: int = request.param
     monkeypatch.setattr(torch.cuda, "is_available", lambda: number > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: number)

@@ -99,7 +99,7 @@ def test_counts_of_exclusive_and_overlapping_classes() -> None:
     probs = torch.tensor([[0.4, 0.6, 0.9, 0.5], [0.6, 0.1, 0.7, 0.2]])
     regions = Classes(("whole", "core"), ((1, 2), (2,)))
     counts = foreground_counts(regions.decide(probs[:, None]), masks[:, None], regions)
-    assert counts.tolist() == [[3, 3, 3], [1, 2, 1]]  # one half is inside
+    assert counts.tolist() == [[3, 3, 3], [1, 2, 1]]  # 0.5 counts as inside
 
 
 def test_a_class_nowhere_has_no_mean() -> None:

@@ -134,7 +134,7 @@ def test_updates_match_the_formulas(scale: float) -> None:
         clip_and_step(optimizer, rate, 1.0)
         paper_step(theirs, state, rate)
     expected = dict(theirs.named_parameters()) | optimizer_tensors(state, theirs)
-    # a few roundings of float32 a step
+    # a few roundings of float32 per step
     torch.testing.assert_close(all_tensors(ours, optimizer), expected, rtol=2e-6, atol=1e-7)
 
 
@@ -148,7 +148,7 @@ def test_updates_are_those_of_torch_optim() -> None:
         clip_and_step(optimizer, rate, 1.0)
         fused.param_groups[0]["lr"] = rate
         fused.step()
-        if seed == 1:  # and its state is read as our own, as runs of earlier versions hold it
+        if seed == 1:  # continue with the state of torch's optimiser, as in a resumed run
             state = optimizer_tensors(fused.state, theirs)
             assert state.keys() == optimizer_tensors(optimizer.state, ours).keys()
             optimizer = make_optimizer(ours, OptimConfig(weight_decay=0.1))

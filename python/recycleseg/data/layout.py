@@ -1,7 +1,7 @@
 """Data sets in the nnU-Net raw layout: which cases there are, their classes and their split.
 
 ROOT/dataset.json                 channel_names, labels, file_ending
-ROOT/imagesTr/CASE_0000.nii.gz    one file a channel
+ROOT/imagesTr/CASE_0000.nii.gz    one file per channel
 ROOT/labelsTr/CASE.nii.gz
 ROOT/split.json                   optional {"train": [...], "val": [...], "test": [...]}
 """
@@ -27,9 +27,12 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Case:
-    """The files of one case; `image_paths` has one entry per channel, in channel order.
+    """The files of one case, which may be missing until `inspect_dataset` has looked for them.
 
-    `read_dataset` names the paths a complete case would have; `inspect_dataset` looks for them.
+    Attributes:
+        case_id: name of the case.
+        image_paths: one per channel, in channel order.
+        label_path: None for a case without label.
     """
 
     case_id: str
@@ -39,11 +42,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What `dataset.json`, the file names and the split say.
+    """The description of a data set: `dataset.json`, file names and split.
 
     Attributes:
-        classes: what the label files tell apart.
-        cases: case_id -> files, sorted; those of the split only.
+        root: the folder.
+        name: from `dataset.json`, or the folder's name.
+        channel_names: in channel order.
+        file_ending: of all images and labels.
+        classes: of the label files.
+        cases: case_id -> files, sorted; only the cases of the split.
         split: "train" | "val" | "test" -> case_ids.
     """
 
@@ -62,13 +69,16 @@ class Dataset:
 
 
 def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
-    """Read the description of a data set, opening no image.
+    """Read the description of a data set, without opening an image.
 
-    Without `split.json` the sorted cases are shuffled by `seed` and divided 80/10/10.
-    Cases that `split.json` leaves out are not used, their files not opened.
+    Args:
+        root: the folder.
+        seed: without `split.json`, it shuffles the sorted cases before they are divided 80/10/10.
+            Cases that are not in `split.json` are not used.
 
     Raises:
-        FileError: listing everything wrong with the folder, `dataset.json` and `split.json`.
+        FileError: the folder, `dataset.json` or `split.json` is invalid; the message lists every
+            problem.
     """
     root = Path(root)
     description = _read_description(root)
@@ -84,9 +94,7 @@ def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
     except FileError as error:
         problems.append(str(error))
     cases = _find_cases(root, ending, len(channel_names), problems)
-    split = _read_split(root, cases, problems) if cases else {}
-    if cases and not (root / "split.json").exists():
-        split = _seeded_split(tuple(cases), seed, problems)
+    split = _read_split(root, cases, seed, problems) if cases else {}
     if problems:
         raise dataset_error(root, problems)
     used = {case_id for case_ids in split.values() for case_id in case_ids}
@@ -102,7 +110,7 @@ def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
 
 
 def dataset_error(root: Path, problems: list[str]) -> FileError:
-    """One error that lists every problem found, a line each."""
+    """One error that lists every problem, one per line."""
     count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
     return FileError(listed(f"data set {root}: {count}", problems))
 
@@ -132,7 +140,7 @@ def _read_channel_names(description: dict[str, Any], problems: list[str]) -> tup
 
 
 def _find_cases(root: Path, ending: str, num_channels: int, problems: list[str]) -> dict[str, Case]:
-    """Every case that has an image or a label, whether or not it is complete."""
+    """Every case that has an image or a label, complete or not."""
     images, labels = root / "imagesTr", root / "labelsTr"
     pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}")
     case_ids = {name.removesuffix(ending) for name in _file_names(labels) if name.endswith(ending)}
@@ -166,11 +174,11 @@ def _file_names(folder: Path) -> list[str]:
 
 
 def _read_split(
-    root: Path, cases: Mapping[str, Case], problems: list[str]
+    root: Path, cases: Mapping[str, Case], seed: int, problems: list[str]
 ) -> dict[str, tuple[str, ...]]:
     path = root / "split.json"
     if not path.exists():
-        return {}
+        return _seeded_split(tuple(cases), seed, problems)
     try:
         split = read_json_object(path)
     except FileError as error:
@@ -185,7 +193,7 @@ def _read_split(
     if unknown := sorted(set(counts) - set(cases)):
         problems.append(f"split.json: expected cases of imagesTr, got unknown {unknown}")
     if twice := sorted(case_id for case_id, count in counts.items() if count > 1):
-        problems.append(f"split.json: expected every case once, got more than once {twice}")
+        problems.append(f"split.json: expected every case once, got {twice} more than once")
     if not split.get("train"):
         problems.append("split.json: expected at least one case under train, got none")
     return {part: tuple(map(str, split.get(part, ()))) for part in SPLITS}

@@ -1,4 +1,4 @@
-"""From files to network input and back: orientation, resampling, intensities."""
+"""From image files to network input and back: orientation, resampling, intensities."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ from recycleseg.files import FileError
 
 _PERCENTILES = (0.5, 99.5)
 
+_Normalisation = Literal["zscore", "percentile", "ct", "none"]
+
 
 @dataclass(frozen=True)
 class PreprocessConfig:
     """How images become network input.
 
     Attributes:
-        spacing: voxel size in mm, one value per canonical axis (right, anterior, superior; rows,
-            columns in 2D); "median": that of the training cases; "native": no resampling.
-        shape: resize every image to this shape instead, whatever its voxel size (ultrasound,
-            where the probe's depth setting fixes the pixel size).
-        intensity: "ct": clip to the percentiles 0.5 and 99.5 of the training cases' foreground
-            and normalise by its mean and standard deviation; "percentile": clip each image to its
-            own percentiles and normalise it to mean 0, variance 1, both computed over the voxels
-            that are not zero (zero: nothing was scanned there); "zscore": the same without
-            clipping; "auto": per channel by its name in dataset.json, "CT" as ct, "noNorm" left
-            alone, anything else as percentile.
+        spacing: voxel size in mm per axis (right, anterior, superior; rows, columns in 2D); median
+            takes that of the training cases; native does not resample.
+        shape: resize every image to this shape, whatever its voxel size (for ultrasound, where the
+            depth setting of the probe decides the pixel size).
+        intensity: ct clips to the percentiles 0.5 and 99.5 of the training cases' foreground and
+            normalises with its mean and standard deviation; percentile clips each image to its own
+            percentiles and normalises it to mean 0 and variance 1, over the voxels that are not
+            zero (zero means not scanned); zscore does the same without clipping; auto looks at the
+            channel's name in dataset.json, CT means ct, noNorm no change, others percentile.
     """
 
     spacing: tuple[float, ...] | Literal["median", "native"] = "median"
@@ -62,12 +63,16 @@ class ChannelIntensity:
     """How one channel is normalised.
 
     Attributes:
-        lower, upper, mean, std: used by "ct" only.
-        nonzero: whether "zscore" and "percentile" leave zeros out of their statistics; plans of
-            older runs, which lack it, do not.
+        method: see `PreprocessConfig.intensity`; "none" changes nothing.
+        lower: intensities are clipped to it, by "ct" only.
+        upper: intensities are clipped to it, by "ct" only.
+        mean: of the training foreground, for "ct" only.
+        std: of the training foreground, for "ct" only.
+        nonzero: whether "zscore" and "percentile" leave zeros out of their statistics. Plans of
+            older runs lack this field and include zeros.
     """
 
-    method: Literal["zscore", "percentile", "ct", "none"]
+    method: _Normalisation
     lower: float = 0.0
     upper: float = 0.0
     mean: float = 0.0
@@ -82,17 +87,17 @@ class ChannelIntensity:
             return (values.clamp(self.lower, self.upper) - self.mean) / self.std
         counted = values != 0 if self.nonzero else torch.ones_like(values, dtype=torch.bool)
         lower, upper = self._range(values[counted])
-        if not lower < upper:  # as of an earlier segmentation, whose zeros tell something
+        if not lower < upper:  # as in a binary mask, where zeros are information
             counted[:] = True
             lower, upper = self._range(values)
         if self.method == "percentile":
             values = values.clamp(lower, upper)
-        # float64: intensities up to 1e6 and more lose their variance in float32 sums.
+        # float64, because the variance of intensities around 1e6 is lost in float32 sums.
         std, mean = torch.std_mean(values[counted].double(), correction=0)
         return ((values - mean) / std.clamp_min(1e-8 * (1.0 + mean.abs()))).float()
 
     def _range(self, values: Tensor) -> tuple[float, float]:
-        """Lowest and highest value, or the percentiles that bound outliers."""
+        """Lowest and highest value for "zscore", percentiles for "percentile"."""
         if values.numel() == 0:
             return 0.0, 0.0
         if self.method == "zscore":
@@ -103,15 +108,18 @@ class ChannelIntensity:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that preprocessing of a new image needs, fixed by the training cases.
+    """Everything that preprocessing of a new image needs, fixed by the training cases.
 
     Attributes:
-        spacing: target voxel size in mm per canonical axis, None: not resampled by spacing.
-        shape: target shape, None: follows from the spacing.
+        channel_names: in channel order.
+        classes: of the labels.
+        spatial_dims: 2 or 3.
+        spacing: target voxel size in mm per canonical axis; None does not resample by spacing.
+        shape: target shape; None if it follows from the spacing.
         intensities: one per channel.
-        kernel: by which images are resampled; plans of older runs, which lack it, are "linear".
-        upright: whether a file whose axes are turned against the world's is prepared on a grid
-            along the latter. So where no training case is turned: the network knows no others.
+        kernel: resamples images; plans of older runs lack this field and mean "linear".
+        upright: whether a file with oblique axes gets a grid along the world's axes. This holds if
+            no training case is oblique, because the network has then seen upright images only.
     """
 
     channel_names: tuple[str, ...]
@@ -134,7 +142,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
-        """Inverse of `to_dict`, also after a round trip through JSON."""
+        """Inverse of `to_dict`, also for values from JSON."""
         regions = values["regions"]
         return cls(
             channel_names=tuple(values["channel_names"]),
@@ -153,18 +161,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One case on the prepared grid, and the way back to the file's.
+    """One case on the prepared grid, and the way back to the file's grid.
 
     Attributes:
+        case_id: name of the case.
         image: (C, *S) float32, normalised.
-        label: (*S) uint8 label values, or (C, *S) uint8 masks of overlapping regions; None
-            where there is none.
+        label: (*S) uint8 label values, or (C, *S) uint8 masks of overlapping regions, or None.
         spacing: voxel size in mm of the prepared grid.
-        native_shape: of the file, in its own axis order.
-        orientation: from the file's axes to the prepared grid's, where this is not `upright`.
-        label_path: the label file, None where there is none.
-        classes: what the label tells apart.
-        upright: the prepared grid where the file's axes are turned against it, else None.
+        native_shape: shape of the file, in its own axis order.
+        orientation: from the file's axes to those of the prepared grid, if `upright` is None.
+        label_path: the label file, or None.
+        classes: of the label.
+        upright: the prepared grid of a file with oblique axes, otherwise None.
     """
 
     case_id: str
@@ -179,7 +187,17 @@ class PreparedCase:
 
 
 def make_plan(dataset: Dataset, config: PreprocessConfig, facts: Mapping[str, CaseFacts]) -> Plan:
-    """Fix target grid and intensities from the training cases' facts."""
+    """Fix target grid and intensities from the facts of the training cases.
+
+    Args:
+        dataset: the data set.
+        config: the wanted preprocessing.
+        facts: case_id -> facts, for all training cases.
+
+    Raises:
+        ValueError: spacing or shape has another number of axes than the data.
+        FileError: intensity ct, but no foreground in the training labels.
+    """
     dims = dataset.spatial_dims
     training = [facts[case_id] for case_id in dataset.split["train"]]
     spacing: tuple[float, ...] | None = None
@@ -208,10 +226,16 @@ def make_plan(dataset: Dataset, config: PreprocessConfig, facts: Mapping[str, Ca
 
 
 def preprocess_image(volumes: Sequence[Volume], plan: Plan, *, case_id: str = "") -> PreparedCase:
-    """Prepare an image without label, one volume per channel, as the training cases were.
+    """Prepare an image without label in the same way as the training cases.
+
+    Args:
+        volumes: one per channel.
+        plan: from the training cases.
+        case_id: name of the case.
 
     Raises:
-        FileError: number of channels or axes, differing grids, NaN or Inf.
+        FileError: the number of channels or axes is wrong, the grids of the channels differ, or
+            there are NaN or Inf.
     """
     if len(volumes) != len(plan.channel_names):
         raise FileError(
@@ -263,14 +287,22 @@ def preprocess_label(volume: Volume, case: PreparedCase, plan: Plan) -> Tensor:
 
 
 def restore(probs: Tensor, case: PreparedCase, rows: slice = slice(None)) -> Tensor:
-    """Probabilities (C, *S) on the prepared grid -> (C, *native_shape) float32 on the file's.
+    """Bring probabilities from the prepared grid back to the file's grid.
 
-    Linear interpolation over the same field of view, the file's own axis order and directions;
-    exact where the case was not resampled. Beyond a prepared grid that is upright there is
-    background alone.
+    The interpolation is linear; it is exact if the case was not resampled. Outside of an upright
+    prepared grid everything is background.
 
-    rows: a range of the file's first axis, which alone is restored, to the same bits as within
-    the whole (from an upright grid but for rounding): so that not all need be held at once.
+    Args:
+        probs: (C, *S) on the prepared grid.
+        case: the prepared case.
+        rows: range of the file's first axis to restore, to save memory. The values are the same as
+            in the whole (from an upright grid up to rounding).
+
+    Returns:
+        (C, *native_shape) float32, in the file's own axis order and directions.
+
+    Raises:
+        ValueError: `probs` has another shape than the case.
     """
     if probs.shape[1:] != case.image.shape[1:]:
         raise ValueError(
@@ -294,7 +326,11 @@ def restore(probs: Tensor, case: PreparedCase, rows: slice = slice(None)) -> Ten
 
 
 def native_label(case: PreparedCase) -> Tensor:
-    """The label file on its own grid: (*native_shape) uint8, or masks (C, *native_shape)."""
+    """The label on the file's own grid: (*native_shape) uint8, or masks (C, *native_shape).
+
+    Raises:
+        ValueError: the case has no label.
+    """
     if case.label_path is None:
         raise ValueError(f"case: expected a case with a label, got {case.case_id} without")
     label = torch.from_numpy(read_volume(case.label_path).array.astype(np.uint8))
@@ -313,16 +349,12 @@ def _target_shape(
 
 
 def _channel_intensity(
-    name: str, method: str, foreground: np.ndarray[Any, Any]
+    name: str, asked: Literal["auto"] | _Normalisation, foreground: np.ndarray[Any, Any]
 ) -> ChannelIntensity:
-    if method == "auto":
-        method = {"ct": "ct", "nonorm": "none"}.get(name.lower(), "percentile")
-    if method == "zscore":
-        return ChannelIntensity("zscore", nonzero=True)
-    if method == "percentile":
-        return ChannelIntensity("percentile", nonzero=True)
-    if method == "none":
-        return ChannelIntensity("none")
+    by_name: dict[str, _Normalisation] = {"ct": "ct", "nonorm": "none"}
+    method = by_name.get(name.lower(), "percentile") if asked == "auto" else asked
+    if method != "ct":
+        return ChannelIntensity(method, nonzero=method != "none")
     if foreground.size == 0:
         raise FileError(
             f"channel {name}: expected foreground in the training labels for CT intensities, "

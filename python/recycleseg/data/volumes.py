@@ -35,12 +35,12 @@ _SIGNATURES = {
     b"PK\x03\x04": "a zip archive",
     **{struct.pack(order + "i", size): "a NIfTI file" for size in _NIFTI_SIZES for order in "<>"},
 }
-# First column and row of each pass of an interlaced PNG, and the steps between them.
+# Each pass of an interlaced PNG: first column, first row, and the steps between columns and rows.
 _ADAM7 = (
     *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
     *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 )
-# nibabel tells its own logger, thus the terminal, of what it mends in a header.
+# Without this logger nibabel prints each repair of a header to the terminal.
 _SILENT = logging.Logger("silent")
 _SILENT.addHandler(logging.NullHandler())
 
@@ -51,10 +51,10 @@ class Volume:
 
     Attributes:
         array: (*S), any real dtype; a PNG is (height, width).
-        spacing: voxel size in mm along the axes of `array`; 1.0 where the file does not say.
+        spacing: voxel size in mm along the axes of `array`; 1.0 if the file does not give it.
         affine: (4, 4) voxel index -> world coordinates in mm, NIfTI only.
         path: the file.
-        spacing_known: whether the file told the voxel size.
+        spacing_known: whether the file gives the voxel size.
         header: of a NIfTI file, so that a result can be written with its orientation codes.
     """
 
@@ -74,26 +74,26 @@ def file_ending(path: Path) -> str:
 def read_volume(path: Path | str) -> Volume:
     """Read a NIfTI or PNG file as stored, without reorienting it.
 
-    A NIfTI file must have three axes; a PNG must be grey with 8 or 16 bits (colour is refused,
-    for turning it into intensities is the user's choice). The pixel size of a PNG comes from its
-    pHYs chunk (PNG specification, third edition, section 11.3.4.3) in pixels per metre.
+    A NIfTI file must have three axes. A PNG must be grey with 8 or 16 bits; colour is an error,
+    because only the user knows how to turn it into intensities. The pixel size of a PNG comes from
+    its pHYs chunk (PNG specification, third edition, section 11.3.4.3) in pixels per metre.
 
     Raises:
-        FileError: missing, truncated or corrupt file, or one of another kind.
+        FileError: the file is missing, truncated, corrupt or of another kind.
     """
     path = Path(path)
     readers = {".nii.gz": _read_nifti, ".nii": _read_nifti, ".png": _read_png}
     if (ending := file_ending(path)) not in readers:
         raise FileError(f"{path}: expected a file ending in {', '.join(readers)}")
     if not path.is_file():
-        got = "a folder" if path.is_dir() else "none there"
+        got = "a folder" if path.is_dir() else "a path that does not exist"
         got = "a link to nothing" if path.is_symlink() and not path.exists() else got
         raise FileError(f"{path}: expected a file, got {got}")
     try:
         return readers[ending](path)
     except FileError:
         raise
-    except Exception as error:  # zlib, nibabel and Pillow meet damaged bytes with any kind
+    except Exception as error:  # damaged bytes raise errors of any type in nibabel and Pillow
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FileError(f"{path}: expected a whole {ending} file, got: {reason}") from error
 
@@ -111,10 +111,12 @@ def write_volume(
     The file appears whole or not at all.
 
     Args:
-        spacing: voxel size in mm in array-axis order; a NIfTI file with `affine` ignores it.
-            None: unknown, which only a PNG can express.
-        affine: (4, 4); None: axes along right, anterior, superior.
-        header: that of a volume with this affine, whose qform, sform and units are kept.
+        path: with an ending that `read_volume` knows.
+        array: the voxels.
+        spacing: voxel size in mm in array-axis order; not used for a NIfTI file with `affine`.
+            None means unknown, for a PNG only.
+        affine: (4, 4); None means axes along right, anterior, superior.
+        header: of a volume with this affine; the file keeps its qform, sform and units.
 
     Raises:
         ValueError: the format cannot hold the array, or the header is of another grid.
@@ -144,7 +146,7 @@ def write_volume(
 
 
 def write_like(path: Path | str, array: np.ndarray[Any, Any], volume: Volume) -> None:
-    """`write_volume` of an array (*S) on the grid of a file that was read."""
+    """`write_volume` for an array (*S) on the grid of `volume`."""
     spacing = volume.spacing if volume.spacing_known else None
     write_volume(path, array, spacing=spacing, affine=volume.affine, header=volume.header)
 
@@ -152,7 +154,7 @@ def write_like(path: Path | str, array: np.ndarray[Any, Any], volume: Volume) ->
 def _on_grid_of(
     header: nib.Nifti1Header, array: np.ndarray[Any, Any], affine: np.ndarray[Any, Any] | None
 ) -> nib.Nifti1Image:
-    """An image that has of a header what places it in space, and nothing else."""
+    """An image with only those fields of a header that place it in space."""
     if affine is not None and not np.allclose(affine, _affine_in_mm(header), rtol=1e-6, atol=1e-6):
         raise ValueError(
             f"header: expected that of a file with affine {affine.tolist()}, "
@@ -160,7 +162,7 @@ def _on_grid_of(
         )
     is_nifti2 = isinstance(header, nib.Nifti2Header)
     grid = nib.Nifti2Header() if is_nifti2 else nib.Nifti1Header()
-    grid.set_data_shape(array.shape)  # on which the affine depends where there is no code
+    grid.set_data_shape(array.shape)  # decides the affine if there is no code
     for name in _GRID_FIELDS:
         grid[name] = header[name]
     kind: Any = nib.Nifti2Image if is_nifti2 else nib.Nifti1Image
@@ -179,7 +181,7 @@ def _read_nifti(path: Path) -> Volume:
     if path.name.endswith(".gz"):
         if not content.startswith(b"\x1f\x8b"):
             raise ValueError(_kind_of(content))
-        # The whole stream at once, so that its checksum is verified too.
+        # Reading the whole stream also verifies its checksum.
         content = gzip.decompress(content)
     header = _nifti_header(path, content)
     shape, dtype = header.get_data_shape(), header.get_data_dtype()
@@ -195,22 +197,22 @@ def _read_nifti(path: Path) -> Volume:
     needed = math.prod(map(int, shape)) * dtype.itemsize
     there = max(len(content) - header.get_data_offset(), 0)
     if there < needed:
-        raise ValueError(f"{there} bytes of voxels where its header tells of {needed}")
+        raise ValueError(f"{there} of {needed} bytes of voxels")
     affine = _checked_affine(path, header)
-    with np.errstate(all="ignore"):  # scaling may overflow; who uses the numbers checks them
+    with np.errstate(all="ignore"):  # scaling may overflow; later code checks the numbers
         array = header.data_from_fileobj(io.BytesIO(content))
     spacing = tuple(float(size) for size in nib.affines.voxel_sizes(affine))
     return Volume(array, spacing, affine, path, header=header)
 
 
 def _nifti_header(path: Path, content: bytes) -> nib.Nifti1Header:
-    """The header of a NIfTI-1 or NIfTI-2 file, mended as nibabel does where no sense is lost."""
+    """The header of a NIfTI-1 or NIfTI-2 file, with nibabel's repairs of harmless errors."""
     orders = {struct.pack(o + "i", size): (o, size) for size in _NIFTI_SIZES for o in "<>"}
     if content[:4] not in orders:
         raise ValueError(_kind_of(content))
     order, size = orders[content[:4]]
     if len(content) < size:
-        raise ValueError(f"{len(content)} bytes of a header of {size}")
+        raise ValueError(f"{len(content)} of {size} bytes of a header")
     header = _NIFTI_SIZES[size](content[:size], endianness=order, check=False)
     voxel_sizes = header["pixdim"][1:4]
     if header["sform_code"] <= 0 and not (voxel_sizes > 0).all():
@@ -224,7 +226,11 @@ def _nifti_header(path: Path, content: bytes) -> nib.Nifti1Header:
 
 
 def _checked_affine(path: Path, header: nib.Nifti1Header) -> np.ndarray[Any, Any]:
-    """Affine in mm; FileError where it does not place voxels in space."""
+    """Affine in mm.
+
+    Raises:
+        FileError: it does not place voxels in space.
+    """
     try:
         affine = _affine_in_mm(header)
     except ValueError as error:  # quaternion longer than 1
@@ -238,7 +244,7 @@ def _checked_affine(path: Path, header: nib.Nifti1Header) -> np.ndarray[Any, Any
 
 
 def _kind_of(content: bytes) -> str:
-    """What bytes that are not what their name says may be."""
+    """The probable kind of a file whose content does not fit its ending."""
     if not content:
         return "an empty file"
     if content[128:132] == b"DICM":
@@ -251,9 +257,9 @@ def _read_png(path: Path) -> Volume:
     content = path.read_bytes()
     if not content.startswith(_PNG_SIGNATURE):
         raise ValueError(_kind_of(content))
-    # Not Image.open, which warns of large images.
+    # Not Image.open, because it warns about large images.
     with PngImagePlugin.PngImageFile(io.BytesIO(content)) as image:
-        image.verify()  # which leaves the image unusable
+        image.verify()  # after this the image cannot be used
     with PngImagePlugin.PngImageFile(io.BytesIO(content)) as image:
         if image.mode not in _GREY_MODES:
             raise FileError(
@@ -263,23 +269,23 @@ def _read_png(path: Path) -> Volume:
         image.load_prepare()
         pixels = zlib.decompress(b"".join(iter(lambda: image.load_read(0), b"")))
         _check_pixels(content[16:29], pixels)
-        # The chunk pHYs holds whole pixels per metre, which Pillow multiplies by 0.0254.
+        # Pillow multiplies the pixels per metre of the chunk pHYs, integers, by 0.0254.
         per_metre = [round(dots / 0.0254) for dots in image.info.get("dpi", (0, 0))]
     with PngImagePlugin.PngImageFile(io.BytesIO(content)) as image:
         array = np.array(image)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
-    known = min(per_metre) > 0  # the chunk may be absent, or give the ratio of the sizes alone
+    known = min(per_metre) > 0  # the chunk may be absent, or give only the ratio of the sizes
     spacing = (1000.0 / per_metre[1], 1000.0 / per_metre[0]) if known else (1.0, 1.0)
     return Volume(array, spacing, None, path, spacing_known=known)
 
 
 def _check_pixels(header: bytes, pixels: bytes) -> None:
-    """ValueError where a grey PNG has fewer pixels than its header tells; Pillow makes them up."""
+    """Raise ValueError for missing pixels of a grey PNG, because Pillow would fill them in."""
     width, height, depth, _, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     needed = 0
     for first_x, first_y, step_x, step_y in _ADAM7 if interlaced else ((0, 0, 1, 1),):
         columns, rows = -(-(width - first_x) // step_x), -(-(height - first_y) // step_y)
         needed += rows * (1 + (columns * depth + 7) // 8) if columns > 0 else 0
     if len(pixels) < needed:
-        raise ValueError(f"{len(pixels)} bytes of pixels where its header tells of {needed}")
+        raise ValueError(f"{len(pixels)} of {needed} bytes of pixels")

@@ -1,4 +1,4 @@
-"""One segmentation of every case from those in several folders."""
+"""Combine the segmentations in several folders into one per case."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ class EnsembleOptions:
 
     Attributes:
         method: score of a class: mean probability, share of the votes, or largest probability.
-        weights: one a member; null: the same for all.
-        thresholds: of overlapping regions: one, or one a region.
-        save_probabilities: the scores, as nnU-Net saves probabilities.
-        save_uncertainty: entropy of the mean, and the members' disagreement (mutual information).
+        weights: one per member; None gives all members the same weight.
+        thresholds: for overlapping regions: one for all, or one per region; None means 0.5.
+        save_probabilities: save the scores, in nnU-Net's format for probabilities.
+        save_uncertainty: save the entropy of the mean, and the members' disagreement (mutual
+            information).
     """
 
     method: Method = "mean"
@@ -44,9 +45,16 @@ class EnsembleOptions:
 class Ensemble:
     """Combines the predictions of its members, case by case, with one member in memory at a time.
 
-    Label maps beside probabilities count as probabilities 0 and 1. Label maps alone vote.
+    If some members have probabilities, the label maps of the others count as probabilities 0 and
+    1. If no member has probabilities, the label maps vote.
 
-    Raises ValueError naming the option that does not go with the members.
+    Attributes:
+        members: the folders of predictions.
+        classes: the classes of all members.
+        options: how to combine the members.
+
+    Raises:
+        ValueError: an option does not fit the members; the message names it.
     """
 
     members: tuple[Member, ...]
@@ -58,17 +66,21 @@ class Ensemble:
 
     @property
     def method(self) -> Method:
-        """What `options` ask for; label maps alone can only vote."""
+        """The method that `options` name, or "majority" if no member has probabilities."""
         return self.options.method if any(m.has_probs for m in self.members) else "majority"
 
     def __call__(self, case_id: str) -> Prediction:
-        """Combine one case, on the grid of the first member's label map; without steps.
+        """Combine one case on the grid of the first member's label map.
+
+        Returns:
+            The prediction, without sampling steps.
 
         Raises:
-            FileError: a file of a member is missing, damaged, on another grid than the first
-                member's or does not have these classes.
+            FileError: a file of a member is missing or damaged, has other classes, or has another
+                grid than the first member's.
         """
         options, exclusive = self.options, self.classes.exclusive
+        thresholds = options.thresholds or (0.5,)
         grid = read_volume(self.members[0].maps[case_id])
         as_labels = exclusive and not any(member.has_probs for member in self.members)
         vote = ensemble_vote(
@@ -78,7 +90,7 @@ class Ensemble:
             method=self.method,
             exclusive=exclusive,
             weights=options.weights,
-            thresholds=_thresholds(options, self.classes),
+            thresholds=thresholds[0] if len(thresholds) == 1 else thresholds,
             return_probs=options.save_probabilities,
             return_entropy=options.save_uncertainty,
             return_mutual_information=options.save_uncertainty,
@@ -98,21 +110,20 @@ class Ensemble:
         return Prediction(label, probs, entropy, disagreement, steps=(), volume=grid)
 
     def _read_one_by_one(self, case_id: str, grid: Volume, as_labels: bool) -> Iterator[Tensor]:
-        """Labels (1, *S) uint8 or probabilities (1, C, *S) float32, `_turned`; none is kept."""
         for member in self.members:
-            if member.has_probs:
-                _check_grid(read_volume(member.maps[case_id]), grid)
-                names = self.classes.names
-                yield _turned(
-                    torch.from_numpy(member.read_probs(case_id, grid.array.shape, names))[None],
-                    grid,
-                )
-            else:
-                volume = member.read_label(case_id, self.classes.values)
-                _check_grid(volume, grid)
-                label = torch.from_numpy(volume.array)
-                member_says = label if as_labels else self.classes.masks(label).float()
-                yield _turned(member_says[None], grid)
+            # No name keeps a member's prediction while the next one is read.
+            yield _turned(self._read(member, case_id, grid, as_labels)[None], grid)
+
+    def _read(self, member: Member, case_id: str, grid: Volume, as_labels: bool) -> Tensor:
+        """Labels (*S) uint8 or probabilities (C, *S) float32 of one member."""
+        if member.has_probs:
+            _check_grid(read_volume(member.maps[case_id]), grid)
+            probs = member.read_probs(case_id, grid.array.shape, self.classes.names)
+            return torch.from_numpy(probs)
+        volume = member.read_label(case_id, self.classes.values)
+        _check_grid(volume, grid)
+        label = torch.from_numpy(volume.array)
+        return label if as_labels else self.classes.masks(label).float()
 
 
 def _check_options(options: EnsembleOptions, members: Sequence[Member], classes: Classes) -> None:
@@ -124,27 +135,22 @@ def _check_options(options: EnsembleOptions, members: Sequence[Member], classes:
             f"label maps in {maps}"
         )
     if weights is not None and options.method == "max":
-        raise ValueError("--weights: expected none with --method max, which does not weigh")
+        raise ValueError("--weights: expected none with --method max, which does not use them")
     if weights is not None and len(weights) != len(members):
-        raise ValueError(f"--weights: expected {len(members)}, one a member, got {len(weights)}")
+        raise ValueError(f"--weights: expected {len(members)}, one per member, got {len(weights)}")
     if weights is not None and not (all(0 <= w < math.inf for w in weights) and any(weights)):
         raise ValueError(f"--weights: expected at least 0 and not all 0, got {weights}")
     if thresholds is not None and classes.exclusive:
         raise ValueError(
-            "--thresholds: expected none where a voxel has one class, that of the largest score"
+            "--thresholds: expected none for exclusive classes, because the largest score decides"
         )
     if thresholds is not None and len(thresholds) not in (1, len(classes)):
         raise ValueError(
-            f"--thresholds: expected one, or one each for {', '.join(classes.names)}, got "
-            f"{len(thresholds)}"
+            f"--thresholds: expected one for all, or one for each of {', '.join(classes.names)}, "
+            f"got {len(thresholds)}"
         )
     if thresholds is not None and not all(0 < t <= 1 for t in thresholds):
-        raise ValueError(f"--thresholds: expected above 0 up to 1, got {thresholds}")
-
-
-def _thresholds(options: EnsembleOptions, classes: Classes) -> list[float]:
-    given = options.thresholds or (0.5,)
-    return list(given * len(classes) if len(given) == 1 else given)
+        raise ValueError(f"--thresholds: expected above 0 and at most 1, got {thresholds}")
 
 
 def _check_grid(volume: Volume, grid: Volume) -> None:
@@ -154,7 +160,7 @@ def _check_grid(volume: Volume, grid: Volume) -> None:
 
 
 def _turned(x: Tensor, grid: Volume) -> Tensor:
-    """The last three axes of a volume reversed: voting runs along memory, in the files' order."""
+    """Reverse the axes of a 3D volume, because voting is fastest in the files' memory order."""
     if grid.array.ndim == 2:
         return x
     return x.permute(*range(x.ndim - 3), *reversed(range(x.ndim - 3, x.ndim)))

@@ -1,4 +1,4 @@
-"""Segmenting many cases into a folder, which can be gone on with after an interruption."""
+"""Segment many cases into a folder; after an interruption the work can continue."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ from recycleseg.prediction.record import RECORD, command_of, differences, read_r
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case went; failure: None, or why there is no segmentation, in one line."""
+    """How a case went.
+
+    Attributes:
+        case_id: the case.
+        seconds: time that it took.
+        failure: None, or the reason in one line why there is no segmentation.
+    """
 
     case_id: str
     seconds: float
@@ -33,10 +39,10 @@ class PredictionFolder:
 
     Args:
         root: the folder.
-        record: what predict.json tells of all cases, see `recycleseg.prediction.record`.
-        endings: case_id -> ending of the names of its files; these are the cases.
-        images: case_id -> the files of its channels, of those cases where they are known.
-        sources: folders that are read from, none of which `root` may be.
+        record: what predict.json says about all cases; see `recycleseg.prediction.record`.
+        endings: case_id -> ending of its file names, for every case.
+        images: case_id -> the files of its channels, for the cases where they are known.
+        sources: folders with the input; `root` must be another one.
     """
 
     def __init__(
@@ -50,20 +56,27 @@ class PredictionFolder:
     ) -> None:
         self.root = root
         self.record: dict[str, Any] = {**record, "images": {}, "seconds": {}, "failed": {}}
-        self._endings = dict(endings)
+        self._names = {case_id: case_id + ending for case_id, ending in endings.items()}
         self._images = {case_id: list(paths) for case_id, paths in images.items()}
         self._sources = {source.resolve() for source in sources}
 
     def label_path(self, case_id: str) -> Path:
-        """The label map of a case; where it is, the case is done."""
-        return self.root / self._file_name(case_id)
+        """The label map of a case; if this file exists, the case is done."""
+        return self.root / self._names[case_id]
 
     def open(self, *, overwrite: bool) -> list[str]:
-        """The cases that are left to segment; the files of those to do anew are deleted.
+        """Create the folder, or check that the work in it can continue.
 
-        Raises ValueError, and deletes nothing, where the folder is one of the sources or holds
-        other files of these names, or segmentations by another command, by other models or
-        members, with other options or of other images.
+        Args:
+            overwrite: delete the files of these cases, so that they are segmented again.
+
+        Returns:
+            The cases that still need a segmentation.
+
+        Raises:
+            ValueError: the folder is one of the sources; or it holds other files of these names,
+                or segmentations by another command, by other models or members, with other
+                options or of other images. Nothing is deleted then.
         """
         if self.root.resolve() in self._sources:
             sources = "members" if "members" in self.record else "images"
@@ -73,23 +86,27 @@ class PredictionFolder:
             self._take_over(read_record(path), overwrite)
         elif there:
             raise ValueError(
-                f"--out: expected a new folder or one with {RECORD}, got {self.root}, where "
-                f"{there[0].relative_to(self.root)} is already"
+                f"--out: expected a new folder or one with {RECORD}, got {self.root}, which "
+                f"already has {there[0].relative_to(self.root)}"
             )
         if overwrite:
-            for file in there:
-                file.unlink()
-            self._remove_emptied({file.parent for file in there})
+            self._delete(there)
         self.root.mkdir(parents=True, exist_ok=True)
-        for case_id in self._endings:
+        left = []
+        for case_id in self._names:
             if self.label_path(case_id).exists():
-                self._note_done(case_id, None)
-        self.save_record()
-        return [case_id for case_id in self._endings if not self.label_path(case_id).exists()]
+                self._note_done(case_id)
+            else:
+                left.append(case_id)
+        self._save_record()
+        return left
 
     def write(self, case_id: str, prediction: Prediction, seconds: float) -> None:
-        """Write all files of a case, its label map last, and the record."""
-        volume, name = prediction.volume, self._file_name(case_id)
+        """Write all files of a case and the record.
+
+        The label map comes last, because its presence tells that the case is done.
+        """
+        volume, name = prediction.volume, self._names[case_id]
         if prediction.probs is not None:
             write_probabilities(self.root / f"{case_id}.npz", prediction.probs)
         for kind, values in (
@@ -97,82 +114,80 @@ class PredictionFolder:
             ("disagreement", prediction.disagreement),
         ):
             if values is not None:
-                self._write_map(self.root / kind / name, self._nats(values), volume)
+                self._write_map(self.root / kind / name, self._as_stored(values), volume)
         for step, label in enumerate(prediction.steps, 1):
             self._write_map(self.root / f"steps/step_{step}" / name, np.asarray(label), volume)
         self._write_map(self.label_path(case_id), np.asarray(prediction.label), volume)
-        self._note_done(case_id, seconds)
-        self.save_record()
+        self.record["seconds"][case_id] = round(seconds, 3)
+        self._note_done(case_id)
+        self._save_record()
 
     def fail(self, case_id: str, message: str) -> None:
         """Record why there is no segmentation of a case."""
         self.record["failed"][case_id] = message
-        self.save_record()
+        self._save_record()
 
-    def save_record(self) -> None:
-        """Write predict.json."""
+    def _save_record(self) -> None:
         write_json(self.root / RECORD, self.record)
 
-    def _file_name(self, case_id: str) -> str:
-        return case_id + self._endings[case_id]
-
-    def _note_done(self, case_id: str, seconds: float | None) -> None:
+    def _note_done(self, case_id: str) -> None:
         if case_id in self._images:
             self.record["images"][case_id] = self._images[case_id]
         self.record["failed"].pop(case_id, None)
-        if seconds is not None:
-            self.record["seconds"][case_id] = round(seconds, 3)
 
     def _files_there(self) -> list[Path]:
-        """Files of these cases, whatever the options that they were written with."""
+        """Existing files of these cases, also those that the present options do not write."""
         folders = [self.root, self.root / "entropy", self.root / "disagreement"]
         folders += sorted(self.root.glob("steps/step_*"))
-        files = [folder / self._file_name(case) for case in self._endings for folder in folders]
-        files += [self.root / f"{case_id}.npz" for case_id in self._endings]
+        files = [folder / name for name in self._names.values() for folder in folders]
+        files += [self.root / f"{case_id}.npz" for case_id in self._names]
         return [file for file in files if file.exists()]
 
-    def _remove_emptied(self, folders: Iterable[Path]) -> None:
-        """Delete those below the root that hold nothing any more, with what they were alone in."""
-        for folder in folders:
+    def _delete(self, files: Iterable[Path]) -> None:
+        """Delete files, and each folder below the root that becomes empty."""
+        for file in files:
+            file.unlink()
+            folder = file.parent
             while folder != self.root and not any(folder.iterdir()):
                 folder.rmdir()
                 folder = folder.parent
 
     def _take_over(self, old: dict[str, Any], overwrite: bool) -> None:
-        """Keep what an earlier record tells of cases that stay."""
+        """Keep what an earlier record says about the cases that stay."""
         self._check_record(old, overwrite)
-        forgotten = self._endings if overwrite else ()
+        replaced = self._names if overwrite else ()
         for key in ("images", "seconds", "failed"):
-            self.record[key] = {c: v for c, v in old[key].items() if c not in forgotten}
+            self.record[key] = {c: v for c, v in old[key].items() if c not in replaced}
 
     def _check_record(self, old: dict[str, Any], overwrite: bool) -> None:
         if command_of(old) != command_of(self.record):
             raise ValueError(
                 f"--out: expected a new folder or one of {command_of(self.record)}, got "
-                f"{self.root} with {RECORD} of {command_of(old)}, which is left as it is"
+                f"{self.root} with {RECORD} of {command_of(old)}; nothing in it is changed"
             )
         changed = differences(old, self.record)
         if changed and not overwrite:
             raise ValueError(
                 f"--out: {self.root} holds predictions of another kind: {'; '.join(changed)}. "
-                "Use --overwrite to make all anew, or another --out"
+                "Use --overwrite to make all of them again, or another --out"
             )
-        others = [c for c in {**old["images"], **old["seconds"]} if c not in self._endings]
+        others = [c for c in {**old["images"], **old["seconds"]} if c not in self._names]
         if changed and others:
             raise ValueError(
-                f"--overwrite: expected a folder of these cases alone, got {self.root} with "
-                f"{len(others)} more such as {others[0]}, predicted otherwise; use another --out"
+                f"--overwrite: expected a folder with these cases only, got {self.root} with "
+                f"{len(others)} more, such as {others[0]}, predicted in another way; use another "
+                "--out"
             )
         for case_id, paths in old["images"].items() if not overwrite else ():
             if self._images.get(case_id, paths) != paths:
                 raise ValueError(
                     f"--out: {self.root} holds case {case_id} predicted from {paths[0]}, not "
-                    f"{self._images[case_id][0]}; use --overwrite to make all anew, or another "
-                    "--out"
+                    f"{self._images[case_id][0]}; use --overwrite to make all of them again, or "
+                    "another --out"
                 )
 
-    def _nats(self, values: Any) -> np.ndarray[Any, Any]:
-        """float32 for NIfTI; uint16 for PNG, where 65535 is the largest possible value."""
+    def _as_stored(self, values: Any) -> np.ndarray[Any, Any]:
+        """Nats as float32 for NIfTI; for PNG as uint16, where 65535 is the largest possible."""
         array: np.ndarray[Any, Any] = np.asarray(values, dtype=np.float32)
         if array.ndim == 3:
             return array
@@ -188,15 +203,20 @@ class PredictionFolder:
 def process_cases(
     case_ids: Iterable[str], segment: Callable[[str], Prediction], folder: PredictionFolder
 ) -> Iterator[Outcome]:
-    """Segment and write case by case; one that fails, for whatever reason, is told as such."""
+    """Segment and write one case after the other.
+
+    Yields:
+        How each case went. A failed case does not stop the others, whatever the error.
+    """
     for case_id in case_ids:
         start = time.perf_counter()
         failure = None
         try:
-            # Without a name, a prediction is not held while the next one is made.
+            # The prediction gets no name, so that its memory is free before the next one.
             folder.write(case_id, segment(case_id), time.perf_counter() - start)
         except Exception as error:
             failure = _one_line(case_id, error)
+        # Outside of the `except` block, because the error holds the tensors of the case.
         if failure is not None:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -205,7 +225,7 @@ def process_cases(
 
 
 def _one_line(case_id: str, error: Exception) -> str:
-    """Why a case failed."""
+    """Why a case failed, in one line."""
     text = " ".join(str(error).split())
     if isinstance(error, FileError):
         return text

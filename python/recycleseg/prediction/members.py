@@ -1,8 +1,9 @@
-"""Folders of predictions to be combined: ours, nnU-Net's, or label maps from anywhere."""
+"""Folders of predictions to combine: ours, nnU-Net's, or label maps of any origin."""
 
 from __future__ import annotations
 
 import json
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,38 +16,41 @@ from recycleseg.data.probabilities import read_probabilities
 from recycleseg.data.volumes import Volume, file_ending, read_volume
 from recycleseg.files import FileError, read_json_object, shortened
 
-_SHOWN = 5
-
 
 @dataclass(frozen=True)
 class Member:
     """One folder of predictions.
 
     Attributes:
+        root: the folder.
         maps: case_id -> label map.
-        has_probs: whether there are probabilities beside the label maps, CASE.npz.
-        description: labels and more as in dataset.json, None: the folder does not say.
-        described_by: the file that says so.
-        images: case_id -> the images that were predicted; of those that are known.
+        has_probs: whether there are probabilities, CASE.npz, beside the label maps.
+        description: labels and more, as in dataset.json; empty if no file gives them.
+        described_by: the file that gives the description, or None.
+        images: case_id -> its images, for the cases where they are known.
     """
 
     root: Path
     maps: Mapping[str, Path]
     has_probs: bool
-    description: Mapping[str, Any] | None
+    description: Mapping[str, Any]
     described_by: Path | None
-    images: Mapping[str, Sequence[str]]
+    images: dict[str, list[str]]
 
     def read_label(self, case_id: str, values: range) -> Volume:
-        """The label map of a case, uint8, which holds some of these values from 0 on.
+        """Read the label map of a case as uint8.
+
+        Args:
+            case_id: the case.
+            values: the allowed label values, which start at 0.
 
         Raises:
-            FileError: damaged, or values that are no labels.
+            FileError: the file is damaged or holds other values.
         """
         volume = read_volume(self.maps[case_id])
         array = volume.array
         label = array.astype(np.uint8, copy=False)
-        # NaN is in no range, and what is rounded is not the same.
+        # Comparisons with NaN are false; a value that is not whole changes when it becomes uint8.
         if not (array.size and array.min() >= 0 and array.max() <= values[-1]) or (
             label is not array and (label != array).any()
         ):
@@ -57,10 +61,15 @@ class Member:
     def read_probs(
         self, case_id: str, shape: Sequence[int], names: Sequence[str]
     ) -> np.ndarray[Any, Any]:
-        """Probabilities (C, *shape) float32 of classes of these names.
+        """Read the probabilities of a case, (C, *shape) float32.
+
+        Args:
+            case_id: the case.
+            shape: of the label map.
+            names: of the C classes.
 
         Raises:
-            FileError: missing or damaged, or of another shape or number of classes.
+            FileError: the file is missing or damaged, or has another shape or number of classes.
         """
         path = self.root / f"{case_id}.npz"
         probs = read_probabilities(path, shape)
@@ -73,13 +82,14 @@ class Member:
 
 
 def read_member(root: Path) -> Member:
-    """List a folder of predictions; opens no label map.
+    """List a folder of predictions, without opening a label map.
 
     Raises:
-        FileError: no folder, no label map, two of one case, or probabilities without.
+        FileError: there is no folder or no label map, a case has two label maps, or a case has
+            probabilities but no label map.
     """
     if not root.is_dir():
-        raise FileError(f"{root}: expected a folder of predictions, got none there")
+        raise FileError(f"{root}: expected a folder of predictions, got no such folder")
     maps: dict[str, Path] = {}
     probs = set()
     for path in sorted(root.iterdir()):
@@ -90,12 +100,12 @@ def read_member(root: Path) -> Member:
         elif ending := file_ending(path):
             case_id = path.name.removesuffix(ending)
             if case_id in maps:
-                raise FileError(f"{path}: expected one label map a case, got {maps[case_id]} too")
+                raise FileError(f"{path}: expected one label map per case, got {maps[case_id]} too")
             maps[case_id] = path
     if alone := sorted(probs - set(maps)):
         raise FileError(
             f"{root / alone[0]}.npz: expected a label map {alone[0]}.nii.gz, .nii or .png beside "
-            "it, for the grid, got none"
+            "it, which tells the grid, got none"
         )
     if not maps:
         raise FileError(f"{root}: expected label maps CASE.nii.gz, .nii or .png, got none")
@@ -104,10 +114,14 @@ def read_member(root: Path) -> Member:
 
 
 def shared_classes(members: Sequence[Member], labels: Path | None) -> Classes:
-    """The classes that all members have, or those of the dataset.json `labels`.
+    """The classes that all members have.
+
+    Args:
+        members: the folders of predictions.
+        labels: a dataset.json that names the classes, in place of the members' own files.
 
     Raises:
-        FileError: nobody says what they are, or two members say otherwise.
+        FileError: no file names the classes, or two members have different ones.
     """
     if labels is not None:
         content = read_json_object(labels)
@@ -115,11 +129,11 @@ def shared_classes(members: Sequence[Member], labels: Path | None) -> Classes:
     found = {
         member.described_by: Classes.of(member.description.get("labels"), str(member.described_by))
         for member in members
-        if member.description is not None and member.described_by is not None
+        if member.described_by is not None
     }
     if not found:
         raise FileError(
-            "--labels: expected the data set's dataset.json, since no member has a predict.json "
+            "--labels: expected the data set's dataset.json, because no member has a predict.json "
             "or dataset.json that names the labels, got none"
         )
     (first, classes), *others = found.items()
@@ -135,8 +149,12 @@ def shared_classes(members: Sequence[Member], labels: Path | None) -> Classes:
 def shared_cases(members: Sequence[Member], *, allow_missing: bool) -> tuple[str, ...]:
     """Cases that every member has, sorted.
 
+    Args:
+        members: the folders of predictions.
+        allow_missing: leave out the cases that some members lack, instead of an error.
+
     Raises:
-        FileError: a member lacks one that another has, unless that is allowed; or there is none.
+        FileError: a member lacks a case and this is not allowed, or no case is shared.
     """
     of_each = [set(member.maps) for member in members]
     shared, all_cases = set.intersection(*of_each), set.union(*of_each)
@@ -149,36 +167,29 @@ def shared_cases(members: Sequence[Member], *, allow_missing: bool) -> tuple[str
     ]
     if lacking and not allow_missing:
         raise FileError(
-            f"--input: expected the same cases of all members, got others: {'; '.join(lacking)}. "
+            f"--input: expected the same cases in all members, got others: {'; '.join(lacking)}. "
             "--allow-missing leaves these cases out"
         )
     return tuple(sorted(shared))
 
 
 def known_images(members: Sequence[Member], case_ids: Sequence[str]) -> dict[str, Sequence[str]]:
-    """The images of each case, by the first member that knows them."""
-    knowing = {c: [m.images[c] for m in members if c in m.images] for c in case_ids}
-    return {case_id: found[0] for case_id, found in knowing.items() if found}
+    """The images of each case, from the first member that knows them."""
+    images = ChainMap(*(member.images for member in members))
+    return {case_id: images[case_id] for case_id in case_ids if case_id in images}
 
 
-def _read_description(
-    root: Path,
-) -> tuple[dict[str, Any] | None, Path | None, dict[str, list[str]]]:
-    """Labels, where they were found, and image files, from our record or nnU-Net's dataset.json."""
+def _read_description(root: Path) -> tuple[dict[str, Any], Path | None, dict[str, list[str]]]:
+    """`description`, `described_by` and `images` of a member, from predict.json or dataset.json."""
     record, foreign = root / "predict.json", root / "dataset.json"
     if record.is_file():
         content = read_json_object(record)
-        images = content.get("images")
-        dataset = content.get("dataset")
+        dataset, images = content.get("dataset"), content.get("images")
         if not isinstance(dataset, dict):
             raise FileError(f"{record}: expected a record of predictions with dataset, got none")
-        return dataset, record, _known(images)
+        listed = images.items() if isinstance(images, dict) else ()
+        known = {c: list(map(str, files)) for c, files in listed if isinstance(files, list)}
+        return dataset, record, {c: files for c, files in known.items() if files}
     if foreign.is_file():
         return read_json_object(foreign), foreign, {}
-    return None, None, {}
-
-
-def _known(images: Any) -> dict[str, list[str]]:
-    """What is a list of files for a case, of what a record says."""
-    listed = images.items() if isinstance(images, dict) else ()
-    return {c: list(map(str, paths)) for c, paths in listed if isinstance(paths, list) and paths}
+    return {}, None, {}

@@ -1,4 +1,4 @@
-"""A run folder as a model that segments prepared images."""
+"""A trained run as a model that segments preprocessed images."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from recycleseg.sampling.samples import OnStep, sample_case
 
 
 class Model:
-    """A network with its weights, and all that its training fixed.
+    """A network with its weights, and everything that its training fixed.
 
     Args:
-        config: of the run, with the sampling that is wanted.
-        plan: preprocessing.
-        patch_size: windows that the network was trained on.
+        config: configuration of the run, with the wanted sampling options.
+        plan: how images are preprocessed.
+        patch_size: size in voxels of the windows that the network was trained on.
         weights: of the network.
-        name: where it comes from, for messages.
+        name: what messages call the model.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Model:
         postprocess: PostprocessConfig | None = None,
         **sampling: Any,
     ) -> Model:
-        """Load a run folder with its best weights; the arguments are those of `Predictor.load`."""
+        """Load a run folder with its best weights; see `Predictor.load` for the arguments."""
         root = Path(run)
         folder = RunFolder(root)
         if not root.is_dir():
@@ -79,7 +79,7 @@ class Model:
         weights = checkpoint.owned_by("average") or checkpoint.owned_by("network")
         try:
             return cls(config, plan, patch_size, weights, str(root))
-        except RuntimeError as error:  # of load_state_dict, many lines
+        except RuntimeError as error:  # from load_state_dict, with a message of many lines
             raise FileError(
                 f"{folder.best}: expected the weights of the network in {folder.config}, got "
                 f"others: {' '.join(str(error).split())[:200]}"
@@ -93,7 +93,7 @@ class Model:
         uncertainty: bool = False,
         progress: Progress | None = None,
     ) -> Prepared:
-        """Segment a case that was prepared by this model's plan; see `sample_case`."""
+        """Segment a case that this model's plan preprocessed; see `sample_case`."""
         probs, disagreement = sample_case(
             self.sampler,
             case.image.to(self.device),
@@ -123,7 +123,7 @@ def _with_options(
 
 
 def _load_plan(path: Path) -> tuple[Plan, tuple[int, ...]]:
-    """Preprocessing plan and patch size of a run's dataset.json."""
+    """Preprocessing plan and patch size from a run's dataset.json."""
     values = read_json_object(path)
     expected = f"{path}: expected a run's data set description"
     try:

@@ -1,4 +1,4 @@
-"""From probabilities on prepared grids to label maps and uncertainty on the image file's own."""
+"""From probabilities on prepared grids to label maps and uncertainty on the file's own grid."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from recycleseg.sampling.memory import slabs
 
 @dataclass(frozen=True)
 class Prepared:
-    """What one model says of a case, on the grid that it was prepared to.
+    """One model's result for a case, on the prepared grid.
 
-    probs: (C, *S) float32. disagreement: mutual information of the model's samples in nats,
-    (1, *S), of overlapping classes (C, *S); None: there is one sample, or it was not asked for.
+    Attributes:
+        case: the prepared case.
+        probs: (C, *S) float32.
+        disagreement: mutual information of the model's samples in nats, (1, *S), or (C, *S) for
+            overlapping classes; None for one sample, or if it was not asked for.
     """
 
     case: PreparedCase
@@ -27,7 +30,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Native:
-    """A case on its file's own grid: label (*S) uint8; the others as in `Prediction`, or None."""
+    """A case on its file's own grid; the attributes are those of `Prediction`."""
 
     label: Tensor
     probs: Tensor | None
@@ -36,9 +39,11 @@ class Native:
 
 
 def native_slabs(probs: Tensor, case: PreparedCase) -> Iterator[tuple[slice, Tensor]]:
-    """Restore probabilities (C, *S) a few rows of the file's first axis at a time.
+    """Restore probabilities (C, *S), a few rows of the file's first axis at a time.
 
-    Yields the rows and (C, rows, ...) float32; together they are what `restore` gives.
+    Yields:
+        The rows, and their probabilities (C, rows, ...) float32. Together they equal what
+        `restore` gives.
     """
     for rows in slabs(case.native_shape, len(probs)):
         yield rows, restore(probs, case, rows)
@@ -47,11 +52,17 @@ def native_slabs(probs: Tensor, case: PreparedCase) -> Iterator[tuple[slice, Ten
 def to_native(
     models: Sequence[Prepared], *, return_probs: bool = False, return_uncertainty: bool = False
 ) -> Native:
-    """Mean of what one or more models say of a case, on its file's grid, a slab at a time.
+    """Average the results of one or more models for a case, on the grid of its file.
 
-    Disagreement is the entropy of the mean less the mean entropy of all members, by the chain rule
-    the mutual information between models plus the mean of that between each model's samples. The
-    latter is interpolated where the model's grid is another one.
+    The work goes slab by slab, to save memory. Disagreement is the entropy of the mean minus the
+    mean entropy of all members. By the chain rule this is the mutual information between the
+    models plus the mean over the models of the mutual information between their samples. The
+    second part is interpolated from each model's prepared grid.
+
+    Args:
+        models: the result of each model.
+        return_probs: whether to give the mean probabilities.
+        return_uncertainty: whether to give entropy and disagreement.
     """
     case = models[0].case
     shape, channels = case.native_shape, len(models[0].probs)

@@ -1,4 +1,4 @@
-"""Rules that clean a label map after the network: components, holes, the muscle-ultrasound rule."""
+"""Rules that clean a predicted label map: components, holes, the muscle-ultrasound rule."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy  # whose modules load when they are used
+import scipy  # loads its modules when they are used
 import torch
 from torch import Tensor
 
@@ -18,9 +18,9 @@ Array = np.ndarray[Any, Any]
 _Rule = Callable[[Array], Array]
 
 _FOREGROUND = "foreground"
-# What all classes together are called here, since a class may be called "foreground".
+# Name of all classes together, because one class may have the name "foreground".
 _UNION = ""
-# No pixel of a muscle mask moves farther: dilation and opening by the disks below.
+# The dilation and the opening of the muscle rule move no border farther than this many pixels.
 _MUSCLE_MARGIN = 4 + 9
 
 
@@ -29,27 +29,31 @@ def postprocess(
     config: PostprocessConfig,
     label_values: Labels,
 ) -> Array:
-    """Clean a label map by the rules of `config`, on the grid that it is on.
+    """Clean a label map by the rules of `config`, on its own grid.
 
-    First components are removed, of all foreground and then class by class, then holes are
-    filled. Components are joined over faces, edges and corners (8 neighbours in 2D, 26 in 3D).
-    A hole of a class is what it encloses: from there no way over faces leads to the border of
-    the map but through the class. Only background in it becomes that class; other classes stay.
-    Where one class lies in another, the inner one's holes are filled first.
+    First small components are removed, in all foreground together and then class by class. Then
+    holes are filled. Voxels are in one component if they touch at a face, an edge or a corner (8
+    neighbours in 2D, 26 in 3D). A hole of a class is a part that the class encloses: every way
+    over faces from there to the border of the map goes through the class. Only the background in
+    a hole gets the class; other classes stay. If one class lies in another, the holes of the
+    inner class are filled first.
 
-    Classes may overlap, as unions of label values: a voxel that leaves or enters a class takes
-    the label value that keeps its other classes as they are. Where there is no such value, it
-    also leaves (or enters) as few others as it must: what leaves a whole leaves its parts too.
+    Classes may overlap, as unions of label values. A voxel that leaves or enters a class gets the
+    label value that keeps its other classes. If there is no such value, the voxel also leaves (or
+    enters) as few other classes as possible. For example, a voxel that leaves a whole leaves its
+    parts too.
 
     Args:
         label: (*S) uint8, 2D or 3D; not changed.
-        label_values: name of every foreground class -> its label value, or its several ones.
+        config: the rules.
+        label_values: name of every foreground class -> its label value, or its several values.
 
     Returns:
         (*S) uint8, a new array.
 
     Raises:
-        ValueError: `label` is no such map, or a rule does not fit it; see `check_postprocess`.
+        ValueError: `label` has another dtype or number of axes, or a rule does not fit it; see
+            `check_postprocess`.
     """
     if label.dtype != np.uint8 or label.ndim not in (2, 3):
         raise ValueError(
@@ -66,7 +70,7 @@ def postprocess(
 
 
 def cleaned(label: Tensor, config: PostprocessConfig, classes: Classes) -> Tensor:
-    """`postprocess` of a tensor (*S) uint8 on the CPU; itself where no rule is asked for."""
+    """`postprocess` for a tensor (*S) uint8 on the CPU; without rules it stays the same."""
     if not config.has_rules:
         return label
     return torch.from_numpy(postprocess(label.numpy(), config, classes.foreground))
@@ -75,9 +79,15 @@ def cleaned(label: Tensor, config: PostprocessConfig, classes: Classes) -> Tenso
 def check_postprocess(
     config: PostprocessConfig, class_names: Sequence[str], spatial_dims: int
 ) -> None:
-    """Raise ValueError, by the option's name, for a rule that these classes or axes do not allow.
+    """Check that the rules fit the classes and axes of a data set.
 
-    class_names: of the foreground.
+    Args:
+        config: the rules.
+        class_names: of the foreground.
+        spatial_dims: 2 or 3.
+
+    Raises:
+        ValueError: a rule does not fit; the message names the option.
     """
     for option, special in (("keep_largest", ("all", _FOREGROUND)), ("fill_holes", ("all",))):
         for name in _as_names(getattr(config, option)):
@@ -86,18 +96,18 @@ def check_postprocess(
                 raise ValueError(f"postprocess.{option}: expected some of {known}, got {name!r}")
             if name in special and name in class_names and len(class_names) > 1:
                 raise ValueError(
-                    f"postprocess.{option}: expected the names of the classes that are meant, got "
-                    f"{name!r}, which is a class here and stands for several"
+                    f"postprocess.{option}: expected names of single classes, got {name!r}, which "
+                    "is the name of a class here and of a group of classes"
                 )
     if config.muscle_ultrasound and spatial_dims != 2:
         raise ValueError(
-            "postprocess.muscle_ultrasound: expected 2D images, for which the rule is made, got "
-            f"{spatial_dims}D"
+            "postprocess.muscle_ultrasound: expected 2D images, because the rule is made for "
+            f"them, got {spatial_dims}D"
         )
     if config.muscle_ultrasound and len(class_names) != 1:
         raise ValueError(
-            "postprocess.muscle_ultrasound: expected one foreground class, for which the rule is "
-            f"made, got {', '.join(class_names)}"
+            "postprocess.muscle_ultrasound: expected one foreground class, because the rule is "
+            f"made for one, got {', '.join(class_names)}"
         )
 
 
@@ -108,10 +118,10 @@ def _as_names(option: str | tuple[str, ...]) -> tuple[str, ...]:
 def _rules(
     config: PostprocessConfig, boxes: Mapping[str, tuple[slice, ...]]
 ) -> Iterator[tuple[str, _Rule]]:
-    """What is done in which order, by the name of the class; of those in the map alone.
+    """The rules in their order, each with the name of its class, for the classes in the map.
 
-    Components go from the largest box to the smallest, so that what lies in a removed component
-    of its outer class does not count; holes the other way.
+    Components are removed in outer classes (large boxes) first, so that no class keeps what went
+    with a component of its outer class. Holes are filled in inner classes first.
     """
     outer_first = sorted(boxes, key=lambda name: -_volume(boxes[name]))
     chosen = _as_names(config.keep_largest)
@@ -129,7 +139,7 @@ def _rules(
 def _bounding_boxes(
     label: Array, values: Mapping[str, tuple[int, ...]], margin: int
 ) -> dict[str, tuple[slice, ...]]:
-    """The box around each class in the map and around all together, within the map."""
+    """The box around each class and around all classes, with a margin, cut at the map's border."""
     of_value = dict(enumerate(scipy.ndimage.find_objects(label), 1))
     unions = {**values, _UNION: tuple(v for union in values.values() for v in union)}
     boxes = {}
@@ -151,7 +161,7 @@ def _volume(box: tuple[slice, ...]) -> int:
 
 
 def _apply(rule: _Rule, label: Array, name: str, values: Mapping[str, tuple[int, ...]]) -> None:
-    """Change the mask of a class by a rule, and the label map, in place, so that it has it."""
+    """Apply a rule to the mask of a class, and write the change to the label map in place."""
     inside, leaving, entering = _tables(name, values)
     before = inside[label]
     after = rule(before)
@@ -160,7 +170,7 @@ def _apply(rule: _Rule, label: Array, name: str, values: Mapping[str, tuple[int,
 
 
 def _tables(name: str, values: Mapping[str, tuple[int, ...]]) -> tuple[Array, Array, Array]:
-    """By label value: whether it is in the class, its value out of it, its value in it."""
+    """Three tables by label value: is it in the class; its value outside; its value inside."""
     known = {0, *(value for union in values.values() for value in union)}
     classes = {v: {n for n, union in values.items() if v in union} for v in sorted(known)}
     inside = np.zeros(256, bool)
@@ -168,7 +178,7 @@ def _tables(name: str, values: Mapping[str, tuple[int, ...]]) -> tuple[Array, Ar
     for value, its in classes.items():
         inside[value] = name in its or (name == _UNION and value > 0)
         rest = its - {name} if name != _UNION else set()
-        # Background, which is in no class, is always one of them.
+        # `fewer` is never empty, because the background is in no class.
         fewer = [v for v, other in classes.items() if other <= rest]
         more = [v for v, other in classes.items() if other >= its | {name}]
         leaving[value] = max(fewer, key=lambda v: len(classes[v]))
@@ -194,13 +204,13 @@ def _fill_holes(mask: Array) -> Array:
 
 
 def _muscle_ultrasound(mask: Array) -> Array:
-    """The rule of the transverse musculoskeletal ultrasound data (mask: rows from the probe down).
+    """The rule of the transverse musculoskeletal ultrasound data (row 0 is at the probe).
 
-    Fill holes, erode by 5x5, dilate by disk 5, open by disk 10, keep the largest component unless
-    the second exceeds 75 % of it: then that of the two which begins in the higher row. Holes that
-    the dilation closed are filled at the end. Marzola et al., Computers in Biology and Medicine
-    135, 2021, 104623, whose code is in MATLAB: its disks 5 and 10 are octagons 9 and 19 wide, and
-    pixels outside of the image neither erode nor grow.
+    Fill holes, erode by 5x5, dilate by disk 5, open by disk 10, and keep the largest component.
+    If the second component has more than 75 % of its size, keep the one that begins nearer to the
+    probe. At the end fill the holes that the dilation closed. Marzola et al., Computers in Biology
+    and Medicine 135, 2021, 104623. Their code is in MATLAB, where disks 5 and 10 are octagons 9
+    and 19 wide, and pixels outside of the image neither erode nor grow.
     """
     mask = scipy.ndimage.binary_erosion(_fill_holes(mask), np.ones((5, 5)), border_value=1)
     mask = scipy.ndimage.binary_dilation(mask, _octagon(4, 6))

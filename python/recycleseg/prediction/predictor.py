@@ -1,4 +1,4 @@
-"""Trained runs as a function from image files to segmentations."""
+"""Trained runs as one function from image files to segmentations."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from recycleseg.progress import Progress, part_of
 
 @dataclass(frozen=True)
 class Prediction:
-    """A segmentation on the grid of the image file; what was not asked for is None or empty.
+    """A segmentation on the grid of the image file; parts not asked for are None or empty.
 
     Attributes:
-        label: (*S) uint8, the data set's label values, also where classes overlap (see
-            `recycleseg.classes.Classes.label_map`); post-processed, if that is wanted.
-        probs: (C, *S) float32; of overlapping classes a voxel belongs to each of at least
-            one half.
-        entropy: (*S) float32, of the mean probabilities in nats; of overlapping classes the sum
-            over them.
-        disagreement: (*S) float32, the entropy less the mean of the members' entropies (samples
-            and models), at least 0: what more members of this kind may resolve.
-        steps: label map (*S) uint8 after each sampling step, each post-processed as the last one,
-            which is `label`.
-        volume: the image file as read, whose grid this is.
+        label: (*S) uint8, the data set's label values, also for overlapping classes (see
+            `recycleseg.classes.Classes.label_map`). Post-processed, if there are rules.
+        probs: (C, *S) float32. Of overlapping classes, a voxel is in each with at least 0.5.
+        entropy: (*S) float32, entropy of the mean probabilities in nats; summed over overlapping
+            classes.
+        disagreement: (*S) float32, at least 0: the entropy minus the mean of the members'
+            entropies, in nats. Members are samples and models. This part of the uncertainty can
+            become smaller with more members.
+        steps: label map (*S) uint8 after each sampling step, post-processed in the same way; the
+            last one is `label`.
+        volume: the image file, which gives the grid.
     """
 
     label: Tensor
@@ -44,20 +44,25 @@ class Prediction:
     volume: Volume
 
     def save(self, path: Path | str) -> None:
-        """Write the label on the image's grid, in the format of the suffix.
+        """Write the label on the image's grid, in the format that the ending of `path` tells.
 
-        A NIfTI file keeps the affines of the image and their codes, a PNG its pixel size.
+        A NIfTI file keeps the image's affines and their codes; a PNG keeps its pixel size.
         """
         write_like(path, self.label.numpy(), self.volume)
 
 
 class Predictor:
-    """Segments images of any size and spacing, by one trained run or the mean of several.
+    """Segments images of any size and spacing, with one trained run or the mean of several.
 
-    One volume of the prepared grid is held for each model's probabilities, and while it samples
-    one more for its state; the way back to the file's grid goes slab by slab.
+    Memory: one volume on the prepared grid for each model's probabilities, and one more for the
+    state while a model samples. The way back to the file's grid goes slab by slab.
 
-    Raises ValueError naming both models where their classes or channels differ.
+    Args:
+        models: one or more.
+
+    Raises:
+        ValueError: two models have different classes, channels or rules of post-processing; the
+            message names both.
     """
 
     def __init__(self, models: Sequence[Model]) -> None:
@@ -74,14 +79,14 @@ class Predictor:
 
         Args:
             run: the folder.
-            device: as `runtime.device` names it; it need not be the one of the training.
-            options: fields of `recycleseg.run.config.SamplingConfig` in the place of the run's own,
-                and `seed`, `overlap` (of windows) and `postprocess` (a PostprocessConfig)
-                likewise.
+            device: a name as for `runtime.device`; it may differ from that of the training.
+            options: values that replace the run's own: fields of
+                `recycleseg.run.options.SamplingConfig`, and `seed`, `overlap` (of windows) and
+                `postprocess` (a PostprocessConfig).
 
         Raises:
-            ValueError: naming the file that is missing or not as expected, the option that is not
-                known or out of its range, or the device that is not there.
+            ValueError: a file is missing or invalid, an option is unknown or out of its range, or
+                the device does not exist; the message names it.
         """
         return cls.load_many([run], device=device, **options)
 
@@ -89,9 +94,10 @@ class Predictor:
     def load_many(
         cls, runs: Sequence[Path | str], *, device: str = "auto", **options: Any
     ) -> Predictor:
-        """Load runs whose mean probabilities are taken; otherwise as `load`.
+        """Load several runs, whose probabilities are averaged; see `load`.
 
-        Their spacing, windows, strategy and steps may differ; classes and channels may not.
+        Their spacing, windows, strategy and steps may differ. Their classes and channels must be
+        the same.
         """
         return cls([Model.load(run, device=device, **options) for run in runs])
 
@@ -109,17 +115,17 @@ class Predictor:
 
         Args:
             images: the files.
-            case_id: decides the noise, together with the seed; None: the file's name, without
+            case_id: decides the noise, together with the seed; None takes the file's name without
                 ending and channel number.
             return_probs: whether to give the probabilities on the file's grid.
             return_uncertainty: whether to give entropy and disagreement.
-            return_steps: whether to give the label map after every sampling step. Not of several
-                models.
-            progress: called with the work done and all the work, whose ratio grows to 1.
+            return_steps: whether to give the label map after every sampling step; for one model
+                only.
+            progress: called with the work done and the whole work.
 
         Raises:
             FileError: a file cannot be read, or the files do not fit the models.
-            ValueError: return_steps of several models.
+            ValueError: `return_steps` with several models.
         """
         number = len(self.models)
         if return_steps and number > 1:
@@ -159,10 +165,12 @@ class Predictor:
 
 
 def case_id_of(paths: Sequence[Path]) -> str:
-    """Name of a case by the names of its images, one a channel: without ending and channel number.
+    """The name of a case: the name of its first image without ending and channel number.
 
-    As `recycle-predict` calls it: one image is a channel if it is number 0000, else CASE_0001 is
-    the name of a case.
+    If there is one image, only _0000 is a channel number: CASE_0001 is then the name of a case.
+
+    Args:
+        paths: the images of the case, one per channel.
     """
     name = paths[0].name.removesuffix(file_ending(paths[0]))
     return re.sub(r"_\d{4}$" if len(paths) > 1 else "_0000$", "", name)
@@ -179,9 +187,11 @@ def _check_same_task(first: Model, other: Model) -> None:
     ]
     for name, expected in tasks[0].items():
         if (got := tasks[1][name]) != expected:
-            raise ValueError(f"{other.name}: expected {name} {expected} as {first.name}, got {got}")
+            raise ValueError(
+                f"{other.name}: expected {name} {expected} as in {first.name}, got {got}"
+            )
     if first.config.postprocess != other.config.postprocess:
         raise ValueError(
-            f"{other.name}: expected {first.config.postprocess} as {first.name}, got "
-            f"{other.config.postprocess}; say which with the option postprocess"
+            f"{other.name}: expected {first.config.postprocess} as in {first.name}, got "
+            f"{other.config.postprocess}; choose one with the option postprocess"
         )

@@ -16,7 +16,7 @@ from recycleseg.run.config import TrainConfig
 from recycleseg.run.folder import RunFolder
 
 RECORD = "predict.json"
-# Options that say where and how fast, not what comes out.
+# Options that decide where and how fast the work runs, but not its result.
 FREE_OPTIONS = ("device", "threads", "window_batch")
 _PARTS = ("options", "dataset", "images", "seconds", "failed")
 
@@ -30,10 +30,15 @@ def make_record(
     options: Mapping[str, Any],
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What predict.json of recycle-predict tells before there is a prediction.
+    """What recycle-predict writes to predict.json before the first prediction.
 
-    configs: of the runs, with the sampling that was asked for. options: what else was asked for.
-    environment: versions and machine.
+    Args:
+        runs: the run folders.
+        configs: configuration of each run, with the sampling options that were asked for.
+        plan: preprocessing of the first run.
+        file_ending: of the images.
+        options: the other options of the command.
+        environment: versions and machine.
     """
     settings = [
         {
@@ -58,9 +63,9 @@ def make_record(
 
 
 def make_ensemble_record(ensemble: Ensemble, *, environment: Mapping[str, Any]) -> dict[str, Any]:
-    """What predict.json of recycle-ensemble tells before there is a case; see `make_record`."""
+    """What recycle-ensemble writes to predict.json before the first case; see `make_record`."""
     members = ensemble.members
-    described = next((m.description for m in members if m.description is not None), {})
+    described = next((m.description for m in members if m.described_by is not None), {})
     record = {
         "members": [
             {"folder": str(m.root.absolute()), "probabilities": m.has_probs} for m in members
@@ -77,7 +82,7 @@ def make_ensemble_record(ensemble: Ensemble, *, environment: Mapping[str, Any]) 
 
 
 def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Each setting once where it is the same everywhere, else as a list."""
+    """Each setting once if all runs share it, otherwise as a list with one value per run."""
     columns = {key: [values[key] for values in settings] for key in settings[0]}
     return {
         key: column[0] if all(value == column[0] for value in column) else column
@@ -90,10 +95,10 @@ def _weights_hash(run: Path) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A predict.json that was written.
+    """Read a predict.json.
 
     Raises:
-        FileError: it holds something else.
+        FileError: the file is not such a record.
     """
     record = read_json_object(path)
     if missing := [part for part in _PARTS if not isinstance(record.get(part), dict)]:
@@ -110,9 +115,10 @@ def command_of(record: Mapping[str, Any]) -> str:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What decides the predictions and is not the same in two records of one command.
+    """What differs between two records of one command, among all that decides the predictions.
 
-    Where models lie does not decide; a member is known by its folder alone.
+    Models are compared by their weights, not by their folders. Members are compared by their
+    folders.
     """
     return [
         *_other_models(old, new),
@@ -140,8 +146,8 @@ def _other_members(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     were, are = ([member["folder"] for member in members] for members in (before, now))
     if were != are:
         return [f"members were {were}, are {are}"]
-    held, hold = ([member["probabilities"] for member in members] for members in (before, now))
-    return [f"probabilities in {are} were {held}, are {hold}"]
+    had, have = ([member["probabilities"] for member in members] for members in (before, now))
+    return [f"probabilities in {are} were {had}, are {have}"]
 
 
 def _other_values(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]) -> list[str]:

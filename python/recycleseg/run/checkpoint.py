@@ -1,8 +1,8 @@
-"""A checkpoint: one safetensors file that holds everything a run needs to go on.
+"""A checkpoint: one safetensors file with everything that a run needs to continue.
 
-Tensors are named by owner (`network/...`, `average/...`, `optimizer/...`, `timesteps/...`);
-counters and scores are JSON in the file's header. One file, replaced in one rename, so that
-a run killed at any moment leaves either the old checkpoint or the new one.
+The names of tensors begin with their owner (`network/...`, `average/...`, `optimizer/...`,
+`timesteps/...`). Counters and scores are JSON in the file's header. One rename replaces the file,
+so a run that is killed at any moment leaves either the old checkpoint or the new one.
 """
 
 from __future__ import annotations
@@ -28,13 +28,18 @@ OptimizerState = dict[Tensor, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """tensors: "owner/name" -> tensor. state: JSON values; "step" counts optimiser steps done."""
+    """The state of a run.
+
+    Attributes:
+        tensors: "owner/name" -> tensor.
+        state: JSON values; "step" is the number of optimiser steps done.
+    """
 
     tensors: Mapping[str, Tensor]
     state: Mapping[str, Any]
 
     def owned_by(self, owner: str) -> dict[str, Tensor]:
-        """Tensors of one owner, without the owner's prefix."""
+        """Tensors of one owner, with names that leave out the owner."""
         prefix = owner + "/"
         return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
 
@@ -45,7 +50,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     header = json.dumps({"format_version": FORMAT_VERSION, **checkpoint.state})
     with written_whole(path) as temporary:
         save_file(tensors, temporary, metadata={"recycleseg": header})
-        with open(temporary, "rb+") as written:  # a power cut must not leave a new, empty file
+        with open(temporary, "rb+") as written:  # so that a power cut leaves no empty file
             os.fsync(written.fileno())
 
 
@@ -53,10 +58,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        FileError: it is not there, not whole or not a checkpoint.
+        FileError: the file is missing, damaged or not a checkpoint.
     """
     if not path.is_file():
-        raise FileError(f"{path}: expected a checkpoint, found no such file")
+        raise FileError(f"{path}: expected a checkpoint, got no such file")
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("recycleseg")
@@ -83,20 +88,11 @@ def optimizer_tensors(state: OptimizerState, network: nn.Module) -> dict[str, Te
 def load_optimizer_tensors(
     state: OptimizerState, network: nn.Module, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` gave."""
+    """Restore the state that `optimizer_tensors` gave, in the memory layout of the parameters."""
     parameters = dict(network.named_parameters())
     for key, value in tensors.items():
         name, quantity = key.rsplit("/", 1)
         parameter = parameters[name]
-        value = value.to(parameter.device)
         if value.shape == parameter.shape:
-            value = value.to(memory_format=_layout(parameter))
-        state.setdefault(parameter, {})[quantity] = value
-
-
-def _layout(parameter: Tensor) -> torch.memory_format:
-    for layout in (torch.channels_last, torch.channels_last_3d):
-        if parameter.ndim == (4 if layout is torch.channels_last else 5):
-            if parameter.is_contiguous(memory_format=layout):
-                return layout
-    return torch.contiguous_format
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        state.setdefault(parameter, {})[quantity] = value.to(parameter.device)

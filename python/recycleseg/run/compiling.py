@@ -1,4 +1,4 @@
-"""torch.compile as `--compile` asks for it, and what to say where it fails."""
+"""torch.compile as the option `--compile` asks for it, with a clear error if it fails."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Result = TypeVar("Result")
 
 
 def resolve_mode(mode: CompileMode, device: torch.device) -> CompileMode:
-    """What "auto" means on the device: "default" on a GPU, else "off".
+    """Replace "auto": "default" on a GPU, "off" on a CPU.
 
-    On a CPU compiling takes minutes, and the extension's operations leave it little to gain.
+    On a CPU, compiling takes minutes and gains little beside the extension's operations.
     """
     if mode != "auto":
         return mode
@@ -24,22 +24,27 @@ def resolve_mode(mode: CompileMode, device: torch.device) -> CompileMode:
 
 
 def compiled(function: Callable[..., Result], mode: CompileMode) -> Callable[..., Result]:
-    """The function compiled as one graph without a break, for each shape anew; itself if "off".
+    """Compile a function as one graph without a break, once for each shape of its input.
 
-    The mode must be resolved. What the compiler raises, at the first call, becomes a ValueError
-    that says why and names the way out.
+    Args:
+        function: any function of tensors.
+        mode: resolved; "off" returns the function itself.
+
+    Returns:
+        The compiled function. If the compiler fails at the first call, this raises a ValueError
+        with the reason and the way out.
     """
     if mode == "off":
         return function
-    # Graphs of fixed shape are faster, and patches and batches have a fixed shape. Not with CUDA
-    # graphs of the compiler's own: accumulated gradients would lie in memory that they use again,
-    # and sampling is captured as a whole.
+    # Graphs of fixed shape are faster, and patches and batches have a fixed shape. The compiler
+    # makes no CUDA graphs, because they would reuse the memory of accumulated gradients, and
+    # because sampling is captured as a whole.
     torch_mode = "max-autotune-no-cudagraphs" if mode == "max-autotune" else mode
     fast = torch.compile(function, fullgraph=True, dynamic=False, mode=torch_mode)
 
     @wraps(function, updated=())
     def call(*arguments: Any, **named: Any) -> Result:
-        # Imported here, for it takes a second that a run without compilation need not spend.
+        # Imported here, because it takes a second, which other runs need not spend.
         from torch._dynamo.exc import TorchDynamoException
 
         try:

@@ -1,4 +1,4 @@
-"""The configuration of a run: all its options, read from a preset, a file or a command line."""
+"""The configuration of a run: all its options, from a preset, a file or a command line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from recycleseg.run.options import (
 )
 from recycleseg.run.ranges import SEED, range_of, within
 
-# Options that runs of earlier versions name, and what all runs do now.
+# Options in the files of earlier versions, each with the only value that is still possible.
 _REMOVED = {
     "phantom.seed": 0,
     "postprocess.num_components": 1,
@@ -48,15 +48,16 @@ class TrainConfig:
     """A whole training run.
 
     Attributes:
-        data: data set in the nnU-Net raw layout; null makes the built-in phantom.
+        data: data set in the nnU-Net raw layout; null uses the built-in phantom.
         out: run folder; null takes runs/<data set>-<strategy>.
-        strategy: how the mask that the network sees is made.
+        strategy: how the network's input mask is made in training.
         seed: seed of weights, batches, noise and augmentation.
-        imgx_compat: do what ImgX does wherever it departs from the literature.
+        imgx_compat: do the same as ImgX where it differs from the literature.
         final_split: cases of the table at the end.
-        compile: how torch.compile serves training and sampling; auto compiles on a GPU.
+        compile: mode of torch.compile in training and sampling; auto compiles on a GPU only.
 
-    Raises ValueError naming every option whose value is out of its range.
+    Raises:
+        ValueError: values out of their range; the message names all these options.
     """
 
     data: str | None = None
@@ -93,9 +94,10 @@ def add_config_arguments(parser: ArgumentParser) -> None:
 
 
 def config_from(parsed: Namespace) -> TrainConfig:
-    """The configuration in what such a parser has parsed.
+    """The configuration from the result of a parser with `add_config_arguments`.
 
-    Raises ValueError naming the options whose values are out of their range.
+    Raises:
+        ValueError: values out of their range; the message names the options.
     """
     values: dict[str, Any] = {}
     for name, default in vars(TrainConfig()).items():
@@ -113,7 +115,7 @@ def load_config(path: Path) -> TrainConfig:
     """Read the config.yaml of a run folder.
 
     Raises:
-        FileError: it is not there or holds something else.
+        FileError: the file is missing or not a configuration.
     """
     parser = ArgumentParser(exit_on_error=False)
     add_config_arguments(parser)
@@ -132,7 +134,7 @@ def load_config(path: Path) -> TrainConfig:
 
 
 def preset_names() -> list[str]:
-    """Names of the presets that are installed."""
+    """Names of the installed presets."""
     files = resources.files("recycleseg").joinpath("presets").iterdir()
     return sorted(f.name.removesuffix(".yaml") for f in files if f.name.endswith(".yaml"))
 
@@ -140,7 +142,8 @@ def preset_names() -> list[str]:
 def preset_file(name: str) -> AbstractContextManager[Path]:
     """The YAML file of a preset, on disk while the block runs.
 
-    Raises ValueError for a name that is not installed.
+    Raises:
+        ValueError: there is no such preset.
     """
     if name not in preset_names():
         raise ValueError(f"preset: expected one of {', '.join(preset_names())}, got {name!r}")
@@ -148,19 +151,31 @@ def preset_file(name: str) -> AbstractContextManager[Path]:
 
 
 def load_preset(name: str, **settings: Any) -> TrainConfig:
-    """The configuration of a preset, with fields of `TrainConfig` replaced by `settings`.
+    """The configuration of a preset.
 
-    Raises ValueError for an unknown preset and for values out of their range.
+    Args:
+        name: of the preset.
+        settings: values that replace fields of `TrainConfig`.
+
+    Raises:
+        ValueError: there is no such preset, or a value is out of its range.
     """
     with preset_file(name) as path:
         return replace(load_config(path), **settings)
 
 
 def check_same_run(config: TrainConfig, saved: TrainConfig) -> None:
-    """Raise ValueError if a run saved with one configuration cannot go on with another.
+    """Check that a run can continue with a configuration.
 
-    What decides the run's numbers must be the same; where it is computed, how often it is
-    validated and which cases are evaluated at the end may change.
+    Options that decide the trained weights must be the same. Device, validation, sampling and the
+    final cases may change.
+
+    Args:
+        config: the configuration to continue with.
+        saved: the configuration that the run began with.
+
+    Raises:
+        ValueError: an option that must be the same differs.
     """
     free = {"out", "runtime", "compile", "validation", "sampling", "postprocess", "final_split"}
     changed = [
@@ -170,7 +185,7 @@ def check_same_run(config: TrainConfig, saved: TrainConfig) -> None:
     ]
     if changed:
         raise ValueError(
-            f"--resume: {'; '.join(changed)}. To go on with the run's own settings, use "
+            f"--resume: {'; '.join(changed)}. To continue with the run's own settings, use "
             "--config RUN/config.yaml"
         )
 
@@ -186,7 +201,7 @@ def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _problems(config: Any, prefix: str = "") -> Iterator[str]:
-    """What is wrong with single values: "name: expected ..., got ..." each."""
+    """Problems of single values, each as "name: expected ..., got ..."."""
     for name, hint in get_type_hints(type(config)).items():
         value, allowed = getattr(config, name), range_of(config, name)
         if is_dataclass(value):
@@ -199,7 +214,7 @@ def _problems(config: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _noise_problems(config: TrainConfig) -> Iterator[str]:
-    """Settings of the noise process and its reverse that do not fit each other."""
+    """Problems of options of the noise process and its reverse that do not fit each other."""
     diffusion, sampling, recycling = config.diffusion, config.sampling, config.recycling
     first, last = diffusion.beta_start, diffusion.beta_end
     if not 0 < first <= last < 1:
@@ -225,7 +240,7 @@ def _noise_problems(config: TrainConfig) -> Iterator[str]:
 
 
 def _loss_problems(config: TrainConfig) -> Iterator[str]:
-    """Loss terms that leave something untrained, or that the strategy does not use."""
+    """Problems of loss terms that train too little, or that the strategy does not use."""
     loss, variance = config.loss, config.diffusion.variance_type
     if not (loss.dice or loss.focal or loss.cross_entropy):
         yield (

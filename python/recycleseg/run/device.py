@@ -10,7 +10,11 @@ from torch import Tensor, nn
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of `runtime.device`; raises ValueError when it is not there or of another kind."""
+    """The device that `runtime.device` names.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpus = {f"cuda:{n}" for n in range(num_gpus)} | ({"cuda"} if num_gpus else set())
     if name == "auto":
@@ -24,7 +28,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def use_device(name: str) -> torch.device:
-    """`choose_device`, and make a GPU the current one: kernels are launched there."""
+    """`choose_device`; a GPU also becomes the current device, where kernels are launched."""
     device = choose_device(name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -32,7 +36,7 @@ def use_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """ "bf16" or "float32": what `runtime.precision` means on the device."""
+    """The meaning of `runtime.precision` on the device: "bf16" or "float32"."""
     if name != "auto":
         return name
     return "bf16" if _computes_in_bf16(device) else "float32"
@@ -47,7 +51,13 @@ def _computes_in_bf16(device: torch.device) -> bool:
 
 
 class AutocastNetwork:
-    """A network called under autocast: what strategies and samplers call."""
+    """A network under autocast, for strategies and samplers.
+
+    Args:
+        network: called with image, mask and t.
+        device: where it computes.
+        precision: "bf16", or "float32" for no autocast.
+    """
 
     def __init__(self, network: nn.Module, device: torch.device, precision: str) -> None:
         self.network = network

@@ -1,4 +1,4 @@
-"""Where a process runs: versions, machine and source commit."""
+"""Versions, machine and source commit of a process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recycleseg.ops.build_info import build_info
 
 
 def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
-    """Versions, machine and source commit of this process."""
+    """Versions, machine and source commit of this process, as JSON values."""
     return {
         **build_info(),
         "git_commit": _git_commit(),

@@ -1,4 +1,4 @@
-"""The run folder: what a run leaves behind."""
+"""The run folder: the files of a run."""
 
 from __future__ import annotations
 
@@ -24,27 +24,32 @@ class RunFolder:
     def open(self, *, resume: bool, overwrite: bool) -> None:
         """Create the folder, or accept an existing one to resume.
 
-        Raises ValueError when the folder exists and neither option is given, or when there is
-        no checkpoint to resume from. `overwrite` deletes only a folder that holds a run.
+        Args:
+            resume: continue the run in the folder.
+            overwrite: delete the run in the folder.
+
+        Raises:
+            ValueError: the folder is not empty and neither option is given; or there is no
+                checkpoint to resume from; or the folder to overwrite holds something else.
         """
         occupied = self.root.exists() and any(self.root.iterdir())
         if resume:
             if not self.last.is_file():
                 raise ValueError(
                     f"--resume: expected a checkpoint at {self.last}, got no such file; "
-                    "start the run anew, with --overwrite if its folder exists"
+                    "start the run again, with --overwrite if its folder exists"
                 )
         elif occupied and overwrite:
             if not self.config.is_file():
                 raise ValueError(
                     f"--overwrite: expected a run folder (with config.yaml) at {self.root}, got "
-                    "another folder; it is left as it is"
+                    "another folder; nothing in it is changed"
                 )
             shutil.rmtree(self.root)
         elif occupied:
             raise ValueError(
-                f"--out: {self.root} exists and is not empty; use --resume to go on with that "
-                "run, --overwrite to delete it, or another --out"
+                f"--out: {self.root} exists and is not empty; use --resume to continue that run, "
+                "--overwrite to delete it, or another --out"
             )
         for folder in (self.last.parent, self.pictures):
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a run can be told: one dataclass per subject, with the range of each option at its field."""
+"""The options of a run: one dataclass per subject, with the range of each option at its field."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ CompileMode = Literal["auto", "off", "default", "max-autotune"]
 
 @dataclass(frozen=True)
 class PhantomConfig:
-    """The built-in data set that is trained on when `data` is not given.
+    """The built-in data set, used if `data` is not given.
 
     Attributes:
-        spatial_dims: 2 or 3.
+        spatial_dims: 2 for images, 3 for volumes.
     """
 
     spatial_dims: Literal[2, 3] = 3
@@ -35,14 +35,13 @@ class PhantomConfig:
 
 @dataclass(frozen=True)
 class PatchConfig:
-    """What one training sample is.
+    """One training sample: a part of an image.
 
     Attributes:
         size: voxels per axis; null takes the median image shape, rounded up to a multiple of 8.
-        max_voxels: where size is null, the longest axes are cut by steps of 8, down to 8, until a
-            patch has no more.
-        foreground_probability: share of the patches that are centred on a labelled voxel.
-        overlap: share of a window that its neighbour repeats when whole volumes are sampled.
+        max_voxels: if size is null, the longest axes are cut until a patch has at most so many.
+        foreground_probability: share of the patches whose centre is a labelled voxel.
+        overlap: share of a window that its neighbour covers too, in sampling of whole volumes.
     """
 
     size: tuple[int, ...] | None = within(SIZES, None)
@@ -57,14 +56,14 @@ class ModelConfig:
 
     Attributes:
         channels: feature channels per level, finest first.
-        first_scale: down-sampling between the first two levels, one number or one per axis.
-        scale: down-sampling between the other levels.
+        first_scale: down-sampling factor between the first two levels, one or one per axis.
+        scale: down-sampling factor between the other levels, one or one per axis.
         num_res_blocks: residual blocks per level.
-        num_heads: attention heads at the bottom.
-        num_transformer_layers: transformer layers at the bottom.
-        dropout: rate in residual blocks and transformer.
-        time_conditioning: film scales and shifts after the norm; imgx adds before it.
-        checkpoint_activations: recompute activations in the backward pass, to save memory.
+        num_heads: attention heads at the lowest level.
+        num_transformer_layers: transformer layers at the lowest level.
+        dropout: dropout rate in residual blocks and transformer.
+        time_conditioning: film scales and shifts after the norm; imgx adds before the norm.
+        checkpoint_activations: compute activations again in the backward pass, to save memory.
     """
 
     channels: tuple[int, ...] = within(SIZES, (32, 64, 128, 256))
@@ -83,12 +82,12 @@ class DiffusionConfig:
     """The noise process.
 
     Attributes:
-        schedule: shape of the betas.
-        num_timesteps: T of training.
+        schedule: how beta, the variance of the added noise, grows with t.
+        num_timesteps: number of time steps T in training.
         beta_start: first beta.
         beta_end: last beta.
-        prediction_type: what the network's output stands for.
-        variance_type: variance of the reverse step.
+        prediction_type: what the network predicts, the mask (x_start) or the noise.
+        variance_type: variance of the noise in a reverse step.
         timesteps: how t is drawn in training.
     """
 
@@ -106,8 +105,8 @@ class RecyclingConfig:
     """Options of the strategy `recycling`.
 
     Attributes:
-        prev_step: noise level of the first prediction, T - 1 (max) or t + 1 (next).
-        reverse_step: reach x_t by a reverse step instead of by fresh noise (only with next).
+        prev_step: time step of the first prediction, T - 1 (max) or t + 1 (next).
+        reverse_step: get x_t by a reverse step, not by new noise; only with prev_step next.
     """
 
     prev_step: Literal["max", "next"] = "max"
@@ -119,8 +118,8 @@ class SelfConditioningConfig:
     """Options of the strategy `self_conditioning`.
 
     Attributes:
-        prev_step: noise level of the first prediction, t (same) or t + 1 (next).
-        probability: share of the samples that see the first prediction.
+        prev_step: time step of the first prediction, t (same) or t + 1 (next).
+        probability: share of the samples where the network gets the first prediction as input.
     """
 
     prev_step: Literal["same", "next"] = "same"
@@ -132,11 +131,11 @@ class LossConfig:
     """Weights of the loss terms.
 
     Attributes:
-        dice: soft Dice over the foreground classes present.
-        focal: focal loss, gamma 2.
-        cross_entropy: cross entropy.
-        mse: mean squared error of the noise.
-        vlb: variational lower bound.
+        dice: weight of the soft Dice loss over the foreground classes in the sample.
+        focal: weight of the focal loss with gamma 2.
+        cross_entropy: weight of the cross entropy.
+        mse: weight of the mean squared error of the noise.
+        vlb: weight of the variational lower bound, which trains learned variances.
     """
 
     dice: float = within(AT_LEAST_0, 1.0)
@@ -155,12 +154,12 @@ class OptimConfig:
         batch_size: samples per forward pass.
         accumulation: forward passes per optimiser step.
         lr_init: learning rate at step 0.
-        lr_peak: after the warm-up.
-        lr_end: at the last step.
-        warmup_steps: steps of the warm-up.
+        lr_peak: learning rate after the warm-up.
+        lr_end: learning rate at the last step.
+        warmup_steps: optimiser steps of the warm-up.
         weight_decay: decoupled weight decay.
-        grad_clip: largest gradient norm.
-        ema_decay: decay of the averaged weights that are validated and saved; 0 turns it off.
+        grad_clip: largest gradient norm; larger gradients are scaled down to it.
+        ema_decay: decay of the averaged weights, which validation uses; 0 turns averaging off.
     """
 
     steps: int = within(AT_LEAST_1, 10_000)
@@ -182,13 +181,12 @@ class SamplingConfig:
     Attributes:
         sampler: reverse process.
         num_steps: reverse steps.
-        eta: noise of ddim, 0 is deterministic.
-        samples: trajectories from noise of their own, whose probabilities are averaged; a
-            supervised network has one.
+        eta: noise of ddim from 0 to 1; 0 adds none.
+        samples: trajectories per case, each from its own noise; their probabilities are averaged.
         mirror: average every prediction of the network over all flips of the axes.
-        fusion: step averages overlapping windows at every sampling step, trajectory at the end.
-            Step was better for small windows and the strategy recycling, trajectory for standard.
-        window_batch: windows per forward pass; auto goes by patch, channels and free memory.
+        fusion: average overlapping windows at every step, or at the end of their trajectories. Step
+            was better for small windows and the strategy recycling, trajectory for standard.
+        window_batch: windows per forward pass; auto looks at patch, channels and free memory.
     """
 
     sampler: Literal["ddim", "ddpm"] = "ddim"
@@ -205,10 +203,10 @@ class PostprocessConfig:
     """How label maps of whole volumes are cleaned (see recycleseg.prediction.postprocess).
 
     Attributes:
-        keep_largest: classes of which the largest component is kept; all takes every class by
-            itself, foreground all classes together.
-        fill_holes: classes whose holes are filled; all takes every class.
-        muscle_ultrasound: the rule of the muscle-ultrasound data of the paper, for 2D only.
+        keep_largest: keep the largest component of these classes, of each (all), or of all
+            classes together (foreground).
+        fill_holes: fill the holes of these classes, or of each (all).
+        muscle_ultrasound: the rule of the paper for its muscle-ultrasound data, for 2D only.
     """
 
     keep_largest: tuple[str, ...] | str = ()
@@ -221,18 +219,18 @@ class PostprocessConfig:
 
     @property
     def has_rules(self) -> bool:
-        """Whether any label map is changed."""
+        """Whether there is any rule."""
         return bool(self.keep_largest or self.fill_holes or self.muscle_ultrasound)
 
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """When whole validation volumes are sampled, and when to stop.
+    """When whole validation volumes are sampled, and when checkpoints are written.
 
     Attributes:
-        every: optimiser steps between two validations, each followed by a checkpoint.
-        max_cases: validation cases that are sampled each time; null takes all.
-        save_every: optimiser steps between two checkpoints; null saves at validations only.
+        every: optimiser steps between two validations; a checkpoint follows each.
+        max_cases: number of validation cases that are sampled each time; null takes all.
+        save_every: optimiser steps between two checkpoints; null saves after validations only.
     """
 
     every: int = within(AT_LEAST_1, 500)
@@ -245,11 +243,11 @@ class RuntimeConfig:
     """Where and how the computation runs.
 
     Attributes:
-        device: auto takes a GPU where there is one.
-        precision: auto takes bf16 autocast where the machine computes in it.
-        threads: CPU threads; null leaves PyTorch's choice.
+        device: auto, cpu, cuda or cuda:N; auto takes a GPU if there is one.
+        precision: auto takes bf16 autocast if the machine computes in bf16.
+        threads: number of CPU threads; null keeps PyTorch's choice.
         log_every: optimiser steps between two lines of metrics.jsonl.
-        cache: folder of the preprocessed data; null puts it in the user's cache folder.
+        cache: folder of the preprocessed data; null takes the user's cache folder.
     """
 
     device: str = "auto"

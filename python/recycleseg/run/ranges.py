@@ -1,4 +1,4 @@
-"""The range of an option, which stands at its field."""
+"""The allowed values of an option, given where its field is defined."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Range:
-    """Values that an option may have; null is always allowed.
+    """Values that an option may have; None is always allowed.
 
     Attributes:
-        expected: the range in words.
-        holds: whether a value is in it.
+        expected: the range in words, for messages.
+        holds: tells whether a value is in the range.
     """
 
     expected: str
@@ -29,7 +29,7 @@ AT_LEAST_2 = Range("at least 2", lambda value: value >= 2)
 ABOVE_0 = Range("above 0", lambda value: value > 0)
 SHARE = Range("0 to 1", lambda value: 0 <= value <= 1)
 BELOW_1 = Range("0 to below 1", lambda value: 0 <= value < 1)
-# What torch's generators take as a seed.
+# Seeds that torch's generators accept.
 SEED = Range("0 to 2**63 - 1", lambda seed: 0 <= seed < 2**63)
 SIZES = Range("one or more sizes of at least 1", lambda sizes: bool(sizes) and min(sizes) >= 1)
 SCALE = Range(
@@ -43,13 +43,13 @@ AUTO_OR_AT_LEAST_1 = Range(
 
 
 def within(allowed: Range, default: Value) -> Value:
-    """A dataclass field with this default, whose values must be in the range."""
+    """A dataclass field with this default; its values must be in the range."""
     made: Value = field(default=default, metadata={"range": allowed})
     return made
 
 
 def range_of(config: Any, name: str) -> Range | None:
-    """The range of a field of a dataclass; None where every value of its type is allowed."""
+    """The range of a field of a dataclass; None if every value of its type is allowed."""
     (metadata,) = [option.metadata for option in fields(config) if option.name == name]
     found: Range | None = metadata.get("range")
     return found

@@ -1,4 +1,4 @@
-"""The data of a training run: read, checked and preprocessed before anything else happens."""
+"""The data of a training run: read, checked and preprocessed before the training starts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from recycleseg.run.factory import cache_root
 
 
 def load_training_data(config: TrainConfig, console: Console) -> PreparedDataset:
-    """The preprocessed data set of `config.data`, or the phantom.
+    """The preprocessed data set of `config.data`, or the phantom if there is none.
 
-    Raises FileError listing everything that is wrong with the data set.
+    Raises:
+        FileError: the data set is invalid; the message lists every problem.
     """
     cache = cache_root(config)
     if config.data is None:

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl and TensorBoard."""
+"""Writes a run's numbers to metrics.jsonl and TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class RunLogger:
-    """Scalars by optimiser step, to metrics.jsonl (one JSON object a line) and TensorBoard."""
+    """Scalars per optimiser step, to metrics.jsonl (one JSON object per line) and TensorBoard.
+
+    Args:
+        metrics_path: metrics.jsonl.
+        tensorboard: folder of TensorBoard's files.
+        first_step: optimiser steps done; lines of later steps, which a crash undid, are dropped.
+    """
 
     def __init__(self, metrics_path: Path, tensorboard: Path, first_step: int) -> None:
-        """Open the logs; lines of steps after `first_step` (lost in a crash) are dropped."""
         self._drop_lines_after(metrics_path, first_step)
         self._file = open(metrics_path, "a", buffering=1)  # noqa: SIM115
         self._writer = SummaryWriter(str(tensorboard), purge_step=first_step + 1)
@@ -37,17 +42,17 @@ class RunLogger:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
             except json.JSONDecodeError:
-                break  # a line cut short by a kill; nothing follows it
+                break  # the last line, if the process was killed while it wrote
         path.write_text("".join(kept))
 
     def log(self, step: int, scalars: Mapping[str, float | list[float]]) -> None:
         """Record scalars after optimiser step `step`; non-finite values become null in JSON."""
         line: dict[str, Any] = {"step": step}
         for name, value in scalars.items():
+            listed = isinstance(value, list)
             values = value if isinstance(value, list) else [value]
-            for i, v in enumerate(values):
-                tag = name if not isinstance(value, list) else f"{name}/{i + 1}"
-                self._writer.add_scalar(tag, v, step)
+            for i, v in enumerate(values, 1):
+                self._writer.add_scalar(f"{name}/{i}" if listed else name, v, step)
             finite = [v if math.isfinite(v) else None for v in values]
-            line[name] = finite if isinstance(value, list) else finite[0]
+            line[name] = finite if listed else finite[0]
         self._file.write(json.dumps(line) + "\n")

@@ -1,4 +1,4 @@
-"""The optimiser's step, its learning rate, and averaged weights."""
+"""The optimiser's step, the learning rate, and averaged weights."""
 
 from __future__ import annotations
 
@@ -19,21 +19,24 @@ def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.AdamW
 
 @torch.no_grad()
 def clip_and_step(optimizer: torch.optim.AdamW, lr: float, grad_clip: float) -> Tensor:
-    """Clip the gradients, update the parameters by them, and clear them. Waits for no device.
+    """Clip the gradients, update the parameters, and clear the gradients.
+
+    The host does not wait for the device. If the gradient norm is not finite, no parameter
+    changes, because a parameter that is NaN once stays NaN.
 
     Args:
-        optimizer: what `make_optimizer` gave.
+        optimizer: from `make_optimizer`.
         lr: learning rate of this step.
-        grad_clip: largest norm of all gradients together that is not scaled down to it.
+        grad_clip: largest allowed norm of all gradients together; larger gradients are scaled
+            down to it.
 
     Returns:
-        That norm before clipping, a scalar on the device. Where it is not finite nothing changes,
-        because parameters that are NaN once stay NaN.
+        The norm before clipping, a scalar on the device.
     """
     (group,) = optimizer.param_groups
     norm: Tensor = nn.utils.get_total_norm([p.grad for p in group["params"] if p.grad is not None])
-    # The fused update divides by grad_scale and does nothing where found_inf is 1, in its only
-    # pass over the gradients; torch.amp.GradScaler hands them over in this way.
+    # The fused update divides by grad_scale, and does nothing if found_inf is 1, in its only pass
+    # over the gradients. torch.amp.GradScaler uses these attributes too.
     optimizer.grad_scale = (norm / grad_clip).clamp(min=1.0)  # type: ignore[attr-defined]
     optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
     group["lr"] = lr
@@ -43,9 +46,9 @@ def clip_and_step(optimizer: torch.optim.AdamW, lr: float, grad_clip: float) -> 
 
 
 def learning_rate(step: int, config: OptimConfig) -> float:
-    """Learning rate of optimiser step `step` (0-based): linear warm-up, then cosine.
+    """Learning rate of optimiser step `step` (from 0): linear warm-up, then cosine.
 
-    Equal to optax.warmup_cosine_decay_schedule with decay_steps = config.steps.
+    Equals optax.warmup_cosine_decay_schedule with decay_steps = config.steps.
     """
     if step < config.warmup_steps:
         return config.lr_init + (config.lr_peak - config.lr_init) * step / config.warmup_steps
@@ -56,10 +59,14 @@ def learning_rate(step: int, config: OptimConfig) -> float:
 
 
 class AveragedWeights:
-    """Exponential moving average of a network's weights, bias-corrected early on.
+    """Exponential moving average of a network's weights.
 
-    The decay used at update n (from 0) is min(decay, (1 + n) / (10 + n)), so that the random
-    initial weights are forgotten quickly.
+    The decay at update n (from 0) is min(decay, (1 + n) / (10 + n)), so that the random initial
+    weights lose their influence quickly.
+
+    Args:
+        network: its weights are the first average.
+        decay: share of the old average that an update keeps, later on.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -79,7 +86,7 @@ class AveragedWeights:
 
     @contextmanager
     def applied_to(self, network: nn.Module) -> Iterator[None]:
-        """Let the network compute with the average while the block runs."""
+        """Give the network the averaged weights while the block runs."""
         trained = {k: v.clone() for k, v in network.state_dict().items()}
         network.load_state_dict(self.weights)
         try:

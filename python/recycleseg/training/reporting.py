@@ -1,4 +1,4 @@
-"""What a run says: the plan before it starts, pictures on the way, the table at the end."""
+"""What a run shows: its plan at the start, pictures at validations, the table at the end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PICTURED_CASES = 4
 
 
 def describe_data(data: PreparedDataset, patch_size: Sequence[int]) -> dict[str, Any]:
-    """Preprocessing plan, patch and split, as JSON values: what the weights depend on."""
+    """Preprocessing plan, patch and split as JSON values, because the weights depend on them."""
     content = {**data.plan.to_dict(), "patch_size": patch_size, "split": dict(data.dataset.split)}
     description: dict[str, Any] = as_json(content)
     return description
@@ -44,18 +44,21 @@ def write_run_description(
 
 
 def check_same_data(path: Path, now: dict[str, Any]) -> None:
-    """Raise ValueError if a run to resume was trained on other data than it would be now.
+    """Check that a resumed run goes on with the data that it began with.
 
     Args:
         path: dataset.json of the run.
-        now: what `describe_data` gives now.
+        now: the present result of `describe_data`.
+
+    Raises:
+        ValueError: the data differ.
     """
     saved = read_json_object(path)
     changed = [key for key in now if now[key] != saved.get(key)]
     if changed:
         raise ValueError(
-            f"--resume: {', '.join(changed)} of the data set differ from {path}; the run can only "
-            "go on with the data it began with"
+            f"--resume: {', '.join(changed)} of the data set differ from {path}; a run can only "
+            "continue with the data that it began with"
         )
 
 
@@ -71,17 +74,17 @@ def plan_table(
     seconds: float,
     run_folder: Path,
 ) -> Table:
-    """What is about to happen.
+    """The plan of the run, for the terminal.
 
     Args:
         config: of the run.
-        data: what it is trained on.
+        data: what the network is trained on.
         patch_size: voxels along each axis.
         num_parameters: of the network.
-        device: the device and how it computes.
+        device: the device, precision and threads in words.
         compile_mode: of torch.compile, resolved.
         first_step: optimiser steps that are done already.
-        seconds: that all further steps will take.
+        seconds: expected time of all further steps.
         run_folder: where the results go.
     """
     dataset = data.dataset
@@ -113,19 +116,19 @@ def plan_table(
 
 
 class PictureMaker:
-    """Keeps label maps of the first cases that are evaluated, and draws them."""
+    """Keeps the label maps of the first evaluated cases, and draws them."""
 
     def __init__(self, classes: Classes) -> None:
         self._classes = classes
         self._kept: list[tuple[PreparedCase, list[Tensor]]] = []
 
     def __call__(self, case: PreparedCase, maps: list[Tensor]) -> None:
-        """Take a case and the target that is predicted of it at every step."""
+        """Take a case and its predicted target after every step."""
         if len(self._kept) < PICTURED_CASES:
             self._kept.append((case, [self._classes.label_map(target) for target in maps]))
 
     def save(self, path: Path, evaluation: Evaluation, spacing: Sequence[float]) -> None:
-        """Save image, truth and the prediction at every step, with its Dice."""
+        """Save a figure of image, truth and the prediction after every step, with its Dice."""
         rows = []
         for case, maps in self._kept:
             assert case.label is not None  # preprocessing refuses training data without labels
@@ -138,7 +141,7 @@ class PictureMaker:
 
 
 def final_table(evaluation: Evaluation, split: str, step: int) -> Table:
-    """Dice per class and per sampling step."""
+    """Mean Dice per class and sampling step, for the terminal."""
     dice = evaluation.dice()
     table = Table(title=f"Dice on the {split} split ({len(dice)} cases), weights of step {step}")
     table.add_column("sampling step", justify="right")

@@ -55,12 +55,16 @@ MAX_SKIPPED_IN_A_ROW = 25
 class Trainer:
     """A training run: data, network and strategy from a configuration, then `fit`.
 
-    The only clock is the number of optimiser steps done. The batch, its augmentation, t, noise
-    and dropout of a step are functions of the seed and that number, so a resumed run repeats
-    what an undisturbed one does.
+    The batch, its augmentation, t, noise and dropout of a step depend only on the seed and the
+    number of optimiser steps done. So a resumed run does the same as one that was not stopped.
 
-    Raises ValueError (or its subclass FileError), before anything is written, when the
-    configuration, the data or the run folder does not fit.
+    Args:
+        config: all options.
+        console: where the run prints.
+
+    Raises:
+        ValueError: the configuration and the data do not fit each other, or a file of the data set
+            is invalid (FileError). The run folder is not changed then.
     """
 
     def __init__(self, config: TrainConfig, *, console: Console | None = None) -> None:
@@ -99,7 +103,7 @@ class Trainer:
         self.loss_step = compiled(self.strategy, mode)
         self.timesteps = factory.make_timesteps(config)
         self.generator = torch.Generator(self.device)
-        # Parameters of an augmentation are a few numbers: drawn on the CPU, they start no kernels.
+        # On the CPU, because an augmentation has few parameters and each draw would cost a kernel.
         self.augment_generator = torch.Generator()
         self.patches = PatchSampler(
             self.data.cases("train"),
@@ -114,50 +118,61 @@ class Trainer:
         self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=self.device)
 
     def fit(self, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
-        """Train to the end, then evaluate the best checkpoint; returns summary.json's content.
+        """Train to the end, then evaluate the best checkpoint.
 
-        resume: go on from the run folder's last checkpoint. overwrite: delete an existing run.
+        Args:
+            resume: continue from the last checkpoint in the run folder.
+            overwrite: delete an existing run.
+
+        Returns:
+            The content of summary.json.
+
+        Raises:
+            ValueError: the run folder does not fit `resume` and `overwrite`, or too many gradients
+                in a row were not finite.
         """
-        config = self.config
-        self.folder.open(resume=resume, overwrite=overwrite)
-        description = describe_data(self.data, self.patch_size)
-        if resume:
-            check_same_run(config, load_config(self.folder.config))
-            check_same_data(self.folder.dataset, description)
-            self.restore(load_checkpoint(self.folder.last))
-        environment = describe_environment(self.device, self.precision)
-        write_run_description(self.folder, config, description, environment)
-        self.print_plan()
-        if not resume:
-            self.save(self.folder.last)
+        optim, validation = self.config.optim, self.config.validation
+        self.start(resume, overwrite)
         with (
             RunLogger(self.folder.metrics, self.folder.tensorboard, self.step) as logger,
-            Bar(self.console, "training", config.optim.steps, done=self.step) as bar,
+            Bar(self.console, "training", optim.steps, done=self.step) as bar,
         ):
-            while self.step < config.optim.steps:
+            while self.step < optim.steps:
                 start = time.perf_counter()
                 loss, norm = self.train_step()
                 bar.reach(self.step)
-                if self.step % config.runtime.log_every == 0:
+                if self.step % self.config.runtime.log_every == 0:
                     self.check_gradients()
                     scalars = {
                         "loss": float(loss),
                         "grad_norm": float(norm),
-                        "lr": learning_rate(self.step - 1, config.optim),
+                        "lr": learning_rate(self.step - 1, optim),
                         "steps_per_second": 1.0 / (time.perf_counter() - start),
                     }
                     logger.log(self.step, scalars)
-                    rate = scalars["steps_per_second"]
-                    bar.note(f"{rate:.2f} steps/s  loss {scalars['loss']:.4f}")
-                if self._due(config.validation.every):
+                    bar.note("{steps_per_second:.2f} steps/s  loss {loss:.4f}".format(**scalars))
+                if validate := self._due(validation.every):
                     self.validate(logger)
-                    self.save(self.folder.last)
-                elif config.validation.save_every and self._due(config.validation.save_every):
+                if validate or self._due(validation.save_every):
                     self.save(self.folder.last)
         return self.finish()
 
+    def start(self, resume: bool, overwrite: bool) -> None:
+        """Open the run folder, go back to its last checkpoint if asked, and print the plan."""
+        self.folder.open(resume=resume, overwrite=overwrite)
+        description = describe_data(self.data, self.patch_size)
+        if resume:
+            check_same_run(self.config, load_config(self.folder.config))
+            check_same_data(self.folder.dataset, description)
+            self.restore(load_checkpoint(self.folder.last))
+        environment = describe_environment(self.device, self.precision)
+        write_run_description(self.folder, self.config, description, environment)
+        self.print_plan()
+        if not resume:
+            self.save(self.folder.last)
+
     def print_plan(self) -> None:
-        """Say what is about to happen, with the time it will take, measured on first batches."""
+        """Print what the run will do, and the expected time, measured on the first batches."""
         optim = self.config.optim
         threads = torch.get_num_threads()
         self.console.print(
@@ -175,57 +190,65 @@ class Trainer:
         )
 
     def _seconds_per_step(self) -> float:
-        """Time of one optimiser step, from the second of two passes that change no weight."""
+        """Time of one optimiser step, measured in the second of two passes without an update."""
         self.network.train()
         for index in range(2):
             start = time.perf_counter()
             self.loss_of_batch(index).loss.backward()
             if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)  # the backward pass too
+                torch.cuda.synchronize(self.device)  # so that the backward pass counts too
             seconds = time.perf_counter() - start
             self.network.zero_grad()
         return seconds * self.config.optim.accumulation
 
     def train_step(self) -> tuple[Tensor, Tensor]:
-        """One optimiser step over `accumulation` batches: mean loss and gradient norm."""
+        """Do one optimiser step over `accumulation` batches.
+
+        Returns:
+            Mean loss and gradient norm, scalars on the device.
+        """
+        optim = self.config.optim
         self.network.train()
-        accumulation = self.config.optim.accumulation
-        total = torch.zeros((), device=self.device)
-        for micro_step in range(accumulation):
-            result = self.loss_of_batch(self.step * accumulation + micro_step)
-            (result.loss / accumulation).backward()
-            total += result.loss.detach() / accumulation
+        mean_loss = torch.zeros((), device=self.device)
+        for index in range(optim.accumulation):
+            result = self.loss_of_batch(self.step * optim.accumulation + index)
+            loss = result.loss / optim.accumulation
+            loss.backward()
+            mean_loss += loss.detach()
             if result.t_index is not None:
                 self.timesteps.update(result.loss_per_sample, result.t_index)
-            del result  # and with it the logits, before the next batch
-        optim = self.config.optim
+            del result, loss  # frees the logits before the next batch
         norm = clip_and_step(self.optimizer, learning_rate(self.step, optim), optim.grad_clip)
         self.skipped_in_a_row = torch.where(norm.isfinite(), 0, self.skipped_in_a_row + 1)
         if self.average is not None:
             self.average.update(self.network)
         self.step += 1
-        return total, norm
+        return mean_loss, norm
 
     def check_gradients(self) -> None:
-        """Say so where gradients were not finite, and changed no weight; give up after many."""
+        """Print how many of the last gradients were not finite and so changed no weight.
+
+        Raises:
+            ValueError: there are `MAX_SKIPPED_IN_A_ROW` of them, so that training cannot go on.
+        """
         skipped = int(self.skipped_in_a_row)
         if skipped:
             self.console.print(f"step {self.step}: the last {skipped} gradients were not finite")
         if skipped >= MAX_SKIPPED_IN_A_ROW:
             raise ValueError(
                 f"gradients were not finite {skipped} steps in a row, up to step {self.step}: "
-                "resume with runtime.precision float32, or start anew with a lower optim.lr_peak"
+                "resume with runtime.precision float32, or start again with a lower optim.lr_peak"
             )
 
     def loss_of_batch(self, index: int) -> StepResult:
-        """Forward passes and loss of batch `index`, a function of the seed and the index."""
+        """Forward passes and loss of batch `index`; they depend only on seed, index and weights."""
         seeds = np.random.SeedSequence([self.config.seed, index]).generate_state(3).tolist()
         self.generator.manual_seed(seeds[0])
         self.augment_generator.manual_seed(seeds[1])
         torch.manual_seed(seeds[2])  # dropout
         image, label = self.patches.batch(index)
         if self.device.type == "cuda":
-            # else the host waits while it copies
+            # Without pinned memory the host would wait for the copy.
             image, label = image.pin_memory(), label.pin_memory()
         image, label = (x.to(self.device, non_blocking=True) for x in (image, label))
         image, label = augment(
@@ -242,7 +265,7 @@ class Trainer:
         return self.loss_step(self.forward, image, label, draws)
 
     def validate(self, logger: RunLogger) -> None:
-        """Sample whole validation cases, log their Dice, keep the best weights."""
+        """Sample whole validation cases, log their Dice, and keep the best weights."""
         cases = self.data.cases("val")[: self.config.validation.max_cases]
         picture = PictureMaker(self.dataset.classes)
         evaluation = self.evaluate(cases, on_case=picture)
@@ -259,7 +282,7 @@ class Trainer:
             self.save(self.folder.best)
 
     def evaluate(self, cases: list[Any], **options: Any) -> Evaluation:
-        """Sample and count whole cases with the weights that would be kept."""
+        """`evaluate_cases` with the averaged weights, if there are any."""
         self.network.eval()
         sampler = factory.make_volume_sampler(
             self.config, self.forward, self.data.plan, self.patch_size, self.device
@@ -277,7 +300,7 @@ class Trainer:
             )
 
     def finish(self) -> dict[str, Any]:
-        """Evaluate the best weights on the held-out split; write summary.json and the table."""
+        """Evaluate the best weights on the final split; write summary.json and print the table."""
         if self.folder.best.is_file():
             self.restore(load_checkpoint(self.folder.best))
         split = self.config.final_split
@@ -289,7 +312,7 @@ class Trainer:
         return summary
 
     def save(self, path: Path) -> None:
-        """Write everything that the rest of the run depends on."""
+        """Write a checkpoint: everything that the rest of the run depends on."""
         owners = {
             "network": self.network.state_dict(),
             "average": self.average.weights if self.average else {},
@@ -305,7 +328,7 @@ class Trainer:
         save_checkpoint(path, Checkpoint(tensors, state))
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go back to what `save` wrote."""
+        """Take over the state that `save` wrote."""
         self.network.load_state_dict(checkpoint.owned_by("network"))
         load_optimizer_tensors(self.optimizer.state, self.network, checkpoint.owned_by("optimizer"))
         self.timesteps.load_state_dict(checkpoint.owned_by("timesteps"))
@@ -317,5 +340,8 @@ class Trainer:
         self.step = checkpoint.state["step"]
         self.best_dice = checkpoint.state["best_dice"]
 
-    def _due(self, every: int) -> bool:
+    def _due(self, every: int | None) -> bool:
+        """Whether something happens after this step: every so many steps and at the end."""
+        if every is None:
+            return False
         return self.step % every == 0 or self.step == self.config.optim.steps
