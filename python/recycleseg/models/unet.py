@@ -172,6 +172,9 @@ class UNet(nn.Module):
             ValueError: if shapes do not fit the network or each other.
         """
         self._check(image, mask, t)
+        # PyTorch before 2.11 keeps weights that autocast cast without gradient for passes with one.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            torch.clear_autocast_cache()
         x = image if mask is None else torch.cat([image, mask], dim=1)
         folded = x.ndim - 2 > self.spatial_dims
         if folded:
