@@ -5,15 +5,15 @@
 #include <optional>
 #include <vector>
 
-#include "distance_transform.hpp"
-#include "dropout.hpp"
-#include "ensemble_vote.hpp"
-#include "norm_act.hpp"
-#include "overlap_counts.hpp"
+#include "transform/distance_transform.hpp"
+#include "dropout/dropout.hpp"
+#include "vote/ensemble_vote.hpp"
+#include "norm/norm_act.hpp"
+#include "counts/overlap_counts.hpp"
 #include "structure_metrics.hpp"
-#include "surface_distances.hpp"
-#include "surfel_areas.hpp"
-#include "tensor_view.hpp"
+#include "surface/surface_distances.hpp"
+#include "surface/surfel_areas.hpp"
+#include "common/tensor_view.hpp"
 
 namespace py = pybind11;
 using namespace pybind11::literals;

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "surface_distances.hpp"
+#include "surface/surface_distances.hpp"
 
 namespace recycleseg {
 namespace {

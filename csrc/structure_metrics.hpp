@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "tensor_view.hpp"
+#include "common/tensor_view.hpp"
 
 namespace recycleseg {
 

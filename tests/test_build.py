@@ -137,11 +137,11 @@ def test_any_other_value_is_an_error(tmp_path: Path) -> None:
 
 
 @needs_nvcc
-@pytest.mark.parametrize("source", sorted(p.name for p in (ROOT / "csrc").glob("*.cu")))
-def test_cuda_sources_compile_without_a_warning(source: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", sorted((ROOT / "csrc").rglob("*.cu")), ids=lambda p: p.stem)
+def test_cuda_sources_compile_without_a_warning(source: Path, tmp_path: Path) -> None:
     result = run(
         NVCC, "-std=c++17", "-arch=sm_80", "--Werror=all-warnings", "-Xcompiler=-Wall,-Wextra",
-        "-c", ROOT / "csrc" / source, "-o", tmp_path / "object.o",
+        "-I", ROOT / "csrc", "-c", source, "-o", tmp_path / "object.o",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
 

@@ -1,0 +1,48 @@
+// Surfaces of the structures in two label maps, and the distances from each to the other.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "common/tensor_view.hpp"
+
+namespace recycleseg {
+
+// What is asked for. Lengths are in mm, axes in the order of the arrays.
+struct SurfaceQuery {
+  // Per structure the labels whose union it is; nothing where the arguments are masks.
+  std::vector<std::vector<std::int64_t>> labels;
+  bool masks;
+  std::vector<double> spacing;
+  std::vector<double> tolerances;
+  std::vector<double> percentiles;
+  bool surfel;             // surface elements between voxels, weighted by area, not voxels
+  bool border_is_outside;  // whether voxels beyond the volume's border count as outside
+};
+
+// Columns of `directed` before the percentiles and the sizes within each tolerance.
+enum SurfaceColumn { kSurfaceSize, kMeanDistance, kMaxDistance, kSurfaceColumns };
+
+// A tolerance of exactly some voxels' distance includes them, whatever the rounding.
+constexpr double kToleranceSlack = 1e-9;
+// So does a percentile that some area reaches exactly.
+constexpr double kShareSlack = 1e-12;
+
+// What surface_distances_cpu tells of the structures besides, all int64.
+struct CountViews {
+  const TensorView& counts;    // (B, C, 3): voxels in both maps, in pred, in ref
+  const TensorView& sums;      // (B, C, 2, axes of S): of the voxels' indices, in pred, in ref
+  const TensorView& unlisted;  // (2): voxels of pred, of ref, whose label is neither 0 nor listed:
+                               // where there is one, no distances are measured
+};
+
+// pred, ref: (B, *S) contiguous label maps, or (B, C, *S) masks, S of 2 or 3 axes. Fills directed
+// (B, C, 2, 3 + P + K) and pooled (B, C, P), float64. Takes, per structure that is at work, 32 KiB
+// and half a byte a voxel of its box, three quarters where voxels are longer along x than along y,
+// some 50 bytes for each distinct distance and, where distances are long, some 25 for each cell of
+// 4 x 4 x 4 voxels with surface. `counts` may be null.
+void surface_distances_cpu(const TensorView& pred, const TensorView& ref, const SurfaceQuery& query,
+                           const TensorView& directed, const TensorView& pooled,
+                           std::int64_t num_threads, const CountViews* counts);
+
+}  // namespace recycleseg
