@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "common/bfloat16.hpp"
+#include "common/host_device.hpp"
 
 namespace recycleseg {
 namespace RECYCLESEG_ISA {
@@ -28,7 +29,7 @@ using Words = std::uint32_t __attribute__((vector_size(4 * kWidth)));
 using Ints = std::int32_t __attribute__((vector_size(4 * kWidth)));
 using Halves = std::uint16_t __attribute__((vector_size(2 * kWidth)));
 
-#define INLINE inline __attribute__((always_inline))
+#define INLINE RECYCLESEG_ALWAYS_INLINE
 
 template <class To, class From>
 INLINE To copy_bits(const From& from) {
@@ -44,14 +45,10 @@ INLINE Floats widen(const Halves& x) {
 }
 INLINE void narrow(const Floats& x, Floats& out) { out = x; }
 INLINE void narrow(const Floats& x, Halves& out) {
-#ifdef __AVX512BF16__
-  out = copy_bits<Halves>(_mm512_cvtneps_pbh(copy_bits<__m512>(x)));  // subnormals become 0
-#else
   // To nearest, ties to even; a NaN, whose payload might round to infinity, stays one.
   const Words bits = copy_bits<Words>(x);
   const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   out = __builtin_convertvector(x == x ? rounded : (Words{} + 0x7fc0), Halves);
-#endif
 }
 
 template <class T>

@@ -76,6 +76,16 @@ struct TensorView {
   }
 };
 
+// The elements of a view; null where there is none.
+template <class T>
+T* data_of(const TensorView* view) {
+  return view ? static_cast<T*>(view->data) : nullptr;
+}
+template <class T>
+T* data_of(const TensorView& view) {
+  return static_cast<T*>(view.data);
+}
+
 inline std::string describe(const dlpack::DataType& dtype) {
   return "DLPack code " + std::to_string(dtype.code) + " with " + std::to_string(dtype.bits) +
          " bits";

@@ -3,13 +3,8 @@
 
 #include <cstdint>
 
+#include "common/host_device.hpp"
 #include "common/tensor_view.hpp"
-
-#ifdef __CUDACC__
-#define RECYCLESEG_HOST_DEVICE __host__ __device__
-#else
-#define RECYCLESEG_HOST_DEVICE
-#endif
 
 namespace recycleseg {
 
@@ -19,8 +14,8 @@ enum Column { kTruePositive, kPredicted, kTrue, kColumns };
 
 constexpr int kMaxAxes = 3;  // of a volume whose voxel indices are summed
 
-// The grid of a volume: `axes` axes, of which the last has `x` voxels and the one before it `y`.
-struct Grid {
+// The rows of a volume: `axes` axes, of which the last has `x` voxels and the one before it `y`.
+struct RowGrid {
   int axes;
   std::int64_t y, x;
 };
@@ -83,7 +78,7 @@ RECYCLESEG_HOST_DEVICE void count_runs(const Pred* pred, const Ref* ref, std::in
 // `add_sum(index, sum)` adds to element `index` of a (C, 2, axes) table: of pred, of ref.
 template <class Pred, class Ref, class Add, class AddSum, class Reject, class Walk = RunWalk>
 RECYCLESEG_HOST_DEVICE void count_and_sum_runs(const Pred* pred, const Ref* ref, std::int64_t begin,
-                                               std::int64_t end, const Grid& grid,
+                                               std::int64_t end, const RowGrid& grid,
                                                std::int64_t num_classes, Add&& add,
                                                AddSum&& add_sum, Reject&& reject,
                                                const Walk& walk = {}) {
@@ -144,7 +139,7 @@ inline void check_overlap_counts(const TensorView& pred, const TensorView& ref,
 }
 
 // The grid of maps (B, *S) with 1 to 3 axes in S.
-inline Grid grid_of(const TensorView& maps) {
+inline RowGrid grid_of(const TensorView& maps) {
   const std::size_t ndim = maps.shape.size();
   return {static_cast<int>(ndim) - 1, ndim > 2 ? maps.shape[ndim - 2] : 1, maps.shape[ndim - 1]};
 }

@@ -2,9 +2,9 @@
 #include <mutex>
 #include <vector>
 
-#include "counts/label_runs.hpp"
-#include "counts/overlap_counts.hpp"
+#include "common/label_runs.hpp"
 #include "common/threads.hpp"
+#include "counts/overlap_counts.hpp"
 
 namespace recycleseg {
 namespace {
@@ -29,7 +29,7 @@ void flush(std::vector<std::int64_t>& table, std::int64_t* tensor, std::int64_t 
 // Counts the voxels [begin, end) of the flattened (B, S) maps.
 template <class Pred, class Ref>
 void count_range(const Pred* pred, const Ref* ref, std::int64_t begin, std::int64_t end,
-                 std::int64_t row_size, const Grid& grid, std::int64_t num_classes,
+                 std::int64_t row_size, const RowGrid& grid, std::int64_t num_classes,
                  Totals& totals) {
   const bool with_sums = totals.sums != nullptr;
   std::vector<std::int64_t> counts(num_classes * kColumns);
@@ -69,10 +69,10 @@ void overlap_counts_cpu(const TensorView& pred, const TensorView& ref, const Ten
   if (size == 0) return;
   const std::int64_t row_size = size / pred.shape[0];
   const std::int64_t num_classes = counts.shape[1];
-  const Grid grid = grid_of(pred);
-  Totals totals{static_cast<std::int64_t*>(counts.data),
-                static_cast<std::int64_t*>(invalid.data),
-                sums != nullptr ? static_cast<std::int64_t*>(sums->data) : nullptr,
+  const RowGrid grid = grid_of(pred);
+  Totals totals{data_of<std::int64_t>(counts),
+                data_of<std::int64_t>(invalid),
+                data_of<std::int64_t>(sums),
                 {}};
 
   const std::int64_t chunks = (size + kVoxelsPerChunk - 1) / kVoxelsPerChunk;

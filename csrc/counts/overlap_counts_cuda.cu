@@ -19,7 +19,7 @@ constexpr std::int64_t kMaxRows = 65535;       // the largest grid.y
 // indices, where asked for, go to the totals (B, C, 2, axes) at once.
 template <bool kWithSums, class Pred, class Ref>
 __global__ void overlap_counts_kernel(const Pred* pred, const Ref* ref, std::int64_t num_rows,
-                                      std::int64_t row_size, Grid grid, std::int64_t num_classes,
+                                      std::int64_t row_size, RowGrid grid, std::int64_t num_classes,
                                       Counter* counts, Counter* invalid, Counter* sums) {
   extern __shared__ unsigned int row_counts[];
   const int table_size = static_cast<int>(num_classes) * kColumns;
@@ -83,12 +83,12 @@ void overlap_counts_cuda(const TensorView& pred, const TensorView& ref, const Te
       const auto launch = [&](auto kernel, Counter* sums_data) {
         kernel<<<dim_grid, kThreads, shared_bytes, reinterpret_cast<cudaStream_t>(stream)>>>(
             pred_data, ref_data, num_rows, row_size, grid_of(pred), num_classes,
-            static_cast<Counter*>(counts.data), static_cast<Counter*>(invalid.data), sums_data);
+            data_of<Counter>(counts), data_of<Counter>(invalid), sums_data);
       };
       using Pred = std::remove_cv_t<std::remove_pointer_t<decltype(pred_data)>>;
       using Ref = std::remove_cv_t<std::remove_pointer_t<decltype(ref_data)>>;
       if (sums != nullptr)
-        launch(&overlap_counts_kernel<true, Pred, Ref>, static_cast<Counter*>(sums->data));
+        launch(&overlap_counts_kernel<true, Pred, Ref>, data_of<Counter>(*sums));
       else
         launch(&overlap_counts_kernel<false, Pred, Ref>, nullptr);
     });

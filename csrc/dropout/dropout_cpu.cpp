@@ -1,12 +1,11 @@
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <stdexcept>
 
-#include "dropout/dropout.hpp"
-#include "dropout/dropout_simd.hpp"
 #include "common/instruction_set.hpp"
 #include "common/threads.hpp"
+#include "dropout/dropout.hpp"
+#include "dropout/dropout_simd.hpp"
 
 namespace recycleseg {
 
@@ -39,16 +38,15 @@ void dropout_cpu(const TensorView& x, const TensorView& y, double rate, std::uin
   const DropoutKey key{seed, threshold, static_cast<float>(1 / (1 - rate))};
   const DropoutLoops& loops = select(RECYCLESEG_BUILDS(kDropoutLoops));
   const std::int64_t size = x.size(), chunks = (size + kChunk - 1) / kChunk;
-  std::atomic<std::int64_t> next{0};
+  ChunkQueue queue(chunks);
   run_on_threads(std::min(num_threads, chunks), [&] {
-    for (std::int64_t i; (i = next.fetch_add(1)) < chunks;) {
+    for (std::int64_t i; queue.next(i);) {
       const std::int64_t first = i * kChunk, count = std::min(kChunk, size - first);
       if (x.dtype == DType::float32)
-        loops.of_floats(static_cast<const float*>(x.data) + first,
-                        static_cast<float*>(y.data) + first, first, count, key);
+        loops.of_floats(data_of<float>(x) + first, data_of<float>(y) + first, first, count, key);
       else
-        loops.of_bfloat16(static_cast<const BFloat16*>(x.data) + first,
-                          static_cast<BFloat16*>(y.data) + first, first, count, key);
+        loops.of_bfloat16(data_of<BFloat16>(x) + first, data_of<BFloat16>(y) + first, first, count,
+                          key);
     }
   });
 }

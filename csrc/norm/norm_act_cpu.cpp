@@ -1,14 +1,13 @@
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <stdexcept>
 #include <type_traits>
 #include <vector>
 
 #include "common/instruction_set.hpp"
+#include "common/threads.hpp"
 #include "norm/norm_act.hpp"
 #include "norm/norm_act_simd.hpp"
-#include "common/threads.hpp"
 
 namespace recycleseg {
 
@@ -30,49 +29,40 @@ const NormActLoops<T>& loops() {
 
 // How the voxels of the samples are cut into chunks. Sums are taken chunk by chunk and then over
 // the chunks in order, so that they do not depend on the number of threads.
-struct Grid {
-  std::int64_t samples, voxels, channels, chunk, chunks;
+struct Chunks {
+  std::int64_t samples, voxels, channels, length, count;
 
-  explicit Grid(const std::vector<std::int64_t>& shape) : samples(shape.front()), voxels(1) {
+  explicit Chunks(const std::vector<std::int64_t>& shape) : samples(shape.front()), voxels(1) {
     channels = shape.back();
     for (std::size_t axis = 1; axis + 1 < shape.size(); ++axis) voxels *= shape[axis];
-    chunk = std::max<std::int64_t>(kChunkElements / channels, 1);
-    chunks = (voxels + chunk - 1) / chunk;
+    length = std::max<std::int64_t>(kChunkElements / channels, 1);
+    count = (voxels + length - 1) / length;
   }
-  std::int64_t size() const { return samples * voxels * channels; }
-  std::int64_t length(std::int64_t index) const { return std::min(chunk, voxels - index * chunk); }
+  std::int64_t voxels_in(std::int64_t index) const {
+    return std::min(length, voxels - index * length);
+  }
 
   // Calls body(sample, chunk, offset of its first element, voxels in it) for all chunks.
   template <class Body>
-  void for_chunks(std::int64_t num_threads, const Body& body) const {
-    std::atomic<std::int64_t> next{0};
-    const auto work = [&] {
-      for (std::int64_t i; (i = next.fetch_add(1)) < samples * chunks;) {
-        const std::int64_t sample = i / chunks, index = i % chunks;
-        body(sample, index, (sample * voxels + index * chunk) * channels, length(index));
+  void for_each(std::int64_t num_threads, const Body& body) const {
+    ChunkQueue queue(samples * count);
+    const std::int64_t useful = samples * voxels * channels / kThreadElements;
+    run_on_threads(std::min({num_threads, samples * count, useful}), [&] {
+      for (std::int64_t i; queue.next(i);) {
+        const std::int64_t sample = i / count, index = i % count;
+        body(sample, index, (sample * voxels + index * length) * channels, voxels_in(index));
       }
-    };
-    const std::int64_t useful = std::min(samples * chunks, size() / kThreadElements);
-    run_on_threads(std::min(num_threads, useful), work);
+    });
   }
 };
 
-template <class T>
-T* data(const TensorView& view) {
-  return static_cast<T*>(view.data);
-}
-template <class T>
-T* data(const TensorView* view) {
-  return view ? static_cast<T*>(view->data) : nullptr;
-}
-
 // Mean and 1 / sqrt(variance + eps) of one sample and channel, from those of its chunks
 // (Chan, Golub and LeVeque 1983); `stride` lies between chunks.
-void merge_moments(const Grid& grid, const float* means, const float* squares, std::int64_t stride,
-                   float eps, float* mean, float* rstd) {
+void merge_moments(const Chunks& chunks, const float* means, const float* squares,
+                   std::int64_t stride, float eps, float* mean, float* rstd) {
   double total = 0, centre = 0, square = 0;
-  for (std::int64_t i = 0; i < grid.chunks; ++i) {
-    const double count = static_cast<double>(grid.length(i));
+  for (std::int64_t i = 0; i < chunks.count; ++i) {
+    const double count = static_cast<double>(chunks.voxels_in(i));
     const double distance = means[i * stride] - centre;
     total += count;
     centre += distance * count / total;
@@ -85,29 +75,29 @@ void merge_moments(const Grid& grid, const float* means, const float* squares, s
 template <class T>
 void forward(const NormActArguments& in, const TensorView& y, const TensorView& moments, float eps,
              std::int64_t num_threads) {
-  const Grid grid(in.x.shape);
+  const Chunks chunks(in.x.shape);
   const NormActLoops<T>& loop = loops<T>();
-  const std::int64_t channels = grid.channels, rows = grid.samples * channels;
-  const T* x = data<T>(in.x);
-  std::vector<float> partial(2 * rows * grid.chunks), scale(rows);
-  float* squares = partial.data() + rows * grid.chunks;
-  grid.for_chunks(num_threads, [&](auto sample, auto index, auto offset, auto voxels) {
-    const std::int64_t row = (sample * grid.chunks + index) * channels;
+  const std::int64_t channels = chunks.channels, rows = chunks.samples * channels;
+  const T* x = data_of<T>(in.x);
+  std::vector<float> partial(2 * rows * chunks.count), scale(rows);
+  float* squares = partial.data() + rows * chunks.count;
+  chunks.for_each(num_threads, [&](auto sample, auto index, auto offset, auto voxels) {
+    const std::int64_t row = (sample * chunks.count + index) * channels;
     loop.moments(x + offset, voxels, channels, partial.data() + row, squares + row);
   });
 
-  float *mean = data<float>(moments), *rstd = mean + rows;
+  float *mean = data_of<float>(moments), *rstd = mean + rows;
   for (std::int64_t row = 0; row < rows; ++row) {
-    const std::int64_t first = row / channels * grid.chunks * channels + row % channels;
-    merge_moments(grid, partial.data() + first, squares + first, channels, eps, mean + row,
+    const std::int64_t first = row / channels * chunks.count * channels + row % channels;
+    merge_moments(chunks, partial.data() + first, squares + first, channels, eps, mean + row,
                   rstd + row);
-    scale[row] = rstd[row] * data<float>(in.weight)[row];
+    scale[row] = rstd[row] * data_of<float>(in.weight)[row];
   }
-  const T* residual = data<T>(in.residual);
-  grid.for_chunks(num_threads, [&](auto sample, auto, auto offset, auto voxels) {
+  const T* residual = data_of<T>(in.residual);
+  chunks.for_each(num_threads, [&](auto sample, auto, auto offset, auto voxels) {
     const std::int64_t row = sample * channels;
-    loop.apply(x + offset, residual ? residual + offset : nullptr, data<T>(y) + offset, voxels,
-               channels, {mean + row, scale.data() + row, data<float>(in.bias) + row},
+    loop.apply(x + offset, residual ? residual + offset : nullptr, data_of<T>(y) + offset, voxels,
+               channels, {mean + row, scale.data() + row, data_of<float>(in.bias) + row},
                in.activation);
   });
 }
@@ -116,44 +106,44 @@ template <class T>
 void backward(const NormActArguments& in, const TensorView& grad_y, const TensorView& moments,
               const TensorView& grad_x, const TensorView* grad_residual,
               const TensorView& grad_affine, std::int64_t num_threads) {
-  const Grid grid(in.x.shape);
+  const Chunks chunks(in.x.shape);
   const NormActLoops<T>& loop = loops<T>();
-  const std::int64_t channels = grid.channels, rows = grid.samples * channels;
-  const T *x = data<T>(in.x), *dy = data<T>(grad_y), *residual = data<T>(in.residual);
-  const float *mean = data<float>(moments), *rstd = mean + rows;
-  std::vector<float> scale(rows), partial(2 * rows * grid.chunks);
+  const std::int64_t channels = chunks.channels, rows = chunks.samples * channels;
+  const T *x = data_of<T>(in.x), *dy = data_of<T>(grad_y), *residual = data_of<T>(in.residual);
+  const float *mean = data_of<float>(moments), *rstd = mean + rows;
+  std::vector<float> scale(rows), partial(2 * rows * chunks.count);
   for (std::int64_t row = 0; row < rows; ++row)
-    scale[row] = rstd[row] * data<float>(in.weight)[row];
+    scale[row] = rstd[row] * data_of<float>(in.weight)[row];
 
   // The gradient of z is that of the residual; without one it lies in grad_x for a while.
-  T* g = grad_residual ? data<T>(*grad_residual) : data<T>(grad_x);
-  float *sum_g = partial.data(), *sum_gx = sum_g + rows * grid.chunks;
-  grid.for_chunks(num_threads, [&](auto sample, auto index, auto offset, auto voxels) {
-    const std::int64_t row = sample * channels, sums = (sample * grid.chunks + index) * channels;
+  T* g = grad_residual ? data_of<T>(*grad_residual) : data_of<T>(grad_x);
+  float *sum_g = partial.data(), *sum_gx = sum_g + rows * chunks.count;
+  chunks.for_each(num_threads, [&](auto sample, auto index, auto offset, auto voxels) {
+    const std::int64_t row = sample * channels, sums = (sample * chunks.count + index) * channels;
     loop.reduce(dy + offset, x + offset, residual ? residual + offset : nullptr, g + offset, voxels,
-                channels, {mean + row, scale.data() + row, data<float>(in.bias) + row},
+                channels, {mean + row, scale.data() + row, data_of<float>(in.bias) + row},
                 in.activation, sum_g + sums, sum_gx + sums);
   });
 
   // dx = scale * (g - mean(g) - xhat * mean(g * xhat)), xhat = (x - mean) * rstd.
   std::vector<float> slope(rows), shift(rows);
-  float *grad_weight = data<float>(grad_affine), *grad_bias = grad_weight + rows;
+  float *grad_weight = data_of<float>(grad_affine), *grad_bias = grad_weight + rows;
   for (std::int64_t row = 0; row < rows; ++row) {
     double total = 0, product = 0;
-    const std::int64_t first = row / channels * grid.chunks * channels + row % channels;
-    for (std::int64_t i = 0; i < grid.chunks; ++i) {
+    const std::int64_t first = row / channels * chunks.count * channels + row % channels;
+    for (std::int64_t i = 0; i < chunks.count; ++i) {
       total += sum_g[first + i * channels];
       product += sum_gx[first + i * channels];
     }
     grad_weight[row] = static_cast<float>(product * rstd[row]);
     grad_bias[row] = static_cast<float>(total);
-    shift[row] = static_cast<float>(-scale[row] * total / grid.voxels);
-    slope[row] = static_cast<float>(-scale[row] * product * rstd[row] * rstd[row] / grid.voxels);
+    shift[row] = static_cast<float>(-scale[row] * total / chunks.voxels);
+    slope[row] = static_cast<float>(-scale[row] * product * rstd[row] * rstd[row] / chunks.voxels);
   }
   const T* gradient = in.activation ? g : dy;
-  grid.for_chunks(num_threads, [&](auto sample, auto, auto offset, auto voxels) {
+  chunks.for_each(num_threads, [&](auto sample, auto, auto offset, auto voxels) {
     const std::int64_t row = sample * channels;
-    loop.combine(gradient + offset, x + offset, data<T>(grad_x) + offset, voxels, channels,
+    loop.combine(gradient + offset, x + offset, data_of<T>(grad_x) + offset, voxels, channels,
                  {mean + row, scale.data() + row, shift.data() + row}, slope.data() + row);
   });
 }

@@ -2,7 +2,7 @@
 
 #include <mutex>
 
-#include "counts/label_runs.hpp"
+#include "common/label_runs.hpp"
 
 namespace recycleseg {
 namespace {

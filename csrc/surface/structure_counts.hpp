@@ -6,8 +6,8 @@
 #include <limits>
 #include <vector>
 
-#include "surface/surface_distances.hpp"
 #include "common/threads.hpp"
+#include "surface/surface_distances.hpp"
 
 namespace recycleseg {
 

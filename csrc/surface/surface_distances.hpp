@@ -16,7 +16,9 @@ struct SurfaceQuery {
   std::vector<double> spacing;
   std::vector<double> tolerances;
   std::vector<double> percentiles;
-  bool surfel;             // surface elements between voxels, weighted by area, not voxels
+  // Where the surface is made of elements between voxels, weighted by area: the area of each code
+  // of neighbour_code(), in mm^2 (2D: length, in mm). Empty where it is made of voxels.
+  std::vector<double> areas;
   bool border_is_outside;  // whether voxels beyond the volume's border count as outside
 };
 

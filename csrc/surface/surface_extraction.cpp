@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "common/label_runs.hpp"
 #include "surface/surface_loops.hpp"
 
 namespace recycleseg {

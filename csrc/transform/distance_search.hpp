@@ -2,13 +2,7 @@
 // it for one line a thread, the CPU for as many neighbouring lines at once as a vector has lanes.
 #pragma once
 
-#ifndef RECYCLESEG_HOST_DEVICE
-#ifdef __CUDACC__
-#define RECYCLESEG_HOST_DEVICE __host__ __device__
-#else
-#define RECYCLESEG_HOST_DEVICE
-#endif
-#endif
+#include "common/host_device.hpp"
 
 namespace recycleseg {
 

@@ -1,10 +1,10 @@
 #include <algorithm>
 #include <vector>
 
-#include "transform/distance_transform.hpp"
-#include "transform/distance_transform_simd.hpp"
 #include "common/instruction_set.hpp"
 #include "common/threads.hpp"
+#include "transform/distance_transform.hpp"
+#include "transform/distance_transform_simd.hpp"
 
 namespace recycleseg {
 
@@ -95,9 +95,8 @@ void distance_transform_cpu(const TensorView& mask, const TensorView& distance,
                             const std::vector<double>& spacing, std::int64_t num_threads) {
   const DistanceGrid grid = check_distance_transform(mask, distance, spacing, dlpack::kCpu);
   if (mask.size() == 0) return;
-  visit(mask, [&](const auto* data) {
-    transform(data, static_cast<float*>(distance.data), grid, num_threads);
-  });
+  visit(mask,
+        [&](const auto* data) { transform(data, data_of<float>(distance), grid, num_threads); });
 }
 
 }  // namespace recycleseg

@@ -121,8 +121,8 @@ void distance_transform_cuda(const TensorView& mask, const TensorView& distance,
   const DeviceGuard guard(kOperation, mask.device.id);
 
   // Each pass reads one tensor and writes the other; the last one writes `distance`.
-  auto* from = static_cast<float*>(workspace.data);
-  auto* to = static_cast<float*>(distance.data);
+  auto* from = data_of<float>(workspace);
+  auto* to = data_of<float>(distance);
   if (grid.height > 1) std::swap(from, to);
   const std::int64_t planes = grid.batch * grid.depth;
   const std::int64_t rows = planes * grid.height;

@@ -1,64 +1,32 @@
 // Compiled once per instruction set, into the namespace RECYCLESEG_ISA.
 #include "transform/distance_transform_simd.hpp"
 
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
-
-#include "transform/distance_search.hpp"
 #include "common/simd_vector.hpp"
+#include "transform/distance_search.hpp"
 
 namespace recycleseg {
 namespace RECYCLESEG_ISA {
 namespace {
 
-constexpr int kVectorBytes = sizeof(Floats);
-using Doubles = double __attribute__((vector_size(kVectorBytes)));
-
-constexpr double kInfinity = __builtin_inf();
-
-template <class T>
-struct VectorFor;
-template <>
-struct VectorFor<float> {
-  using type = Floats;
-};
-template <>
-struct VectorFor<double> {
-  using type = Doubles;
-};
-
 // Whether a < b in any lane.
+INLINE bool any_below(const Floats& a, const Floats& b) {
 #if defined(__AVX512F__)
-INLINE bool any_below(const Floats& a, const Floats& b) {
   return _mm512_cmp_ps_mask(copy_bits<__m512>(a), copy_bits<__m512>(b), _CMP_LT_OQ) != 0;
-}
-INLINE bool any_below(const Doubles& a, const Doubles& b) {
-  return _mm512_cmp_pd_mask(copy_bits<__m512d>(a), copy_bits<__m512d>(b), _CMP_LT_OQ) != 0;
-}
 #elif defined(__AVX2__)
-INLINE bool any_below(const Floats& a, const Floats& b) {
   return _mm256_movemask_ps(copy_bits<__m256>(a < b)) != 0;
-}
-INLINE bool any_below(const Doubles& a, const Doubles& b) {
-  return _mm256_movemask_pd(copy_bits<__m256d>(a < b)) != 0;
-}
 #else
-template <class Vector>
-INLINE bool any_below(const Vector& a, const Vector& b) {
   using Pair = std::int64_t __attribute__((vector_size(16)));
   const Pair below = copy_bits<Pair>(a < b);
   return (below[0] | below[1]) != 0;
-}
 #endif
+}
 
 // As many of kDistanceLanes interleaved lines as a vector has lanes.
-template <class T>
 struct Lines {
-  using Value = typename VectorFor<T>::type;
-  const T* values;
-  const T* squares;  // of 0, 1, ... times the spacing
-  Value floor;       // of all values, per lane
+  using Value = Floats;
+  const float* values;
+  const float* squares;  // of 0, 1, ... times the spacing
+  Value floor;           // of all values, per lane
 
   INLINE static Value smaller(const Value& a, const Value& b) { return a < b ? a : b; }
   INLINE Value value(std::int64_t j) const {
@@ -66,22 +34,21 @@ struct Lines {
     __builtin_memcpy(&loaded, values + j * kDistanceLanes, sizeof(loaded));
     return loaded;
   }
-  INLINE T square(std::int64_t k) const { return squares[k]; }
+  INLINE float square(std::int64_t k) const { return squares[k]; }
   INLINE bool may_improve(const Value& best, std::int64_t k) const {
     return any_below(floor + squares[k], best);
   }
 };
 
 // What distance_scratch_size() has room for.
-template <class T>
 struct Scratch {
-  T* values;
-  T* squares;
-  T* roots;
+  float* values;
+  float* squares;
+  float* roots;
   std::int32_t* vertices;
   std::int32_t* starts;
 
-  Scratch(T* memory, std::int64_t length)
+  Scratch(float* memory, std::int64_t length)
       : values(memory),
         squares(values + kDistanceLanes * length),
         roots(squares + length),
@@ -93,17 +60,16 @@ struct Scratch {
 // elements, from left to right (Felzenszwalb and Huttenlocher, Theory of Computing 8, 2012):
 // parabola p of `count` is lowest at the integers from starts[p] to before starts[p + 1], of which
 // there is one at least.
-template <class T>
-void by_envelope(T* line, std::int64_t size, double spacing, const Scratch<T>& scratch) {
+void by_envelope(float* line, std::int64_t size, double spacing, const Scratch& scratch) {
   const auto length = static_cast<std::int32_t>(size);
-  T* roots = scratch.roots;
+  float* roots = scratch.roots;
   std::int32_t* vertices = scratch.vertices;
   std::int32_t* starts = scratch.starts;
   const double scale = 1 / (spacing * spacing);
   std::int32_t count = 0;
   for (std::int32_t j = 0; j < length; ++j) {
-    const T root = line[j * kDistanceLanes];
-    if (root == static_cast<T>(kInfinity)) continue;
+    const float root = line[j * kDistanceLanes];
+    if (root == __builtin_inff()) continue;
     std::int32_t start = 0;
     for (; count > 0; --count) {
       const std::int32_t v = vertices[count - 1];
@@ -131,49 +97,40 @@ void by_envelope(T* line, std::int64_t size, double spacing, const Scratch<T>& s
 // and so many elements' worth of them in advance.
 constexpr std::int64_t kBudget = 64, kAdvance = 16;
 
-template <bool kRoot, class Vector, class T>
-INLINE void store_result(Vector squared, T* out) {
+template <bool kRoot>
+INLINE void store_result(Floats squared, float* out) {
   if (kRoot)
-    for (std::size_t l = 0; l < sizeof(Vector) / sizeof(T); ++l)
-      squared[l] = static_cast<T>(__builtin_sqrt(squared[l]));
+    for (int l = 0; l < kWidth; ++l) squared[l] = static_cast<float>(__builtin_sqrt(squared[l]));
   __builtin_memcpy(out, &squared, sizeof(squared));
 }
 
 // Transforms the kDistanceLanes lines in scratch.values.
-template <bool kRoot, class T>
-void transform(const Scratch<T>& scratch, std::int64_t length, double spacing, T* out,
+template <bool kRoot>
+void transform(const Scratch& scratch, std::int64_t length, double spacing, float* out,
                std::int64_t stride) {
-  constexpr std::int64_t kLanes = kVectorBytes / sizeof(T);
   for (std::int64_t k = 0; k < length; ++k) {
     const double distance = static_cast<double>(k) * spacing;
-    scratch.squares[k] = static_cast<T>(distance * distance);
+    scratch.squares[k] = static_cast<float>(distance * distance);
   }
-  for (std::int64_t lane = 0; lane < kDistanceLanes; lane += kLanes) {
-    Lines<T> lines{scratch.values + lane, scratch.squares, {}};
+  for (std::int64_t lane = 0; lane < kDistanceLanes; lane += kWidth) {
+    Lines lines{scratch.values + lane, scratch.squares, {}};
     lines.floor = lines.value(0);
     for (std::int64_t j = 1; j < length; ++j)
-      lines.floor = Lines<T>::smaller(lines.floor, lines.value(j));
+      lines.floor = Lines::smaller(lines.floor, lines.value(j));
 
     std::int64_t i = 0;
     for (std::int64_t steps = 0; i < length && steps <= kBudget * (i + kAdvance); ++i)
       store_result<kRoot>(nearest(lines, i, length, steps), out + i * stride + lane);
     if (i == length) continue;
-    for (std::int64_t l = lane; l < lane + kLanes; ++l)
+    for (std::int64_t l = lane; l < lane + kWidth; ++l)
       by_envelope(scratch.values + l, length, spacing, scratch);
     for (; i < length; ++i) store_result<kRoot>(lines.value(i), out + i * stride + lane);
   }
 }
 
-template <class T>
-void lines(T* values, std::int64_t length, double spacing, T* memory) {
-  const Scratch<T> scratch(memory, length);
-  __builtin_memcpy(scratch.values, values, sizeof(T) * kDistanceLanes * length);
-  transform<false>(scratch, length, spacing, values, kDistanceLanes);
-}
-
 void columns(float* values, std::int64_t length, std::int64_t stride, std::int64_t columns,
              double spacing, bool root, float* memory) {
-  const Scratch<float> scratch(memory, length);
+  const Scratch scratch(memory, length);
   const bool full = columns == kDistanceLanes;
   float* out = full ? values : memory + distance_scratch_size(length);
   const std::int64_t out_stride = full ? stride : kDistanceLanes;
@@ -250,7 +207,7 @@ void row(const std::uint8_t* inside, std::int64_t size, double spacing, float* s
 }  // namespace
 
 extern const DistanceLoops kDistanceLoops;
-const DistanceLoops kDistanceLoops{lines<float>, lines<double>, columns, row};
+const DistanceLoops kDistanceLoops{columns, row};
 
 }  // namespace RECYCLESEG_ISA
 }  // namespace recycleseg

@@ -18,14 +18,11 @@ constexpr std::int64_t distance_scratch_size(std::int64_t length) {
 constexpr std::int64_t kRowPadding = 16;
 
 struct DistanceLoops {
-  // values[i * kDistanceLanes + lane] =
-  //     min over j of values[j * kDistanceLanes + lane] + ((i - j) * spacing)^2,
-  // in place, for i and j in [0, length), 0 < length < 2^30. Time O(length) for any values.
-  void (*lines_of_floats)(float* values, std::int64_t length, double spacing, float* scratch);
-  void (*lines_of_doubles)(double* values, std::int64_t length, double spacing, double* scratch);
-
-  // The same for up to kDistanceLanes lines that lie side by side, their elements `stride` apart;
-  // with `root`, the square root of it. scratch: kDistanceLanes * length elements more.
+  // values[i * stride + column] =
+  //     min over j of values[j * stride + column] + ((i - j) * spacing)^2,
+  // in place, for i and j in [0, length), 0 < length < 2^30, and the first `columns` columns, up to
+  // kDistanceLanes; with `root`, the square root of it. Time O(length) for any values. scratch:
+  // distance_scratch_size(length) and kDistanceLanes * length elements more.
   void (*columns)(float* values, std::int64_t length, std::int64_t stride, std::int64_t columns,
                   double spacing, bool root, float* scratch);
 

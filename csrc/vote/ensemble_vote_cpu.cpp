@@ -4,11 +4,11 @@
 #include <string>
 #include <vector>
 
+#include "common/instruction_set.hpp"
+#include "common/label_runs.hpp"
+#include "common/threads.hpp"
 #include "vote/ensemble_vote.hpp"
 #include "vote/ensemble_vote_simd.hpp"
-#include "common/instruction_set.hpp"
-#include "counts/label_runs.hpp"
-#include "common/threads.hpp"
 
 namespace recycleseg {
 
@@ -40,23 +40,28 @@ const VoteReaders& readers(const VoteLoops& loops, DType dtype) {
   return dtype == DType::float16 ? loops.of_float16 : loops.of_float;
 }
 
+// The element `offset` of a view; null where there is none.
 template <class T>
-T* data_of(const TensorView* view, std::int64_t offset) {
-  return view ? static_cast<T*>(view->data) + offset : nullptr;
+T* at(const TensorView* view, std::int64_t offset) {
+  return view ? data_of<T>(*view) + offset : nullptr;
 }
 
 // One call, seen by all its threads.
 class Voting {
  public:
-  Voting(const Vote& vote, const VoteViews& views)
-      : vote_(vote), views_(views), plain_(is_plain()) {
-    const std::int64_t rows = vote.rows() + vote.num_classes;  // sums and a member
+  Voting(const VoteCall& call, const VoteViews& views)
+      : vote_(call.vote),
+        views_(views),
+        batch_(call.batch),
+        voxels_(call.voxels),
+        plain_(is_plain()) {
+    const std::int64_t rows = vote_.rows() + vote_.num_classes;  // sums and a member
     const std::int64_t fits = kScratchFloats / rows / kVoteAlignment * kVoteAlignment;
     block_ = plain_ ? kBlock : std::clamp(fits, kVoteAlignment, kSmallBlock);
-    blocks_ = (views.voxels + block_ - 1) / block_;
+    blocks_ = (voxels_ + block_ - 1) / block_;
     chunks_ = (blocks_ + kBlocksPerChunk - 1) / kBlocksPerChunk;
   }
-  std::int64_t chunks() const { return views_.batch * chunks_; }
+  std::int64_t chunks() const { return batch_ * chunks_; }
 
   void work(ChunkQueue& queue) {
     Scratch scratch(*this);
@@ -65,7 +70,7 @@ class Voting {
       const std::int64_t last = std::min(first + kBlocksPerChunk, blocks_);
       for (std::int64_t block = first; block < last; ++block) {
         const std::int64_t begin = block * block_;
-        run_block(b, begin, std::min(block_, views_.voxels - begin), scratch);
+        run_block(b, begin, std::min(block_, voxels_ - begin), scratch);
       }
       flush(b, scratch);
     }
@@ -99,21 +104,20 @@ class Voting {
     const TensorView& member = views_.members[k];
     const std::int64_t offset = b * member.strides[0] + begin * member.strides[2];
     return {static_cast<const char*>(member.data) + offset * element_bytes(member.dtype),
-            member.strides[1], member.strides[2], views_.weights[k]};
+            member.strides[1], member.strides[2], static_cast<float>(views_.weights[k])};
   }
 
   VoteResults results_at(std::int64_t b, std::int64_t begin) const {
-    const std::int64_t voxels = views_.voxels;
-    const std::int64_t of_class = b * vote_.num_classes * voxels + begin;
-    const std::int64_t own = vote_.exclusive ? b * voxels + begin : of_class;
+    const std::int64_t of_class = b * vote_.num_classes * voxels_ + begin;
+    const std::int64_t own = vote_.exclusive ? b * voxels_ + begin : of_class;
     const bool wide = views_.label->dtype == DType::int16;
-    return {data_of<char>(views_.label, wide ? 2 * own : own),
+    return {at<char>(views_.label, wide ? 2 * own : own),
             wide,
-            data_of<float>(views_.probs, of_class),
-            data_of<float>(views_.entropy, own),
-            data_of<float>(views_.mutual_information, own),
-            data_of<float>(views_.share, own),
-            voxels};
+            at<float>(views_.probs, of_class),
+            at<float>(views_.entropy, own),
+            at<float>(views_.mutual_information, own),
+            at<float>(views_.share, own),
+            voxels_};
   }
 
   void note(std::int32_t worst, Scratch& scratch) const {
@@ -145,18 +149,18 @@ class Voting {
       return split_rows(vote_, scratch.sums.data(), scratch.stride);
     }
     const std::int64_t stride = views_.state->shape[2];
-    float* const rows = data_of<float>(views_.state, b * vote_.rows() * stride);
+    float* const rows = at<float>(views_.state, b * vote_.rows() * stride);
     return split_rows(vote_, rows, stride).at(begin);
   }
 
   void add_member(std::size_t k, std::int64_t b, std::int64_t begin, std::int64_t count,
                   const Sums& sums, Scratch& scratch) const {
     const TensorView& member = views_.members[k];
-    const float weight = views_.weights[k];
+    const auto weight = static_cast<float>(views_.weights[k]);
     if (vote_.source == VoteSource::label) {
       visit(member, [&](const auto* labels) {
         for (std::int64_t v = 0; v < count; ++v) {
-          const auto label = labels[b * views_.voxels + begin + v];
+          const auto label = labels[b * voxels_ + begin + v];
           if (add_label(vote_, label, weight, sums.at(v))) continue;
           ++scratch.invalid[0][0];
           scratch.invalid[0][1] = label;
@@ -178,13 +182,13 @@ class Voting {
     visit(*views_.label, [&](const auto* pred) {
       visit(*views_.ref, [&](const auto* ref) {
         if (vote_.exclusive) {
-          const std::int64_t at = b * views_.voxels + begin;
+          const std::int64_t at = b * voxels_ + begin;
           const auto add = [&](std::int64_t i, std::int64_t n) { scratch.counts[i] += n; };
           count_runs(pred + at, ref + at, count, vote_.num_classes, add, reject, LabelRunWalk{});
           return;
         }
         for (std::int64_t c = 0; c < vote_.num_classes; ++c) {
-          const std::int64_t at = (b * vote_.num_classes + c) * views_.voxels + begin;
+          const std::int64_t at = (b * vote_.num_classes + c) * voxels_ + begin;
           std::int64_t both = 0, predicted = 0, true_ = 0;
           for (std::int64_t v = at; v < at + count; ++v) {
             predicted += pred[v] != 0;
@@ -203,7 +207,7 @@ class Voting {
   // Adds what a thread has counted in batch element b to the outputs.
   void flush(std::int64_t b, Scratch& scratch) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    auto* const invalid = data_of<std::int64_t>(views_.invalid, 0);
+    auto* const invalid = data_of<std::int64_t>(views_.invalid);
     if (vote_.source == VoteSource::label)
       invalid[0] += scratch.invalid[0][0];
     else
@@ -213,110 +217,27 @@ class Voting {
     if (scratch.invalid[1][0]) invalid[3] = scratch.invalid[1][1];
     std::fill(&scratch.invalid[0][0], &scratch.invalid[0][0] + 4, 0);
     if (scratch.counts.empty()) return;
-    auto* const counts = data_of<std::int64_t>(views_.counts, b * vote_.num_classes * kColumns);
+    auto* const counts = at<std::int64_t>(views_.counts, b * vote_.num_classes * kColumns);
     for (std::size_t i = 0; i < scratch.counts.size(); ++i) counts[i] += scratch.counts[i];
     std::fill(scratch.counts.begin(), scratch.counts.end(), 0);
   }
 
-  const Vote& vote_;
+  const Vote vote_;
   const VoteViews& views_;
+  const std::int64_t batch_, voxels_;
   const bool plain_;
   const VoteLoops& loops_ = select(RECYCLESEG_BUILDS(kVoteLoops));
   std::int64_t block_, blocks_, chunks_;
   std::mutex mutex_;
 };
 
-using Shape = std::vector<std::int64_t>;
-
-void require(const TensorView* view, const Shape& shape, DType dtype, std::int32_t device_type) {
-  if (!view) return;
-  require_contiguous(*view, device_type);
-  if (view->shape != shape || view->dtype != dtype)
-    throw std::invalid_argument(view->name + ": expected another shape or dtype, got " +
-                                std::to_string(view->size()) + " elements, " +
-                                describe(view->dlpack_dtype));
-}
-
-void check_member(const Vote& vote, const VoteViews& views, const TensorView& member,
-                  std::int32_t device_type) {
-  const TensorView& first = views.members.front();
-  if (member.device.type != device_type || member.device.id != first.device.id)
-    throw std::invalid_argument("members: expected all on one device of DLPack type " +
-                                std::to_string(device_type));
-  if (vote.source == VoteSource::label) {
-    require_labels(member);
-    require_contiguous(member, device_type);
-    if (member.shape != Shape{views.batch, views.voxels})
-      throw std::invalid_argument("members: expected labels of one shape (B, V)");
-  } else {
-    const bool floating = member.dtype == DType::float32 || member.dtype == DType::bfloat16 ||
-                          member.dtype == DType::float16;
-    if (!floating || member.dtype != first.dtype)
-      throw std::invalid_argument(
-          "members: expected float32, bfloat16 or float16 throughout, got " +
-          describe(member.dlpack_dtype));
-    if (member.shape != Shape{views.batch, vote.num_classes, views.voxels})
-      throw std::invalid_argument("members: expected one shape (B, C, V)");
-  }
-}
-
-// What is finished needs sums that were kept.
-void check_kept(const Vote& vote, const VoteViews& views) {
-  const bool labels = vote.source == VoteSource::label;
-  std::int32_t needed = labels ? kTally : 0;
-  if (!labels && vote.method == VoteMethod::mean) needed |= kMeanSum;
-  if (vote.method == VoteMethod::max) needed |= kPeak;
-  if (vote.method == VoteMethod::majority || views.share) needed |= kTally;
-  if (!labels && (views.entropy || views.mutual_information)) needed |= kMeanSum;
-  if (!labels && views.mutual_information) needed |= kEntropySum;
-  if ((vote.kept & needed) != needed || vote.kept > 15 || (labels && vote.kept != kTally))
-    throw std::invalid_argument("kept: expected the sums that the results are made of");
-}
-
 }  // namespace
 
-void check_ensemble_vote(const Vote& vote, const VoteViews& views, std::int32_t device_type) {
-  const bool labels = vote.source == VoteSource::label;
-  if (vote.source < VoteSource::probs || vote.source > VoteSource::label ||
-      vote.method < VoteMethod::mean || vote.method > VoteMethod::max ||
-      (labels && (!vote.exclusive || vote.method == VoteMethod::max)))
-    throw std::invalid_argument("source, method: expected a pair that exists");
-  if (vote.num_classes < 1 || vote.num_classes > kMaxClasses)
-    throw std::invalid_argument("num_classes: expected 1 to 4096");
-  if (views.batch < 0 || views.voxels < 0 || views.weights.size() != views.members.size())
-    throw std::invalid_argument("weights: expected one for each member");
-  if (views.members.empty() && !views.state)
-    throw std::invalid_argument("members: expected at least one, got none");
-  for (const TensorView& member : views.members) check_member(vote, views, member, device_type);
-  check_kept(vote, views);
-
-  const std::int64_t C = vote.num_classes;
-  const Shape of_class{views.batch, C, views.voxels};
-  const Shape own = vote.exclusive ? Shape{views.batch, views.voxels} : of_class;
-  if (vote.exclusive == (views.thresholds != nullptr) || !views.invalid ||
-      !(views.label || views.state) || (!views.ref) != (!views.counts))
-    throw std::invalid_argument("thresholds, invalid, label, counts: one is missing or too many");
-  require(views.thresholds, {C}, DType::float32, device_type);
-  if (views.state)
-    require(views.state, {views.batch, vote.rows(), padded_voxels(views.voxels)}, DType::float32,
-            device_type);
-  require(views.label, own, vote.exclusive && C > 256 ? DType::int16 : DType::uint8, device_type);
-  require(views.probs, of_class, DType::float32, device_type);
-  for (const TensorView* view : {views.entropy, views.mutual_information, views.share})
-    require(view, own, DType::float32, device_type);
-  require(views.counts, {views.batch, C, kColumns}, DType::int64, device_type);
-  require(views.invalid, {2, 2}, DType::int64, device_type);
-  if (views.ref) {
-    require_labels(*views.ref);
-    require(views.ref, own, views.ref->dtype, device_type);
-  }
-}
-
-void ensemble_vote_cpu(Vote vote, const VoteViews& views, std::int64_t num_threads) {
-  check_ensemble_vote(vote, views, dlpack::kCpu);
-  if (views.batch == 0 || views.voxels == 0) return;
-  vote.thresholds = data_of<const float>(views.thresholds, 0);
-  Voting voting(vote, views);
+void ensemble_vote_cpu(const VoteSettings& settings, const VoteViews& views,
+                       std::int64_t num_threads) {
+  const VoteCall call = check_ensemble_vote(settings, views, dlpack::kCpu);
+  if (call.batch == 0 || call.voxels == 0) return;
+  Voting voting(call, views);
   share_chunks(voting.chunks(), num_threads, [&](ChunkQueue& queue) { voting.work(queue); });
 }
 

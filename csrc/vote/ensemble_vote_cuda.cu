@@ -21,7 +21,7 @@ struct Member {
 };
 
 struct Members {
-  Member of[kMaxFusedMembers];
+  Member of[kMaxGpuMembers];
   int count;
 };
 
@@ -66,8 +66,8 @@ struct LabelMember {
   }
 };
 
-// A thread takes every so manieth voxel. Its sums and exponentials are a column of shared memory,
-// which no other thread reads.
+// Each thread steps over the voxels by the number of all threads. Its sums and exponentials are a
+// column of shared memory, which no other thread reads.
 template <class Reader>
 __global__ void __launch_bounds__(kThreads)
     ensemble_vote_kernel(const __grid_constant__ Job job, const __grid_constant__ Members members) {
@@ -101,13 +101,10 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class Reader>
 void launch(const Job& job, const Members& members, cudaStream_t stream) {
-  const bool softmax = job.vote.source == VoteSource::logits && job.vote.exclusive &&
-                       (job.vote.kept & ~static_cast<std::int32_t>(kTally));
-  const std::int64_t rows =
-      (job.state ? 0 : job.vote.rows()) + (softmax && members.count ? job.vote.num_classes : 0);
-  if (rows > kMaxFusedRows)
-    throw std::invalid_argument("num_classes: expected at most 96 rows of shared memory, got " +
-                                std::to_string(rows));
+  const std::int64_t rows = shared_rows(job.vote, members.count > 0, job.state != nullptr);
+  if (rows > kMaxSharedRows)
+    throw std::invalid_argument("num_classes: expected at most " + std::to_string(kMaxSharedRows) +
+                                " rows of shared memory, got " + std::to_string(rows));
   const std::int64_t size = job.batch * job.voxels;
   const auto blocks =
       static_cast<unsigned int>(std::min((size + kThreads - 1) / kThreads, kMaxBlocks));
@@ -116,51 +113,52 @@ void launch(const Job& job, const Members& members, cudaStream_t stream) {
   check_cuda("ensemble_vote", cudaGetLastError());
 }
 
-template <class T>
-T* data_of(const TensorView* view) {
-  return view ? static_cast<T*>(view->data) : nullptr;
+void check_one_gpu(const VoteViews& views) {
+  if (views.members.size() > kMaxGpuMembers)
+    throw std::invalid_argument("members: expected at most " + std::to_string(kMaxGpuMembers) +
+                                " at once");
+  if (views.ref) throw std::invalid_argument("ref: expected none on a GPU");
+  const std::int32_t device = views.invalid->device.id;
+  for (const TensorView* view : {views.thresholds, views.state, views.label, views.probs,
+                                 views.entropy, views.mutual_information, views.share})
+    if (view && view->device.id != device)
+      throw std::invalid_argument(view->name + ": expected a tensor on the GPU of invalid");
+  if (!views.members.empty() && views.members[0].device.id != device)
+    throw std::invalid_argument("members: expected tensors on the GPU of invalid");
+}
+
+Members members_of(const Vote& vote, const VoteViews& views) {
+  Members members{};
+  for (const TensorView& view : views.members) {
+    const bool labels = vote.source == VoteSource::label;
+    const auto stride = [&](int axis) { return labels ? 0 : view.strides[axis]; };
+    members.of[members.count] = {view.data, stride(0), stride(1), stride(2),
+                                 static_cast<float>(views.weights[members.count])};
+    ++members.count;
+  }
+  return members;
 }
 
 }  // namespace
 
-void ensemble_vote_cuda(Vote vote, const VoteViews& views, std::uintptr_t stream) {
-  check_ensemble_vote(vote, views, dlpack::kCuda);
-  if (views.members.size() > kMaxFusedMembers)
-    throw std::invalid_argument("members: expected at most 64 at once");
-  if (views.ref) throw std::invalid_argument("ref: expected none on a GPU");
-  const dlpack::Device device = views.invalid->device;
-  for (const TensorView* view : {views.thresholds, views.state, views.label, views.probs,
-                                 views.entropy, views.mutual_information, views.share})
-    if (view && view->device.id != device.id)
-      throw std::invalid_argument(view->name + ": expected a tensor on the GPU of invalid");
-  if (!views.members.empty() && views.members[0].device.id != device.id)
-    throw std::invalid_argument("members: expected tensors on the GPU of invalid");
-  if (views.batch == 0 || views.voxels == 0) return;
+void ensemble_vote_cuda(const VoteSettings& settings, const VoteViews& views,
+                        std::uintptr_t stream) {
+  const auto [vote, batch, voxels] = check_ensemble_vote(settings, views, dlpack::kCuda);
+  check_one_gpu(views);
+  if (batch == 0 || voxels == 0) return;
 
-  vote.thresholds = data_of<const float>(views.thresholds);
   const VoteResults results{data_of<void>(views.label),
                             views.label && views.label->dtype == DType::int16,
                             data_of<float>(views.probs),
                             data_of<float>(views.entropy),
                             data_of<float>(views.mutual_information),
                             data_of<float>(views.share),
-                            views.voxels};
-  const Job job{vote,
-                results,
-                data_of<float>(views.state),
-                views.state ? views.state->shape[2] : 0,
-                views.batch,
-                views.voxels,
-                data_of<Counter>(views.invalid)};
-  Members members{};
-  for (const TensorView& view : views.members) {
-    const bool labels = vote.source == VoteSource::label;
-    const auto stride = [&](int axis) { return labels ? 0 : view.strides[axis]; };
-    members.of[members.count] = {view.data, stride(0), stride(1), stride(2),
-                                 views.weights[members.count]};
-    ++members.count;
-  }
-  const DeviceGuard guard("ensemble_vote", device.id);
+                            voxels};
+  const Job job{
+      vote,  results, data_of<float>(views.state),    views.state ? views.state->shape[2] : 0,
+      batch, voxels,  data_of<Counter>(views.invalid)};
+  const Members members = members_of(vote, views);
+  const DeviceGuard guard("ensemble_vote", views.invalid->device.id);
   const auto on = reinterpret_cast<cudaStream_t>(stream);
   const DType dtype = views.members.empty() ? DType::float32 : views.members[0].dtype;
   switch (dtype) {

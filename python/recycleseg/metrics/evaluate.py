@@ -10,12 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recycleseg import _ext
 from recycleseg.metrics.measure import Maps, Structures, device_of, measure
-from recycleseg.metrics.overlap import outcomes
+from recycleseg.metrics.overlap import outcomes, overlap_metrics
 from recycleseg.metrics.scores import Scores
-from recycleseg.metrics.surface import tolerance_names
-from recycleseg.metrics.table import metric_table, metric_table_reference
+from recycleseg.metrics.surface import surface_metrics, tolerance_names
 from recycleseg.ops.distance_transform import MAX_SPACING, MIN_SPACING
 from recycleseg.ops.overlap_counts import MAX_CLASSES
 from recycleseg.ops.surface_distances import DEFINITIONS
@@ -103,10 +101,11 @@ def evaluate(
         border_is_outside=border_is_outside,
         backend=backend,
     )
-    compiled = _ext.HAS_CPP and backend != "reference"
-    table = (metric_table if compiled else metric_table_reference)(
-        measured, spacing=spacing_of_maps, percentile=percentile, tolerances=[*nsd_names]
-    )
+    table = overlap_metrics(measured.counts, measured.coordinate_sums, spacing_of_maps)
+    for definition, (directed, pooled) in measured.distances.items():
+        table |= surface_metrics(
+            directed, pooled, percentile=percentile, tolerances=[*nsd_names], definition=definition
+        )
     return Scores(
         labels=names,
         table=table,

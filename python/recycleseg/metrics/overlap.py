@@ -29,25 +29,25 @@ _OUTCOMES = np.array([[1, -1, -1, 1], [0, 1, 0, -1], [0, 0, 1, -1]])
 def dice(counts: Counts) -> Array:
     """Dice coefficient (...) of counts (..., 3): 2 TP / (predicted + reference)."""
     tp, pred, ref = _split(counts)
-    return _ratio(2 * tp, pred + ref)
+    return ratio(2 * tp, pred + ref)
 
 
 def iou(counts: Counts) -> Array:
     """Intersection over union (...) of counts (..., 3)."""
     tp, pred, ref = _split(counts)
-    return _ratio(tp, pred + ref - tp)
+    return ratio(tp, pred + ref - tp)
 
 
 def precision(counts: Counts) -> Array:
     """TP / predicted (...) of counts (..., 3); 0 where nothing was predicted of a structure."""
     tp, pred, ref = _split(counts)
-    return _ratio(tp, np.where(pred == 0, ref, pred))
+    return ratio(tp, np.where(pred == 0, ref, pred))
 
 
 def recall(counts: Counts) -> Array:
     """TP / reference (...) of counts (..., 3); 0 where the reference lacks what was predicted."""
     tp, pred, ref = _split(counts)
-    return _ratio(tp, np.where(ref == 0, pred, ref))
+    return ratio(tp, np.where(ref == 0, pred, ref))
 
 
 def outcomes(counts: Counts, num_voxels: int) -> NDArray[np.int64]:
@@ -75,10 +75,12 @@ def centroid_distance(
     spacing: D numbers, in mm. inf where one map lacks the structure.
     """
     sizes = counts[..., 1:]
-    centroids = coordinate_sums / np.where(sizes == 0, np.nan, sizes)[..., None]
-    steps = (centroids[..., 0, :] - centroids[..., 1, :]) * np.asarray(spacing)
-    one_empty = (sizes[..., 0] == 0) != (sizes[..., 1] == 0)
-    return np.where(one_empty, np.inf, np.sqrt((steps**2).sum(-1)))
+    is_empty = sizes == 0
+    centroids = ratio(coordinate_sums, sizes[..., None])
+    steps = (centroids[..., 0, :] - centroids[..., 1, :]) * spacing
+    distance: Array = np.sqrt((steps * steps).sum(-1))
+    distance[is_empty[..., 0] != is_empty[..., 1]] = np.inf
+    return distance
 
 
 def overlap_metrics(
@@ -114,6 +116,8 @@ def _split(counts: Counts) -> tuple[Counts, Counts, Counts]:
     return counts[..., 0], counts[..., 1], counts[..., 2]
 
 
-def _ratio(part: Counts, whole: Counts) -> Array:
-    """part / whole in float64, NaN where whole is 0."""
-    return part / np.where(whole == 0, np.nan, whole)
+def ratio(part: NDArray[Any], whole: NDArray[Any]) -> Array:
+    """part / whole in float64; NaN where both are 0, "not applicable"."""
+    with np.errstate(invalid="ignore"):
+        quotient: Array = part / whole
+    return quotient

@@ -8,6 +8,25 @@ import torch
 from torch import Tensor
 
 LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
+MASK_DTYPES = (torch.bool, *LABEL_DTYPES)  # of label maps and masks that the extension reads
+
+
+def integers(name: str, x: Tensor) -> None:
+    """x is a label map or a mask, of a dtype that the extension reads."""
+    if x.dtype not in MASK_DTYPES:
+        raise ValueError(
+            f"{name}: expected dtype bool, uint8, int16, int32 or int64, got {x.dtype}"
+        )
+
+
+def same_map(pred: Tensor, ref: Tensor) -> None:
+    """ref has the shape and the device of pred."""
+    if ref.shape != pred.shape:
+        raise ValueError(
+            f"ref: expected the shape of pred, {tuple(pred.shape)}, got {tuple(ref.shape)}"
+        )
+    if ref.device != pred.device:
+        raise ValueError(f"ref: expected the device of pred, {pred.device}, got {ref.device}")
 
 
 def tensor(

@@ -29,6 +29,11 @@ class Query(NamedTuple):
     surfel: bool
     border_is_outside: bool
 
+    @property
+    def areas(self) -> list[float]:
+        """By code, of surface elements; none where surfaces are made of voxels."""
+        return surfel_areas(self.spacing).tolist() if self.surfel else []
+
     def num_structures(self, shape: Sequence[int]) -> int:
         """Of maps of this shape."""
         return shape[1] if self.structures is None else len(self.structures)

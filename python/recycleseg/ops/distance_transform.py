@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from recycleseg import _ext
+from recycleseg.ops._checks import integers
 
 MIN_SPACING, MAX_SPACING = 1e-9, 1e9  # the squares, times any length squared, are normal floats
-_MASK_DTYPES = (torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 def distance_transform(mask: Tensor, *, spacing: Sequence[float], backend: str = "auto") -> Tensor:
@@ -44,10 +44,7 @@ def distance_transform(mask: Tensor, *, spacing: Sequence[float], backend: str =
     Raises ValueError where an argument is not as said, RuntimeError for a backend that was not
     built.
     """
-    if mask.dtype not in _MASK_DTYPES:
-        raise ValueError(
-            f"mask: expected dtype bool, uint8, int16, int32 or int64, got {mask.dtype}"
-        )
+    integers("mask", mask)
     if mask.ndim not in (3, 4):
         raise ValueError(
             f"mask: expected shape (B, *S) with two or three axes in S, got {tuple(mask.shape)}"

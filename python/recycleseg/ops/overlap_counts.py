@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from recycleseg import _ext
+from recycleseg.ops._checks import integers, same_map
 
 MAX_CLASSES = 4096
 MAX_AXES = 3
-_LABEL_DTYPES = (torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 @overload
@@ -67,19 +67,11 @@ def overlap_counts(
     Raises ValueError where an argument is not as said; to find labels out of range on a GPU, the
     call waits for the counts. RuntimeError for a backend that was not built.
     """
-    for name, label in (("pred", pred), ("ref", ref)):
-        if label.dtype not in _LABEL_DTYPES:
-            raise ValueError(
-                f"{name}: expected dtype bool, uint8, int16, int32 or int64, got {label.dtype}"
-            )
+    integers("pred", pred)
+    integers("ref", ref)
     if pred.ndim == 0:
         raise ValueError("pred: expected shape (B, *S), got a scalar")
-    if ref.shape != pred.shape:
-        raise ValueError(
-            f"ref: expected the shape of pred, {tuple(pred.shape)}, got {tuple(ref.shape)}"
-        )
-    if ref.device != pred.device:
-        raise ValueError(f"ref: expected the device of pred, {pred.device}, got {ref.device}")
+    same_map(pred, ref)
     if not 1 <= num_classes <= MAX_CLASSES:
         raise ValueError(f"num_classes: expected 1 to {MAX_CLASSES}, got {num_classes}")
     if coordinate_sums and not 1 <= pred.ndim - 1 <= MAX_AXES:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recycleseg import _ext
+from recycleseg.ops._checks import integers, same_map
 from recycleseg.ops._surfaces import Query, Surface, bounding_boxes, empty_result, measure
 from recycleseg.ops.distance_transform import MAX_SPACING, MIN_SPACING, distance_transform
 
@@ -23,7 +24,6 @@ DEFINITIONS = ("voxel", "surfel")
 TOLERANCE_SLACK = 1 + 1e-9
 # The same for the distances of distance_transform, which are rounded to float32.
 FLOAT_TOLERANCE_SLACK = 1 + 1e-6
-_LABEL_DTYPES = (torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64)
 _PAIRS_AT_ONCE = 1 << 20
 
 Labels = Sequence[int | tuple[int, ...]]
@@ -258,7 +258,7 @@ def _run_extension(
     none, `counts`.
     """
     threads = torch.get_num_threads()
-    _ext.C.surface_distances_cpu(pred, ref, *query, directed, pooled, threads, *counts)
+    _ext.C.surface_distances_cpu(pred, ref, query, directed, pooled, threads, counts)
 
 
 @torch.library.custom_op("recycleseg::surface_distances", mutates_args=())
@@ -320,21 +320,13 @@ def _structures(labels: Labels | None) -> list[tuple[int, ...]] | None:
 
 
 def _check_maps(pred: Tensor, ref: Tensor, shape: str, num_axes: int) -> None:
-    for name, maps in (("pred", pred), ("ref", ref)):
-        if maps.dtype not in _LABEL_DTYPES:
-            raise ValueError(
-                f"{name}: expected dtype bool, uint8, int16, int32 or int64, got {maps.dtype}"
-            )
+    integers("pred", pred)
+    integers("ref", ref)
     if num_axes not in (2, 3):
         raise ValueError(
             f"pred: expected shape {shape} where S has 2 or 3 axes, got {tuple(pred.shape)}"
         )
-    if ref.shape != pred.shape:
-        raise ValueError(
-            f"ref: expected the shape of pred, {tuple(pred.shape)}, got {tuple(ref.shape)}"
-        )
-    if ref.device != pred.device:
-        raise ValueError(f"ref: expected the device of pred, {pred.device}, got {ref.device}")
+    same_map(pred, ref)
 
 
 def _check_numbers(

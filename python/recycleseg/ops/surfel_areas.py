@@ -27,9 +27,14 @@ def surfel_areas(spacing: Sequence[float]) -> Tensor:
     """
     if len(spacing) not in (2, 3) or not all(0 < s < math.inf for s in spacing):
         raise ValueError(f"spacing: expected 2 or 3 positive finite numbers, got {tuple(spacing)}")
+    return _areas(tuple(spacing))
+
+
+@functools.lru_cache(maxsize=16)  # a data set often has one spacing
+def _areas(spacing: tuple[float, ...]) -> Tensor:
     if len(spacing) == 2:  # a contour is the cross-section of its extrusion by 1 mm
         extruded = [sum(3 << 2 * i for i in range(4) if code >> i & 1) for code in range(16)]
-        return surfel_areas((*spacing, 1.0))[extruded]
+        return _areas((*spacing, 1.0))[extruded]
     x, y, z = spacing
     faces = torch.tensor([y * z, x * z, x * y], dtype=torch.float64)
     return (_unit_pieces() * faces).square().sum(-1).sqrt().sum(-1)

@@ -4,9 +4,26 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "surface/surface_loops.hpp"
+#include "common/instruction_set.hpp"
+#include "common/label_simd.hpp"
 
 namespace recycleseg {
+
+RECYCLESEG_DECLARE_BUILDS(AllLabelLoops, kLabelLoops)
+
+// The build of the loops for labels of this type that this machine runs.
+template <class T>
+const LabelLoops<T>& label_loops(const T*) {
+  const AllLabelLoops& loops = select(RECYCLESEG_BUILDS(kLabelLoops));
+  if constexpr (sizeof(T) == 1)
+    return loops.of_uint8;
+  else if constexpr (sizeof(T) == 2)
+    return loops.of_int16;
+  else if constexpr (sizeof(T) == 4)
+    return loops.of_int32;
+  else
+    return loops.of_int64;
+}
 
 // Calls run(first, n) for every stretch of n voxels, from `first` on, over which each of the maps
 // keeps its label. `size`: voxels of each map.
