@@ -136,11 +136,14 @@ def ensemble_vote(
     wanted = (return_probs, return_entropy, return_mutual_information, return_vote_share)
     resolved = _ext.resolve_backend(backend, first.device)
     settings = VoteSettings(
-        SOURCES.index(source_type),
-        METHODS.index(method),
-        int(exclusive),
-        shape[1],
-        *map(int, wanted),
+        source=SOURCES.index(source_type),
+        method=METHODS.index(method),
+        exclusive=int(exclusive),
+        num_classes=shape[1],
+        probs=int(return_probs),
+        entropy=int(return_entropy),
+        mutual_information=int(return_mutual_information),
+        share=int(return_vote_share),
         validate=int(validate),
     )
     if listed or resolved == "reference":
