@@ -78,16 +78,24 @@ def test_only_ext_imports_the_compiled_module() -> None:
 def test_only_the_bindings_include_pybind11() -> None:
     includers = {
         path.name
-        for path in (ROOT / "csrc").iterdir()
+        for path in (ROOT / "csrc").rglob("*.?pp")
         if re.search(r"#\s*include\s*[<\"](pybind11|Python\.h)", path.read_text(encoding="utf-8"))
     }
     assert includers == {"bindings.cpp"}
 
 
 def test_csrc_and_its_build_use_no_torch() -> None:
-    sources = [*(ROOT / "csrc").iterdir(), ROOT / "CMakeLists.txt"]
+    sources = [*(ROOT / "csrc").rglob("*.*"), ROOT / "CMakeLists.txt"]
     pattern = re.compile(r"#\s*include\s*[<\"](torch|ATen|c10)|find_package\(\s*Torch|\bat::")
     assert [p.name for p in sources if pattern.search(p.read_text(encoding="utf-8"))] == []
+
+
+def test_folders_of_csrc_include_common_and_counts_alone() -> None:
+    allowed = {"common": set(), "counts": {"common"}}
+    for path in (ROOT / "csrc").glob("*/*"):
+        own = path.parent.name
+        included = set(re.findall(r'#include "(\w+)/', path.read_text(encoding="utf-8")))
+        assert included <= {own} | allowed.get(own, {"common", "counts"}), path
 
 
 def test_importing_the_package_waits_for_no_module_that_few_calls_use() -> None:

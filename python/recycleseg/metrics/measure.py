@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recycleseg import _ext
+from recycleseg.ops._backend import resolve_backend
 from recycleseg.ops.overlap_counts import overlap_counts
 from recycleseg.ops.surface_distances import count_and_measure, surface_distances
 
@@ -64,7 +64,7 @@ def measure(
         "border_is_outside": border_is_outside,
     }
     others, measured = list(definitions), {}
-    compiled = _ext.resolve_backend(backend, device_of(pred)) == "cpp"
+    compiled = resolve_backend(backend, device_of(pred)) == "cpp"
     if compiled and others and isinstance(pred, np.ndarray) and isinstance(ref, np.ndarray):
         first = others.pop(0)
         counted, directed, pooled = count_and_measure(pred, ref, definition=first, **options)

@@ -11,6 +11,12 @@ LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 MASK_DTYPES = (torch.bool, *LABEL_DTYPES)  # of label maps and masks that the extension reads
 
 
+def choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """value is one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name}: expected one of {allowed}, got {value!r}")
+
+
 def integers(name: str, x: Tensor) -> None:
     """x is a label map or a mask, of a dtype that the extension reads."""
     if x.dtype not in MASK_DTYPES:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recycleseg.ops._checks import MASK_DTYPES, integers
+from recycleseg.ops._checks import MASK_DTYPES, choice, integers
 from recycleseg.ops._vote_run import METHODS, SOURCES, VoteSettings, raise_label, raise_value
 from recycleseg.ops.overlap_counts import MAX_CLASSES
 
@@ -29,10 +29,8 @@ def as_tensor(name: str, x: Any) -> Tensor:
 
 
 def choices(source_type: str, method: str, exclusive: bool, num_classes: int | None) -> None:
-    if source_type not in SOURCES:
-        raise ValueError(f"source_type: expected one of {SOURCES}, got {source_type!r}")
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
+    choice("source_type", source_type, SOURCES)
+    choice("method", method, METHODS)
     if source_type == "label":
         if method == "max":
             raise ValueError("method: expected 'mean' or 'majority' for labels, got 'max'")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recycleseg import _ext
+from recycleseg.ops._backend import resolve_backend
 from recycleseg.ops._checks import integers
 
 MIN_SPACING, MAX_SPACING = 1e-9, 1e9  # the squares, times any length squared, are normal floats
@@ -58,7 +59,7 @@ def distance_transform(mask: Tensor, *, spacing: Sequence[float], backend: str =
         raise ValueError(
             f"spacing: expected values from {MIN_SPACING} to {MAX_SPACING} mm, got {tuple(steps)}"
         )
-    resolved = _ext.resolve_backend(backend, mask.device)
+    resolved = resolve_backend(backend, mask.device)
     result: Tensor = _distance_transform(mask, steps, resolved)
     return result
 

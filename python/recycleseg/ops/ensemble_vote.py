@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recycleseg import _ext
 from recycleseg.ops import _vote_checks
+from recycleseg.ops._backend import resolve_backend
 from recycleseg.ops._vote_run import (
     METHODS,
     SOURCES,
@@ -134,7 +135,7 @@ def ensemble_vote(
     limits = [] if exclusive else _vote_checks.numbers("thresholds", thresholds, shape[1])
     reference = _vote_checks.ref(ref, shape, exclusive, first.device)
     wanted = (return_probs, return_entropy, return_mutual_information, return_vote_share)
-    resolved = _ext.resolve_backend(backend, first.device)
+    resolved = resolve_backend(backend, first.device)
     settings = VoteSettings(
         source=SOURCES.index(source_type),
         method=METHODS.index(method),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from recycleseg import _ext
+from recycleseg.ops._backend import resolve_backend
 from recycleseg.ops._checks import integers, same_map
 
 MAX_CLASSES = 4096
@@ -79,7 +80,7 @@ def overlap_counts(
             f"pred: expected shape (B, *S) with 1 to {MAX_AXES} axes in S for coordinate_sums, "
             f"got {tuple(pred.shape)}"
         )
-    resolved = _ext.resolve_backend(backend, pred.device)
+    resolved = resolve_backend(backend, pred.device)
     if coordinate_sums:
         counts, sums = _overlap_counts_and_sums(pred, ref, num_classes, resolved)
         return counts, sums

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recycleseg import _ext
-from recycleseg.ops._checks import integers, same_map
+from recycleseg.ops._backend import resolve_backend
+from recycleseg.ops._checks import choice, integers, same_map
 from recycleseg.ops._surfaces import Query, Surface, bounding_boxes, empty_result, measure
 from recycleseg.ops.distance_transform import MAX_SPACING, MIN_SPACING, distance_transform
 
@@ -134,8 +135,7 @@ def surface_distances(
         )
     _check_numbers("tolerances", tolerances, "finite mm from 0 on", lambda t: 0 <= t < math.inf)
     _check_numbers("percentiles", percentiles, "0 to 100", lambda p: 0 <= p <= 100)
-    if definition not in DEFINITIONS:
-        raise ValueError(f"definition: expected 'voxel' or 'surfel', got {definition!r}")
+    choice("definition", definition, DEFINITIONS)
     if definition == "surfel" and not border_is_outside:
         raise ValueError("border_is_outside: expected True for definition='surfel', got False")
     structures = _structures(labels)
@@ -340,4 +340,4 @@ def _check_numbers(
 def _resolve(backend: str, device: torch.device) -> str:
     if backend == "auto" and not (device.type == "cuda" and _ext.HAS_CUDA):
         device = torch.device("cpu")
-    return _ext.resolve_backend(backend, device)
+    return resolve_backend(backend, device)
