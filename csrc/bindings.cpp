@@ -1,3 +1,4 @@
+// The Python module: takes DLPack capsules, and checks and frees them. No other file knows Python.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -162,7 +163,7 @@ void bind_surface_distances(const py::capsule& pred, const py::capsule& ref,
                         pooled_out.view(), num_threads, count_views ? &*count_views : nullptr);
 }
 
-// Of a record with the fields of VoteSettings, whose enumerations are numbers.
+// From a Python record with the fields of VoteSettings, all numbers.
 VoteSettings vote_settings(const py::handle& settings) {
   const auto number = [&](const char* name) { return settings.attr(name).cast<std::int64_t>(); };
   return {static_cast<VoteSource>(number("source")),

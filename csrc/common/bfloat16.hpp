@@ -1,3 +1,4 @@
+// The type of bfloat16 elements.
 #pragma once
 
 #include <cstdint>

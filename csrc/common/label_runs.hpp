@@ -1,4 +1,4 @@
-// Label maps as runs of equal labels, of which they have far fewer than voxels.
+// Label maps as runs of equal labels: they have far fewer runs than voxels.
 #pragma once
 
 #include <algorithm>

@@ -7,8 +7,8 @@ namespace recycleseg {
 namespace RECYCLESEG_ISA {
 namespace {
 
-// equal64: one bit for each of 64 labels that is the one of `others` in its place. equal_some: the
-// same of the first `count` labels, up to 63, without reading more of them.
+// equal64: bit i says whether labels[i] equals others[i], for 64 labels. equal_some: the same for
+// the first `count` labels, up to 63, without reading more of them.
 #ifdef __AVX2__
 
 #ifdef __AVX512F__
@@ -82,7 +82,7 @@ INLINE std::uint64_t equal_some(const T* labels, const T* others, std::int64_t c
 
 #else
 
-// Of up to 64 labels.
+// Takes up to 64 labels.
 template <class T>
 INLINE std::uint64_t equal_some(const T* labels, const T* others, std::int64_t count) {
   std::uint8_t flags[64] = {};

@@ -8,10 +8,10 @@ namespace recycleseg {
 
 template <class T>
 struct LabelLoops {
-  // Sets bit i of `bits` where labels[i] is `value`, for i < count. `end`: of the whole map, of
-  // which labels behind these may be read.
+  // Sets bit i of `bits` where labels[i] is `value`, for i < count. Labels behind these may be
+  // read, up to the end of the whole map, `end`.
   void (*equal)(const T* labels, std::int64_t count, const T* end, T value, std::uint64_t* bits);
-  // Sets bit i of `bits` where labels[i + 1] is another one than labels[i], for i + 1 < count.
+  // Sets bit i of `bits` where labels[i + 1] differs from labels[i], for i + 1 < count.
   void (*run_ends)(const T* labels, std::int64_t count, std::uint64_t* bits);
 };
 

@@ -1,6 +1,6 @@
 // Vectors of floats as wide as the instruction set, for files that are compiled once per set into
-// the namespace RECYCLESEG_ISA. Such files use no template of the standard library: the linker
-// keeps one copy of those, which might then be of the wrong set.
+// the namespace RECYCLESEG_ISA. Such files use no template of the standard library, because the
+// linker keeps one copy of it, and that one may be of the wrong set.
 #pragma once
 
 #ifdef __AVX2__

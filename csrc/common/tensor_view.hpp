@@ -1,5 +1,4 @@
-// A checked, typed view of a tensor handed over as a DLPack capsule. Knows neither Python nor
-// torch.
+// A checked, typed view of a tensor that comes as a DLPack capsule.
 #pragma once
 
 #include <cstdint>

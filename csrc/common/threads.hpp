@@ -1,3 +1,4 @@
+// How a call shares its work between threads.
 #pragma once
 
 #include <dlfcn.h>
@@ -56,8 +57,8 @@ class ChunkQueue {
 // Threads that share the work of one call, step by step: for whole metrics, not for the small steps
 // of a training. They are made for the call. A thread that waits for the next step, or for the last
 // chunk of one, first offers its core to others for about as long as it takes to wake a sleeping
-// thread, and then sleeps; one that the system has not woken when a step is done is not waited for.
-// So busy cores cost little time.
+// thread, and then sleeps. Nobody waits for a thread that still sleeps when a step is done. So busy
+// cores cost little time.
 class Team {
  public:
   using Work = std::function<void(ChunkQueue&)>;
@@ -116,7 +117,7 @@ class Team {
       }
     }
 
-    // Returns with the mutex locked once it is reached, which who changes it tells `change`.
+    // Returns with the mutex locked once reached() holds. Whoever makes it hold notifies `change`.
     template <class Reached>
     std::unique_lock<std::mutex> await(std::condition_variable& change, const Reached& reached) {
       using Clock = std::chrono::steady_clock;

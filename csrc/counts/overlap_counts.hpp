@@ -1,4 +1,11 @@
-// Voxels per class of two label maps: true positives, predicted, true.
+// Voxels per class of two label maps: true positives, predicted, true. Dice (L. R. Dice, Ecology
+// 26, 1945), IoU and volumes follow from these.
+//
+// Idea: label maps are constant over long runs, so a run is counted at once, not voxel by voxel.
+// The CPU finds the ends of runs by comparing many neighbouring labels with one instruction.
+//
+// Time: one reading of both maps. Memory: a table of counts for each thread of a CPU, and for each
+// block of threads of a GPU.
 #pragma once
 
 #include <cstdint>
@@ -32,9 +39,8 @@ RECYCLESEG_HOST_DEVICE std::int64_t run_length(const Pred* pred, const Ref* ref,
 }
 
 // Walks `size` voxels and calls run(first, n) for every stretch of n voxels, from `first` on, that
-// share the labels of both maps. Label maps are constant over long runs, so a whole run is added at
-// once: that also keeps the threads of a warp from queueing for the background's counter. The
-// CPU has a faster walk, LabelRunWalk.
+// share the labels of both maps. On a GPU runs also keep the threads of a warp from queueing for
+// the background's counter. The CPU has a faster walk, LabelRunWalk.
 struct RunWalk {
   template <class Run, class Pred, class Ref>
   RECYCLESEG_HOST_DEVICE void operator()(std::int64_t size, const Run& run, const Pred* pred,

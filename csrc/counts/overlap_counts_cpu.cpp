@@ -9,7 +9,7 @@
 namespace recycleseg {
 namespace {
 
-// Fewer cost less to count than a thread to start.
+// Counting fewer voxels takes less time than starting a thread.
 constexpr std::int64_t kVoxelsPerChunk = 1 << 18;
 
 struct Totals {

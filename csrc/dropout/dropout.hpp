@@ -1,5 +1,11 @@
-// Dropout: y = keep ? x / (1 - rate) : 0. Which elements are kept is a function of the seed and of
-// an element's place in memory, so that the backward pass needs the seed alone.
+// Dropout (N. Srivastava and others, Journal of Machine Learning Research 15, 2014):
+// y = keep ? x / (1 - rate) : 0.
+//
+// Idea: which elements are kept is a function of the seed and of an element's place in memory. So
+// random bits need no order, many are drawn by one instruction, and the backward pass needs the
+// seed alone.
+//
+// Time: x is read once and y written once. Memory: none.
 #pragma once
 
 #include <cstdint>

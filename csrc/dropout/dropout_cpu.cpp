@@ -13,7 +13,7 @@ RECYCLESEG_DECLARE_BUILDS(DropoutLoops, kDropoutLoops)
 
 namespace {
 
-// One thread does at least this much before another one is started for it.
+// Fewer elements take less time than starting a thread.
 constexpr std::int64_t kChunk = 1 << 16;
 static_assert(kChunk % kDropoutGroup == 0, "chunks must start at a group");
 

@@ -16,8 +16,8 @@ INLINE Words mix(Words word) {
   return word ^ (word >> 16);
 }
 
-// Random words 0 ... 15 of a group are those of its lanes; their halves serve 32 elements: the low
-// ones the first 16, the high ones the rest, whatever the width of a vector.
+// A group draws 16 random words, one for each lane. Their low halves serve its first 16 elements
+// and their high halves the other 16, whatever the width of a vector.
 constexpr int kLanes = 16;
 
 template <bool kFull, class T>

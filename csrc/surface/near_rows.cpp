@@ -8,8 +8,8 @@
 namespace recycleseg {
 namespace {
 
-// Rows that are looked through one by one lie within so many voxels, and groups within so many
-// voxels: of an image farther, for its groups are few.
+// The search looks through single rows within kRowsRadius voxels, and through groups of rows within
+// kRadius. In an image groups are few, so it looks farther, to kFlatRadius.
 constexpr double kRowsRadius = 4.2, kRadius = 20, kFlatRadius = 28;
 
 constexpr GroupSize kGroup{4, 4}, kFlatGroup{1, 8};

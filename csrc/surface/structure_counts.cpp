@@ -66,8 +66,7 @@ void add_part(StructureCount::Side& side, const RowPart& part) {
   side.box.include({{z, y, x}, {z + 1, y + 1, x + n}});
 }
 
-// Adds the voxels [begin, end) of two maps. Label maps are constant over long runs, of which most
-// are background, in no structure.
+// Adds the voxels [begin, end) of two maps, run by run. Most runs are background, in no structure.
 template <class Pred, class Ref>
 void count_voxels(const Pred* pred, const Ref* ref, std::int64_t begin, std::int64_t end,
                   const VolumeShape& shape, const StructuresOf& structures_of,

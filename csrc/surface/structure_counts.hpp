@@ -1,4 +1,4 @@
-// What one reading of two label maps tells of each structure: where it lies, how large it is, its
+// What one reading of two label maps finds of each structure: where it lies, how large it is, its
 // overlap and the sums of its voxels' indices.
 #pragma once
 

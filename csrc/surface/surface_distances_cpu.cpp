@@ -6,11 +6,11 @@
 namespace recycleseg {
 namespace {
 
-// Fewer, of all structures, are done before another thread has started.
+// Fewer voxels, over all structures, are done before another thread has started.
 constexpr std::int64_t kVoxelsPerThread = 1 << 19;
 
-// Structures of small maps are at work at once up to this many voxels of their boxes: with fewer,
-// threads would wait for one another more than they work.
+// Small structures are measured together, up to this many voxels of their boxes. With fewer voxels
+// the threads would wait for one another more than they work.
 constexpr std::int64_t kAlwaysAtWork = 1 << 22;
 
 // What a structure takes even where its box is small, counted in voxels.

@@ -33,7 +33,7 @@ struct Window {
   explicit Window(std::int64_t x) : byte(((x + 4) >> 3) - 4), bit(static_cast<int>(x - 8 * byte)) {}
 };
 
-// The nearest point that is known of.
+// The nearest point found so far.
 struct Best {
   double squared;
   Point point;
@@ -54,12 +54,12 @@ struct Along {
   INLINE int signed_length() const { return right < left ? right : -left; }
 };
 
-// The number of a double that is not negative: of two, the larger has the larger one.
+// The bits of a double that is not negative, as an integer: they are ordered as the doubles are.
 INLINE std::int64_t ordinal(double value) { return copy_bits<std::int64_t>(value); }
 
-// Of the rows that may hold a point nearer than `least`, the one that holds the nearest; -1: none.
-// `least` is then its distance. A function of its own, whose few variables stay in registers, and
-// which compares integers, so that no branch is taken for a new least.
+// The row that holds the nearest point, if it is nearer than `least`, else -1. `least` becomes its
+// distance. This function is not inlined, so that its few variables stay in registers; it compares
+// integers, so that no branch is taken for a new least.
 __attribute__((noinline)) std::int64_t nearest_row(const char* row, const Window& window,
                                                    const NearSearch& near, double& least) {
   const RowStep* const rows = near.rows;
@@ -114,8 +114,8 @@ INLINE void search_near(const RowQuery& query, std::int64_t x, std::int64_t plac
   if (best.squared > near.squared_rows) search_groups(query, x, window, place, near, best);
 }
 
-// Lower bounds of the squared distances from a voxel to kWidth cubes of `size` voxels a side: less
-// than they are by more than the rounding of floats.
+// Lower bounds of the squared distances from a voxel to kWidth cubes of `size` voxels a side. They
+// are reduced by more than the rounding of floats, so that no cube is left out by it.
 INLINE Floats lower_bounds(const std::int32_t* const corner[3], std::int64_t first,
                            const Point& from, std::int32_t size, const float spacing[3]) {
   const std::int32_t own[3] = {from.z, from.y, from.x};
@@ -205,7 +205,7 @@ INLINE Point any_point(const FarSearch& far) {
   return {corner[0][0] + (i >> 4), corner[1][0] + (i >> 2 & 3), corner[2][0] + (i & 3)};
 }
 
-// Improves `best` by all points. A function of its own, so that the loop over near ones has
+// Improves `best` by all points. Not inlined, so that the loop over near points keeps its
 // registers.
 __attribute__((noinline)) void search_far(const FarSearch& far, const Point& from,
                                           const Spacing& spacing, Best& best) {

@@ -17,9 +17,9 @@ struct RowStep {
   std::int64_t offset;  // bytes from the own row to this one
   std::int32_t z, y;    // rows from the own row to this one
 };
-// A group of rows near a voxel's own, of which one row of bits says where any of them has a point.
+// A group of rows near a voxel's own. One row of bits says where any row of the group has a point.
 struct GroupStep {
-  double squared;       // least distance of its rows from the own, mm^2
+  double squared;       // of the nearest of its rows from the own row, mm^2
   std::int64_t offset;  // bytes from the own group to this one
   std::int32_t z, y;    // from the own row to the first of the group
 };

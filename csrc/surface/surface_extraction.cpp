@@ -26,7 +26,7 @@ void set_nonzero_bits(const T* labels, std::int64_t count, const T* end, std::ui
   if (count % 64 != 0) bits[count / 64] &= (std::uint64_t{1} << count % 64) - 1;
 }
 
-// Rows of which some neighbours lie beyond an open side, and so count as inside.
+// Rows with neighbours beyond an open side, which count as inside.
 void extract_border_beside_open(const BitGrid& mask, bool flat, const OpenSides& open,
                                 const Rows& rows, BitGrid& surface) {
   std::vector<std::uint64_t> padded(mask.words + 2);

@@ -1,5 +1,15 @@
-// Exact Euclidean distance of each voxel inside a mask to the nearest one outside, by one pass per
-// axis over squared distances.
+// Exact Euclidean distance of each voxel inside a mask to the nearest one outside.
+//
+// Idea: squared distances are taken along one axis after the other. Along the first axis two sweeps
+// count steps from the last zero. Along each other axis the result at i is the minimum over j of
+// value(j) + ((i - j) * spacing)^2. Most minima lie near, so that a search outward from i finds
+// them after few steps (T. Saito and J. Toriwaki, Pattern Recognition 27, 1994). On the CPU, where
+// the search takes too long, the lower envelope of the parabolas replaces it (P. F. Felzenszwalb
+// and D. P. Huttenlocher, Theory of Computing 8, 2012).
+//
+// Time: on the CPU proportional to the voxels, whatever the mask; on a GPU an element's search is
+// as long as its distance. Memory besides the result: on the CPU some 150 bytes for each voxel of
+// the longest axis and thread; on a GPU as much as the result.
 #pragma once
 
 #include <cmath>

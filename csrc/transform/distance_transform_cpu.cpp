@@ -12,7 +12,7 @@ RECYCLESEG_DECLARE_BUILDS(DistanceLoops, kDistanceLoops)
 
 namespace {
 
-// Fewer cost less to transform than a thread to start.
+// Transforming fewer voxels takes less time than starting a thread.
 constexpr std::int64_t kVoxelsPerChunk = 1 << 15;
 
 // One thread's memory, for lines of at most this length.

@@ -58,8 +58,8 @@ struct Scratch {
 
 // One of the lines, in place, by the lower envelope of the parabolas rooted at its finite
 // elements, from left to right (Felzenszwalb and Huttenlocher, Theory of Computing 8, 2012):
-// parabola p of `count` is lowest at the integers from starts[p] to before starts[p + 1], of which
-// there is one at least.
+// parabola p of `count` is lowest at the integers from starts[p] to before starts[p + 1], at one
+// integer at least.
 void by_envelope(float* line, std::int64_t size, double spacing, const Scratch& scratch) {
   const auto length = static_cast<std::int32_t>(size);
   float* roots = scratch.roots;
@@ -93,8 +93,8 @@ void by_envelope(float* line, std::int64_t size, double spacing, const Scratch& 
   }
 }
 
-// The search is given up for the envelope, which costs as much, after so many steps per element
-// and so many elements' worth of them in advance.
+// After kBudget steps for each element, and for kAdvance elements more, the search gives way to the
+// envelope, which takes about as long.
 constexpr std::int64_t kBudget = 64, kAdvance = 16;
 
 template <bool kRoot>
@@ -152,7 +152,7 @@ void columns(float* values, std::int64_t length, std::int64_t stride, std::int64
       __builtin_memcpy(values + i * stride, out + i * out_stride, sizeof(float) * columns);
 }
 
-// Neighbouring voxels, which mostly are all inside or all outside.
+// Neighbouring voxels are mostly all inside or all outside.
 enum class Group { outside, inside, mixed };
 
 INLINE Group group_at(const std::uint8_t* inside) {

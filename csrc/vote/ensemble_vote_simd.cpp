@@ -91,8 +91,8 @@ INLINE std::int32_t largest(const Ints& values) {
 
 constexpr int kLine = 64;  // bytes that are brought into the cache at once
 
-// Reads rows one after the other, for a processor follows few streams at once, and asks for the
-// next row meanwhile: it cannot guess where that lies.
+// Rows are read one after the other, because a processor prefetches few streams at once. Each row
+// asks for the next one, because the processor cannot guess where that lies.
 template <class T>
 INLINE void prefetch(const T* from) {
   __builtin_prefetch(reinterpret_cast<const char*>(from), 0, 2);
@@ -137,8 +137,8 @@ void finish(const Vote& vote, const Sums& sums, const VoteResults& results, std:
   }
 }
 
-// Adds the next kMembers members, of one class, to the sums of a vector of voxels. Reads the same
-// class of all members side by side: few streams, of long runs, so that the processor follows them.
+// Adds one class of the next kMembers members to the sums of a vector of voxels. Reads them side by
+// side: they are few and long, so that the processor prefetches them.
 template <class T, int kMembers>
 struct Streams {
   const T* from[kMembers];
@@ -163,7 +163,7 @@ struct Streams {
 };
 
 // Calls take(v, sum) with the sums over members of class c, for every vector of voxels; `sums` is
-// used where there are more members than streams that are followed at once.
+// used where there are more members than are read side by side.
 template <class T, class Take>
 INLINE void sum_class(const Vote& vote, const MemberBlock* members, std::int64_t num_members,
                       std::int64_t c, std::int64_t count, float* sums, Ints& worst,

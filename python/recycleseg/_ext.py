@@ -12,7 +12,7 @@ HOW_TO_BUILD = "Run `pip install .` in a checkout of recycleseg; it takes a C++1
 
 
 class MissingExtension:
-    """Stands in for the extension; every use of it raises, saying what, why and how to get it."""
+    """Stands in for the extension; every use raises, and says what is missing and how to get it."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason

@@ -67,9 +67,10 @@ def evaluate(
         precision, recall and nsd are 0, and all distances inf.
 
     Raises:
-        TypeError: pred or ref is no array. ValueError: an argument is not as said, or a label map
-            holds a label that is neither 0 nor in `labels`. RuntimeError: a backend that was not
-            built.
+        TypeError: pred or ref is no array.
+        ValueError: an argument does not meet its description, or a label map holds a label that is
+            neither 0 nor in `labels`.
+        RuntimeError: the backend was not built.
     """
     names, structures = _structures(labels)
     spacing = _numbers("spacing", spacing)

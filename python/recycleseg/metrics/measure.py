@@ -24,9 +24,11 @@ Maps = NDArray[Any] | Tensor
 class Measured(NamedTuple):
     """Of C structures in a batch of B cases with D axes.
 
-    counts: int64 (B, C, 3), voxels in both maps, in pred, in ref. coordinate_sums: int64
-    (B, C, 2, D), sums of these voxels' indices, in pred and in ref. distances:
-    definition -> `directed` and `pooled` of recycleseg.ops.surface_distances, float64.
+    Attributes:
+        counts: int64 (B, C, 3), voxels in both maps, in pred, in ref.
+        coordinate_sums: int64 (B, C, 2, D), sums of these voxels' indices, in pred and in ref.
+        distances: definition -> `directed` and `pooled` of recycleseg.ops.surface_distances,
+            float64.
     """
 
     counts: NDArray[Any]
@@ -53,8 +55,11 @@ def measure(
 ) -> Measured:
     """Measure label maps (B, *S), or bool masks (B, C, *S) where `structures` is None.
 
-    The other arguments are those of recycleseg.evaluate, which has checked them. Raises ValueError
-    where a label is neither 0 nor in a structure, and RuntimeError for a backend not built.
+    The other arguments are those of recycleseg.evaluate, which has checked them.
+
+    Raises:
+        ValueError: a label is neither 0 nor in a structure.
+        RuntimeError: the backend was not built.
     """
     options: dict[str, Any] = {
         "labels": structures,

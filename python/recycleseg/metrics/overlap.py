@@ -20,9 +20,8 @@ Array = NDArray[np.float64]
 # gives them.
 Counts = NDArray[Any]
 
-
-# From true positives, predicted and reference voxels to the outcomes; of the true negatives without
-# the number of all voxels.
+# From true positives, predicted and reference voxels to the outcomes, but that the true negatives
+# lack the number of all voxels.
 _OUTCOMES = np.array([[1, -1, -1, 1], [0, 1, 0, -1], [0, 0, 1, -1]])
 
 
@@ -53,7 +52,9 @@ def recall(counts: Counts) -> Array:
 def outcomes(counts: Counts, num_voxels: int) -> NDArray[np.int64]:
     """True positives, false positives, false negatives, true negatives (..., 4) of counts (..., 3).
 
-    num_voxels: of a map.
+    Args:
+        counts: (..., 3).
+        num_voxels: of a whole map.
     """
     table: NDArray[np.int64] = counts @ _OUTCOMES
     table[..., 3] += num_voxels
@@ -71,8 +72,13 @@ def centroid_distance(
 ) -> Array:
     """Distance (...) in mm between the centroids of a structure in both maps.
 
-    counts: (..., 3). coordinate_sums: (..., 2, D) sums of voxel indices, predicted and reference.
-    spacing: D numbers, in mm. inf where one map lacks the structure.
+    Args:
+        counts: (..., 3).
+        coordinate_sums: (..., 2, D) sums of voxel indices, predicted and reference.
+        spacing: D numbers, in mm.
+
+    Returns:
+        float64 (...); inf where one map lacks the structure, NaN where both do.
     """
     sizes = counts[..., 1:]
     is_empty = sizes == 0

@@ -65,8 +65,12 @@ def surface_metrics(
 ) -> dict[str, Array]:
     """Every metric above, by name.
 
-    directed: (..., 2, 4 + K), of one percentile. pooled: (..., 1). tolerances: K names of surface
-    Dice.
+    Args:
+        directed: (..., 2, 4 + K), of one percentile.
+        pooled: (..., 1), used for the definition "voxel".
+        percentile: from 0 to 100, part of a name.
+        tolerances: K names of surface Dice.
+        definition: "voxel" or "surfel".
     """
     means = directed_means(directed)
     values = [

@@ -21,7 +21,7 @@ def use_triton(backend: str, num_classes: int, *tensors: Tensor | None) -> bool:
     Args:
         backend: "triton", "reference", or "auto": Triton where it can be.
         num_classes: C, that Triton kernels take up to 64 of.
-        tensors: all arguments, whose first has the device that counts; None are left out.
+        tensors: all arguments; the first decides the device, and None are left out.
 
     Raises:
         ValueError: an unknown backend, or "triton" for tensors that it does not serve.

@@ -1,6 +1,6 @@
 """Surfaces of masks and summaries of the distances between them, in torch on any device.
 
-Who calls :func:`measure` says how the distances are found.
+The caller of :func:`measure` chooses how the distances are found.
 """
 
 from __future__ import annotations

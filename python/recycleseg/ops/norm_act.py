@@ -56,8 +56,8 @@ def norm_act(
         (B, C, *S) in x's dtype, channels-last in memory from "cpp".
 
     Raises:
-        ValueError: where an argument is not as said.
-        RuntimeError: for a backend that was not built.
+        ValueError: an argument does not meet its description.
+        RuntimeError: the backend was not built.
     """
     _check(x, weight, bias, residual)
     choice("backend", backend, ("auto", "cpp", "native", "reference"))

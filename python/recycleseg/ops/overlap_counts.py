@@ -51,22 +51,29 @@ def overlap_counts(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Count the voxels of every class in a batch of label maps, in one pass.
 
-    pred, ref: (B, *S) class labels in [0, num_classes), of the same shape and device; bool, uint8,
-    int16, int32 or int64, each its own. num_classes: C, from 1 to 4096. backend: "cpp" (threads:
-    `torch.get_num_threads()`), "cuda", "reference" or "auto", the best that was built.
-
-    Returns int64 (B, C, 3) on the same device; along the last axis, with v over the voxels,
-
-        [|{v: pred = ref = c}|, |{v: pred = c}|, |{v: ref = c}|].
-
-    With coordinate_sums, where S has D = 1 to 3 axes, returns these counts and, from the same pass,
-    int64 (B, C, 2, D): the sums of the indices along each axis of S over the voxels {v: pred = c}
-    and over {v: ref = c}. Divided by the counts they are the centroids.
-
     A single map (*S) is a batch of one: `overlap_counts(pred[None], ref[None], C)[0]`.
 
-    Raises ValueError where an argument is not as said; to find labels out of range on a GPU, the
-    call waits for the counts. RuntimeError for a backend that was not built.
+    Args:
+        pred: (B, *S) class labels in [0, num_classes); bool, uint8, int16, int32 or int64.
+        ref: the same, of the shape and the device of pred; its dtype may differ.
+        num_classes: C, from 1 to 4096.
+        coordinate_sums: whether to sum the voxels' indices too; S has D = 1 to 3 axes then.
+        backend: "cpp" (threads: `torch.get_num_threads()`), "cuda", "reference" or "auto", the best
+            that was built.
+
+    Returns:
+        int64 (B, C, 3) on the same device; along the last axis, with v over the voxels,
+
+            [|{v: pred = ref = c}|, |{v: pred = c}|, |{v: ref = c}|].
+
+        With coordinate_sums these counts and, from the same pass, int64 (B, C, 2, D): the sums of
+        the indices along each axis of S over the voxels {v: pred = c} and over {v: ref = c}.
+        Divided by the counts they are the centroids.
+
+    Raises:
+        ValueError: an argument does not meet its description. To find labels out of range on a GPU,
+            the call waits for the counts.
+        RuntimeError: the backend was not built.
     """
     integers("pred", pred)
     integers("ref", ref)

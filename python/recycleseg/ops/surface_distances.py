@@ -33,12 +33,13 @@ Labels = Sequence[int | tuple[int, ...]]
 class SurfaceDistances(NamedTuple):
     """Statistics of surface distances in mm; see :func:`surface_distances`.
 
-    directed: float64 (B, C, 2, 3 + P + K), P percentiles and K tolerances. Along axis 2: from pred
-    to ref, from ref to pred. Along the last axis: size of the surface that is measured from (in
-    voxels; for "surfel" in mm^2, in 2D mm), mean distance, maximum, the P percentiles, and for each
-    tolerance the size of the part of that surface that lies within it.
-    pooled: float64 (B, C, P), percentiles of the distances of both directions together; NaN for
-    "surfel".
+    Attributes:
+        directed: float64 (B, C, 2, 3 + P + K), P percentiles and K tolerances. Along axis 2: from
+            pred to ref, from ref to pred. Along the last axis: size of the surface that is measured
+            from (in voxels; for "surfel" in mm^2, in 2D mm), mean distance, maximum, the P
+            percentiles, and for each tolerance the size of the part of that surface within it.
+        pooled: float64 (B, C, P), percentiles of the distances of both directions together; NaN for
+            "surfel".
     """
 
     directed: Tensor
@@ -48,9 +49,10 @@ class SurfaceDistances(NamedTuple):
 class StructureCounts(NamedTuple):
     """Voxels of the structures of a batch, all int64; see :func:`count_and_measure`.
 
-    counts: (B, C, 3), in both maps, in pred, in ref. coordinate_sums: (B, C, 2, D), of the voxels'
-    indices along each axis of S, in pred, in ref. unlisted: (2), voxels of pred and of ref whose
-    label is neither 0 nor in a structure.
+    Attributes:
+        counts: (B, C, 3), in both maps, in pred, in ref.
+        coordinate_sums: (B, C, 2, D), of the voxels' indices along each axis of S, in pred, in ref.
+        unlisted: (2), voxels of pred and of ref with a label that is neither 0 nor in a structure.
     """
 
     counts: NDArray[np.int64]
@@ -117,8 +119,9 @@ def surface_distances(
         where one is.
 
     Raises:
-        ValueError: an argument is not as said, or a backend does not serve the device.
-        RuntimeError: a backend that was not built.
+        ValueError: an argument does not meet its description, or the backend does not serve the
+            device.
+        RuntimeError: the backend was not built.
     """
     num_axes = pred.ndim - (2 if labels is None else 1)
     _check_maps(pred, ref, "(B, *S)" if labels is not None else "(B, C, *S)", num_axes)
