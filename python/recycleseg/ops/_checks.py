@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -64,6 +65,14 @@ def label(name: str, x: Tensor) -> None:
             f"{name}: expected a label (B, *S) of uint8, int16, int32 or int64, "
             f"got {x.dtype} of shape {tuple(x.shape)}"
         )
+
+
+def refuse_label(name: str, value: int, found: int, num_classes: int) -> NoReturn:
+    """Raise for labels that are no class: one of them, and how many voxels have one."""
+    raise ValueError(
+        f"{name}: expected class labels in [0, {num_classes}), got {value} "
+        f"({found} voxels are out of range)"
+    )
 
 
 def network_input(

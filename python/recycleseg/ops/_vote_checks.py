@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recycleseg.ops._checks import MASK_DTYPES, choice, integers
-from recycleseg.ops._vote_run import METHODS, SOURCES, VoteSettings, raise_label, raise_value
+from recycleseg.ops._checks import MASK_DTYPES, choice, integers, refuse_label
+from recycleseg.ops._vote_run import METHODS, SOURCES, VoteSettings, raise_value
 from recycleseg.ops.overlap_counts import MAX_CLASSES
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -26,6 +26,14 @@ def as_tensor(name: str, x: Any) -> Tensor:
     if isinstance(x, np.ndarray) and not x.flags.writeable:
         x = x.copy()  # torch has no tensors that cannot be written to
     return torch.as_tensor(x) if hasattr(x, "__array__") else torch.from_dlpack(x)
+
+
+def unstacked(members: Any) -> tuple[Tensor, ...]:
+    """The members of one array (K, ...)."""
+    stacked = as_tensor("members", members)
+    if stacked.ndim == 0:
+        raise ValueError("members: expected (K, ...) or a sequence, got a scalar")
+    return stacked.unbind(0)
 
 
 def choices(source_type: str, method: str, exclusive: bool, num_classes: int | None) -> None:
@@ -121,7 +129,7 @@ def values(members: Sequence[Tensor], settings: VoteSettings) -> None:
         wide = [x.long() for x in members]
         outside = [x[(x < 0) | (x >= num_classes)] for x in wide]
         if found := sum(x.numel() for x in outside):
-            raise_label("members", int(torch.cat(outside)[0]), num_classes, found)
+            refuse_label("members", int(torch.cat(outside)[0]), found, num_classes)
         return
     for member in members:
         x = member.float()

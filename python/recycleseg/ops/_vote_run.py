@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recycleseg import _ext
+from recycleseg.ops._checks import refuse_label
 from recycleseg.ops._layout import collapse_spatial
 from recycleseg.ops.overlap_counts import overlap_counts
 
@@ -191,19 +192,11 @@ def raise_if_invalid(invalid: Tensor, settings: VoteSettings) -> None:
         return
     (found, value), (ref_found, ref_value) = invalid.tolist()
     if found and settings.source_type == "label":
-        raise_label("members", value, settings.num_classes, found)
+        refuse_label("members", value, found, settings.num_classes)
     if found:
         raise_value(settings, struct.unpack("f", struct.pack("i", found))[0])
     if ref_found:
-        raise_label("ref", ref_value, settings.num_classes, ref_found)
-
-
-def raise_label(name: str, value: int, num_classes: int, found: int) -> None:
-    """Raise ValueError for a label that is no class."""
-    raise ValueError(
-        f"{name}: expected class labels in [0, {num_classes}), got {value} "
-        f"({found} voxels are out of range)"
-    )
+        refuse_label("ref", ref_value, ref_found, settings.num_classes)
 
 
 def raise_value(settings: VoteSettings, value: float) -> None:

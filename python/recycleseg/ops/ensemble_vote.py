@@ -119,12 +119,9 @@ def ensemble_vote(
         RuntimeError: the backend was not built.
     """
     _vote_checks.choices(source_type, method, exclusive, num_classes)
-    listed = isinstance(members, (list, tuple)) or hasattr(members, "ndim")
     if hasattr(members, "ndim"):
-        stacked = _vote_checks.as_tensor("members", members)
-        if stacked.ndim == 0:
-            raise ValueError("members: expected (K, ...) or a sequence, got a scalar")
-        members = stacked.unbind(0)
+        members = _vote_checks.unstacked(members)
+    listed = isinstance(members, (list, tuple))
     if weights is not None and method == "max":
         raise ValueError("weights: expected none for method='max', which does not weigh, got some")
     iterator = (_vote_checks.as_tensor("members", member) for member in members)

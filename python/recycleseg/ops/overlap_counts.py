@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recycleseg import _ext
 from recycleseg.ops._backend import resolve_backend
-from recycleseg.ops._checks import integers, same_map
+from recycleseg.ops._checks import integers, refuse_label, same_map
 
 MAX_CLASSES = 4096
 MAX_AXES = 3
@@ -101,7 +101,7 @@ def overlap_counts_reference(pred: Tensor, ref: Tensor, num_classes: int) -> Ten
         wide = label.long()  # in which num_classes, unlike in a byte, has room
         outside = (wide < 0) | (wide >= num_classes) if label.dtype != torch.bool else label[:0]
         if num := int(outside.sum()):
-            _raise_outside(name, num, int(label[outside][0]), num_classes)
+            refuse_label(name, int(label[outside][0]), num, num_classes)
     pred, ref = pred[..., None], ref[..., None]  # an axis to sum over, where *S has none
     voxels = tuple(range(1, pred.ndim))
     per_class = []
@@ -172,12 +172,5 @@ def _count(
         _ext.C.overlap_counts_cpu(*views, torch.get_num_threads(), sums_view)
     for name, (num, value) in zip(("pred", "ref"), invalid.tolist(), strict=True):
         if num:
-            _raise_outside(name, num, value, num_classes)
+            refuse_label(name, value, num, num_classes)
     return counts
-
-
-def _raise_outside(name: str, num: int, value: int, num_classes: int) -> None:
-    raise ValueError(
-        f"{name}: expected class labels in [0, {num_classes}), got {value} "
-        f"({num} voxels are out of range)"
-    )
