@@ -1,7 +1,5 @@
 #include <algorithm>
 #include <mutex>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "common/instruction_set.hpp"

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "common/cuda_device.hpp"
-#include "vote/ensemble_vote.hpp"
+#include "vote/vote_maths.hpp"
 
 namespace recycleseg {
 namespace {

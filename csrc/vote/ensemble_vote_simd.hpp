@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "vote/ensemble_vote.hpp"
+#include "vote/vote_maths.hpp"
 
 namespace recycleseg {
 
