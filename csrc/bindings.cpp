@@ -1,3 +1,4 @@
+// The Python module: takes DLPack capsules, and checks and frees them. No other file knows Python.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -5,15 +6,13 @@
 #include <optional>
 #include <vector>
 
-#include "distance_transform.hpp"
-#include "dropout.hpp"
-#include "ensemble_vote.hpp"
-#include "norm_act.hpp"
-#include "overlap_counts.hpp"
-#include "structure_metrics.hpp"
-#include "surface_distances.hpp"
-#include "surfel_areas.hpp"
-#include "tensor_view.hpp"
+#include "common/tensor_view.hpp"
+#include "counts/overlap_counts.hpp"
+#include "dropout/dropout.hpp"
+#include "norm/norm_act.hpp"
+#include "surface/surface_distances.hpp"
+#include "transform/distance_transform.hpp"
+#include "vote/ensemble_vote.hpp"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -45,6 +44,18 @@ class Borrowed {
   TensorView view_;
 };
 
+// A tensor that may be None.
+class Optional {
+ public:
+  Optional(const char* name, const py::object& object) {
+    if (!object.is_none()) borrowed_.emplace(name, object.cast<py::capsule>());
+  }
+  const TensorView* view() const { return borrowed_ ? &borrowed_->view() : nullptr; }
+
+ private:
+  std::optional<Borrowed> borrowed_;
+};
+
 void bind_distance_transform_cpu(const py::capsule& mask, const py::capsule& distance,
                                  const std::vector<double>& spacing, std::int64_t num_threads) {
   const Borrowed mask_in("mask", mask), distance_out("distance", distance);
@@ -63,18 +74,6 @@ void bind_distance_transform_cuda(const py::capsule& mask, const py::capsule& di
                           stream);
 }
 #endif
-
-// A tensor that may be None.
-class Optional {
- public:
-  Optional(const char* name, const py::object& object) {
-    if (!object.is_none()) borrowed_.emplace(name, object.cast<py::capsule>());
-  }
-  const TensorView* view() const { return borrowed_ ? &borrowed_->view() : nullptr; }
-
- private:
-  std::optional<Borrowed> borrowed_;
-};
 
 // Binds fn(pred, ref, counts, invalid, last, sums) to capsules; fn runs without the GIL.
 template <class Last>
@@ -128,61 +127,67 @@ void bind_dropout(const py::capsule& x, const py::capsule& y, double rate, std::
   dropout_cpu(x_in.view(), y_out.view(), rate, static_cast<std::uint64_t>(seed), num_threads);
 }
 
-using Labels = std::optional<std::vector<std::vector<std::int64_t>>>;
+SurfaceQuery surface_query(const py::handle& query) {
+  using Labels = std::vector<std::vector<std::int64_t>>;
+  const auto labels = query.attr("structures").cast<std::optional<Labels>>();
+  return {labels.value_or(Labels{}),
+          !labels.has_value(),
+          query.attr("spacing").cast<std::vector<double>>(),
+          query.attr("tolerances").cast<std::vector<double>>(),
+          query.attr("percentiles").cast<std::vector<double>>(),
+          query.attr("areas").cast<std::vector<double>>(),
+          query.attr("border_is_outside").cast<bool>()};
+}
 
-void bind_surface_distances(const py::capsule& pred, const py::capsule& ref, const Labels& labels,
-                            const std::vector<double>& spacing,
-                            const std::vector<double>& tolerances,
-                            const std::vector<double>& percentiles, bool surfel,
-                            bool border_is_outside, const py::capsule& directed,
+// counts: none, or the capsules of CountViews.
+void bind_surface_distances(const py::capsule& pred, const py::capsule& ref,
+                            const py::object& query, const py::capsule& directed,
                             const py::capsule& pooled, std::int64_t num_threads,
-                            const py::object& counts, const py::object& sums,
-                            const py::object& unlisted) {
+                            const std::vector<py::capsule>& counts) {
+  if (!counts.empty() && counts.size() != 3)
+    throw std::invalid_argument("counts: expected counts, sums and unlisted, or none, got " +
+                                std::to_string(counts.size()));
   const Borrowed pred_in("pred", pred), ref_in("ref", ref);
   const Borrowed directed_out("directed", directed), pooled_out("pooled", pooled);
-  const Optional counts_out("counts", counts), sums_out("sums", sums);
-  const Optional unlisted_out("unlisted", unlisted);
-  const int given = !counts.is_none() + !sums.is_none() + !unlisted.is_none();
-  if (given != 0 && given != 3)
-    throw std::invalid_argument("counts, sums, unlisted: expected all or none, got some");
+  std::vector<Borrowed> counts_out;
+  constexpr const char* kNames[] = {"counts", "sums", "unlisted"};
+  for (const py::capsule& capsule : counts)
+    counts_out.emplace_back(kNames[counts_out.size()], capsule);
   std::optional<CountViews> count_views;
-  if (given == 3)
-    count_views.emplace(CountViews{*counts_out.view(), *sums_out.view(), *unlisted_out.view()});
+  if (!counts.empty())
+    count_views.emplace(
+        CountViews{counts_out[0].view(), counts_out[1].view(), counts_out[2].view()});
+  const SurfaceQuery asked = surface_query(query);
   const py::gil_scoped_release release;
-  surface_distances_cpu(pred_in.view(), ref_in.view(),
-                        {labels.value_or(Labels::value_type{}), !labels.has_value(), spacing,
-                         tolerances, percentiles, surfel, border_is_outside},
-                        directed_out.view(), pooled_out.view(), num_threads,
-                        count_views ? &*count_views : nullptr);
+  surface_distances_cpu(pred_in.view(), ref_in.view(), asked, directed_out.view(),
+                        pooled_out.view(), num_threads, count_views ? &*count_views : nullptr);
 }
 
-void bind_overlap_metrics(const py::capsule& counts, const py::capsule& sums,
-                          const std::vector<double>& spacing, const py::capsule& table) {
-  const Borrowed counts_in("counts", counts), sums_in("sums", sums), table_out("table", table);
-  overlap_metrics_cpu(counts_in.view(), sums_in.view(), spacing, table_out.view());
+// From a Python record with the fields of VoteSettings, all numbers.
+VoteSettings vote_settings(const py::handle& settings) {
+  const auto number = [&](const char* name) { return settings.attr(name).cast<std::int64_t>(); };
+  return {static_cast<VoteSource>(number("source")),
+          static_cast<VoteMethod>(number("method")),
+          number("exclusive") != 0,
+          number("num_classes"),
+          number("probs") != 0,
+          number("entropy") != 0,
+          number("mutual_information") != 0,
+          number("share") != 0};
 }
 
-void bind_surface_metrics(const py::capsule& directed, const py::object& pooled,
-                          const py::capsule& table) {
-  const Borrowed directed_in("directed", directed), table_out("table", table);
-  const Optional pooled_in("pooled", pooled);
-  surface_metrics_cpu(directed_in.view(), pooled_in.view(), table_out.view());
-}
-
-// Binds fn(vote, views, last); `tensors` maps the names of VoteViews to capsules or None.
+// Binds fn(settings, views, last); `tensors` maps the names of VoteViews to capsules or None.
 template <class Last>
-auto bind_ensemble_vote(void (*fn)(Vote, const VoteViews&, Last)) {
-  return [fn](const py::list& members, const py::list& weights, const py::dict& tensors,
-              std::int32_t source, std::int32_t method, bool exclusive, std::int32_t kept,
-              std::int64_t num_classes, float total_weight, std::int64_t batch, std::int64_t voxels,
-              Last last) {
+auto bind_ensemble_vote(void (*fn)(const VoteSettings&, const VoteViews&, Last)) {
+  return [fn](const py::object& settings, const std::vector<py::capsule>& members,
+              const std::vector<double>& weights, const py::dict& tensors, Last last) {
     std::vector<Borrowed> borrowed;
     VoteViews views{};
-    for (const py::handle member : members) {
-      borrowed.emplace_back("members", member.cast<py::capsule>());
+    views.weights = weights;
+    for (const py::capsule& member : members) {
+      borrowed.emplace_back("members", member);
       views.members.push_back(borrowed.back().view());
     }
-    for (const py::handle weight : weights) views.weights.push_back(weight.cast<float>());
     const auto tensor = [&](const char* name) { return Optional(name, tensors[name]); };
     const Optional thresholds = tensor("thresholds"), state = tensor("state");
     const Optional label = tensor("label"), probs = tensor("probs"), entropy = tensor("entropy");
@@ -198,17 +203,9 @@ auto bind_ensemble_vote(void (*fn)(Vote, const VoteViews&, Last)) {
     views.ref = ref.view();
     views.counts = counts.view();
     views.invalid = invalid.view();
-    views.batch = batch;
-    views.voxels = voxels;
-    const Vote vote{static_cast<VoteSource>(source),
-                    static_cast<VoteMethod>(method),
-                    exclusive,
-                    kept,
-                    num_classes,
-                    total_weight,
-                    nullptr};
+    const VoteSettings asked = vote_settings(settings);
     const py::gil_scoped_release release;
-    fn(vote, views, last);
+    fn(asked, views, last);
   };
 }
 
@@ -236,9 +233,21 @@ PYBIND11_MODULE(_C, module) {
   module.def("distance_transform_cpu", &bind_distance_transform_cpu, "mask"_a, "distance"_a,
              "spacing"_a, "num_threads"_a);
   module.def("dropout_cpu", &bind_dropout, "x"_a, "y"_a, "rate"_a, "seed"_a, "num_threads"_a);
-  module.def("ensemble_vote_cpu", bind_ensemble_vote(&ensemble_vote_cpu), "members"_a, "weights"_a,
-             "tensors"_a, "source"_a, "method"_a, "exclusive"_a, "kept"_a, "num_classes"_a,
-             "total_weight"_a, "batch"_a, "voxels"_a, "num_threads"_a);
+  module.def("ensemble_vote_cpu", bind_ensemble_vote(&ensemble_vote_cpu), "settings"_a, "members"_a,
+             "weights"_a, "tensors"_a, "num_threads"_a);
+  module.def(
+      "vote_state_shape",
+      [](const py::object& settings, std::int64_t voxels) {
+        const VoteStateShape shape = vote_state_shape(vote_settings(settings), voxels);
+        return py::make_tuple(shape.rows, shape.length);
+      },
+      "settings"_a, "voxels"_a);
+  module.def(
+      "ensemble_vote_fits_gpu",
+      [](const py::object& settings, std::int64_t num_members, bool with_state) {
+        return ensemble_vote_fits_gpu(vote_settings(settings), num_members, with_state);
+      },
+      "settings"_a, "num_members"_a, "with_state"_a);
   module.def("overlap_counts_cpu", bind_overlap_counts(&overlap_counts_cpu), "pred"_a, "ref"_a,
              "counts"_a, "invalid"_a, "num_threads"_a, "sums"_a = py::none());
   module.def("norm_act_forward_cpu", &bind_norm_act_forward, "x"_a, "weight"_a, "bias"_a,
@@ -246,23 +255,11 @@ PYBIND11_MODULE(_C, module) {
   module.def("norm_act_backward_cpu", &bind_norm_act_backward, "x"_a, "weight"_a, "bias"_a,
              "residual"_a, "grad_y"_a, "moments"_a, "grad_x"_a, "grad_residual"_a, "grad_affine"_a,
              "activation"_a, "num_threads"_a);
-  module.def("surface_distances_cpu", &bind_surface_distances, "pred"_a, "ref"_a, "labels"_a,
-             "spacing"_a, "tolerances"_a, "percentiles"_a, "surfel"_a, "border_is_outside"_a,
-             "directed"_a, "pooled"_a, "num_threads"_a, "counts"_a = py::none(),
-             "sums"_a = py::none(), "unlisted"_a = py::none());
-  module.def("overlap_metrics_cpu", &bind_overlap_metrics, "counts"_a, "sums"_a, "spacing"_a,
-             "table"_a);
-  module.def("surface_metrics_cpu", &bind_surface_metrics, "directed"_a, "pooled"_a, "table"_a);
-  module.def(
-      "surfel_areas",
-      [](const std::vector<double>& spacing) {
-        return surfel_areas(spacing.data(), static_cast<int>(spacing.size()));
-      },
-      "spacing"_a);
+  module.def("surface_distances_cpu", &bind_surface_distances, "pred"_a, "ref"_a, "query"_a,
+             "directed"_a, "pooled"_a, "num_threads"_a, "counts"_a = std::vector<py::capsule>{});
 #ifdef RECYCLESEG_WITH_CUDA
-  module.def("ensemble_vote_cuda", bind_ensemble_vote(&ensemble_vote_cuda), "members"_a,
-             "weights"_a, "tensors"_a, "source"_a, "method"_a, "exclusive"_a, "kept"_a,
-             "num_classes"_a, "total_weight"_a, "batch"_a, "voxels"_a, "stream"_a);
+  module.def("ensemble_vote_cuda", bind_ensemble_vote(&ensemble_vote_cuda), "settings"_a,
+             "members"_a, "weights"_a, "tensors"_a, "stream"_a);
   module.def("distance_transform_cuda", &bind_distance_transform_cuda, "mask"_a, "distance"_a,
              "workspace"_a, "spacing"_a, "stream"_a);
   module.def("overlap_counts_cuda", bind_overlap_counts(&overlap_counts_cuda), "pred"_a, "ref"_a,

@@ -4,15 +4,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.library import wrap_triton
 from triton.runtime.jit import JITFunction
-
-# on the device
 
 
 @triton.jit
@@ -57,15 +52,8 @@ def philox_normals(seed, offset, n, BLOCK: tl.constexpr, C_PAD: tl.constexpr):
     return normals
 
 
-# on the host
-
 # TRITON_INTERPRET=1 when this was imported: kernels run in NumPy, on CPU tensors.
 INTERPRETED = not isinstance(class_probs, JITFunction)
-
-
-def launchable(kernel: Any) -> Any:
-    """The kernel as it is launched: visible to torch.compile, unless Triton interprets it."""
-    return kernel if INTERPRETED else wrap_triton(kernel)
 
 
 def strides(x: Tensor | None) -> tuple[int, int, int]:
@@ -95,39 +83,3 @@ def launch_shape(num_classes: int) -> tuple[int, int]:
     classes = padded(num_classes)
     block = max(32, min(512, 1024 // classes))
     return block, 8 if block * classes > 1024 else 4
-
-
-# for compiling ahead of time
-
-# kernel, type of each argument, values of those that are "constexpr", num_warps
-Specification = tuple[Any, dict[str, str], dict[str, Any], int]
-
-
-def signature_of(
-    kernel: Any,
-    pointers: dict[str, str | None],
-    constants: dict[str, Any],
-    *,
-    channels_last: bool = False,
-) -> tuple[Any, dict[str, str], dict[str, Any]]:
-    """The kernel with the type of each argument and the values of the constant ones.
-
-    pointers: type of those that are not "*fp32", None for one that is not given. Integers are
-    int64, but for those strides that are 1 in contiguous or in channels-last memory.
-    """
-    signature = {}
-    values = dict(constants)
-    unit = "c" if channels_last else "v"
-    for name in kernel.arg_names:
-        signature[name] = "constexpr"
-        if name.endswith("_ptr"):
-            dtype = pointers.get(name, "*fp32")
-            if dtype is None:
-                values[name] = None
-            else:
-                signature[name] = dtype
-        elif name.startswith("stride_") and name.endswith(unit):
-            values[name] = 1
-        elif name not in constants:
-            signature[name] = "i64"
-    return kernel, signature, values

@@ -4,18 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import triton
 import triton.language as tl
 from recycleseg.kernels._common import (
     INTERPRETED,
-    Specification,
     class_probs,
     launch_shape,
     padded,
     philox_normals,
-    signature_of,
     strides,
     x_to_mask,
 )
@@ -192,39 +188,3 @@ ddim_update_op = triton_op(
     launch_ddim_update,
     mutates_args=("x_prev", "network_input", "label", "probs", "probs_mean"),
 )
-
-
-def aot_specifications() -> Iterator[Specification]:
-    """(kernel, signature, constexprs, num_warps) of typical launches, asked for least and most."""
-    for num_classes, half, predicts_noise, everything, channels_last in (
-        (1, "fp16", True, True, False),
-        (3, "bf16", False, False, False),
-        (3, "bf16", False, True, True),
-        (5, "fp32", True, True, False),
-        (16, "bf16", False, True, True),
-        (64, "fp32", False, True, False),
-    ):
-        block, num_warps = launch_shape(num_classes)
-        exclusive = num_classes > 1
-        asked = "*fp32" if everything else None
-        pointers = {
-            "model_out_ptr": f"*{half}",
-            "start_coefficients_ptr": asked if predicts_noise else None,
-            "noise_ptr": None,
-            "seed_ptr": "*i64" if everything else None,
-            "offset_ptr": "*i64" if everything else None,
-            "network_input_ptr": f"*{half}",
-            "label_ptr": "*u8" if everything and exclusive else None,
-            "probs_ptr": asked,
-            "mean_ptr": asked,
-            "mean_weight_ptr": asked,
-        }
-        constants = {
-            "PREDICTS_NOISE": predicts_noise,
-            "EXCLUSIVE": exclusive,
-            "C": num_classes,
-            "C_PAD": padded(num_classes),
-            "BLOCK": block,
-        }
-        kernel = _ddim_update_fwd_kernel
-        yield *signature_of(kernel, pointers, constants, channels_last=channels_last), num_warps

@@ -9,7 +9,6 @@ probability and count of each class, focal loss, cross entropy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,10 +16,8 @@ import triton
 import triton.language as tl
 from recycleseg.kernels._common import (
     INTERPRETED,
-    Specification,
     launch_shape,
     padded,
-    signature_of,
     strides,
 )
 from torch import Tensor
@@ -327,37 +324,3 @@ def _backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor | None, ...]:
 
 
 dice_loss_fwd.register_autograd(_backward, setup_context=_setup_context)
-
-
-def aot_specifications() -> Iterator[Specification]:
-    """(kernel, signature, constexprs, num_warps) of typical launches."""
-    for num_classes, half, label, gamma, exclusive, channels_last in (
-        (1, "fp16", "fp32", 2.0, False, False),
-        (3, "bf16", "u8", 2.0, True, False),
-        (4, "bf16", "u8", 2.0, True, True),
-        (5, "fp32", "fp32", 2.5, False, False),
-        (5, "fp32", "fp32", 2.5, True, True),
-        (16, "bf16", "u8", 2.5, True, False),
-        (64, "fp32", "i64", 2.5, True, True),
-        (64, "bf16", "fp32", 2.5, False, False),
-        (64, "bf16", "fp32", 2.5, True, False),
-    ):
-        block, num_warps = launch_shape(num_classes)
-        constants = {
-            "GAMMA": gamma,
-            "C": num_classes,
-            "C_PAD": padded(num_classes),
-            "BLOCK": block,
-            "EXCLUSIVE": exclusive,
-            "IS_MASK": label == "fp32",
-        }
-        pointers: dict[str, str | None] = {
-            "logits_ptr": f"*{half}",
-            "label_ptr": f"*{label}",
-            "grad_ptr": f"*{half}",
-        }
-        for kernel in (_dice_loss_fwd_kernel, _dice_loss_bwd_kernel):
-            yield (
-                *signature_of(kernel, pointers, constants, channels_last=channels_last),
-                num_warps,
-            )

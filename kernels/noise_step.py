@@ -4,18 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import triton
 import triton.language as tl
 from recycleseg.kernels._common import (
     INTERPRETED,
-    Specification,
     class_probs,
     launch_shape,
     padded,
     philox_normals,
-    signature_of,
     strides,
     x_to_mask,
 )
@@ -146,32 +142,3 @@ def launch_noise_step(
 noise_step_op = triton_op(
     "recycleseg::noise_step", launch_noise_step, mutates_args=("network_input", "x_t")
 )
-
-
-def aot_specifications() -> Iterator[Specification]:
-    """(kernel, signature, constexprs, num_warps) of typical launches."""
-    for num_classes, source, half, drawn, channels_last in (
-        (1, "logits", "fp16", True, False),
-        (3, "logits", "bf16", True, False),
-        (3, "label", "bf16", True, True),
-        (5, "probs", "fp32", False, False),
-        (16, "logits", "bf16", True, True),
-        (64, "logits", "fp32", True, False),
-    ):
-        block, num_warps = launch_shape(num_classes)
-        pointers = {
-            "source_ptr": "*u8" if source == "label" else f"*{half}",
-            "noise_ptr": None if drawn else "*fp32",
-            "seed_ptr": "*i64" if drawn else None,
-            "offset_ptr": "*i64" if drawn else None,
-            "network_input_ptr": f"*{half}",
-        }
-        constants = {
-            "SOURCE": source,
-            "EXCLUSIVE": num_classes > 1,
-            "C": num_classes,
-            "C_PAD": padded(num_classes),
-            "BLOCK": block,
-        }
-        kernel = _noise_step_fwd_kernel
-        yield *signature_of(kernel, pointers, constants, channels_last=channels_last), num_warps

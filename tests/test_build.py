@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -48,6 +49,29 @@ def test_build_config_says_whether_cuda_is_in() -> None:
     assert hasattr(_ext.C, "overlap_counts_cuda") is _ext.HAS_CUDA
     assert (config["cuda_version"] is not None) is _ext.HAS_CUDA
     assert (config["cuda_architectures"] is not None) is _ext.HAS_CUDA
+
+
+def signature(function: ast.FunctionDef) -> tuple[list[str], int, str]:
+    """Names of the parameters, how many have a default, and the type that is returned."""
+    arguments = function.args
+    assert function.returns is not None and not arguments.kwonlyargs
+    returned = ast.unparse(function.returns).split("[")[0]
+    return [each.arg for each in arguments.args], len(arguments.defaults), returned
+
+
+@pytest.mark.skipif(not _ext.HAS_CPP, reason="the compiled extension is not built")
+def test_the_stub_says_what_the_extension_has() -> None:
+    stub = ast.parse((Path(_ext.__file__).parent / "_C.pyi").read_text())
+    written = {f.name: signature(f) for f in stub.body if isinstance(f, ast.FunctionDef)}
+    if not _ext.HAS_CUDA:
+        written = {name: f for name, f in written.items() if not name.endswith("_cuda")}
+    there = {}
+    for name, function in vars(_ext.C).items():
+        if not name.startswith("__"):
+            (parsed,) = ast.parse(f"def {function.__doc__.splitlines()[0]}: ...").body
+            assert isinstance(parsed, ast.FunctionDef) and parsed.name == name
+            there[name] = signature(parsed)
+    assert written == there
 
 
 def test_without_the_extension_the_package_works_and_says_what_is_missing() -> None:
@@ -137,11 +161,11 @@ def test_any_other_value_is_an_error(tmp_path: Path) -> None:
 
 
 @needs_nvcc
-@pytest.mark.parametrize("source", sorted(p.name for p in (ROOT / "csrc").glob("*.cu")))
-def test_cuda_sources_compile_without_a_warning(source: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", sorted((ROOT / "csrc").rglob("*.cu")), ids=lambda p: p.stem)
+def test_cuda_sources_compile_without_a_warning(source: Path, tmp_path: Path) -> None:
     result = run(
         NVCC, "-std=c++17", "-arch=sm_80", "--Werror=all-warnings", "-Xcompiler=-Wall,-Wextra",
-        "-c", ROOT / "csrc" / source, "-o", tmp_path / "object.o",
+        "-I", ROOT / "csrc", "-c", source, "-o", tmp_path / "object.o",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ARCHITECTURES = ("80", "90", "100")
-SOURCES = sorted((ROOT / "csrc").glob("*.cu"))
+SOURCES = sorted((ROOT / "csrc").rglob("*.cu"))
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
@@ -21,7 +21,7 @@ def test_compiles_without_spills(source: Path, tmp_path: Path) -> None:
     targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES]
     command = ["nvcc", "-std=c++17", "-O3", "--threads", "2", "-Xptxas", "-v", *targets]
     run = subprocess.run(
-        [*command, "-c", str(source), "-o", str(tmp_path / "out.o")],
+        [*command, "-I", str(ROOT / "csrc"), "-c", str(source), "-o", str(tmp_path / "out.o")],
         capture_output=True,
         text=True,
         check=False,

@@ -166,6 +166,14 @@ def test_csrc_and_its_build_use_no_torch() -> None:
     assert [p.name for p in sources if pattern.search(p.read_text(encoding="utf-8"))] == []
 
 
+def test_folders_of_csrc_include_common_and_counts_alone() -> None:
+    allowed = {"common": set(), "counts": {"common"}}
+    for path in (ROOT / "csrc").glob("*/*"):
+        own = path.parent.name
+        included = set(re.findall(r'#include "(\w+)/', path.read_text(encoding="utf-8")))
+        assert included <= {own} | allowed.get(own, {"common", "counts"}), path
+
+
 def test_importing_the_package_waits_for_no_module_that_few_calls_use() -> None:
     names = ["scipy.stats", "scipy.ndimage", "matplotlib.figure"]
     code = f"import recycleseg, sys; print([n for n in {names} if n in sys.modules])"

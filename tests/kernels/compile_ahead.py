@@ -8,13 +8,13 @@ Run as a process of its own, for the tests' has Triton interpret kernels.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import re
 import sys
 
 import triton
+from launches import LAUNCHES
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -24,8 +24,7 @@ CAPABILITIES = (80, 90, 100)
 def main(operations: list[str]) -> None:
     triton.knobs.nvidia.dump_ptxas_log = True
     for operation in operations:
-        module = importlib.import_module(f"recycleseg.kernels.{operation}")
-        for kernel, signature, constants, num_warps in module.aot_specifications():
+        for kernel, signature, constants, num_warps in LAUNCHES[operation]():
             # As at a launch, where torch's allocations and typical sizes are multiples of 16.
             attributes = {
                 (index,): [["tt.divisibility", 16]]

@@ -352,7 +352,7 @@ WRONG[1, 2:4] = 2
             {"definitions": ("surfel",), "border_is_outside": False},
             "border_is_outside: expected True for definition 'surfel'",
         ),
-        ((MAP, MAP), {"backend": "gpu"}, "backend: expected 'auto'"),
+        ((MAP, MAP), {"backend": "gpu"}, r"backend: expected one of \('auto', "),
     ],
 )
 def test_bad_arguments_are_named(

@@ -259,7 +259,7 @@ def test_bad_arguments_are_named(mask: Tensor, spacing: tuple[float, ...], messa
 
 
 def test_an_unknown_backend_is_refused() -> None:
-    with pytest.raises(ValueError, match="backend: expected 'auto', .* got 'gpu'"):
+    with pytest.raises(ValueError, match=r"backend: expected one of \('auto', .*\), got 'gpu'"):
         distance_transform(MASK, spacing=(1, 1), backend="gpu")
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 import recycleseg as rs
 from recycleseg import _ext
 from recycleseg.ops import overlap_counts
+from recycleseg.ops._vote_run import VoteSettings
 from recycleseg.ops.ensemble_vote import EnsembleVote, ensemble_vote
 
 SHAPES = [(1, 3), (2, 3, 5), (1, 1, 17, 3), (2, 5, 3, 5, 7), (1, 4, 130, 31), (3, 2, 1, 1, 1)]
@@ -268,7 +269,8 @@ def test_opcheck(backend: str, device: str) -> None:
     ref = random_ref((2, 3, 5, 4), True, seed=11).to(device)
     op = torch.ops.recycleseg.ensemble_vote.default
     for wanted in ([False] * 4, [True] * 4):
-        arguments = (members, [1.0] * 5, [], ref, 0, 0, True, 3, wanted, True, backend)
+        settings = [0, 0, True, 3, *wanted, True]
+        arguments = (members, [1.0] * 5, [], ref, settings, backend)
         assert set(torch.library.opcheck(op, arguments).values()) == {"SUCCESS"}
 
 
@@ -277,11 +279,15 @@ def test_opcheck_of_the_running_sums(backend: str, device: str) -> None:
     member = random_members((2, 3, 5, 4), "probs", seed=10)[0].to(device)
     state = torch.zeros(2, 3, 32, device=device)
     invalid = torch.zeros(2, 2, dtype=torch.int64, device=device)
-    own = ([], 0, 0, True, 3)
-    add = (state, invalid, member, 1.0, *own, 1, backend)
+    settings = [0, 0, True, 3, *[False] * 4, True]
+    begin = (member, [2, 3, 5, 4], settings)
+    add = (state, invalid, member, 1.0, [], settings)
     ops = torch.ops.recycleseg
+    assert set(torch.library.opcheck(ops.ensemble_vote_begin.default, begin).values()) == {
+        "SUCCESS"
+    }
     assert set(torch.library.opcheck(ops.ensemble_vote_add.default, add).values()) == {"SUCCESS"}
-    finish = (state, invalid, [5, 4], [1.0], [], None, *own[1:], [False] * 4, True, backend)
+    finish = (state, invalid, [5, 4], [1.0], [], None, settings)
     results = torch.library.opcheck(ops.ensemble_vote_finish.default, finish)
     assert set(results.values()) == {"SUCCESS"}
 
@@ -300,6 +306,15 @@ def test_compiled_without_graph_breaks_equals_eager(backend: str, device: str) -
     assert torch.equal(label, expected_label)
     # torch.compile's softmax rounds differently
     torch.testing.assert_close(entropy, expected_entropy, rtol=1e-5, atol=1e-6)
+
+
+@needs_cpp
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled_reading_one_by_one_equals_eager(dynamic: bool) -> None:
+    compiled = torch.compile(lambda x: ensemble_vote(iter(x)), fullgraph=True, dynamic=dynamic)
+    for size in (7, 19):
+        members = random_members((2, 3, size, 6), "probs", seed=14)
+        assert torch.equal(compiled(members), ensemble_vote(members))
 
 
 @needs_cpp
@@ -424,8 +439,8 @@ def test_a_class_may_be_ruled_out_by_its_logit() -> None:
             "exclusive: expected True for labels",
         ),
         (PROBS, {"weights": [1.0]}, "weights: expected 2, got 1"),
-        (iter(PROBS), {"weights": [1.0]}, "weights: expected one a member, got 1 for more"),
-        (iter(PROBS), {"weights": [1.0] * 3}, "weights: expected 2, one a member, got 3"),
+        (iter(PROBS), {"weights": [1.0]}, "weights: expected one for each member, got 1 for more"),
+        (iter(PROBS), {"weights": [1.0] * 3}, "weights: expected 2, one for each member, got 3"),
         (PROBS, {"weights": [1.0, -1.0]}, "weights: expected >= 0 and not all 0, got"),
         (PROBS, {"weights": [0.0, 0.0]}, "weights: expected >= 0 and not all 0, got"),
         (PROBS, {"weights": [1.0, math.nan]}, "weights: expected finite numbers"),
@@ -433,7 +448,7 @@ def test_a_class_may_be_ruled_out_by_its_logit() -> None:
         (PROBS, {"thresholds": [0.5], "exclusive": False}, "thresholds: expected 3, got 1"),
         (PROBS, {"ref": PROBS[0, 0]}, "ref: expected dtype bool, .*, got torch.float32"),
         (PROBS, {"ref": LABELS[0, :, :3]}, r"ref: expected shape \(1, 20\), got \(1, 3\)"),
-        (PROBS, {"backend": "gpu"}, "backend: expected 'auto'"),
+        (PROBS, {"backend": "gpu"}, r"backend: expected one of \('auto', "),
     ],
 )
 def test_bad_arguments_are_named(members: Any, options: dict[str, Any], message: str) -> None:
@@ -443,24 +458,36 @@ def test_bad_arguments_are_named(members: Any, options: dict[str, Any], message:
 
 @needs_cpp
 @pytest.mark.parametrize(
-    ("change", "tensors", "message"),
+    ("asked", "arguments", "tensors", "message"),
     [
-        ({"num_classes": 0}, {}, "num_classes: expected 1 to 4096"),
-        ({"num_classes": 2}, {}, r"members: expected one shape \(B, C, V\)"),
-        ({"weights": []}, {}, "weights: expected one for each member"),
-        ({"kept": 2}, {}, "kept: expected the sums"),
-        ({"exclusive": False}, {}, "thresholds, invalid, label, counts: one is missing"),
-        ({"method": 5}, {}, "source, method: expected a pair"),
-        ({"voxels": 19}, {}, r"members: expected one shape \(B, C, V\)"),
-        ({}, {"label": torch.zeros(1, 19, dtype=torch.uint8)}, "label: expected another shape"),
-        ({}, {"label": torch.zeros(1, 20)}, "label: expected another shape or dtype"),
-        ({}, {"probs": torch.zeros(1, 3, 19)}, "probs: expected another shape"),
-        ({}, {"state": torch.zeros(1, 3, 20)}, "state: expected another shape"),
-        ({}, {"invalid": None}, "thresholds, invalid, label, counts: one is missing"),
+        ({"num_classes": 0}, {}, {}, "num_classes: expected 1 to 4096"),
+        ({"num_classes": 2}, {}, {}, r"members: expected one shape \(B, C, V\)"),
+        ({"exclusive": 0}, {}, {}, "thresholds, invalid, label, counts: one is missing"),
+        ({"method": 5}, {}, {}, "source, method: expected a pair"),
+        ({}, {"weights": []}, {}, "weights: expected one for each member"),
+        ({}, {"members": [PROBS[0], PROBS[0, ..., 1:]]}, {}, "weights: expected one for each"),
+        (
+            {},
+            {"members": [PROBS[0], PROBS[0, ..., 1:]], "weights": [1.0, 1.0]},
+            {},
+            r"members: expected one shape \(B, C, V\)",
+        ),
+        ({}, {"members": []}, {}, "members: expected at least one, got none"),
+        ({}, {}, {"label": torch.zeros(1, 19, dtype=torch.uint8)}, "label: expected another shape"),
+        ({}, {}, {"label": torch.zeros(1, 20)}, "label: expected another shape or dtype"),
+        ({"probs": 1}, {}, {"probs": torch.zeros(1, 3, 19)}, "probs: expected another shape"),
+        ({}, {}, {"probs": torch.zeros(1, 3, 20)}, "probs: expected with the label, where"),
+        ({}, {}, {"entropy": torch.zeros(1, 20)}, "entropy: expected with the label, where"),
+        ({"share": 1}, {}, {}, "share: expected with the label, where"),
+        ({}, {}, {"state": torch.zeros(1, 3, 20)}, "state: expected another shape"),
+        ({}, {}, {"invalid": None}, "thresholds, invalid, label, counts: one is missing"),
     ],
 )
 def test_the_extension_checks_what_it_writes_to(
-    change: dict[str, Any], tensors: dict[str, Tensor | None], message: str
+    asked: dict[str, int],
+    arguments: dict[str, Any],
+    tensors: dict[str, Tensor | None],
+    message: str,
 ) -> None:
     views: dict[str, Tensor | None] = dict.fromkeys(
         ("thresholds", "state", "probs", "entropy", "mutual_information", "share", "ref", "counts")
@@ -470,19 +497,36 @@ def test_the_extension_checks_what_it_writes_to(
         "invalid": torch.zeros(2, 2, dtype=torch.int64),
     }
     views |= tensors
-    arguments: dict[str, Any] = dict(
-        members=[_ext.capsule(PROBS[0])],
-        weights=[1.0],
-        tensors={k: None if x is None else _ext.capsule(x) for k, x in views.items()},
-        source=0,
-        method=0,
-        exclusive=True,
-        kept=1,
-        num_classes=3,
-        total_weight=1.0,
-        batch=1,
-        voxels=20,
-        num_threads=1,
-    )
+    settings = VoteSettings(0, 0, 1, 3, 0, 0, 0, 0, 1)._replace(**asked)
     with pytest.raises(ValueError, match=message):
-        _ext.C.ensemble_vote_cpu(**arguments | change)
+        _ext.C.ensemble_vote_cpu(
+            settings,
+            [_ext.capsule(x) for x in arguments.get("members", [PROBS[0]])],
+            arguments.get("weights", [1.0]),
+            {k: None if x is None else _ext.capsule(x) for k, x in views.items()},
+            1,
+        )
+
+
+@needs_cpp
+def test_the_extension_says_what_it_keeps_and_what_fits_a_gpu() -> None:
+    """Rows of C numbers for the sums of each kind, and one number for the members' entropies."""
+    plain = VoteSettings(0, 0, 1, 30, 0, 0, 0, 0, 1)
+    everything = plain._replace(probs=1, entropy=1, mutual_information=1, share=1)
+    rows = lambda settings: _ext.C.vote_state_shape(settings, 33)  # noqa: E731
+    assert rows(plain) == (30, 48)
+    assert rows(plain._replace(method=2, share=1)) == (60, 48)
+    assert rows(everything) == (61, 48)
+    assert rows(everything._replace(exclusive=0)) == (90, 48)
+    assert rows(everything._replace(source=2)) == (30, 48)
+    fits = _ext.C.ensemble_vote_fits_gpu
+    assert fits(plain, 64, False) and not fits(plain, 65, False)
+    # Each row is 512 bytes of the 48 KiB of shared memory; a softmax takes one for each class.
+    logits = plain._replace(source=1)
+    assert fits(logits._replace(num_classes=48), 1, False)
+    assert not fits(logits._replace(num_classes=49), 1, False)
+    assert fits(logits._replace(num_classes=96), 1, True)
+    assert not fits(logits._replace(num_classes=97), 1, True)
+    assert fits(plain._replace(num_classes=96), 1, False)
+    assert not fits(plain._replace(num_classes=97), 1, False)
+    assert fits(plain._replace(num_classes=4096), 1, True)

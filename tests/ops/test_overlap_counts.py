@@ -242,7 +242,7 @@ def test_sums_of_indices_need_one_to_three_axes(shape: tuple[int, ...]) -> None:
 
 
 def test_an_unknown_backend_is_refused() -> None:
-    with pytest.raises(ValueError, match="backend: expected 'auto', .* got 'gpu'"):
+    with pytest.raises(ValueError, match=r"backend: expected one of \('auto', .*\), got 'gpu'"):
         overlap_counts(LABEL, LABEL, 2, backend="gpu")
 
 

@@ -158,13 +158,17 @@ GOOD: dict[str, Any] = {"labels": [1], "spacing": (1.0, 1.0)}
         ((LABEL, LABEL), {"tolerances": (math.nan,)}, r"tolerances: expected finite mm.*got nan"),
         ((LABEL, LABEL), {"percentiles": (101,)}, r"percentiles: expected 0 to 100, got 101"),
         ((LABEL, LABEL), {"percentiles": (math.nan,)}, r"percentiles: expected 0 to 100, got nan"),
-        ((LABEL, LABEL), {"definition": "mesh"}, r"definition: expected 'voxel' or .* got 'mesh'"),
+        (
+            (LABEL, LABEL),
+            {"definition": "mesh"},
+            r"definition: expected one of \('voxel', .* got 'mesh'",
+        ),
         (
             (LABEL, LABEL),
             {"definition": "surfel", "border_is_outside": False},
             r"border_is_outside: expected True for definition='surfel', got False",
         ),
-        ((LABEL, LABEL), {"backend": "gpu"}, r"backend: expected 'auto', .* got 'gpu'"),
+        ((LABEL, LABEL), {"backend": "gpu"}, r"backend: expected one of \('auto', .*\), got 'gpu'"),
     ],
 )
 def test_bad_arguments_are_named(

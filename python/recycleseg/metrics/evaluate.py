@@ -10,14 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recycleseg import _ext
+from recycleseg.classes import MAX_CLASSES
 from recycleseg.metrics.measure import Maps, Structures, device_of, measure
-from recycleseg.metrics.overlap import outcomes
+from recycleseg.metrics.overlap import outcomes, overlap_metrics
 from recycleseg.metrics.scores import Scores
-from recycleseg.metrics.surface import tolerance_names
-from recycleseg.metrics.table import metric_table, metric_table_reference
+from recycleseg.metrics.surface import surface_metrics, tolerance_names
 from recycleseg.ops.distance_transform import MAX_SPACING, MIN_SPACING
-from recycleseg.ops.overlap_counts import MAX_CLASSES
 from recycleseg.ops.surface_distances import DEFINITIONS
 
 # The dtype that holds the values of one that the operations do not take.
@@ -69,9 +67,10 @@ def evaluate(
         precision, recall and nsd are 0, and all distances inf.
 
     Raises:
-        TypeError: pred or ref is no array. ValueError: an argument is not as said, or a label map
-            holds a label that is neither 0 nor in `labels`. RuntimeError: a backend that was not
-            built.
+        TypeError: pred or ref is no array.
+        ValueError: an argument does not meet its description, or a label map holds a label that is
+            neither 0 nor in `labels`.
+        RuntimeError: the backend was not built.
     """
     names, structures = _structures(labels)
     spacing = _numbers("spacing", spacing)
@@ -103,10 +102,11 @@ def evaluate(
         border_is_outside=border_is_outside,
         backend=backend,
     )
-    compiled = _ext.HAS_CPP and backend != "reference"
-    table = (metric_table if compiled else metric_table_reference)(
-        measured, spacing=spacing_of_maps, percentile=percentile, tolerances=[*nsd_names]
-    )
+    table = overlap_metrics(measured.counts, measured.coordinate_sums, spacing_of_maps)
+    for definition, (directed, pooled) in measured.distances.items():
+        table |= surface_metrics(
+            directed, pooled, percentile=percentile, tolerances=[*nsd_names], definition=definition
+        )
     return Scores(
         labels=names,
         table=table,

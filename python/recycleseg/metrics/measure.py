@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recycleseg import _ext
+from recycleseg.ops._backend import resolve_backend
 from recycleseg.ops.overlap_counts import overlap_counts
 from recycleseg.ops.surface_distances import count_and_measure, surface_distances
 
@@ -24,9 +24,11 @@ Maps = NDArray[Any] | Tensor
 class Measured(NamedTuple):
     """Of C structures in a batch of B cases with D axes.
 
-    counts: int64 (B, C, 3), voxels in both maps, in pred, in ref. coordinate_sums: int64
-    (B, C, 2, D), sums of these voxels' indices, in pred and in ref. distances:
-    definition -> `directed` and `pooled` of recycleseg.ops.surface_distances, float64.
+    Attributes:
+        counts: int64 (B, C, 3), voxels in both maps, in pred, in ref.
+        coordinate_sums: int64 (B, C, 2, D), sums of these voxels' indices, in pred and in ref.
+        distances: definition -> `directed` and `pooled` of recycleseg.ops.surface_distances,
+            float64.
     """
 
     counts: NDArray[Any]
@@ -53,8 +55,11 @@ def measure(
 ) -> Measured:
     """Measure label maps (B, *S), or bool masks (B, C, *S) where `structures` is None.
 
-    The other arguments are those of recycleseg.evaluate, which has checked them. Raises ValueError
-    where a label is neither 0 nor in a structure, and RuntimeError for a backend not built.
+    The other arguments are those of recycleseg.evaluate, which has checked them.
+
+    Raises:
+        ValueError: a label is neither 0 nor in a structure.
+        RuntimeError: the backend was not built.
     """
     options: dict[str, Any] = {
         "labels": structures,
@@ -64,7 +69,7 @@ def measure(
         "border_is_outside": border_is_outside,
     }
     others, measured = list(definitions), {}
-    compiled = _ext.resolve_backend(backend, device_of(pred)) == "cpp"
+    compiled = resolve_backend(backend, device_of(pred)) == "cpp"
     if compiled and others and isinstance(pred, np.ndarray) and isinstance(ref, np.ndarray):
         first = others.pop(0)
         counted, directed, pooled = count_and_measure(pred, ref, definition=first, **options)

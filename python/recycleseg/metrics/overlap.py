@@ -11,49 +11,48 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 Array = NDArray[np.float64]
 # counts: (..., 3) true positives, predicted and reference voxels, as recycleseg.ops.overlap_counts
 # gives them.
 Counts = NDArray[Any]
 
-
-# From true positives, predicted and reference voxels to the outcomes; of the true negatives without
-# the number of all voxels.
+# From true positives, predicted and reference voxels to the outcomes, but that the true negatives
+# lack the number of all voxels.
 _OUTCOMES = np.array([[1, -1, -1, 1], [0, 1, 0, -1], [0, 0, 1, -1]])
 
 
 def dice(counts: Counts) -> Array:
     """Dice coefficient (...) of counts (..., 3): 2 TP / (predicted + reference)."""
     tp, pred, ref = _split(counts)
-    return _ratio(2 * tp, pred + ref)
+    return ratio(2 * tp, pred + ref)
 
 
 def iou(counts: Counts) -> Array:
     """Intersection over union (...) of counts (..., 3)."""
     tp, pred, ref = _split(counts)
-    return _ratio(tp, pred + ref - tp)
+    return ratio(tp, pred + ref - tp)
 
 
 def precision(counts: Counts) -> Array:
     """TP / predicted (...) of counts (..., 3); 0 where nothing was predicted of a structure."""
     tp, pred, ref = _split(counts)
-    return _ratio(tp, np.where(pred == 0, ref, pred))
+    return ratio(tp, np.where(pred == 0, ref, pred))
 
 
 def recall(counts: Counts) -> Array:
     """TP / reference (...) of counts (..., 3); 0 where the reference lacks what was predicted."""
     tp, pred, ref = _split(counts)
-    return _ratio(tp, np.where(ref == 0, pred, ref))
+    return ratio(tp, np.where(ref == 0, pred, ref))
 
 
 def outcomes(counts: Counts, num_voxels: int) -> NDArray[np.int64]:
     """True positives, false positives, false negatives, true negatives (..., 4) of counts (..., 3).
 
-    num_voxels: of a map.
+    Args:
+        counts: (..., 3).
+        num_voxels: of a whole map.
     """
     table: NDArray[np.int64] = counts @ _OUTCOMES
     table[..., 3] += num_voxels
@@ -71,14 +70,21 @@ def centroid_distance(
 ) -> Array:
     """Distance (...) in mm between the centroids of a structure in both maps.
 
-    counts: (..., 3). coordinate_sums: (..., 2, D) sums of voxel indices, predicted and reference.
-    spacing: D numbers, in mm. inf where one map lacks the structure.
+    Args:
+        counts: (..., 3).
+        coordinate_sums: (..., 2, D) sums of voxel indices, predicted and reference.
+        spacing: D numbers, in mm.
+
+    Returns:
+        float64 (...); inf where one map lacks the structure, NaN where both do.
     """
     sizes = counts[..., 1:]
-    centroids = coordinate_sums / np.where(sizes == 0, np.nan, sizes)[..., None]
-    steps = (centroids[..., 0, :] - centroids[..., 1, :]) * np.asarray(spacing)
-    one_empty = (sizes[..., 0] == 0) != (sizes[..., 1] == 0)
-    return np.where(one_empty, np.inf, np.sqrt((steps**2).sum(-1)))
+    is_empty = sizes == 0
+    centroids = ratio(coordinate_sums, sizes[..., None])
+    steps = (centroids[..., 0, :] - centroids[..., 1, :]) * spacing
+    distance: Array = np.sqrt((steps * steps).sum(-1))
+    distance[is_empty[..., 0] != is_empty[..., 1]] = np.inf
+    return distance
 
 
 def overlap_metrics(
@@ -105,15 +111,12 @@ def overlap_names(spacing: Sequence[float]) -> list[str]:
     return [*names, "centroid_distance"]
 
 
-def dice_from_counts(counts: Tensor) -> Tensor:
-    """:func:`dice` of a tensor: int64 (..., 3) -> float64 (...)."""
-    return torch.as_tensor(dice(counts.cpu().numpy()), device=counts.device)
-
-
 def _split(counts: Counts) -> tuple[Counts, Counts, Counts]:
     return counts[..., 0], counts[..., 1], counts[..., 2]
 
 
-def _ratio(part: Counts, whole: Counts) -> Array:
-    """part / whole in float64, NaN where whole is 0."""
-    return part / np.where(whole == 0, np.nan, whole)
+def ratio(part: NDArray[Any], whole: NDArray[Any]) -> Array:
+    """part / whole in float64; NaN where both are 0, "not applicable"."""
+    with np.errstate(invalid="ignore"):
+        quotient: Array = part / whole
+    return quotient

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from recycleseg.metrics.overlap import ratio
+
 Array = NDArray[np.float64]
 _SIZE, _MEAN, _MAXIMUM, _FIRST_PERCENTILE = range(4)
 
@@ -35,20 +37,22 @@ def directed_means(directed: Array) -> Array:
 def assd(directed: Array) -> Array:
     """Average symmetric surface distance (...) in mm: the mean over both surfaces together."""
     sizes = directed[..., _SIZE]
-    weighted = sizes * np.where(sizes == 0, 0.0, directed[..., _MEAN])
-    return _ratio(weighted.sum(-1), sizes.sum(-1))
+    weighted = sizes * directed[..., _MEAN]
+    weighted[sizes == 0] = 0.0
+    return ratio(weighted[..., 0] + weighted[..., 1], sizes[..., 0] + sizes[..., 1])
 
 
 def masd(directed: Array) -> Array:
     """Mean average surface distance (...) in mm: the mean of the two directed means."""
-    mean: Array = directed_means(directed).mean(-1)
-    return mean
+    means = directed_means(directed)
+    return 0.5 * (means[..., 0] + means[..., 1])
 
 
 def nsd(directed: Array, num_tolerances: int = 1, index: int = 0) -> Array:
     """Normalized surface Dice (...): the share of both surfaces within tolerance number `index`."""
     within = directed[..., directed.shape[-1] - num_tolerances + index]
-    return _ratio(within.sum(-1), directed[..., _SIZE].sum(-1))
+    sizes = directed[..., _SIZE]
+    return ratio(within[..., 0] + within[..., 1], sizes[..., 0] + sizes[..., 1])
 
 
 def surface_metrics(
@@ -61,8 +65,12 @@ def surface_metrics(
 ) -> dict[str, Array]:
     """Every metric above, by name.
 
-    directed: (..., 2, 4 + K), of one percentile. pooled: (..., 1). tolerances: K names of surface
-    Dice.
+    Args:
+        directed: (..., 2, 4 + K), of one percentile.
+        pooled: (..., 1), used for the definition "voxel".
+        percentile: from 0 to 100, part of a name.
+        tolerances: K names of surface Dice.
+        definition: "voxel" or "surfel".
     """
     means = directed_means(directed)
     values = [
@@ -95,7 +103,3 @@ def tolerance_names(tolerances: Sequence[float], single: bool) -> dict[str, floa
 
 def _larger(both: Array) -> Array:
     return np.fmax(both[..., 0], both[..., 1])
-
-
-def _ratio(part: Array, whole: Array) -> Array:
-    return part / np.where(whole == 0, np.nan, whole)

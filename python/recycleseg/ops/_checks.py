@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
+MASK_DTYPES = (torch.bool, *LABEL_DTYPES)  # of label maps and masks that the extension reads
+
+
+def choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """value is one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name}: expected one of {allowed}, got {value!r}")
+
+
+def integers(name: str, x: Tensor) -> None:
+    """x is a label map or a mask, of a dtype that the extension reads."""
+    if x.dtype not in MASK_DTYPES:
+        raise ValueError(
+            f"{name}: expected dtype bool, uint8, int16, int32 or int64, got {x.dtype}"
+        )
+
+
+def same_map(pred: Tensor, ref: Tensor) -> None:
+    """ref has the shape and the device of pred."""
+    if ref.shape != pred.shape:
+        raise ValueError(
+            f"ref: expected the shape of pred, {tuple(pred.shape)}, got {tuple(ref.shape)}"
+        )
+    if ref.device != pred.device:
+        raise ValueError(f"ref: expected the device of pred, {pred.device}, got {ref.device}")
 
 
 def tensor(
@@ -39,6 +65,14 @@ def label(name: str, x: Tensor) -> None:
             f"{name}: expected a label (B, *S) of uint8, int16, int32 or int64, "
             f"got {x.dtype} of shape {tuple(x.shape)}"
         )
+
+
+def refuse_label(name: str, value: int, found: int, num_classes: int) -> NoReturn:
+    """Raise for labels that are no class: one of them, and how many voxels have one."""
+    raise ValueError(
+        f"{name}: expected class labels in [0, {num_classes}), got {value} "
+        f"({found} voxels are out of range)"
+    )
 
 
 def network_input(

@@ -1,6 +1,6 @@
 """Surfaces of masks and summaries of the distances between them, in torch on any device.
 
-Who calls :func:`measure` says how the distances are found.
+The caller of :func:`measure` chooses how the distances are found.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ class Query(NamedTuple):
     percentiles: Sequence[float]
     surfel: bool
     border_is_outside: bool
+
+    @property
+    def areas(self) -> list[float]:
+        """By code, of surface elements; none where surfaces are made of voxels."""
+        return surfel_areas(self.spacing).tolist() if self.surfel else []
 
     def num_structures(self, shape: Sequence[int]) -> int:
         """Of maps of this shape."""

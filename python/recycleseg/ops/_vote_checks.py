@@ -10,16 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recycleseg.ops._vote_run import (
-    FLOATS,
-    LABELS,
-    LARGEST_PROB,
-    METHODS,
-    SOURCES,
-    raise_label,
-    raise_value,
-)
-from recycleseg.ops.overlap_counts import MAX_CLASSES
+from recycleseg.classes import MAX_CLASSES
+from recycleseg.ops._checks import MASK_DTYPES, choice, integers, refuse_label
+from recycleseg.ops._vote_run import METHODS, SOURCES, VoteSettings, raise_value
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_LARGEST_PROB = 1.01  # half precision rounds up
 
 
 def as_tensor(name: str, x: Any) -> Tensor:
@@ -32,11 +28,17 @@ def as_tensor(name: str, x: Any) -> Tensor:
     return torch.as_tensor(x) if hasattr(x, "__array__") else torch.from_dlpack(x)
 
 
+def unstacked(members: Any) -> tuple[Tensor, ...]:
+    """The members of one array (K, ...)."""
+    stacked = as_tensor("members", members)
+    if stacked.ndim == 0:
+        raise ValueError("members: expected (K, ...) or a sequence, got a scalar")
+    return stacked.unbind(0)
+
+
 def choices(source_type: str, method: str, exclusive: bool, num_classes: int | None) -> None:
-    if source_type not in SOURCES:
-        raise ValueError(f"source_type: expected one of {SOURCES}, got {source_type!r}")
-    if method not in METHODS:
-        raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
+    choice("source_type", source_type, SOURCES)
+    choice("method", method, METHODS)
     if source_type == "label":
         if method == "max":
             raise ValueError("method: expected 'mean' or 'majority' for labels, got 'max'")
@@ -50,9 +52,9 @@ def choices(source_type: str, method: str, exclusive: bool, num_classes: int | N
 
 
 def first(first: Tensor, source_type: str, num_classes: int | None) -> tuple[int, ...]:
-    """The shape (B, C, *S) of a good member."""
+    """The shape (B, C, *S) of the first member, once it is checked."""
     labels = source_type == "label"
-    least, dtypes = (1, LABELS) if labels else (2, FLOATS)
+    least, dtypes = (1, MASK_DTYPES) if labels else (2, _FLOATS)
     form = "(B, *S)" if labels else "(B, C, *S)"
     if first.ndim < least:
         raise ValueError(f"members: expected shape {form}, got {tuple(first.shape)}")
@@ -90,10 +92,7 @@ def ref(ref: Any, shape: Sequence[int], exclusive: bool, device: torch.device) -
     ref_tensor = as_tensor("ref", ref)
     batch, _, *spatial = shape
     expected = (batch, *spatial) if exclusive else tuple(shape)
-    if ref_tensor.dtype not in LABELS:
-        raise ValueError(
-            f"ref: expected dtype bool, uint8, int16, int32 or int64, got {ref_tensor.dtype}"
-        )
+    integers("ref", ref_tensor)
     if tuple(ref_tensor.shape) != expected:
         raise ValueError(f"ref: expected shape {expected}, got {tuple(ref_tensor.shape)}")
     if ref_tensor.device != device:
@@ -116,26 +115,27 @@ def weights(weights: Any, count: int) -> list[float]:
     if weights is None:
         return [1.0] * count
     if isinstance(weights, (int, float)):
-        raise ValueError(f"weights: expected {count}, one a member, got a number")
+        raise ValueError(f"weights: expected {count}, one for each member, got a number")
     values = numbers("weights", weights, count)
     if min(values) < 0 or sum(values) == 0:
         raise ValueError(f"weights: expected >= 0 and not all 0, got {values}")
     return values
 
 
-def values(members: Sequence[Tensor], source: int, num_classes: int) -> None:
+def values(members: Sequence[Tensor], settings: VoteSettings) -> None:
     """What members hold, as the extension checks it in its pass."""
-    if SOURCES[source] == "label":
+    num_classes = settings.num_classes
+    if settings.source_type == "label":
         wide = [x.long() for x in members]
         outside = [x[(x < 0) | (x >= num_classes)] for x in wide]
         if found := sum(x.numel() for x in outside):
-            raise_label("members", int(torch.cat(outside)[0]), num_classes, found)
+            refuse_label("members", int(torch.cat(outside)[0]), found, num_classes)
         return
     for member in members:
         x = member.float()
-        if SOURCES[source] == "probs":
-            bad = x[~(x.abs() <= LARGEST_PROB)].abs()
+        if settings.source_type == "probs":
+            bad = x[~(x.abs() <= _LARGEST_PROB)].abs()
         else:
             bad = torch.cat([x[~(x < math.inf)], x.amax(1)[~(x.amax(1) > -math.inf)] * math.nan])
         if bad.numel():
-            raise_value(source, float(bad.max()))
+            raise_value(settings, float(bad.max()))

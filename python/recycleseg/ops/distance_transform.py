@@ -8,46 +8,50 @@ import torch
 from torch import Tensor
 
 from recycleseg import _ext
+from recycleseg.ops._backend import resolve_backend
+from recycleseg.ops._checks import integers
 
 MIN_SPACING, MAX_SPACING = 1e-9, 1e9  # the squares, times any length squared, are normal floats
-_MASK_DTYPES = (torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 def distance_transform(mask: Tensor, *, spacing: Sequence[float], backend: str = "auto") -> Tensor:
     """Distance in mm from each voxel inside each mask of a batch to the nearest one outside.
 
-    mask: (B, *S) of bool, uint8, int16, int32 or int64, nonzero is inside; S has two or three
-    axes, each shorter than 2^30. spacing: mm between voxel centres along each axis of S, from 1e-9
-    to 1e9. backend: "cpp" (threads: `torch.get_num_threads()`, of which the result does not
-    depend), "cuda", "reference" or "auto", the best that was built.
-
-    Returns float32 (B, *S) on the same device: with u over the voxels of v's sample,
-
-        d(v) = min over u with mask(u) = 0 of sqrt(sum over axes a of ((v_a - u_a) spacing_a)^2),
-
-    so 0 outside. It is what `scipy.ndimage.distance_transform_edt(mask, sampling=spacing)` gives,
-    to 2e-7 of the distance, except in a sample with no voxel outside: there it is inf, where
-    SciPy's numbers mean nothing. What lies beyond the borders is neither inside nor outside. With
-    spacing 1 squared distances are exact up to 2^24 (512^3 voxels), and d their rounded root.
-
-    The batch axis is required, for an image (B, H, W) cannot be told from a volume (D, H, W). A
+    The batch axis is required, because an image (B, H, W) cannot be told from a volume (D, H, W). A
     single mask is a batch of one: `distance_transform(mask[None], spacing=spacing)[0]`.
 
     Squared distances are taken along one axis after the other, as lower envelopes of parabolas
     (P. F. Felzenszwalb and D. P. Huttenlocher, Distance transforms of sampled functions, Theory of
     Computing 8, 2012): near ones by a search outward, and on the CPU far ones by the envelope
     itself, in time proportional to the voxels whatever the mask. On a GPU an element's search is
-    as long as its distance. Memory besides the result: on the CPU some 150 bytes a thread for each
-    voxel of the longest axis, on a GPU as much as the result; a mask that is not contiguous is
+    as long as its distance. Memory besides the result: on the CPU some 150 bytes for each thread
+    and voxel of the longest axis, on a GPU as much as the result; a mask that is not contiguous is
     copied.
 
-    Raises ValueError where an argument is not as said, RuntimeError for a backend that was not
-    built.
+    Args:
+        mask: (B, *S) of bool, uint8, int16, int32 or int64, nonzero is inside; S has two or three
+            axes, each shorter than 2^30.
+        spacing: mm between voxel centres along each axis of S, from 1e-9 to 1e9.
+        backend: "cpp" (threads: `torch.get_num_threads()`; the result does not depend on them),
+            "cuda", "reference" or "auto", the best that was built.
+
+    Returns:
+        float32 (B, *S) on the same device: with u over the voxels of v's sample,
+
+            d(v) = min over u with mask(u) = 0
+                   of sqrt(sum over axes a of ((v_a - u_a) spacing_a)^2),
+
+        so 0 outside. It is what `scipy.ndimage.distance_transform_edt(mask, sampling=spacing)`
+        gives, to 2e-7 of the distance, except in a sample with no voxel outside: there it is inf,
+        where SciPy's numbers mean nothing. What lies beyond the borders is neither inside nor
+        outside. With spacing 1 squared distances are exact up to 2^24 (512^3 voxels), and d is
+        their rounded root.
+
+    Raises:
+        ValueError: an argument does not meet its description.
+        RuntimeError: the backend was not built.
     """
-    if mask.dtype not in _MASK_DTYPES:
-        raise ValueError(
-            f"mask: expected dtype bool, uint8, int16, int32 or int64, got {mask.dtype}"
-        )
+    integers("mask", mask)
     if mask.ndim not in (3, 4):
         raise ValueError(
             f"mask: expected shape (B, *S) with two or three axes in S, got {tuple(mask.shape)}"
@@ -61,7 +65,7 @@ def distance_transform(mask: Tensor, *, spacing: Sequence[float], backend: str =
         raise ValueError(
             f"spacing: expected values from {MIN_SPACING} to {MAX_SPACING} mm, got {tuple(steps)}"
         )
-    resolved = _ext.resolve_backend(backend, mask.device)
+    resolved = resolve_backend(backend, mask.device)
     result: Tensor = _distance_transform(mask, steps, resolved)
     return result
 

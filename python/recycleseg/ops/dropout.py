@@ -1,8 +1,9 @@
-"""Dropout that costs little on a CPU, where drawing random numbers one after the other does not.
+"""Dropout that takes little time on a CPU.
 
-PyTorch's own takes a sixth of a training step there. The compiled extension derives 16 random bits
-an element from a seed and the element's place in memory, in one pass, and repeats that in the
-backward pass instead of keeping a mask.
+PyTorch draws random numbers one after the other there, and a training step with the network of the
+preset `imgx` takes 10 % (float32) to 28 % (bfloat16) longer. The compiled extension derives 16
+random bits for each element from a seed and the element's place in memory, in one pass, and repeats
+that in the backward pass instead of keeping a mask.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def _(x: Tensor, rate: float) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("recycleseg::dropout_backward", mutates_args=())
 def _dropout_backward(grad_y: Tensor, seed: Tensor, rate: float, strides: list[int]) -> Tensor:
-    """Gradient of x, laid out in memory as y was, by whose elements' places the seed tells."""
+    """Gradient of x, laid out in memory as y was: an element's place decides whether it is kept."""
     return _apply(grad_y, seed, rate, strides)
 
 

@@ -11,23 +11,20 @@ from torch import Tensor
 
 from recycleseg import _ext
 from recycleseg.ops import _vote_checks
+from recycleseg.ops._backend import resolve_backend
 from recycleseg.ops._vote_run import (
-    MAX_FUSED_MEMBERS,
-    MAX_FUSED_ROWS,
     METHODS,
     SOURCES,
-    TALLY,
+    Outputs,
+    Sums,
+    VoteSettings,
     count,
     empty_outputs,
-    kept_sums,
-    label_dtype,
-    member_shape,
-    new_invalid,
-    new_state,
+    no_sums,
     nothing,
-    num_rows,
     raise_if_invalid,
     run,
+    zero_sums,
 )
 
 
@@ -87,8 +84,8 @@ def ensemble_vote(
         method: "mean", "majority" or "max" (not for "label").
         exclusive: whether a voxel has one class.
         num_classes: C, up to 4096; needed for "label" only.
-        weights: one a member, finite, >= 0, not all 0; default 1. Not for "max".
-        thresholds: of exclusive=False: one, or one a class.
+        weights: one for each member, finite, >= 0, not all 0; default 1. Not for "max".
+        thresholds: of exclusive=False: one, or one for each class.
         return_probs: the scores, (B, C, *S) float32.
         return_entropy: -sum_c q log q in nats of the mean q = sum_k w_k p_k / W, whatever the
             method; where classes overlap that of (q, 1 - q) for each class. A label map counts as
@@ -118,15 +115,13 @@ def ensemble_vote(
     the uncertainty asked for.
 
     Raises:
-        ValueError: where an argument is not as said. RuntimeError: a backend that was not built.
+        ValueError: an argument does not meet its description.
+        RuntimeError: the backend was not built.
     """
     _vote_checks.choices(source_type, method, exclusive, num_classes)
-    listed = isinstance(members, (list, tuple)) or hasattr(members, "ndim")
     if hasattr(members, "ndim"):
-        stacked = _vote_checks.as_tensor("members", members)
-        if stacked.ndim == 0:
-            raise ValueError("members: expected (K, ...) or a sequence, got a scalar")
-        members = stacked.unbind(0)
+        members = _vote_checks.unstacked(members)
+    listed = isinstance(members, (list, tuple))
     if weights is not None and method == "max":
         raise ValueError("weights: expected none for method='max', which does not weigh, got some")
     iterator = (_vote_checks.as_tensor("members", member) for member in members)
@@ -134,21 +129,29 @@ def ensemble_vote(
     if first is None:
         raise ValueError("members: expected at least one, got none")
     shape = _vote_checks.first(first, source_type, num_classes)
-    classes = shape[1]
-    limits = [] if exclusive else _vote_checks.numbers("thresholds", thresholds, classes)
+    limits = [] if exclusive else _vote_checks.numbers("thresholds", thresholds, shape[1])
     reference = _vote_checks.ref(ref, shape, exclusive, first.device)
-    wanted = [return_probs, return_entropy, return_mutual_information, return_vote_share]
-    resolved = _ext.resolve_backend(backend, first.device)
-    settings = (SOURCES.index(source_type), METHODS.index(method), exclusive, classes)
-    options = (limits, reference, *settings, wanted, validate, resolved)
+    wanted = (return_probs, return_entropy, return_mutual_information, return_vote_share)
+    resolved = resolve_backend(backend, first.device)
+    settings = VoteSettings(
+        source=SOURCES.index(source_type),
+        method=METHODS.index(method),
+        exclusive=int(exclusive),
+        num_classes=shape[1],
+        probs=int(return_probs),
+        entropy=int(return_entropy),
+        mutual_information=int(return_mutual_information),
+        share=int(return_vote_share),
+        validate=int(validate),
+    )
     if listed or resolved == "reference":
         rest = list(iterator)
         for member in rest:
             _vote_checks.same(member, first)
         own = _vote_checks.weights(weights, 1 + len(rest))
-        outputs = _ensemble_vote([first, *rest], own, *options)
+        outputs = _ensemble_vote([first, *rest], own, limits, reference, [*settings], resolved)
     else:
-        outputs = _vote_one_by_one(first, iterator, shape, weights, options)
+        outputs = _vote_one_by_one(first, iterator, shape, weights, limits, reference, settings)
     label: Tensor = outputs[0]
     if not any(wanted) and ref is None:
         return label
@@ -163,35 +166,14 @@ def ensemble_vote_reference(
     weights: Sequence[float],
     thresholds: Sequence[float],
     ref: Tensor | None,
-    source: int,
-    method: int,
-    exclusive: bool,
-    num_classes: int,
-    wanted: Sequence[bool],
-    validate: bool = True,
-) -> tuple[Tensor, ...]:
-    """What the registered operation computes, in plain torch, with all members in memory.
-
-    Returns label, probs, entropy, mutual information, vote share and counts.
-    """
-    if validate:
-        _vote_checks.values(members, source, num_classes)
-    if SOURCES[source] == "label":
-        maps = [x.long() for x in members]
-        labels = [torch.where((x >= 0) & (x < num_classes), x, num_classes) for x in maps]
-        probs = [F.one_hot(x, num_classes + 1)[..., :-1].movedim(-1, 1).float() for x in labels]
-        votes = probs
-    else:
-        probs = [x.float() for x in members]
-        limits = torch.tensor(thresholds, device=members[0].device)
-        limits = limits.reshape(-1, *[1] * (probs[0].ndim - 2))
-        if exclusive:
-            winners = [F.one_hot(x.argmax(1), num_classes).movedim(-1, 1) for x in probs]
-        if SOURCES[source] == "logits":
-            probs = [x.softmax(1) if exclusive else x.sigmoid() for x in probs]
-        votes = (
-            [x.float() for x in winners] if exclusive else [(x >= limits).float() for x in probs]
-        )
+    settings: VoteSettings,
+) -> Outputs:
+    """What the registered operation computes, in plain torch, with all members in memory."""
+    if settings.validate:
+        _vote_checks.values(members, settings)
+    limits = torch.tensor(thresholds, device=members[0].device)
+    limits = limits.reshape(-1, *[1] * (len(settings.shape_of(members[0])) - 2))
+    probs, votes = _probabilities_and_votes(members, limits, settings)
 
     def weighted(values: Sequence[Tensor]) -> Tensor:
         total = torch.zeros_like(values[0])
@@ -202,27 +184,50 @@ def ensemble_vote_reference(
     def entropy_of(p: Tensor) -> Tensor:
         entropy: Tensor = -torch.special.xlogy(p, p)
         other: Tensor = torch.special.xlogy(1 - p, 1 - p)
-        return entropy.sum(1) if exclusive else entropy - other
+        return entropy.sum(1) if settings.exclusive else entropy - other
 
     mean, tally = weighted(probs), weighted(votes)
-    score = [mean, tally, torch.stack(probs).amax(0)][method]
-    if exclusive:
+    score = {"mean": mean, "majority": tally, "max": torch.stack(probs).amax(0)}[
+        METHODS[settings.method]
+    ]
+    if settings.exclusive:
         label = score.argmax(1)
         share = tally.gather(1, label.unsqueeze(1)).squeeze(1)
-        label = label.to(label_dtype(exclusive, num_classes))
     else:
-        label = (score > 0.5 if METHODS[method] == "majority" else score >= limits).to(torch.uint8)
+        is_majority = METHODS[settings.method] == "majority"
+        label = (score > 0.5 if is_majority else score >= limits).long()
         share = torch.where(label > 0, tally, 1 - tally)
+    label = label.to(settings.label_dtype())
     entropy = entropy_of(mean).clamp(min=0)
     mutual = (entropy - weighted([entropy_of(p) for p in probs])).clamp(min=0)
-    values = [
-        x if keep else nothing(x)
-        for x, keep in zip((score, entropy, mutual, share), wanted, strict=True)
-    ]
-    counts = (
-        nothing(label, torch.int64) if ref is None else count(label, ref, num_classes, exclusive)
+    return Outputs(
+        label,
+        score.contiguous() if settings.probs else nothing(score),
+        entropy.contiguous() if settings.entropy else nothing(score),
+        mutual.contiguous() if settings.mutual_information else nothing(score),
+        share.contiguous() if settings.share else nothing(score),
+        nothing(label, torch.int64) if ref is None else count(label, ref, settings),
     )
-    return label, *(x.contiguous() for x in values), counts
+
+
+def _probabilities_and_votes(
+    members: Sequence[Tensor], limits: Tensor, settings: VoteSettings
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Of each member the probabilities and the classes that it votes for, float32 (B, C, *S)."""
+    num_classes = settings.num_classes
+    if settings.source_type == "label":
+        maps = [x.long() for x in members]
+        labels = [torch.where((x >= 0) & (x < num_classes), x, num_classes) for x in maps]
+        votes = [F.one_hot(x, num_classes + 1)[..., :-1].movedim(-1, 1).float() for x in labels]
+        return votes, votes
+    wide = [x.float() for x in members]
+    probs = wide
+    if settings.source_type == "logits":
+        probs = [x.softmax(1) if settings.exclusive else x.sigmoid() for x in wide]
+    if settings.exclusive:
+        winners = [F.one_hot(x.argmax(1), num_classes).movedim(-1, 1) for x in wide]
+        return probs, [x.float() for x in winners]
+    return probs, [(x >= limits).float() for x in probs]
 
 
 @torch.library.custom_op("recycleseg::ensemble_vote", mutates_args=())
@@ -231,31 +236,22 @@ def _ensemble_vote(
     weights: list[float],
     thresholds: list[float],
     ref: Tensor | None,
-    source: int,
-    method: int,
-    exclusive: bool,
-    num_classes: int,
-    wanted: list[bool],
-    validate: bool,
+    settings: list[int],
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    settings = (source, method, exclusive, num_classes)
+    asked = VoteSettings(*settings)
     if backend == "reference":
-        arguments = (members, weights, thresholds, ref, *settings, wanted, validate)
-        return ensemble_vote_reference(*arguments)  # type: ignore[return-value]
-    kept = kept_sums(source, method, wanted)
-    batch, _, *spatial = member_shape(members[0], source, num_classes)
-    rows = num_rows(kept, exclusive, num_classes) + num_classes
-    if backend == "cuda" and (rows > MAX_FUSED_ROWS or len(members) > MAX_FUSED_MEMBERS):
-        state, invalid = new_state(members[0], (batch, num_classes, *spatial), kept, exclusive)
+        return ensemble_vote_reference(members, weights, thresholds, ref, asked)
+    shape = asked.shape_of(members[0])
+    outputs = empty_outputs(members[0], shape, asked, ref is not None)
+    sums, together = no_sums(members[0]), members
+    if backend == "cuda" and not _ext.C.ensemble_vote_fits_gpu(asked, len(members), False):
+        sums, together = Sums(*zero_sums(members[0], list(shape), settings)), []
         for member, weight in zip(members, weights, strict=True):
-            _add_member(state, invalid, member, weight, thresholds, *settings, kept, backend)
-    else:
-        state, invalid = None, new_invalid(members[0])
-    outputs = empty_outputs(members[0], [batch, *spatial], exclusive, num_classes, wanted, ref)
-    views = [] if state is not None else members
-    run(views, weights, thresholds, settings, kept, state, invalid, ref, outputs, backend)
-    return raise_if_invalid(outputs, invalid, ref, settings, validate, backend)
+            _add_member(*sums, member, weight, thresholds, settings)
+    run(asked, thresholds, together, weights, sums, ref, outputs)
+    raise_if_invalid(sums.invalid, asked)
+    return outputs
 
 
 @_ensemble_vote.register_fake
@@ -264,16 +260,16 @@ def _(
     weights: list[float],
     thresholds: list[float],
     ref: Tensor | None,
-    source: int,
-    method: int,
-    exclusive: bool,
-    num_classes: int,
-    wanted: list[bool],
-    validate: bool,
+    settings: list[int],
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    batch, _, *spatial = member_shape(members[0], source, num_classes)
-    return empty_outputs(members[0], [batch, *spatial], exclusive, num_classes, wanted, ref)
+    asked = VoteSettings(*settings)
+    return empty_outputs(members[0], asked.shape_of(members[0]), asked, ref is not None)
+
+
+# An operation because torch.compile cannot look into the extension, which knows the state's shape.
+_begin = torch.library.custom_op("recycleseg::ensemble_vote_begin", zero_sums, mutates_args=())
+_begin.register_fake(zero_sums)
 
 
 @torch.library.custom_op("recycleseg::ensemble_vote_add", mutates_args=("state", "invalid"))
@@ -283,19 +279,13 @@ def _add_member(
     member: Tensor,
     weight: float,
     thresholds: list[float],
-    source: int,
-    method: int,
-    exclusive: bool,
-    num_classes: int,
-    kept: int,
-    backend: str,
+    settings: list[int],
 ) -> None:
-    """Add one member to the state (B, rows, V rounded up to 16) float32."""
-    softmax = SOURCES[source] == "logits" and exclusive and kept & ~TALLY
-    if backend == "cuda" and softmax and num_classes > MAX_FUSED_ROWS:
-        member, source = member.float().softmax(1), SOURCES.index("probs")
-    settings = (source, method, exclusive, num_classes)
-    run([member], [weight], thresholds, settings, kept, state, invalid, None, None, backend)
+    """Add one member to the state (B, rows, length) float32, by the backend of its device."""
+    asked = VoteSettings(*settings)
+    if member.is_cuda and not _ext.C.ensemble_vote_fits_gpu(asked, 1, True):
+        member, asked = member.float().softmax(1), asked._replace(source=SOURCES.index("probs"))
+    run(asked, thresholds, [member], [weight], Sums(state, invalid), None, None)
 
 
 @_add_member.register_fake
@@ -305,12 +295,7 @@ def _(
     member: Tensor,
     weight: float,
     thresholds: list[float],
-    source: int,
-    method: int,
-    exclusive: bool,
-    num_classes: int,
-    kept: int,
-    backend: str,
+    settings: list[int],
 ) -> None:
     return None
 
@@ -323,21 +308,16 @@ def _finish(
     weights: list[float],
     thresholds: list[float],
     ref: Tensor | None,
-    source: int,
-    method: int,
-    exclusive: bool,
-    num_classes: int,
-    wanted: list[bool],
-    validate: bool,
-    backend: str,
+    settings: list[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The results from the state to which all members were added."""
-    settings = (source, method, exclusive, num_classes)
-    shape = [state.shape[0], *spatial]
-    outputs = empty_outputs(state, shape, exclusive, num_classes, wanted, ref)
-    kept, invalid = kept_sums(source, method, wanted), invalid.clone()
-    run([], weights, thresholds, settings, kept, state, invalid, ref, outputs, backend)
-    return raise_if_invalid(outputs, invalid, ref, settings, validate, backend)
+    asked = VoteSettings(*settings)
+    shape = [state.shape[0], asked.num_classes, *spatial]
+    outputs = empty_outputs(state, shape, asked, ref is not None)
+    sums = Sums(state, invalid.clone())
+    run(asked, thresholds, [], weights, sums, ref, outputs)
+    raise_if_invalid(sums.invalid, asked)
+    return outputs
 
 
 @_finish.register_fake
@@ -348,36 +328,41 @@ def _(
     weights: list[float],
     thresholds: list[float],
     ref: Tensor | None,
-    source: int,
-    method: int,
-    exclusive: bool,
-    num_classes: int,
-    wanted: list[bool],
-    validate: bool,
-    backend: str,
+    settings: list[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return empty_outputs(state, [state.shape[0], *spatial], exclusive, num_classes, wanted, ref)
+    asked = VoteSettings(*settings)
+    shape = [state.shape[0], asked.num_classes, *spatial]
+    return empty_outputs(state, shape, asked, ref is not None)
 
 
 def _vote_one_by_one(
-    first: Tensor, rest: Iterable[Tensor], shape: Sequence[int], weights: Any, options: Any
+    first: Tensor,
+    rest: Iterable[Tensor],
+    shape: Sequence[int],
+    weights: Any,
+    thresholds: list[float],
+    ref: Tensor | None,
+    settings: VoteSettings,
 ) -> tuple[Tensor, ...]:
-    limits, _, source, method, exclusive, num_classes, wanted, _, backend = options
+    """The results of members that are read one by one, so that one is in memory at a time."""
     given = None if weights is None else _vote_checks.weights(weights, len(weights))
-    kept = kept_sums(source, method, wanted)
-    state, invalid = new_state(first, shape, kept, exclusive)
+    sums = _begin(first, list(shape), [*settings])
     used: list[float] = []
     member: Tensor | None = first
     iterator = iter(rest)
     while member is not None:
         _vote_checks.same(member, first)
         if given is not None and len(used) == len(given):
-            raise ValueError(f"weights: expected one a member, got {len(given)} for more members")
+            raise ValueError(
+                f"weights: expected one for each member, got {len(given)} for more members"
+            )
         used.append(1.0 if given is None else given[len(used)])
-        _add_member(state, invalid, member, used[-1], limits, *options[2:6], kept, backend)
+        _add_member(*sums, member, used[-1], thresholds, [*settings])
         member = None  # which frees it before the next one is made
         member = next(iterator, None)
     if given is not None and len(used) != len(given):
-        raise ValueError(f"weights: expected {len(used)}, one a member, got {len(given)}")
-    outputs: tuple[Tensor, ...] = _finish(state, invalid, list(shape[2:]), used, *options)
+        raise ValueError(f"weights: expected {len(used)}, one for each member, got {len(given)}")
+    outputs: tuple[Tensor, ...] = _finish(
+        *sums, list(shape[2:]), used, thresholds, ref, [*settings]
+    )
     return outputs

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recycleseg import _ext
+from recycleseg.ops._backend import resolve_backend
+from recycleseg.ops._checks import choice
 
 _COMPILED_DTYPES = (torch.float32, torch.bfloat16)
-_BACKENDS = ("auto", "cpp", "native", "reference")
 
 
 def norm_act(
@@ -55,12 +56,11 @@ def norm_act(
         (B, C, *S) in x's dtype, channels-last in memory from "cpp".
 
     Raises:
-        ValueError: where an argument is not as said.
-        RuntimeError: for a backend that was not built.
+        ValueError: an argument does not meet its description.
+        RuntimeError: the backend was not built.
     """
     _check(x, weight, bias, residual)
-    if backend not in _BACKENDS:
-        raise ValueError(f"backend: expected one of {_BACKENDS}, got {backend!r}")
+    choice("backend", backend, ("auto", "cpp", "native", "reference"))
     compiled = x.dtype in _COMPILED_DTYPES and x.device.type == "cpu"
     if backend == "auto":
         backend = "cpp" if compiled and _ext.HAS_CPP else "native"
@@ -68,7 +68,7 @@ def norm_act(
         return _norm_act_native(x, weight, bias, residual, activation, eps)
     if backend == "reference":
         return norm_act_reference(x, weight, bias, residual, activation=activation, eps=eps)
-    _ext.resolve_backend(backend, x.device)
+    resolve_backend(backend, x.device)
     if not compiled:
         raise ValueError(f"backend='cpp': expected float32 or bfloat16, got {x.dtype}")
     y: Tensor = _norm_act(x, weight, bias, residual, activation, eps)[0]

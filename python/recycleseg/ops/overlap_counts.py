@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from recycleseg import _ext
+from recycleseg.classes import MAX_CLASSES
+from recycleseg.ops._backend import resolve_backend
+from recycleseg.ops._checks import integers, refuse_label, same_map
 
-MAX_CLASSES = 4096
 MAX_AXES = 3
-_LABEL_DTYPES = (torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
 @overload
@@ -50,36 +51,35 @@ def overlap_counts(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Count the voxels of every class in a batch of label maps, in one pass.
 
-    pred, ref: (B, *S) class labels in [0, num_classes), of the same shape and device; bool, uint8,
-    int16, int32 or int64, each its own. num_classes: C, from 1 to 4096. backend: "cpp" (threads:
-    `torch.get_num_threads()`), "cuda", "reference" or "auto", the best that was built.
-
-    Returns int64 (B, C, 3) on the same device; along the last axis, with v over the voxels,
-
-        [|{v: pred = ref = c}|, |{v: pred = c}|, |{v: ref = c}|].
-
-    With coordinate_sums, where S has D = 1 to 3 axes, returns these counts and, from the same pass,
-    int64 (B, C, 2, D): the sums of the indices along each axis of S over the voxels {v: pred = c}
-    and over {v: ref = c}. Divided by the counts they are the centroids.
-
     A single map (*S) is a batch of one: `overlap_counts(pred[None], ref[None], C)[0]`.
 
-    Raises ValueError where an argument is not as said; to find labels out of range on a GPU, the
-    call waits for the counts. RuntimeError for a backend that was not built.
+    Args:
+        pred: (B, *S) class labels in [0, num_classes); bool, uint8, int16, int32 or int64.
+        ref: the same, of the shape and the device of pred; its dtype may differ.
+        num_classes: C, from 1 to 4096.
+        coordinate_sums: whether to sum the voxels' indices too; S has D = 1 to 3 axes then.
+        backend: "cpp" (threads: `torch.get_num_threads()`), "cuda", "reference" or "auto", the best
+            that was built.
+
+    Returns:
+        int64 (B, C, 3) on the same device; along the last axis, with v over the voxels,
+
+            [|{v: pred = ref = c}|, |{v: pred = c}|, |{v: ref = c}|].
+
+        With coordinate_sums these counts and, from the same pass, int64 (B, C, 2, D): the sums of
+        the indices along each axis of S over the voxels {v: pred = c} and over {v: ref = c}.
+        Divided by the counts they are the centroids.
+
+    Raises:
+        ValueError: an argument does not meet its description. To find labels out of range on a GPU,
+            the call waits for the counts.
+        RuntimeError: the backend was not built.
     """
-    for name, label in (("pred", pred), ("ref", ref)):
-        if label.dtype not in _LABEL_DTYPES:
-            raise ValueError(
-                f"{name}: expected dtype bool, uint8, int16, int32 or int64, got {label.dtype}"
-            )
+    integers("pred", pred)
+    integers("ref", ref)
     if pred.ndim == 0:
         raise ValueError("pred: expected shape (B, *S), got a scalar")
-    if ref.shape != pred.shape:
-        raise ValueError(
-            f"ref: expected the shape of pred, {tuple(pred.shape)}, got {tuple(ref.shape)}"
-        )
-    if ref.device != pred.device:
-        raise ValueError(f"ref: expected the device of pred, {pred.device}, got {ref.device}")
+    same_map(pred, ref)
     if not 1 <= num_classes <= MAX_CLASSES:
         raise ValueError(f"num_classes: expected 1 to {MAX_CLASSES}, got {num_classes}")
     if coordinate_sums and not 1 <= pred.ndim - 1 <= MAX_AXES:
@@ -87,7 +87,7 @@ def overlap_counts(
             f"pred: expected shape (B, *S) with 1 to {MAX_AXES} axes in S for coordinate_sums, "
             f"got {tuple(pred.shape)}"
         )
-    resolved = _ext.resolve_backend(backend, pred.device)
+    resolved = resolve_backend(backend, pred.device)
     if coordinate_sums:
         counts, sums = _overlap_counts_and_sums(pred, ref, num_classes, resolved)
         return counts, sums
@@ -101,7 +101,7 @@ def overlap_counts_reference(pred: Tensor, ref: Tensor, num_classes: int) -> Ten
         wide = label.long()  # in which num_classes, unlike in a byte, has room
         outside = (wide < 0) | (wide >= num_classes) if label.dtype != torch.bool else label[:0]
         if num := int(outside.sum()):
-            _raise_outside(name, num, int(label[outside][0]), num_classes)
+            refuse_label(name, int(label[outside][0]), num, num_classes)
     pred, ref = pred[..., None], ref[..., None]  # an axis to sum over, where *S has none
     voxels = tuple(range(1, pred.ndim))
     per_class = []
@@ -172,12 +172,5 @@ def _count(
         _ext.C.overlap_counts_cpu(*views, torch.get_num_threads(), sums_view)
     for name, (num, value) in zip(("pred", "ref"), invalid.tolist(), strict=True):
         if num:
-            _raise_outside(name, num, value, num_classes)
+            refuse_label(name, value, num, num_classes)
     return counts
-
-
-def _raise_outside(name: str, num: int, value: int, num_classes: int) -> None:
-    raise ValueError(
-        f"{name}: expected class labels in [0, {num_classes}), got {value} "
-        f"({num} voxels are out of range)"
-    )

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recycleseg import _ext
+from recycleseg.ops._backend import resolve_backend
+from recycleseg.ops._checks import choice, integers, same_map
 from recycleseg.ops._surfaces import Query, Surface, bounding_boxes, empty_result, measure
 from recycleseg.ops.distance_transform import MAX_SPACING, MIN_SPACING, distance_transform
 
@@ -23,7 +25,6 @@ DEFINITIONS = ("voxel", "surfel")
 TOLERANCE_SLACK = 1 + 1e-9
 # The same for the distances of distance_transform, which are rounded to float32.
 FLOAT_TOLERANCE_SLACK = 1 + 1e-6
-_LABEL_DTYPES = (torch.bool, torch.uint8, torch.int16, torch.int32, torch.int64)
 _PAIRS_AT_ONCE = 1 << 20
 
 Labels = Sequence[int | tuple[int, ...]]
@@ -32,12 +33,13 @@ Labels = Sequence[int | tuple[int, ...]]
 class SurfaceDistances(NamedTuple):
     """Statistics of surface distances in mm; see :func:`surface_distances`.
 
-    directed: float64 (B, C, 2, 3 + P + K), P percentiles and K tolerances. Along axis 2: from pred
-    to ref, from ref to pred. Along the last axis: size of the surface that is measured from (in
-    voxels; for "surfel" in mm^2, in 2D mm), mean distance, maximum, the P percentiles, and for each
-    tolerance the size of the part of that surface that lies within it.
-    pooled: float64 (B, C, P), percentiles of the distances of both directions together; NaN for
-    "surfel".
+    Attributes:
+        directed: float64 (B, C, 2, 3 + P + K), P percentiles and K tolerances. Along axis 2: from
+            pred to ref, from ref to pred. Along the last axis: size of the surface that is measured
+            from (in voxels; for "surfel" in mm^2, in 2D mm), mean distance, maximum, the P
+            percentiles, and for each tolerance the size of the part of that surface within it.
+        pooled: float64 (B, C, P), percentiles of the distances of both directions together; NaN for
+            "surfel".
     """
 
     directed: Tensor
@@ -47,9 +49,10 @@ class SurfaceDistances(NamedTuple):
 class StructureCounts(NamedTuple):
     """Voxels of the structures of a batch, all int64; see :func:`count_and_measure`.
 
-    counts: (B, C, 3), in both maps, in pred, in ref. coordinate_sums: (B, C, 2, D), of the voxels'
-    indices along each axis of S, in pred, in ref. unlisted: (2), voxels of pred and of ref whose
-    label is neither 0 nor in a structure.
+    Attributes:
+        counts: (B, C, 3), in both maps, in pred, in ref.
+        coordinate_sums: (B, C, 2, D), of the voxels' indices along each axis of S, in pred, in ref.
+        unlisted: (2), voxels of pred and of ref with a label that is neither 0 nor in a structure.
     """
 
     counts: NDArray[np.int64]
@@ -116,8 +119,9 @@ def surface_distances(
         where one is.
 
     Raises:
-        ValueError: an argument is not as said, or a backend does not serve the device.
-        RuntimeError: a backend that was not built.
+        ValueError: an argument does not meet its description, or the backend does not serve the
+            device.
+        RuntimeError: the backend was not built.
     """
     num_axes = pred.ndim - (2 if labels is None else 1)
     _check_maps(pred, ref, "(B, *S)" if labels is not None else "(B, C, *S)", num_axes)
@@ -134,8 +138,7 @@ def surface_distances(
         )
     _check_numbers("tolerances", tolerances, "finite mm from 0 on", lambda t: 0 <= t < math.inf)
     _check_numbers("percentiles", percentiles, "0 to 100", lambda p: 0 <= p <= 100)
-    if definition not in DEFINITIONS:
-        raise ValueError(f"definition: expected 'voxel' or 'surfel', got {definition!r}")
+    choice("definition", definition, DEFINITIONS)
     if definition == "surfel" and not border_is_outside:
         raise ValueError("border_is_outside: expected True for definition='surfel', got False")
     structures = _structures(labels)
@@ -258,7 +261,7 @@ def _run_extension(
     none, `counts`.
     """
     threads = torch.get_num_threads()
-    _ext.C.surface_distances_cpu(pred, ref, *query, directed, pooled, threads, *counts)
+    _ext.C.surface_distances_cpu(pred, ref, query, directed, pooled, threads, counts)
 
 
 @torch.library.custom_op("recycleseg::surface_distances", mutates_args=())
@@ -320,21 +323,13 @@ def _structures(labels: Labels | None) -> list[tuple[int, ...]] | None:
 
 
 def _check_maps(pred: Tensor, ref: Tensor, shape: str, num_axes: int) -> None:
-    for name, maps in (("pred", pred), ("ref", ref)):
-        if maps.dtype not in _LABEL_DTYPES:
-            raise ValueError(
-                f"{name}: expected dtype bool, uint8, int16, int32 or int64, got {maps.dtype}"
-            )
+    integers("pred", pred)
+    integers("ref", ref)
     if num_axes not in (2, 3):
         raise ValueError(
             f"pred: expected shape {shape} where S has 2 or 3 axes, got {tuple(pred.shape)}"
         )
-    if ref.shape != pred.shape:
-        raise ValueError(
-            f"ref: expected the shape of pred, {tuple(pred.shape)}, got {tuple(ref.shape)}"
-        )
-    if ref.device != pred.device:
-        raise ValueError(f"ref: expected the device of pred, {pred.device}, got {ref.device}")
+    same_map(pred, ref)
 
 
 def _check_numbers(
@@ -348,4 +343,4 @@ def _check_numbers(
 def _resolve(backend: str, device: torch.device) -> str:
     if backend == "auto" and not (device.type == "cuda" and _ext.HAS_CUDA):
         device = torch.device("cpu")
-    return _ext.resolve_backend(backend, device)
+    return resolve_backend(backend, device)

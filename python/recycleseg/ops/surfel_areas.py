@@ -13,23 +13,33 @@ from torch import Tensor
 def surfel_areas(spacing: Sequence[float]) -> Tensor:
     """Area of the surface element (surfel) of every neighbourhood code.
 
-    spacing: mm per axis, in array-axis order; two or three. Bit i of a code says whether voxel i
-    of the 2x2(x2) neighbourhood is inside, counted in C order: in 3D voxel (x, y, z) is bit
-    4x + 2y + z, in 2D voxel (x, y) is bit 2x + y. Codes that mirror each other have one area, so
-    the opposite order, in which bit 0 is voxel (1, 1, 1), gives the same table.
+    Bit i of a code says whether voxel i of the 2x2(x2) neighbourhood is inside, counted in C order:
+    in 3D voxel (x, y, z) is bit 4x + 2y + z, in 2D voxel (x, y) is bit 2x + y. Codes that mirror
+    each other have one area, so the opposite order, where bit 0 is voxel (1, 1, 1), gives the same
+    table.
 
-    Returns float64 on the CPU: in 3D (256,) areas in mm^2, in 2D (16,) lengths in mm, of marching
-    cubes (Lorensen and Cline 1987; squares in 2D) with vertices half-way between voxels and
-    triangles as in DeepMind's surface-distance: a code and its complement have the same surface,
-    and corners that touch only across a diagonal are cut off one by one.
+    Args:
+        spacing: mm per axis, in the order of the array's axes; two or three numbers.
 
-    Raises ValueError where spacing is not two or three positive finite numbers.
+    Returns:
+        float64 on the CPU: in 3D (256,) areas in mm^2, in 2D (16,) lengths in mm, of marching cubes
+        (Lorensen and Cline 1987; squares in 2D) with vertices half-way between voxels and triangles
+        as in DeepMind's surface-distance: a code and its complement have the same surface, and
+        corners that touch only across a diagonal are cut off one by one.
+
+    Raises:
+        ValueError: spacing is not two or three positive finite numbers.
     """
     if len(spacing) not in (2, 3) or not all(0 < s < math.inf for s in spacing):
         raise ValueError(f"spacing: expected 2 or 3 positive finite numbers, got {tuple(spacing)}")
+    return _areas(tuple(spacing))
+
+
+@functools.lru_cache(maxsize=16)  # a data set often has one spacing
+def _areas(spacing: tuple[float, ...]) -> Tensor:
     if len(spacing) == 2:  # a contour is the cross-section of its extrusion by 1 mm
         extruded = [sum(3 << 2 * i for i in range(4) if code >> i & 1) for code in range(16)]
-        return surfel_areas((*spacing, 1.0))[extruded]
+        return _areas((*spacing, 1.0))[extruded]
     x, y, z = spacing
     faces = torch.tensor([y * z, x * z, x * y], dtype=torch.float64)
     return (_unit_pieces() * faces).square().sum(-1).sqrt().sum(-1)

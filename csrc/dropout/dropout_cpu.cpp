@@ -1,0 +1,54 @@
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+#include "common/instruction_set.hpp"
+#include "common/threads.hpp"
+#include "dropout/dropout.hpp"
+#include "dropout/dropout_simd.hpp"
+
+namespace recycleseg {
+
+RECYCLESEG_DECLARE_BUILDS(DropoutLoops, kDropoutLoops)
+
+namespace {
+
+// Fewer elements take less time than starting a thread.
+constexpr std::int64_t kChunk = 1 << 16;
+static_assert(kChunk % kDropoutGroup == 0, "chunks must start at a group");
+
+void check(const TensorView& x, const TensorView& y, double rate) {
+  require_contiguous(x, dlpack::kCpu);
+  require_contiguous(y, dlpack::kCpu);
+  if (x.dtype != DType::float32 && x.dtype != DType::bfloat16)
+    throw std::invalid_argument(x.name + ": expected dtype float32 or bfloat16, got " +
+                                describe(x.dlpack_dtype));
+  if (y.dtype != x.dtype || y.size() != x.size())
+    throw std::invalid_argument(y.name + ": expected size and dtype of x");
+  if (!(rate >= 0 && rate < 1))
+    throw std::invalid_argument("rate: expected 0 to below 1, got " + std::to_string(rate));
+}
+
+}  // namespace
+
+void dropout_cpu(const TensorView& x, const TensorView& y, double rate, std::uint64_t seed,
+                 std::int64_t num_threads) {
+  check(x, y, rate);
+  const auto threshold = static_cast<std::uint32_t>(std::lround(rate * 65536));
+  const DropoutKey key{seed, threshold, static_cast<float>(1 / (1 - rate))};
+  const DropoutLoops& loops = select(RECYCLESEG_BUILDS(kDropoutLoops));
+  const std::int64_t size = x.size(), chunks = (size + kChunk - 1) / kChunk;
+  ChunkQueue queue(chunks);
+  run_on_threads(std::min(num_threads, chunks), [&] {
+    for (std::int64_t i; queue.next(i);) {
+      const std::int64_t first = i * kChunk, count = std::min(kChunk, size - first);
+      if (x.dtype == DType::float32)
+        loops.of_floats(data_of<float>(x) + first, data_of<float>(y) + first, first, count, key);
+      else
+        loops.of_bfloat16(data_of<BFloat16>(x) + first, data_of<BFloat16>(y) + first, first, count,
+                          key);
+    }
+  });
+}
+
+}  // namespace recycleseg
