@@ -27,11 +27,11 @@ class VoteSettings(NamedTuple):
         method: index in METHODS of how members are combined.
         exclusive: 1 where a voxel has one class, 0 where classes overlap.
         num_classes: C.
-        probs: 1 where the scores are asked for; the next three likewise.
-        entropy: of the mean.
-        mutual_information: of the members and the result.
-        share: of the weight that votes for the result.
-        validate: 1 where values that are no probabilities, logits or labels are refused.
+        probs: 1 to return the scores.
+        entropy: 1 to return the entropy of the mean.
+        mutual_information: 1 to return that of the members and the result.
+        share: 1 to return the share of the weight that votes for the result.
+        validate: 1 to refuse values that are no probabilities, logits or labels.
     """
 
     source: int

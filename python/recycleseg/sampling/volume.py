@@ -26,13 +26,23 @@ from recycleseg.sampling.windows import RowMerger, WindowGrid
 class VolumeSampler:
     """Segments an image of any size with a network trained on patches.
 
-    network: see `Network`. diffusion: the respaced process; None: the network is supervised.
-    overlap: fraction of a window. fusion: "trajectory": every window is sampled by itself, and
-    probabilities are averaged where windows overlap; "step": the state x_t is one for the whole
-    volume, and the network's outputs are averaged at every step, so that windows agree where they
-    overlap. compiled: the network is compiled, for one shape: batches are filled up to
-    window_batch, and on a GPU a trajectory that draws no noise on its way, or else the network,
-    runs as a CUDA graph.
+    Attributes:
+        network: see `Network`.
+        diffusion: the respaced process; None for a supervised network.
+        num_classes: C.
+        exclusive: whether a voxel has exactly one class.
+        patch_size: voxels of a window along each axis.
+        overlap: share of a window that its neighbour repeats.
+        sampler: ``ddim`` or ``ddpm``.
+        eta: noise of DDIM.
+        self_conditioning: whether the network also sees the prediction of the step before.
+        window_batch: windows per forward pass.
+        compiled: whether the network is compiled, for one shape. Then batches are filled up to
+            window_batch. On a GPU a trajectory that draws no noise on its way runs as one CUDA
+            graph, otherwise the network does.
+        fusion: "trajectory" samples each window alone and averages probabilities where windows
+            overlap. "step" keeps one state x_t for the whole volume and averages the network's
+            outputs at every step, so that windows agree where they overlap.
     """
 
     network: Network
@@ -51,11 +61,16 @@ class VolumeSampler:
     def __call__(
         self, image: Tensor, generator: torch.Generator, progress: Progress | None = None
     ) -> Tensor:
-        """Probabilities (C, *S) float32 in [0, 1] after the last sampling step.
+        """Give the probabilities after the last sampling step.
 
-        image: (C_img, *S) float32 on the network's device. generator: on the same device; it
-        seeds the generator of every window's noise, or of the whole volume's, so that no noise
-        depends on `window_batch`.
+        Args:
+            image: (C_img, *S) float32 on the network's device.
+            generator: on the same device. It seeds the generator of each window's noise, or of
+                the whole volume's, so that no noise depends on `window_batch`.
+            progress: called with the windows done and all windows.
+
+        Returns:
+            (C, *S) float32 in [0, 1].
         """
         for probs in self._run(image, generator, progress, every_step=False):
             last = probs
@@ -64,10 +79,10 @@ class VolumeSampler:
     def steps(
         self, image: Tensor, generator: torch.Generator, progress: Progress | None = None
     ) -> Iterator[Tensor]:
-        """Probabilities (C, *S) at every sampling step, first to last; otherwise as the call.
+        """Give the probabilities (C, *S) at every sampling step; the arguments are the call's.
 
-        A supervised network has one step. The next step may overwrite the tensor. With the fusion
-        "trajectory" all steps are held in memory, with "step" one.
+        A supervised network has one step. The next step may overwrite the tensor. The fusion
+        "trajectory" holds all steps in memory, "step" holds one.
         """
         return self._run(image, generator, progress, every_step=True)
 
@@ -124,10 +139,9 @@ class VolumeSampler:
     ) -> Iterator[Tensor]:
         """Probabilities (C, *S) at each step, or at the last one, of one state x_t for the volume.
 
-        Rows of x_t become those of x_{t-1} as soon as no further window sees them, so that there
-        is one x_t. Probabilities that nobody asks for are not kept; the last ones take its place.
-        One more volume is held for them where they are, and one for the noise of steps that draw
-        it.
+        Rows of x_t become rows of x_{t-1} as soon as no further window sees them, so one x_t is
+        enough. At the last step its place is taken by the probabilities. If they are asked for at
+        every step, they take one more volume; so does the noise, at steps that draw it.
         """
         (own,) = spawn(generator, 1)
         shape = (self.num_classes, *image.shape[1:])
@@ -192,10 +206,16 @@ class VolumeSampler:
     def sample_windows(
         self, windows: Tensor, generators: list[torch.Generator], *, every_step: bool = True
     ) -> Tensor:
-        """Probabilities (K, N, C, *P) of windows (N, C_img, *P) at every step, or at the last one.
+        """Sample each window alone.
 
-        generators: one for each window, on its device. Where the sampler is compiled, N is at most
-        window_batch, and on a GPU the next call may overwrite the result.
+        Args:
+            windows: (N, C_img, *P); N is at most window_batch if the sampler is compiled.
+            generators: one per window, on its device.
+            every_step: whether to give every step, or the last one only.
+
+        Returns:
+            Probabilities (K, N, C, *P) of K steps. On a GPU the next call of a compiled sampler
+            may overwrite them.
         """
         number = len(windows)
         windows = self._filled(windows)
@@ -267,7 +287,7 @@ def _all_steps(
 def report(
     progress: Progress | None, windows: slice, number: int, passes: int = 0, all_passes: int = 1
 ) -> None:
-    """Say that the windows up to these are done, of `number` in each of all passes."""
+    """Tell `progress` that the windows up to these are done, of `number` in each pass."""
     if progress is not None:
         progress(passes * number + min(windows.stop, number), all_passes * number)
 
@@ -281,8 +301,9 @@ def spawn(generator: torch.Generator, number: int) -> list[torch.Generator]:
 def pad_to(image: Tensor, size: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
     """Pad (C, *S) with zeros to at least `size`, centred as PatchSampler does.
 
-    Returns the padded image, or itself where it is large enough, and the index of its first own
-    voxel.
+    Returns:
+        The padded image, or the image itself if it is large enough, and the index of its first
+        own voxel.
     """
     widths = [max(p - n, 0) for n, p in zip(image.shape[1:], size, strict=True)]
     first = tuple((width + 1) // 2 for width in widths)
