@@ -1,7 +1,7 @@
 """Soft Dice, focal loss and cross entropy of the same logits, in one pass.
 
-The three share the probabilities. On a GPU the logits are read once forward and once backward,
-where the probabilities are computed anew, so that nothing of their size is kept but the arguments.
+The three share the probabilities. On a GPU the logits are read once forward and once backward. The
+backward pass computes the probabilities again, so nothing of their size is kept but the arguments.
 """
 
 from __future__ import annotations

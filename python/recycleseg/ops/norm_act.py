@@ -44,7 +44,7 @@ def norm_act(
     Args:
         x: (B, C, *S), floating point, not empty; fastest where it lies channels-last in memory.
         weight: (B, C), in float32 (float64 for a float64 x).
-        bias: (B, C), likewise.
+        bias: (B, C), in the same dtype.
         residual: like x, or None.
         activation: whether act is GELU or nothing.
         eps: added to the variance.

@@ -61,7 +61,7 @@ def philox_normal(
     Args:
         shape: (B, C, *S), with C at most 64.
         seed: any int64, or a 0-d int64 tensor on the device.
-        offset: in [0, 2^60), an int or a tensor like the seed. Another offset gives independent noise.
+        offset: in [0, 2^60), int or tensor as the seed. Another offset gives independent noise.
         device: of the result; None: that of the tensors among seed and offset, else the CPU.
 
     Raises:
