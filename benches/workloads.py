@@ -10,7 +10,7 @@ from step_cases import CASES, NUM_CLASSES, Case
 from torch import Tensor
 
 from recycleseg import _ext
-from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.process import GaussianDiffusion
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.diffusion.strategies import DiffusionObjective, Recycling, Standard, make_draws
 from recycleseg.diffusion.timesteps import UniformTimesteps

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.process import GaussianDiffusion
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.losses import SegmentationLoss, cross_entropy_loss, dice_loss, focal_loss
 from recycleseg.ops.noise_step import x_to_mask

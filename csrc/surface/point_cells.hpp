@@ -11,8 +11,8 @@ namespace recycleseg {
 
 class PointCells {
  public:
-  // Takes half a byte a voxel of one row of the largest cubes while it builds, and then some 25
-  // bytes for each cell that holds a point.
+  // Memory: about 25 bytes for each cell that holds a point. While it is built, also half a byte
+  // for each voxel in one row of the largest cubes.
   explicit PointCells(const BitGrid& points) {
     const std::int64_t num_cubes = cubes_along(points.width);
     std::vector<std::uint64_t> cells(num_cubes * kCellsInCube);

@@ -2,12 +2,13 @@
 //
 // Idea: a structure is a set of bits within its box, so that one instruction handles 64 voxels when
 // the surface is found. From each point of one surface an exact search finds the nearest point of
-// the other. It first looks through the rows of bits around the point, the nearest rows first.
-// Where the nearest point is far, it descends a tree of cubes of 64, 16 and 4 voxels a side, and
-// opens only cubes whose lower bound is below the best distance so far (branch and bound, as K.
-// Fukunaga and P. M. Narendra, IEEE Transactions on Computers C-24, 1975). The point that was
-// nearest to the neighbouring voxel is the first guess. Distances on a grid are few distinct
-// values, so they are counted, and every summary follows from the counts. Surface elements between
+// the other. It first looks through the rows of bits around the point, the nearest rows first
+// (near_rows). If the nearest point is far, it descends a tree of cubes of 64, 16 and 4 voxels a
+// side (point_cells). It opens only cubes whose lower bound is below the best distance so far
+// (branch and bound, as K. Fukunaga and P. M. Narendra, IEEE Transactions on Computers C-24, 1975).
+// The first guess is the point that was nearest to the neighbouring voxel. On a grid there are few
+// different distances. So each is counted (distance_counts), and all results follow from the
+// counts. structure_distances holds all of this for one structure. Surface elements between
 // voxels are those of marching cubes (W. E. Lorensen and H. E. Cline, Computer Graphics 21, 1987).
 //
 // Time: one reading of the maps, then a few rows for each surface point where the surfaces are
@@ -38,9 +39,9 @@ struct SurfaceQuery {
 // Columns of `directed` before the percentiles and the sizes within each tolerance.
 enum SurfaceColumn { kSurfaceSize, kMeanDistance, kMaxDistance, kSurfaceColumns };
 
-// A tolerance of exactly some voxels' distance includes them, whatever the rounding.
+// If a distance equals the tolerance, it is within it, also if rounding made it larger.
 constexpr double kToleranceSlack = 1e-9;
-// So does a percentile that some area reaches exactly.
+// If an area equals the percentile's share, it reaches it, also if rounding made it smaller.
 constexpr double kShareSlack = 1e-12;
 
 // What surface_distances_cpu also counts of the structures, all int64.

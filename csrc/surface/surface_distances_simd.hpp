@@ -49,8 +49,8 @@ struct NearSearch {
 constexpr std::int64_t kLongest = 64;
 
 // The search for far points: cells of 4 x 4 x 4 voxels that hold a point, in cubes of 4 x 4 x 4
-// cells, in cubes of as many cubes. A search starts from the point that was nearest to the last
-// voxel, so that it opens but few of them.
+// cells, in cubes of 4 x 4 x 4 cubes. A search starts from the point that was nearest to the last
+// voxel, so it opens few of them.
 constexpr int kLevels = 3;
 constexpr std::int32_t kCubeSize[kLevels] = {4, 16, 64};  // voxels along each axis
 struct FarSearch {

@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.process import GaussianDiffusion
 from recycleseg.diffusion.samplers import ddim_step, ddpm_step
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.losses import SegmentationLoss

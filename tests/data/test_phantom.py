@@ -82,7 +82,7 @@ def test_no_interval_of_intensities_is_an_organ(scenes: tuple[np.ndarray, np.nda
 
 
 @pytest.mark.parametrize("knows_place", [False, True])
-def test_gaussian_classifiers_score_low(
+def test_process_classifiers_score_low(
     scenes: tuple[np.ndarray, np.ndarray], knows_place: bool
 ) -> None:
     """Classifiers fitted on half of the scenes, by intensity alone or by intensity and place."""

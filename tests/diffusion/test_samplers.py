@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.network import NetworkInput
+from recycleseg.diffusion.process import GaussianDiffusion
 from recycleseg.diffusion.samplers import ddim_step, ddpm_step, reverse_step, sample
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.ops.noise_step import x_to_mask

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.process import GaussianDiffusion
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.diffusion.timesteps import ImportanceTimesteps, Timesteps, UniformTimesteps
 

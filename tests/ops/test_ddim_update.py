@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.process import GaussianDiffusion
 from recycleseg.diffusion.samplers import ddim_step, ddpm_step
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.ops.ddim_update import ddim_update, ddim_update_reference

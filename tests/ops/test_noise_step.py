@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recycleseg.classes import probabilities
-from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.process import GaussianDiffusion
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.ops.noise_step import noise_step, noise_step_reference
 from recycleseg.ops.philox import philox_normal

@@ -10,7 +10,7 @@ from recycleseg.classes import Classes
 from recycleseg.data.geometry import Orientation
 from recycleseg.data.patches import PatchSampler
 from recycleseg.data.preprocess import PreparedCase
-from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.process import GaussianDiffusion
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.models.unet import UNet
 from recycleseg.sampling import memory

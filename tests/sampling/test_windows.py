@@ -174,7 +174,7 @@ def test_a_single_window_is_its_own_mean() -> None:
 
 
 @pytest.mark.parametrize("patch_size", [(1, 4), (5, 8), (12, 7, 9), (40, 56, 40)])
-def test_gaussian_weight_is_monais(patch_size: tuple[int, ...]) -> None:
+def test_process_weight_is_monais(patch_size: tuple[int, ...]) -> None:
     weight = gaussian_weight(patch_size)
     assert weight.shape == patch_size and weight.dtype == torch.float32
     assert weight.max() == 1 and weight.min() > 0

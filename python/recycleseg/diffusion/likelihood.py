@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from recycleseg.diffusion.gaussian import GaussianDiffusion
+from recycleseg.diffusion.process import GaussianDiffusion
 
 # Beyond this many standard deviations the approximate CDF is 0 or 1 in float64 too. Clamping there
 # changes no value, and keeps the cube from overflowing where a learned variance is tiny.

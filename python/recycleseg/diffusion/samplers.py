@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recycleseg.diffusion.gaussian import GaussianDiffusion, check_t_index
 from recycleseg.diffusion.network import Network, NetworkInput
+from recycleseg.diffusion.process import GaussianDiffusion, check_t_index
 from recycleseg.ops.ddim_update import ddim_update
 from recycleseg.ops.noise_step import x_to_mask
 

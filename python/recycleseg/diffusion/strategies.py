@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.likelihood import noise_mse_loss, vlb_loss
 from recycleseg.diffusion.network import Network, NetworkInput
+from recycleseg.diffusion.process import GaussianDiffusion
 from recycleseg.diffusion.samplers import reverse_step
 from recycleseg.diffusion.timesteps import Timesteps
 from recycleseg.losses import SegmentationLoss
@@ -29,7 +29,7 @@ class Draws:
     Attributes:
         t_index: (B,) int64.
         weight: (B,) weight of the loss of each sample.
-        noise: as many as the strategy takes, each (B, C, *S) float32 or what it is drawn by.
+        noise: `num_noises` of the strategy, each (B, C, *S) float32, or a seed to draw it from.
         uniform: (B,) in [0, 1).
     """
 

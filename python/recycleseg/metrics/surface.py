@@ -24,7 +24,12 @@ def hausdorff(directed: Array) -> Array:
 
 
 def percentile_hausdorff(directed: Array, index: int = 0) -> Array:
-    """The larger of the two directed percentiles (...) in mm, of the percentile number `index`."""
+    """Percentile Hausdorff distance (...) in mm, HD95 of the 95th: the larger of both directions.
+
+    Args:
+        directed: see the top of this file.
+        index: which of the measured percentiles, from 0.
+    """
     return _larger(directed[..., _FIRST_PERCENTILE + index])
 
 

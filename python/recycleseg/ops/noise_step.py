@@ -21,7 +21,7 @@ class NoiseStep(NamedTuple):
 
     Attributes:
         network_input: (B, C_total, *S), with the mask of x_t in its channels.
-        x_t: (B, C, *S), not clipped; None where it is not asked for.
+        x_t: (B, C, *S), not clipped; None if return_x is False.
     """
 
     network_input: Tensor
@@ -70,9 +70,9 @@ def noise_step(
         num_classes: C.
         exclusive: softmax of logits rather than sigmoid.
         noise: (B, C, *S), any floating dtype; None: it is drawn from the seed.
-        seed: of :func:`recycleseg.ops.philox.philox_normal`; needed where noise is None. A tensor
-            is read on the device, as is the offset, so that a CUDA graph draws new noise at each
-            replay if it bumps the offset.
+        seed: of :func:`recycleseg.ops.philox.philox_normal`; needed if noise is None. Seed and
+            offset may be tensors, which are read on the device. So a CUDA graph that increases
+            the offset draws new noise at each replay.
         offset: of `philox_normal`.
         network_input: (B, C_total, *S), any floating dtype, contiguous or channels-last, or a slice
             of channels of such a tensor. The mask overwrites its C channels from first_channel on.

@@ -76,7 +76,7 @@ def surface_distances(
 
     Args:
         pred, ref: label maps (B, *S), or masks (B, C, *S) where `labels` is None, nonzero inside;
-            of one shape and device; bool, uint8, int16, int32 or int64, each its own. S has 2 or 3
+            of one shape and device. Each may be bool, uint8, int16, int32 or int64. S has 2 or 3
             axes.
         labels: the C structures of label maps: each a label value, or a tuple of values whose union
             it is. Structures may overlap, and labels that belong to none are background.
@@ -102,12 +102,13 @@ def surface_distances(
             "auto" copies tensors on a GPU to the CPU, if the extension was built at all, and the
             result back.
 
-    Memory besides the arguments: "cpp" takes half a byte for each voxel of the boxes around the
-    structures that are at work (three quarters where voxels are longer along the last axis than
-    along the one before; together at most one volume's voxels, or 4 million where that is more),
-    32 KiB for each of them, some 50 bytes for each distinct distance and, where distances are long,
-    some 25 bytes for each 4x4x4 cell with surface; a tensor that is not contiguous is copied.
-    "cuda" takes, for one structure after the other, 12 bytes for each voxel of the box around it
+    Memory besides the arguments, with "cpp": for each structure that is being measured, half a byte
+    for each voxel of the box around it (three quarters if voxels are longer along the last axis
+    than along the one before) and 32 KiB. Structures are measured at the same time while their
+    boxes have together no more voxels than the volume, or than 4 million if that is more. Each
+    different distance takes about 50 bytes. If distances are long, each 4x4x4 cell with surface
+    takes about 25 bytes. A tensor that is not contiguous is copied.
+    With "cuda": for one structure after the other, 12 bytes for each voxel of the box around it
     and one voxel on each side, and some 100 bytes for each voxel or corner of its two surfaces;
     first, to find the boxes, 5 bytes for each voxel of a volume. The host waits for the device once
     for all boxes, and once for each surface.

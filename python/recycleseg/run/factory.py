@@ -25,8 +25,8 @@ from pathlib import Path
 import torch
 
 from recycleseg.data.preprocess import Plan
-from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.network import Network
+from recycleseg.diffusion.process import GaussianDiffusion
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.diffusion.strategies import (
     DiffusionObjective,

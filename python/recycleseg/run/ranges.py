@@ -1,4 +1,4 @@
-"""The allowed values of an option, given where its field is defined."""
+"""Kinds of allowed values. Which one an option has stands at its field in `options.py`."""
 
 from __future__ import annotations
 

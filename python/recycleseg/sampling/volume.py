@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recycleseg.classes import probabilities
-from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.network import Network, NetworkInput
+from recycleseg.diffusion.process import GaussianDiffusion
 from recycleseg.diffusion.samplers import Sampler, draws_noise, reverse_step, sample
 from recycleseg.ops.noise_step import x_to_mask
 from recycleseg.progress import Progress

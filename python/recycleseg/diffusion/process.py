@@ -120,7 +120,7 @@ class GaussianDiffusion:
     # coefficients of a whole batch
 
     def look_up(self, name: str, t_index: Tensor) -> Tensor:
-        """Values (B,) of one array of the schedule at t_index, float64 but for "time".
+        """Values (B,) of one array of the schedule at t_index: float64, of "time" float32.
 
         Raises:
             ValueError: t_index lies on another device than the tables.
@@ -295,7 +295,7 @@ class GaussianDiffusion:
         return prediction, variance_out
 
     def prediction(self, model_out: Tensor, x_t: Tensor) -> Tensor:
-        """The channels (B, C, *S) of model_out that are no variance.
+        """The channels (B, C, *S) of model_out without those of a learned variance.
 
         Raises:
             ValueError: model_out does not have the channels that go with x_t.

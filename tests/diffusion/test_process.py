@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from recycleseg.classes import probabilities
-from recycleseg.diffusion.gaussian import GaussianDiffusion
 from recycleseg.diffusion.likelihood import noise_mse_loss, vlb_loss
+from recycleseg.diffusion.process import GaussianDiffusion
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.ops.noise_step import x_to_mask
 
