@@ -6,6 +6,7 @@ PyTorch hands a batch of one, where it is small, not to oneDNN but to an unfoldi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,10 +44,9 @@ def _is_single(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> bool:
 
 
 def _convolve(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
-    y: Tensor = _SingleConvolution.apply(  # type: ignore[no-untyped-call]
-        x, conv.weight, conv.bias, (conv.stride, conv.padding, conv.dilation, conv.groups)
-    )
-    return y
+    apply: Callable[..., Tensor] = _SingleConvolution.apply  # typed in some versions of PyTorch
+    geometry = conv.stride, conv.padding, conv.dilation, conv.groups
+    return apply(x, conv.weight, conv.bias, geometry)
 
 
 class _SingleConvolution(torch.autograd.Function):
