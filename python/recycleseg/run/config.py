@@ -32,7 +32,7 @@ from recycleseg.run.options import (
     StrategyName,
     ValidationConfig,
 )
-from recycleseg.run.ranges import SEED, range_of, within
+from recycleseg.run.ranges import RANGE, SEED, within
 
 # Options in the files of earlier versions, each with the only value that is still possible.
 _REMOVED = {
@@ -202,8 +202,10 @@ def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _problems(config: Any, prefix: str = "") -> Iterator[str]:
     """Problems of single values, each as "name: expected ..., got ..."."""
-    for name, hint in get_type_hints(type(config)).items():
-        value, allowed = getattr(config, name), range_of(config, name)
+    hints = get_type_hints(type(config))
+    for option in fields(config):
+        name, hint, allowed = option.name, hints[option.name], option.metadata.get(RANGE)
+        value = getattr(config, name)
         if is_dataclass(value):
             yield from _problems(value, f"{prefix}{name}.")
         elif get_origin(hint) is Literal and value not in get_args(hint):

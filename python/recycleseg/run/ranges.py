@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
+
+# Where the metadata of a dataclass field hold its range.
+RANGE = "range"
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,5 @@ AUTO_OR_AT_LEAST_1 = Range(
 
 def within(allowed: Range, default: Value) -> Value:
     """A dataclass field with this default; its values must be in the range."""
-    made: Value = field(default=default, metadata={"range": allowed})
+    made: Value = field(default=default, metadata={RANGE: allowed})
     return made
-
-
-def range_of(config: Any, name: str) -> Range | None:
-    """The range of a field of a dataclass; None if every value of its type is allowed."""
-    (metadata,) = [option.metadata for option in fields(config) if option.name == name]
-    found: Range | None = metadata.get("range")
-    return found
