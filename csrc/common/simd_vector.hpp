@@ -45,10 +45,14 @@ INLINE Floats widen(const Halves& x) {
 }
 INLINE void narrow(const Floats& x, Floats& out) { out = x; }
 INLINE void narrow(const Floats& x, Halves& out) {
+#ifdef __AVX512BF16__
+  out = copy_bits<Halves>(_mm512_cvtneps_pbh(copy_bits<__m512>(x)));  // subnormals become 0
+#else
   // To nearest, ties to even; a NaN, whose payload might round to infinity, stays one.
   const Words bits = copy_bits<Words>(x);
   const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   out = __builtin_convertvector(x == x ? rounded : (Words{} + 0x7fc0), Halves);
+#endif
 }
 
 template <class T>

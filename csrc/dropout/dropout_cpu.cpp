@@ -9,7 +9,7 @@
 
 namespace recycleseg {
 
-RECYCLESEG_DECLARE_BUILDS(DropoutLoops, kDropoutLoops)
+RECYCLESEG_DECLARE_BFLOAT16_BUILDS(DropoutLoops, kDropoutLoops)
 
 namespace {
 
@@ -36,7 +36,7 @@ void dropout_cpu(const TensorView& x, const TensorView& y, double rate, std::uin
   check(x, y, rate);
   const auto threshold = static_cast<std::uint32_t>(std::lround(rate * 65536));
   const DropoutKey key{seed, threshold, static_cast<float>(1 / (1 - rate))};
-  const DropoutLoops& loops = select(RECYCLESEG_BUILDS(kDropoutLoops));
+  const DropoutLoops& loops = select(RECYCLESEG_BFLOAT16_BUILDS(kDropoutLoops));
   const std::int64_t size = x.size(), chunks = (size + kChunk - 1) / kChunk;
   ChunkQueue queue(chunks);
   run_on_threads(std::min(num_threads, chunks), [&] {

@@ -11,8 +11,8 @@
 
 namespace recycleseg {
 
-RECYCLESEG_DECLARE_BUILDS(NormActLoops<float>, kFloatLoops)
-RECYCLESEG_DECLARE_BUILDS(NormActLoops<BFloat16>, kBFloat16Loops)
+RECYCLESEG_DECLARE_BFLOAT16_BUILDS(NormActLoops<float>, kFloatLoops)
+RECYCLESEG_DECLARE_BFLOAT16_BUILDS(NormActLoops<BFloat16>, kBFloat16Loops)
 
 namespace {
 
@@ -22,9 +22,9 @@ constexpr std::int64_t kThreadElements = 1 << 16;  // fewer take less time than 
 template <class T>
 const NormActLoops<T>& loops() {
   if constexpr (std::is_same_v<T, float>)
-    return select(RECYCLESEG_BUILDS(kFloatLoops));
+    return select(RECYCLESEG_BFLOAT16_BUILDS(kFloatLoops));
   else
-    return select(RECYCLESEG_BUILDS(kBFloat16Loops));
+    return select(RECYCLESEG_BFLOAT16_BUILDS(kBFloat16Loops));
 }
 
 // How the voxels of the samples are cut into chunks. Sums are taken chunk by chunk and then over
