@@ -97,6 +97,28 @@ def test_two_files_for_one_case(
     )
 
 
+def test_upper_case_endings(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "a.nii.gz", "B.NII.GZ", "c.Nii.gz", "d_0000.NII")
+    assert found(folder) == {
+        "B": ["B.NII.GZ"],
+        "a": ["a.nii.gz"],
+        "c": ["c.Nii.gz"],
+        "d": ["d_0000.NII"],
+    }
+    assert found(folder / "B.NII.GZ") == {"B": ["B.NII.GZ"]}
+    touch(folder, "d_0001.NII")
+    both = {"d": ["d_0000.NII", "d_0001.NII"]}
+    assert found(folder / "d_0001.NII", TWO) == both
+    said = problem(touch(tmp_path / "two", "a.nii", "a.NII"))
+    assert "expected one file for case a, got two" in said
+
+
+def test_one_file_with_all_channels(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "a_0000.nii", "b.nii")
+    assert found(folder, TWO) == {"a": ["a_0000.nii"], "b": ["b.nii"]}
+    assert found(folder / "b.nii", TWO) == {"b": ["b.nii"]}
+
+
 def test_names_without_a_channel_of_the_run(tmp_path: Path) -> None:
     folder = touch(tmp_path, "x.nii", "y_0002.nii")
     expected = "expected a name CASE_0000.nii to CASE_0001.nii for the channels T1, T2, got"

@@ -152,17 +152,7 @@ def test_corrupt_byte_is_found_by_the_checksum(tmp_path: Path, ending: str) -> N
         read_volume(path)
 
 
-@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 6, 2)])
-def test_nifti_of_other_dimensions_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    nib.save(nib.Nifti1Image(np.zeros(shape, np.float32), np.eye(4)), tmp_path / "x.nii.gz")
-    with pytest.raises(FileError, match=rf"x.nii.gz: expected 3 axes, got {len(shape)}"):
-        read_volume(tmp_path / "x.nii.gz")
-
-
-def test_colours_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(tmp_path / "x.png")
-    with pytest.raises(FileError, match="x.png: expected a grey PNG .* got mode RGB"):
-        read_volume(tmp_path / "x.png")
+def test_colours_in_nifti_are_refused(tmp_path: Path) -> None:
     colours = np.zeros((2, 2, 2), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.save(nib.Nifti1Image(colours, np.eye(4)), tmp_path / "x.nii.gz")
     with pytest.raises(FileError, match="x.nii.gz: expected real numbers"):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from recycleseg.data.layout import Case, Dataset, dataset_error
-from recycleseg.data.volumes import Volume, read_volume
+from recycleseg.data.volumes import Volume, read_image, read_label
 from recycleseg.files import FileError, shortened
 from recycleseg.progress import Progress, followed
 
@@ -104,13 +104,12 @@ def _inspect_case(case: Case, dataset: Dataset) -> CaseFacts | list[str]:
     problems: list[str] = []
     volumes: list[Volume] = []
     label: Volume | None = None
-    for path in case.image_paths:
-        try:
-            volumes.append(read_volume(path))
-        except FileError as error:
-            problems.append(str(error))
     try:
-        label = None if case.label_path is None else read_volume(case.label_path)
+        volumes = read_image(case.image_paths, len(dataset.channel_names))
+    except FileError as error:
+        problems.append(str(error))
+    try:
+        label = None if case.label_path is None else read_label(case.label_path)
     except FileError as error:
         problems.append(str(error))
     problems.extend(image_problems(volumes, dataset.spatial_dims))

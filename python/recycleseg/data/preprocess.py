@@ -16,7 +16,7 @@ from recycleseg.data.check import CaseFacts, image_problems
 from recycleseg.data.geometry import Kernel, Orientation, resample, resample_label
 from recycleseg.data.layout import Dataset
 from recycleseg.data.upright import UprightGrid, is_upright
-from recycleseg.data.volumes import Volume, read_volume
+from recycleseg.data.volumes import Volume, read_label
 from recycleseg.files import FileError
 
 _PERCENTILES = (0.5, 99.5)
@@ -333,7 +333,7 @@ def native_label(case: PreparedCase) -> Tensor:
     """
     if case.label_path is None:
         raise ValueError(f"case: expected a case with a label, got {case.case_id} without")
-    label = torch.from_numpy(read_volume(case.label_path).array.astype(np.uint8))
+    label = torch.from_numpy(read_label(case.label_path).array.astype(np.uint8))
     return case.classes.target(label)
 
 

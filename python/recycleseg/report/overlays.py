@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from PIL import Image
 
 from recycleseg.classes import Labels
 from recycleseg.data.geometry import Orientation
-from recycleseg.data.volumes import read_volume
+from recycleseg.data.volumes import Volume, read_image, read_label, read_volume
 from recycleseg.files import FileError
 from recycleseg.report.figures import PALETTE
 
@@ -151,7 +151,7 @@ def _read_case(
     entropy: Path | None,
     max_entropy: float,
 ) -> tuple[_Case, str]:
-    volume = read_volume(prediction)
+    volume = read_label(prediction)
     shape, dims = volume.array.shape, volume.array.ndim
     orientation = Orientation.of(volume.affine, dims)
     notes = []
@@ -161,9 +161,9 @@ def _read_case(
         canonical = np.flip(array, orientation.flipped).transpose(orientation.permutation)
         return np.flip(canonical) if dims == 3 else canonical
 
-    def read(path: Path, what: str) -> Map | None:
+    def read(path: Path, what: str, reader: Callable[[Path], Volume]) -> Map | None:
         try:
-            array = read_volume(path).array
+            array = reader(path).array
         except FileError as error:
             notes.append(f"{what} not shown: {error}")
             return None
@@ -172,10 +172,10 @@ def _read_case(
             return None
         return upright(array)
 
-    ref = read_volume(reference)
+    ref = read_label(reference)
     sized = volume if volume.spacing_known else ref
-    image = read(images[0], "image") if images else None
-    uncertain = read(entropy, "uncertainty") if entropy is not None else None
+    image = read(images[0], "image", lambda path: read_image([path])[0]) if images else None
+    uncertain = read(entropy, "uncertainty", read_volume) if entropy is not None else None
     if uncertain is not None:
         greatest = 65535.0 if dims == 2 else max_entropy
         uncertain = np.clip(uncertain / greatest, 0.0, 1.0)
