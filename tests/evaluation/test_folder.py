@@ -209,8 +209,14 @@ def test_pixel_size_is_that_of_either_file(
     scores = evaluate_folder(tmp_path / "pred", tmp_path / "ref", labels={"whole": (1, 2)})
     # A pHYs chunk holds whole pixels per metre.
     assert scores.by_step[0]["whole"]["hd"] == pytest.approx([expected], rel=1e-3)
-    unknown = "1 of 1 cases: no file gives the pixel size, so 1 mm is assumed and distances are in"
-    assert any(note.startswith(unknown) for note in scores.notes) == (expected == 1.0)
+    unknown = "no file gives a pixel size that counts, so all lengths are in pixels"
+    one = (
+        "1 of 1 cases: only one of prediction and reference gives the pixel size; it is used for "
+        "both"
+    )
+    notes = {(None, None): (unknown,), (0.25, 0.25): ()}.get((pred_mm, ref_mm), (one,))
+    assert scores.notes == notes
+    assert scores.by_step[0].unit == ("pixels" if notes == (unknown,) else "mm")
 
 
 def test_real_references_against_themselves(data_root: Path) -> None:
