@@ -18,9 +18,10 @@ from PIL import Image
 
 from recycleseg.classes import Labels
 from recycleseg.data.geometry import Orientation
-from recycleseg.data.volumes import Volume, read_image, read_label, read_volume
+from recycleseg.data.volumes import PixelSize, Volume, read_image, read_label, read_volume, sized
 from recycleseg.files import FileError
 from recycleseg.report.figures import PALETTE
+from recycleseg.units import Unit, unit_of
 
 Map = NDArray[Any]
 
@@ -63,12 +64,14 @@ class Overlay:
 
     Attributes:
         planes: three slices, or one of a 2D case.
-        bar: length of the scale bar in mm, and in units of SIDE.
+        bar: length of the scale bar in `unit`, and in units of SIDE.
+        unit: "mm", or "pixels" if the pixel size is unknown.
         note: what is not shown and why, else empty.
     """
 
     planes: list[Plane]
     bar: tuple[float, float]
+    unit: Unit
     note: str
 
 
@@ -80,7 +83,8 @@ class _Case:
         pred, ref: label maps.
         image: intensities, or None.
         entropy: as a fraction of the greatest possible value, or None.
-        spacing: mm per axis.
+        spacing: length of a voxel along each axis.
+        unit: of lengths.
     """
 
     pred: Map
@@ -88,6 +92,7 @@ class _Case:
     image: Map | None
     entropy: Map | None
     spacing: tuple[float, ...]
+    unit: Unit
 
 
 # Name, axis across, axis down, axis through, edges. Canonical axes run to right, anterior and
@@ -105,6 +110,7 @@ def draw_overlay(
     reference: Path,
     labels: Labels,
     *,
+    pixel_size: PixelSize = "auto",
     images: Sequence[Path] = (),
     entropy: Path | None = None,
     max_entropy: float = 1.0,
@@ -116,6 +122,7 @@ def draw_overlay(
     Args:
         prediction, reference: label maps on the same grid.
         labels: name -> value, or values of a region.
+        pixel_size: which voxel sizes of the label maps count; see `sized`.
         images: one file per channel; the first is shown. Without it the outlines are on black.
         entropy: file of the entropy in nats; in a PNG, 65535 stands for the greatest value.
         max_entropy: greatest possible entropy in nats.
@@ -123,7 +130,7 @@ def draw_overlay(
     Raises:
         FileError: a label map cannot be read.
     """
-    case, note = _read_case(prediction, reference, images, entropy, max_entropy)
+    case, note = _read_case(prediction, reference, pixel_size, images, entropy, max_entropy)
     centre, side = _field_of_view(case, labels)
     wrong = _any_label(case.pred, case.ref, labels)
     grey = _grey_range(case, centre, side)
@@ -132,7 +139,7 @@ def draw_overlay(
         for plane in (_PLANES if case.pred.ndim == 3 else _PLANE_2D)
     ]
     bar = max(n for n in _BARS if n <= max(0.4 * side, _BARS[0]))
-    return Overlay(planes, (bar, bar * SIDE / side), note)
+    return Overlay(planes, (bar, bar * SIDE / side), case.unit, note)
 
 
 _BARS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
@@ -147,11 +154,12 @@ def uncertainty_scale() -> str:
 def _read_case(
     prediction: Path,
     reference: Path,
+    pixel_size: PixelSize,
     images: Sequence[Path],
     entropy: Path | None,
     max_entropy: float,
 ) -> tuple[_Case, str]:
-    volume = read_label(prediction)
+    volume = sized(read_label(prediction), pixel_size)
     shape, dims = volume.array.shape, volume.array.ndim
     orientation = Orientation.of(volume.affine, dims)
     notes = []
@@ -172,15 +180,21 @@ def _read_case(
             return None
         return upright(array)
 
-    ref = read_label(reference)
-    sized = volume if volume.spacing_known else ref
+    ref = sized(read_label(reference), pixel_size)
     image = read(images[0], "image", lambda path: read_image([path])[0]) if images else None
     uncertain = read(entropy, "uncertainty", read_volume) if entropy is not None else None
     if uncertain is not None:
         greatest = 65535.0 if dims == 2 else max_entropy
         uncertain = np.clip(uncertain / greatest, 0.0, 1.0)
-    spacing = tuple(orientation.sizes(sized.spacing))
-    case = _Case(upright(volume.array), upright(ref.array), image, uncertain, spacing)
+    known = ref.spacing or volume.spacing
+    case = _Case(
+        pred=upright(volume.array),
+        ref=upright(ref.array),
+        image=image,
+        entropy=uncertain,
+        spacing=orientation.sizes(known or (1.0,) * dims),
+        unit=unit_of(known),
+    )
     return case, "; ".join(notes)
 
 
@@ -200,7 +214,7 @@ def _any_label(pred: Map, ref: Map, labels: Labels) -> NDArray[np.bool_]:
 
 
 def _field_of_view(case: _Case, labels: Labels) -> tuple[tuple[float, ...], float]:
-    """Centre and side in mm of a square or cube around all structures, with a margin."""
+    """Centre and side of a square or cube around all structures, with a margin."""
     present = (case.pred > 0) | (case.ref > 0)
     size, low, high = np.array(case.spacing), [], []
     for axis in range(present.ndim):
