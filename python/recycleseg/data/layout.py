@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from recycleseg.classes import Classes
-from recycleseg.data.volumes import SPATIAL_DIMS, case_name, file_ending
+from recycleseg.data.volumes import SPATIAL_DIMS, case_name, file_ending, spatial_dims_of
 from recycleseg.files import FileError, listed, read_json_object, shortened
 
 SPLITS = ("train", "val", "test")
@@ -70,8 +70,14 @@ class Dataset:
 
     @property
     def spatial_dims(self) -> int:
-        """3 for NIfTI, 2 for PNG."""
-        return SPATIAL_DIMS[self.file_ending][0]
+        """3 for volumes, 2 for images; the first sound TIFF tells it for all."""
+        dims = SPATIAL_DIMS[self.file_ending]
+        for case in self.cases.values() if len(dims) > 1 else ():
+            try:
+                return spatial_dims_of(case.image_paths[0])
+            except FileError:
+                continue  # the check of the data set names it
+        return dims[0]
 
 
 def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import nibabel as nib
 import numpy as np
 
 from recycleseg.data.formats.nifti import read_nifti, write_nifti
 from recycleseg.data.formats.png import read_png, write_png
+from recycleseg.data.formats.tiff import read_tiff, tiff_dims, write_tiff
 from recycleseg.data.formats.volume import Content, Names, Volume
 from recycleseg.files import FileError, shortened
 
@@ -25,9 +26,12 @@ __all__ = [
     "read_label",
     "read_volume",
     "sized",
+    "spatial_dims_of",
     "write_like",
     "write_volume",
 ]
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,13 @@ class _Format:
 
 
 _NIFTI = _Format((3,), read_nifti, write_nifti)
+_TIFF = _Format((2, 3), read_tiff, write_tiff)
 _FORMATS = {
     ".nii.gz": _NIFTI,
     ".nii": _NIFTI,
     ".png": _Format((2,), read_png, write_png),
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
 }
 # The numbers of axes that a file with an ending may have.
 SPATIAL_DIMS = {ending: format.dims for ending, format in _FORMATS.items()}
@@ -65,6 +72,16 @@ def file_ending(path: Path) -> str:
 def case_name(path: Path) -> str:
     """The name of a file without its ending."""
     return path.name[: len(path.name) - len(file_ending(path))]
+
+
+def spatial_dims_of(path: Path) -> int:
+    """Number of axes of a file, 2 or 3; only a TIFF is opened for it.
+
+    Raises:
+        FileError: the file is missing or damaged.
+    """
+    dims = SPATIAL_DIMS[file_ending(path)]
+    return dims[0] if len(dims) == 1 else _from(path, tiff_dims)
 
 
 def read_volume(path: Path | str) -> Volume:
@@ -163,8 +180,8 @@ def write_volume(
     """Write an array (*S) to a file, which appears whole or not at all.
 
     Args:
-        path: with an ending that `read_volume` knows. A PNG holds uint8 or uint16, a NIfTI file
-            any real dtype.
+        path: with an ending that `read_volume` knows. A PNG holds uint8 or uint16, a TIFF
+            also int32 and float32, a NIfTI file any real dtype.
         array: the voxels.
         spacing: voxel size in mm in array-axis order; not used with `affine`. None means unknown,
             for 2D only.
@@ -201,12 +218,17 @@ def _read(path: Path, content: Content) -> list[Volume]:
     format = _FORMATS.get(file_ending(path))
     if format is None:
         raise FileError(f"{path}: expected a file ending in {', '.join(_FORMATS)}")
+    return _from(path, lambda file: list(map(_without_screen, format.read(file, content))))
+
+
+def _from(path: Path, read: Callable[[Path], _Result]) -> _Result:
+    """What a function reads; its errors name the file."""
     if not path.is_file():
         got = "a folder" if path.is_dir() else "a path that does not exist"
         got = "a link to nothing" if path.is_symlink() and not path.exists() else got
         raise FileError(f"{path}: expected a file, got {got}")
     try:
-        return [_without_screen(volume) for volume in format.read(path, content)]
+        return read(path)
     except FileError:
         raise
     except Exception as error:  # damaged bytes raise errors of any type in the libraries
