@@ -171,8 +171,8 @@ def test_singular_affine_is_refused(tmp_path: Path) -> None:
 def test_missing_file_and_unknown_ending(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="x.nii.gz: expected a file, got a path that does not"):
         read_volume(tmp_path / "x.nii.gz")
-    with pytest.raises(FileError, match="x.mha: expected a file ending in .nii.gz, .nii, .png"):
-        read_volume(tmp_path / "x.mha")
+    with pytest.raises(FileError, match="x.jpg: expected a file ending in .nii.gz, .nii, .png"):
+        read_volume(tmp_path / "x.jpg")
 
 
 def test_write_volume_refuses_what_the_format_cannot_hold(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def _files_of(
     source: Path, endings: tuple[str, ...], num_channels: int, problems: list[str]
 ) -> list[Path]:
     """The image files that a file or folder stands for; adds what is wrong to `problems`."""
-    expected = " or ".join(endings)
+    expected = ", ".join(endings)
     if not source.is_dir():
         if file_ending(source) not in endings:
             problems.append(f"{source}: expected a folder or a file ending in {expected}")

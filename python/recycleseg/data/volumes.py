@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import nibabel as nib
 import numpy as np
 
+from recycleseg.data.formats.itk import read_itk, write_itk
 from recycleseg.data.formats.nifti import read_nifti, write_nifti
 from recycleseg.data.formats.png import read_png, write_png
 from recycleseg.data.formats.tiff import read_tiff, tiff_dims, write_tiff
@@ -45,12 +46,17 @@ class _Format:
 
 _NIFTI = _Format((3,), read_nifti, write_nifti)
 _TIFF = _Format((2, 3), read_tiff, write_tiff)
+_ITK = _Format((3,), read_itk, write_itk)
 _FORMATS = {
     ".nii.gz": _NIFTI,
     ".nii": _NIFTI,
     ".png": _Format((2,), read_png, write_png),
     ".tif": _TIFF,
     ".tiff": _TIFF,
+    ".mha": _ITK,
+    ".mhd": _ITK,
+    ".nrrd": _ITK,
+    ".gipl": _ITK,
 }
 # The numbers of axes that a file with an ending may have.
 SPATIAL_DIMS = {ending: format.dims for ending, format in _FORMATS.items()}
