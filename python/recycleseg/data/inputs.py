@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from recycleseg.data.layout import SPLITS, Case, read_dataset
-from recycleseg.data.volumes import SPATIAL_DIMS, case_name, file_ending
+from recycleseg.data.volumes import SPATIAL_DIMS, case_name, file_ending, is_series
 from recycleseg.files import FileError, listed
 
 SplitName = Literal["train", "val", "test", "all"]
@@ -20,7 +20,8 @@ def find_cases(
 ) -> tuple[Case, ...]:
     """Find cases in image files and folders of images, without opening an image.
 
-    In a folder, only files with an ending that fits the number of axes count. If a case has several
+    In a folder, only files with an ending that fits the number of axes count, and folders with a
+    DICOM series; a folder that has only DICOM files is a case itself. If a case has several
     channels, its files are CASE_0000, CASE_0001, ..., and one of them stands for all of them in its
     folder. If a case has one channel, or no file is named CASE_0001, its file is CASE or CASE_0000.
 
@@ -124,7 +125,9 @@ def _files_of(
         )
         return []
     names = sorted(path.name for path in source.iterdir() if not path.name.startswith("."))
-    images = [source / name for name in names if file_ending(source / name) in endings]
+    images = [source / name for name in names if _is_image(source / name, endings)]
+    if not images and ".dcm" in endings and is_series(source):
+        return [source.absolute(), *_siblings(source.absolute(), num_channels)]
     if not images:
         got = f"{len(names)} other files such as {names[0]}" if names else "an empty folder"
         problems.append(f"{source}: expected images ending in {expected}, got {got}")
@@ -138,6 +141,12 @@ def _siblings(path: Path, num_channels: int) -> list[Path]:
         return []
     names = [f"{match[1]}_{c:04d}{_ending_as_written(path)}" for c in range(num_channels)]
     return [path.with_name(name) for name in names if path.with_name(name).exists()]
+
+
+def _is_image(path: Path, endings: tuple[str, ...]) -> bool:
+    # A .dcm file in a folder is a slice of its series.
+    ending = file_ending(path)
+    return ending in endings and (ending != ".dcm" or path.is_dir())
 
 
 def _channel_of(path: Path) -> int:

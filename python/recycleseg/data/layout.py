@@ -1,7 +1,8 @@
 """Data sets in the nnU-Net raw layout: which cases there are, their classes and their split.
 
 ROOT/dataset.json                 channel_names, labels, file_ending
-ROOT/imagesTr/CASE_0000.nii.gz    one file per channel, or one file with all channels
+ROOT/imagesTr/CASE_0000.nii.gz    one file (or folder with a DICOM series) per channel, or one
+                                  file with all channels
 ROOT/labelsTr/CASE.nii.gz
 ROOT/split.json                   optional {"train": [...], "val": [...], "test": [...]}
 
@@ -213,7 +214,8 @@ def _find_cases(
         return {}
     label_paths: dict[str, Path] = {}
     for path in _files(labels):
-        if file_ending(path) == ending:
+        # A DICOM series has no label map of its own kind but DICOM-SEG, which few programs write.
+        if file_ending(path) == ending or (ending == ".dcm" and file_ending(path)):
             _add(label_paths, case_name(path), path, problems)
     # If no file has the number of a second channel, each file holds all channels.
     together = not any(channel for channels in found.values() for channel in channels)

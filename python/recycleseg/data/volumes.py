@@ -10,8 +10,9 @@ from typing import Any, Literal, TypeVar
 import nibabel as nib
 import numpy as np
 
-from recycleseg.data.formats.dicom import is_series, read_dicom
+from recycleseg.data.formats.dicom import read_dicom
 from recycleseg.data.formats.dicom_seg import write_dicom_seg
+from recycleseg.data.formats.dicom_slices import is_series
 from recycleseg.data.formats.itk import read_itk, write_itk
 from recycleseg.data.formats.nifti import read_nifti, write_nifti
 from recycleseg.data.formats.png import read_png, write_png

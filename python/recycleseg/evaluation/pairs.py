@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recycleseg.data.volumes import SPATIAL_DIMS, case_name, file_ending
+from recycleseg.data.volumes import SPATIAL_DIMS, case_name, file_ending, is_series
 from recycleseg.files import FileError, read_json_object, shortened
 
 
@@ -113,10 +113,10 @@ def find_images(
         images = read_json_object(path).get("images", {}) if path.is_file() else {}
         named = images if isinstance(images, Mapping) else {}
         found = {c: tuple(map(Path, named[c])) for c in case_ids if _are_names(named.get(c))}
-        return {c: paths for c, paths in found.items() if paths and all(p.is_file() for p in paths)}
+        return {c: paths for c, paths in found.items() if paths and all(p.exists() for p in paths)}
     wanted = set(case_ids)
     channels: dict[str, list[Path]] = {}
-    for path in _files(folder):
+    for path in [*_files(folder), *filter(is_series, folder.iterdir())]:
         name = case_name(path)
         case_id = name if name in wanted else re.sub(r"_\d{4}$", "", name)
         if case_id in wanted:

@@ -13,7 +13,7 @@ import torch
 
 from recycleseg.classes import max_entropy
 from recycleseg.data.probabilities import write_probabilities
-from recycleseg.data.volumes import Volume, write_like
+from recycleseg.data.volumes import map_name, write_like
 from recycleseg.files import FileError, write_json
 from recycleseg.prediction.predictor import Prediction
 from recycleseg.prediction.record import RECORD, command_of, differences, read_record
@@ -107,6 +107,7 @@ class PredictionFolder:
         The label map comes last, because its presence tells that the case is done.
         """
         volume, name = prediction.volume, self._names[case_id]
+        names = prediction.names
         if prediction.probs is not None:
             write_probabilities(self.root / f"{case_id}.npz", prediction.probs)
         for kind, values in (
@@ -114,10 +115,12 @@ class PredictionFolder:
             ("disagreement", prediction.disagreement),
         ):
             if values is not None:
-                self._write_map(self.root / kind / name, self._as_stored(values), volume)
+                path = self._ready(self.root / kind / map_name(name))
+                write_like(path, self._as_stored(values), volume)
         for step, label in enumerate(prediction.steps, 1):
-            self._write_map(self.root / f"steps/step_{step}" / name, np.asarray(label), volume)
-        self._write_map(self.label_path(case_id), np.asarray(prediction.label), volume)
+            path = self._ready(self.root / f"steps/step_{step}" / name)
+            write_like(path, np.asarray(label), volume, names)
+        write_like(self.label_path(case_id), np.asarray(prediction.label), volume, names)
         self.record["seconds"][case_id] = round(seconds, 3)
         self._note_done(case_id)
         self._save_record()
@@ -139,7 +142,8 @@ class PredictionFolder:
         """Existing files of these cases, also those that the present options do not write."""
         folders = [self.root, self.root / "entropy", self.root / "disagreement"]
         folders += sorted(self.root.glob("steps/step_*"))
-        files = [folder / name for name in self._names.values() for folder in folders]
+        names = dict.fromkeys(n for name in self._names.values() for n in (name, map_name(name)))
+        files = [folder / name for name in names for folder in folders]
         files += [self.root / f"{case_id}.npz" for case_id in self._names]
         return [file for file in files if file.exists()]
 
@@ -195,9 +199,9 @@ class PredictionFolder:
         grey: np.ndarray[Any, Any] = np.rint(np.clip(array / largest, 0, 1) * 65535)
         return grey.astype(np.uint16)
 
-    def _write_map(self, path: Path, array: np.ndarray[Any, Any], volume: Volume) -> None:
+    def _ready(self, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_like(path, array, volume)
+        return path
 
 
 def process_cases(
