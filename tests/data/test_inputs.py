@@ -130,7 +130,7 @@ def test_names_without_a_channel_of_the_run(tmp_path: Path) -> None:
 
 def test_nothing_to_predict(tmp_path: Path) -> None:
     empty = touch(tmp_path / "empty")
-    volumes = ".nii.gz, .nii, .tif, .tiff, .mha, .mhd, .nrrd, .gipl"
+    volumes = ".nii.gz, .nii, .tif, .tiff, .mha, .mhd, .nrrd, .gipl, .dcm"
     assert problem(empty) == f"{empty}: expected images ending in {volumes}, got an empty folder"
     texts = touch(tmp_path / "texts", "a.txt", "b.txt")
     assert problem(texts, dims=2) == (

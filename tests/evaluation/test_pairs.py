@@ -61,7 +61,7 @@ def test_what_is_not_there(folders: tuple[Path, Path], tmp_path: Path) -> None:
     for arguments, message in (
         ((tmp_path / "no", ref), rf"no: expected predictions {missing}"),
         ((pred, tmp_path / "no"), rf"no: expected references {missing}"),
-        ((tmp_path / "empty", ref), r"empty: expected predictions \(.nii.gz, .nii, .png\), got no"),
+        ((tmp_path / "empty", ref), r"empty: expected predictions \(.nii.gz, .nii, .png, "),
         ((pred, tmp_path / "empty"), "empty: expected references .*, got none"),
         ((pred, ref / "c0.nii.gz"), "a folder of references because .*pred is a folder, got a"),
     ):

@@ -25,8 +25,8 @@ from recycleseg.files import FileError
 def read_dicom(path: Path, content: Content) -> list[Volume]:
     """The volume (x, y, z) of a series, of a file with several frames, or of a segmentation.
 
-    The axes are right to left by columns, then rows, then slices along the normal of their plane.
-    Values are rescaled by slope and intercept.
+    x runs along a row, y along a column and z along the normal of both. Values are rescaled by
+    slope and intercept.
     """
     if path.is_dir():
         needed("highdicom", path)  # writes the result, so its absence must be noticed before
