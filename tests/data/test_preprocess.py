@@ -49,6 +49,19 @@ def plan_with(**changes: Any) -> Plan:
     return Plan(**(values | changes))
 
 
+def facts_of(
+    spacing: tuple[float, ...], affine: np.ndarray | None, foreground: np.ndarray
+) -> CaseFacts:
+    return CaseFacts(
+        spacing=spacing,
+        affine=affine,
+        foreground=foreground,
+        shape=(8, 8, 8),
+        class_voxels=np.zeros(2, np.int64),
+        foreground_box=None,
+    )
+
+
 def volume_of(array: np.ndarray, affine: np.ndarray | None = LSA) -> Volume:
     spacing = (0.5, 2.0, 1.0) if affine is not None else (1.0,) * array.ndim
     return Volume(array, spacing, affine, Path("scan.nii.gz"))
@@ -137,7 +150,7 @@ def test_intensity_follows_the_channel_name(make_dataset: MakeDataset) -> None:
     root = make_dataset(channels=("CT", "T1", "noNorm"), split={"train": ["c0", "c1"]})
     rng = np.random.default_rng(0)
     foreground = rng.normal(40.0, 100.0, (3, 5000)).astype(np.float32)
-    facts = {f"c{case}": CaseFacts((1.0,) * 3, None, foreground[:, case::2]) for case in range(2)}
+    facts = {f"c{case}": facts_of((1.0,) * 3, None, foreground[:, case::2]) for case in range(2)}
     ct, t1, raw = make_plan(read_dataset(root), PreprocessConfig(), facts).intensities
     low, high = np.percentile(foreground[0], (0.5, 99.5))
     assert ct.method == "ct"
@@ -153,7 +166,7 @@ def test_intensity_follows_the_channel_name(make_dataset: MakeDataset) -> None:
 
 def test_ct_needs_foreground(make_dataset: MakeDataset) -> None:
     dataset = read_dataset(make_dataset(channels=("CT",), split={"train": ["c0"]}))
-    facts = {"c0": CaseFacts((1.0,) * 3, None, np.zeros((1, 0), np.float32))}
+    facts = {"c0": facts_of((1.0,) * 3, None, np.zeros((1, 0), np.float32))}
     with pytest.raises(FileError, match="channel CT: expected foreground"):
         make_plan(dataset, PreprocessConfig(), facts)
 
@@ -164,10 +177,10 @@ def test_median_spacing_is_that_of_training_cases_in_canonical_order(
     dataset = read_dataset(make_dataset(split={"train": ["c0", "c1", "c2"], "val": ["c3"]}))
     none = np.zeros((1, 1), np.float32)
     facts = {
-        "c0": CaseFacts((1.0, 1.0, 3.0), np.eye(4), none),
-        "c1": CaseFacts((0.5, 2.0, 1.0), LSA, none),
-        "c2": CaseFacts((2.0, 0.7, 4.0), np.eye(4), none),
-        "c3": CaseFacts((9.0, 9.0, 9.0), np.eye(4), none),
+        "c0": facts_of((1.0, 1.0, 3.0), np.eye(4), none),
+        "c1": facts_of((0.5, 2.0, 1.0), LSA, none),
+        "c2": facts_of((2.0, 0.7, 4.0), np.eye(4), none),
+        "c3": facts_of((9.0, 9.0, 9.0), np.eye(4), none),
     }
     assert make_plan(dataset, PreprocessConfig(), facts).spacing == (1.0, 1.0, 3.0)
     assert make_plan(dataset, PreprocessConfig(spacing="native"), facts).spacing is None

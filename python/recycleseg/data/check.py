@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from recycleseg.classes import MAX_CLASSES, Classes
+from recycleseg.data.geometry import Orientation
 from recycleseg.data.layout import Case, Dataset, dataset_error
 from recycleseg.data.volumes import Volume, read_volume
 from recycleseg.files import FileError, shortened
@@ -18,6 +20,7 @@ from recycleseg.progress import Progress, followed
 # Enough for the percentiles of a data set; a case takes only kilobytes.
 _SAMPLES_PER_CASE = 10_000
 _LARGEST_VALUE = 1e37
+_COUNTED_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,19 @@ class CaseFacts:
         spacing: mm along the axes of the file, as in `Volume`.
         affine: (4, 4) of the first channel; None for PNG.
         foreground: (C, N) float32 intensities at up to 10 000 foreground voxels.
+        shape: number of voxels along canonical axes (see `Orientation`).
+        class_voxels: (F,) int64 voxels of each foreground class, in the order of
+            `Classes.foreground`; a voxel of several regions counts in each.
+        foreground_box: (2, dims) int64 along canonical axes: the first voxel of all foreground,
+            and the one after its last; None without foreground.
     """
 
     spacing: tuple[float, ...]
     affine: np.ndarray[Any, Any] | None
     foreground: np.ndarray[Any, Any]
+    shape: tuple[int, ...]
+    class_voxels: np.ndarray[Any, Any]
+    foreground_box: np.ndarray[Any, Any] | None
 
 
 def inspect_dataset(
@@ -114,13 +125,23 @@ def _inspect_case(case: Case, dataset: Dataset) -> CaseFacts | list[str]:
     except FileError as error:
         problems.append(str(error))
     problems.extend(image_problems(volumes, dataset.spatial_dims))
+    counts: dict[float, int] = {}
     if label is not None:
-        problems.extend(_label_problems(label, dataset.classes.values))
+        counts = value_counts(label.array)
+        problems.extend(_label_problems(label, counts, dataset.classes.values))
         if volumes:
             problems.extend(grid_problems(label, volumes[0]))
     if problems or label is None:
         return problems
-    return CaseFacts(volumes[0].spacing, volumes[0].affine, _foreground_samples(volumes, label))
+    orientation = Orientation.of(volumes[0].affine, dataset.spatial_dims)
+    return CaseFacts(
+        spacing=volumes[0].spacing,
+        affine=volumes[0].affine,
+        foreground=_foreground_samples(volumes, label),
+        shape=tuple(label.array.shape[axis] for axis in orientation.permutation),
+        class_voxels=_class_voxels(counts, dataset.classes),
+        foreground_box=_foreground_box(label.array, orientation),
+    )
 
 
 def grid_problems(volume: Volume, reference: Volume, *, there: str = "") -> list[str]:
@@ -155,14 +176,51 @@ def grid_problems(volume: Volume, reference: Volume, *, there: str = "") -> list
     return []
 
 
-def _label_problems(label: Volume, known: range) -> list[str]:
-    unknown = [value for value in np.unique(label.array).tolist() if value not in known]
+def value_counts(array: np.ndarray[Any, Any]) -> dict[float, int]:
+    """How often each value occurs in a label map (*S), by rising value."""
+    flat = array.reshape(-1)
+    if array.dtype.kind not in "bui" or array.size == 0 or not _are_indices(array):
+        values, counts = np.unique(flat, return_counts=True)
+        return dict(zip(values.tolist(), counts.tolist(), strict=True))
+    total = np.zeros(MAX_CLASSES, np.int64)
+    # bincount takes 8 bytes for every voxel, so a large map is counted in parts.
+    for start in range(0, flat.size, _COUNTED_AT_ONCE):
+        total += np.bincount(flat[start : start + _COUNTED_AT_ONCE], minlength=MAX_CLASSES)
+    return {int(value): int(total[value]) for value in np.flatnonzero(total)}
+
+
+def _are_indices(array: np.ndarray[Any, Any]) -> bool:
+    return bool(array.min() >= 0 and array.max() < MAX_CLASSES)
+
+
+def _label_problems(label: Volume, counts: Mapping[float, int], known: range) -> list[str]:
+    unknown = [value for value in counts if value not in known]
     if not unknown:
         return []
     return [
         f"{label.path}: expected label values {list(known)} of dataset.json, got "
         f"{shortened(unknown)}"
     ]
+
+
+def _class_voxels(counts: Mapping[float, int], classes: Classes) -> np.ndarray[Any, Any]:
+    members = (v if isinstance(v, tuple) else (v,) for v in classes.foreground.values())
+    return np.array([sum(counts.get(v, 0) for v in values) for values in members], np.int64)
+
+
+def _foreground_box(
+    label: np.ndarray[Any, Any], orientation: Orientation
+) -> np.ndarray[Any, Any] | None:
+    """See `CaseFacts.foreground_box`."""
+    ends = []
+    for axis, size in enumerate(label.shape):
+        others = tuple(other for other in range(label.ndim) if other != axis)
+        places = np.flatnonzero(label.any(axis=others))
+        if len(places) == 0:
+            return None
+        low, high = int(places[0]), int(places[-1]) + 1
+        ends.append((size - high, size - low) if axis in orientation.flipped else (low, high))
+    return np.transpose(np.array([ends[axis] for axis in orientation.permutation], np.int64))
 
 
 def _foreground_samples(volumes: Sequence[Volume], label: Volume) -> np.ndarray[Any, Any]:
