@@ -138,9 +138,10 @@ def test_remat_names_give_the_same_network(
     ("spatial_dims", "shape", "kwargs"),
     [
         (2, (13, 7), {}),
-        (2, (1, 5), {"channels": (4, 8, 8), "first_scale": (4, 2)}),
-        (3, (7, 6, 5), {"first_scale": (2, 2, 1)}),
-        (3, (9, 4, 11), {"scale": (2, 1, 2), "channels": (4, 8, 8)}),
+        (2, (1, 5), {"channels": (4, 8, 8), "scales": ((4, 2), 2)}),
+        (3, (7, 6, 5), {"scales": ((2, 2, 1),), "kernels": ((3, 3, 1), 3)}),
+        (3, (9, 4, 11), {"scales": (2, (2, 1, 2)), "channels": (4, 8, 8)}),
+        (3, (5, 1, 3), {"scales": 1, "kernels": (5, (1, 7, 3))}),
         (3, (6, 5, 4), {"mask_channels": 6, "num_transformer_layers": 2, "dropout": 0.1}),
     ],
 )
@@ -266,8 +267,14 @@ def test_compiled_full_graph_equals_eager(spatial_dims: int, batch: int) -> None
         ({"spatial_dims": 4}, "spatial_dims: expected 2 or 3, got 4"),
         ({"channels": (4, 6)}, "expected a multiple of widening_factor 4, got 6"),
         ({"channels": ()}, "channels: expected positive integers"),
-        ({"first_scale": (2, 2, 2)}, "first_scale: expected a positive integer or 2 of them"),
-        ({"scale": 0}, "scale: expected a positive integer"),
+        ({"scales": (2, 2)}, r"scales: expected one integer or 3 entries, got \(2, 2\)"),
+        (
+            {"scales": ((2, 2, 1), 2, 2)},
+            r"scales: expected for each level a positive integer or 2 of them, got \(2, 2, 1\)",
+        ),
+        ({"scales": 0}, "scales: expected for each level a positive integer or 2 of them, got 0"),
+        ({"kernels": (3, 3, 3)}, r"kernels: expected one integer or 4 entries, got \(3, 3, 3\)"),
+        ({"kernels": (3, (3, 2), 3, 3)}, r"kernels: expected odd sizes, got \(3, \(3, 2\), 3, 3\)"),
         ({"time_conditioning": "add"}, "time_conditioning: expected 'film' or 'imgx', got 'add'"),
     ],
 )
