@@ -45,10 +45,12 @@ def test_options_win_over_files_over_the_preset(tmp_path: Path) -> None:
 
 def test_tuples_and_unions() -> None:
     arguments = ["--patch.size", "[40, 56, 40]", "--preprocess.spacing", "[1, 1, 2.5]"]
-    config = parse_command([*arguments, "--model.first_scale", "[2, 2, 1]"]).config
+    arguments += ["--model.scales", "[[2,2,1],2]", "--model.kernels", "[[3, 3, 1], 3, 3]"]
+    config = parse_command(arguments).config
     assert config.patch.size == (40, 56, 40)
     assert config.preprocess.spacing == (1.0, 1.0, 2.5)
-    assert config.model.first_scale == (2, 2, 1)
+    assert config.model.scales == ((2, 2, 1), 2)
+    assert config.model.kernels == ((3, 3, 1), 3, 3)
 
 
 def test_print_config_is_a_configuration_file(

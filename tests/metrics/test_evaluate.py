@@ -71,6 +71,43 @@ SPACING = (1.2, 0.7, 2.5)
 LABELS = {"a": 1, "b": (2,), "bc": (2, 3), "all": (1, 2, 3)}
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("definitions", [("voxel",), ("surfel", "voxel")], ids=str)
+@pytest.mark.parametrize("is_batch", [False, True], ids=["one", "batch"])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("convert", [np.asarray, np.asfortranarray, torch.from_numpy])
+def test_surfaces_of_one_slice_are_those_of_the_image(
+    convert: Callable[..., Any],
+    backend: str,
+    is_batch: bool,
+    definitions: tuple[str, ...],
+    axis: int,
+) -> None:
+    shape = (2, 20, 18) if is_batch else (20, 18)
+    pred, ref = label_map(shape, 3, 4), label_map(shape, 3, 5)
+    options: dict[str, Any] = {"labels": {"a": 1, "ab": (1, 2)}, "definitions": definitions}
+    image = evaluate(pred, ref, spacing=(0.7, 0.9), **options)
+    spacing = [0.7, 0.9]
+    spacing.insert(axis, 5.0)
+    slices = (convert(np.expand_dims(maps, len(shape) - 2 + axis)) for maps in (pred, ref))
+    volume = evaluate(*slices, spacing=spacing, backend=backend, **options)
+    for label, metrics in image.items():
+        for name, value in metrics.items():
+            if name.endswith("area_mm2"):  # the volume has a thickness
+                name, value = name.replace("area_mm2", "volume_ml"), np.multiply(value, 5 / 1000)
+            # "reference" sums in another order.
+            np.testing.assert_allclose(volume[label][name], value, rtol=1e-12, err_msg=name)
+
+
+def test_a_structure_in_one_slice_of_many_has_a_surface_on_both_sides() -> None:
+    pred, ref = np.zeros((12, 12, 3), np.uint8), np.zeros((12, 12, 3), np.uint8)
+    pred[2:9, 2:9, 1] = 1
+    ref[3:8, 3:8, 1] = 1
+    scores = evaluate(pred, ref, spacing=(1, 1, 5), labels={"a": 1}, tolerance_mm=0.5)
+    # Every voxel is surface: 49 and 25, of which 25 coincide.
+    assert scores["a"]["nsd"] == pytest.approx(2 * 25 / (49 + 25), rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("shape", "spacing"), [((12, 14, 13), SPACING), ((40, 37), (0.7, 0.9))], ids=["3D", "2D"]
 )

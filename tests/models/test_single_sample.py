@@ -14,6 +14,9 @@ GEOMETRIES: list[dict[str, Any]] = [
     {"kernel_size": 3, "padding": 1, "bias": False},
     {"kernel_size": 1},
     {"kernel_size": 2, "stride": 2, "bias": False},
+    {"kernel_size": (3, 3, 1), "padding": (1, 1, 0), "bias": False},
+    {"kernel_size": (1, 5, 3), "padding": (0, 2, 1), "bias": False},
+    {"kernel_size": (2, 2, 1), "stride": (2, 2, 1), "bias": False},
 ]
 
 
@@ -24,7 +27,9 @@ def test_value_and_gradients_of_one_sample_equal_float64(
     size: tuple[int, ...], geometry: dict[str, Any], channels_last: bool
 ) -> None:
     torch.manual_seed(0)
-    conv = KINDS[len(size)](16, 8, **geometry)
+    dims = len(size)
+    per_axis = {k: v[:dims] if isinstance(v, tuple) else v for k, v in geometry.items()}
+    conv = KINDS[dims](16, 8, **per_axis)
     if min(size) < conv.kernel_size[0] - 2 * conv.padding[0]:
         size = tuple(max(n, 2) for n in size)
     x = torch.randn(1, 16, *size)

@@ -34,6 +34,11 @@ def config_of(**settings: Any) -> TrainConfig:
     return config_from(parser.parse_string(yaml.safe_dump(settings)))
 
 
+def as_tuple(value: Any) -> Any:
+    """A list of YAML, and the lists in it, as the parser's tuples."""
+    return tuple(map(as_tuple, value)) if isinstance(value, list) else value
+
+
 OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("seed", -1, "0 to 2**63 - 1"),
     ("seed", 2**63, "0 to 2**63 - 1"),
@@ -45,9 +50,11 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("patch.overlap", 1.0, "0 to below 1"),
     ("model.channels", [], "one or more sizes of at least 1"),
     ("model.channels", [8, -8], "one or more sizes of at least 1"),
-    ("model.first_scale", 0, "at least 1, one number or one per axis"),
-    ("model.first_scale", [2, 0], "at least 1, one number or one per axis"),
-    ("model.scale", [], "at least 1, one number or one per axis"),
+    ("model.scales", 0, "factors of at least 1"),
+    ("model.scales", [2, 2, 0], "factors of at least 1"),
+    ("model.scales", [[2, 0], 2, 2], "factors of at least 1"),
+    ("model.kernels", 4, "odd sizes of at least 1"),
+    ("model.kernels", [3, 3, 3, [-1, 3]], "odd sizes of at least 1"),
     ("model.num_res_blocks", 0, "at least 1"),
     ("model.num_heads", 0, "at least 1"),
     ("model.num_transformer_layers", 0, "at least 1"),
@@ -92,13 +99,21 @@ def test_value_out_of_range(name: str, value: Any, expected: str) -> None:
     settings = {group: {option: value}} if group else {option: value}
     with pytest.raises(ValueError) as error:
         config_of(**settings)
-    got = tuple(value) if isinstance(value, list) else value
+    got = as_tuple(value)
     assert f"{name}: expected {expected}, got {got}" in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (
+            {"model": {"scales": [2, 2]}},
+            "model.scales: expected one integer or 3 entries, got (2, 2) (model.channels has 4",
+        ),
+        (
+            {"model": {"channels": [8, 8], "kernels": [3]}},
+            "model.kernels: expected one integer or 2 entries, got (3,) (model.channels has 2",
+        ),
         (
             {"diffusion": {"beta_start": 0.03}},
             "diffusion.beta_start, diffusion.beta_end: expected 0 < beta_start <= beta_end < 1, "
@@ -143,7 +158,7 @@ def test_limits_themselves_are_accepted() -> None:
         seed=2**63 - 1,
         strategy="supervised",
         patch={"size": None, "foreground_probability": 1.0, "overlap": 0.0},
-        model={"channels": [4], "first_scale": [1, 1], "scale": 1},
+        model={"channels": [4], "scales": [], "kernels": [[1, 1]]},
         diffusion={"num_timesteps": 2, "beta_end": 1e-4, "variance_type": "learned"},
         recycling={"prev_step": "next", "reverse_step": True},
         optim={"lr_init": 0.0, "warmup_steps": 0, "weight_decay": 0.0, "grad_clip": float("inf")},
@@ -151,7 +166,7 @@ def test_limits_themselves_are_accepted() -> None:
         validation={"max_cases": 1, "save_every": 1},
         runtime={"threads": 1},
     )
-    assert config.model.scale == 1
+    assert (config.model.scales, config.model.kernels) == ((), ((1, 1),))
     learned = config_of(diffusion={"variance_type": "learned"}, loss={"vlb": 1e-3})
     assert learned.diffusion.variance_type == "learned"
 
@@ -220,6 +235,23 @@ def test_runs_that_name_an_option_of_earlier_versions(
     path.write_text(yaml.safe_dump({"seed": 3, group: {option: other}}))
     with pytest.raises(FileError, match=f"{path}: expected a run's config.yaml: .*{option}"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("model", "scales"),
+    [
+        ({"first_scale": 2, "scale": 2}, 2),
+        ({"first_scale": [2, 2, 1]}, ((2, 2, 1), 2, 2)),
+        ({"first_scale": 4, "scale": [2, 1], "channels": [8, 8, 8]}, (4, (2, 1))),
+        ({"first_scale": 4, "scale": 3, "channels": [8]}, ()),
+    ],
+)
+def test_runs_with_the_scales_of_earlier_versions(
+    tmp_path: Path, model: dict[str, Any], scales: Any
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"model": model}))
+    assert load_config(path).model.scales == scales
 
 
 def test_what_a_resumed_run_may_change() -> None:

@@ -46,7 +46,9 @@ def evaluate(
         pred, ref: NumPy arrays, torch tensors on a CPU or a GPU, or anything with `__dlpack__`;
             booleans or integers, of one shape. Where `labels` is a mapping: label maps (*S), or a
             batch (B, *S). Where it is a sequence: masks (C, *S) or (B, C, *S), nonzero inside. S
-            has as many axes as `spacing` has numbers, 2 or 3; one axis more makes a batch.
+            has as many axes as `spacing` has numbers, 2 or 3; one axis more makes a batch. Of a
+            volume of one slice, such as (x, y, 1), surfaces are those of the 2D image, because an
+            axis of one voxel carries no surface.
         spacing: mm between voxels along each axis of S, in the order of the array's axes.
         labels: name -> label value of each structure, from 0 to 4095, or a tuple of values whose
             union it is; structures may overlap. Or the names of the C masks.

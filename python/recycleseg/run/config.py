@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 from recycleseg.data.augment import AugmentConfig
 from recycleseg.data.preprocess import PreprocessConfig
 from recycleseg.files import FileError
+from recycleseg.models.unet import one_per_level
 from recycleseg.run.options import (
     CompileMode,
     DiffusionConfig,
@@ -83,7 +84,12 @@ class TrainConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
-        problems = [*_problems(self), *_noise_problems(self), *_loss_problems(self)]
+        problems = [
+            *_problems(self),
+            *_model_problems(self.model),
+            *_noise_problems(self),
+            *_loss_problems(self),
+        ]
         if problems:
             raise ValueError("; ".join(problems))
 
@@ -123,6 +129,7 @@ def load_config(path: Path) -> TrainConfig:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"expected options, got {type(content).__name__}")
+        _rename_scales(content.get("model"))
         for name, value in _REMOVED.items():
             group, _, option = name.partition(".")
             if isinstance(content.get(group), dict) and content[group].get(option, ...) == value:
@@ -131,6 +138,14 @@ def load_config(path: Path) -> TrainConfig:
     except (OSError, TypeError, ValueError, ArgumentError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise FileError(f"{path}: expected a run's config.yaml: {reason}") from error
+
+
+def _rename_scales(model: Any) -> None:
+    """Turn `first_scale` and `scale` of earlier versions into `scales`, in place."""
+    if isinstance(model, dict) and not {"first_scale", "scale"}.isdisjoint(model):
+        steps = len(model.get("channels", ModelConfig.channels)) - 1
+        first, further = model.pop("first_scale", 2), model.pop("scale", 2)
+        model["scales"] = 2 if first == further == 2 else [first, *[further] * steps][:steps]
 
 
 def preset_names() -> list[str]:
@@ -213,6 +228,19 @@ def _problems(config: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}: expected one of {choices}, got {value!r}"
         elif allowed is not None and value is not None and not allowed.holds(value):
             yield f"{prefix}{name}: expected {allowed.expected}, got {value}"
+
+
+def _model_problems(model: ModelConfig) -> Iterator[str]:
+    """Problems of options that have one entry per level of the network."""
+    levels = len(model.channels)
+    for name, entries, count in (
+        ("scales", model.scales, levels - 1),
+        ("kernels", model.kernels, levels),
+    ):
+        try:
+            one_per_level(f"model.{name}", entries, count)
+        except ValueError as error:
+            yield f"{error} (model.channels has {levels} levels)"
 
 
 def _noise_problems(config: TrainConfig) -> Iterator[str]:

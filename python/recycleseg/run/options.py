@@ -12,7 +12,8 @@ from recycleseg.run.ranges import (
     AT_LEAST_2,
     AUTO_OR_AT_LEAST_1,
     BELOW_1,
-    SCALE,
+    KERNELS,
+    SCALES,
     SHARE,
     SIZES,
     within,
@@ -56,8 +57,10 @@ class ModelConfig:
 
     Attributes:
         channels: feature channels per level, finest first.
-        first_scale: down-sampling factor between the first two levels, one or one per axis.
-        scale: down-sampling factor between the other levels, one or one per axis.
+        scales: down-sampling factors: one for all, or one entry per step between two levels, each a
+            number or one per axis, such as [[2, 2, 1], 2] for three levels and thick slices.
+        kernels: odd kernel sizes: one for all, or one entry per level, each a number or one per
+            axis, such as [[3, 3, 1], 3, 3].
         num_res_blocks: residual blocks per level.
         num_heads: attention heads at the lowest level.
         num_transformer_layers: transformer layers at the lowest level.
@@ -67,8 +70,8 @@ class ModelConfig:
     """
 
     channels: tuple[int, ...] = within(SIZES, (32, 64, 128, 256))
-    first_scale: int | tuple[int, ...] = within(SCALE, 2)
-    scale: int | tuple[int, ...] = within(SCALE, 2)
+    scales: int | tuple[int | tuple[int, ...], ...] = within(SCALES, 2)
+    kernels: int | tuple[int | tuple[int, ...], ...] = within(KERNELS, 3)
     num_res_blocks: int = within(AT_LEAST_1, 2)
     num_heads: int = within(AT_LEAST_1, 8)
     num_transformer_layers: int = within(AT_LEAST_1, 1)

@@ -35,14 +35,24 @@ BELOW_1 = Range("0 to below 1", lambda value: 0 <= value < 1)
 # Seeds that torch's generators accept.
 SEED = Range("0 to 2**63 - 1", lambda seed: 0 <= seed < 2**63)
 SIZES = Range("one or more sizes of at least 1", lambda sizes: bool(sizes) and min(sizes) >= 1)
-SCALE = Range(
-    "at least 1, one number or one per axis",
-    lambda scale: scale >= 1 if isinstance(scale, int) else bool(scale) and min(scale) >= 1,
+SCALES = Range(
+    "factors of at least 1",
+    lambda scales: all(factor >= 1 for factor in _numbers(scales)),
+)
+KERNELS = Range(
+    "odd sizes of at least 1",
+    lambda kernels: all(size >= 1 and size % 2 for size in _numbers(kernels)),
 )
 AUTO_OR_AT_LEAST_1 = Range(
     "auto or at least 1",
     lambda batch: batch >= 1 if isinstance(batch, int) else batch == "auto",
 )
+
+
+def _numbers(entries: Any) -> list[int]:
+    """All numbers of a number, or of entries that are numbers or one number per axis."""
+    each = [entries] if isinstance(entries, int) else entries
+    return [n for entry in each for n in ([entry] if isinstance(entry, int) else entry)]
 
 
 def within(allowed: Range, default: Value) -> Value:
