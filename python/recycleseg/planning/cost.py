@@ -43,12 +43,10 @@ class NetworkShape:
 
     def flops(self) -> float:
         """Floating-point operations of one forward pass of one patch, two per multiply-add."""
-        kernels = [math.prod(kernel) for kernel in self.topology.kernels]
+        voxels, kernels = self.voxels(), [math.prod(k) for k in self.topology.kernels]
         macs = 0.0
-        levels = zip(self.voxels(), kernels, self.channels, self.blocks(), strict=True)
-        for voxels, kernel, width, blocks in levels:
-            macs += 2 * blocks * voxels * kernel * width**2
-        voxels = self.voxels()
+        for level, width in enumerate(self.channels):
+            macs += 2 * self.blocks()[level] * voxels[level] * kernels[level] * width**2
         macs += voxels[0] * kernels[0] * self.in_channels * self.channels[0]
         macs += voxels[0] * self.channels[0] * self.num_classes
         for upper, (low, high) in zip(voxels, self._steps(), strict=False):

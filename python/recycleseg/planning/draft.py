@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,13 +69,13 @@ class Draft:
         steps = ENOUGH_STEPS[used.device] * self.batch_size
         return _TRAINING_SHARE * used.seconds * used.flops / steps / _PASSES_PER_STEP
 
-    def network(self, patch_size: Sequence[float], width: int, blocks: int) -> NetworkShape:
+    def network(self, patch_size: Floats, width: int, blocks: int) -> NetworkShape:
         """The network of a width on a patch; its levels follow from the patch."""
         fingerprint, given = self.fingerprint, self.given
         levels = _LEVELS
         if "model.channels" in given:
             levels = range(len(given["model.channels"]), len(given["model.channels"]) + 1)
-        topology = make_topology(patch_size, self.grid.spacing.tolist(), levels)
+        topology = make_topology(patch_size.tolist(), self.grid.spacing.tolist(), levels)
         channels = [width * min(2**level, _WIDEST) for level in range(topology.num_levels)]
         classes = len(fingerprint.class_names)
         return NetworkShape(
@@ -113,7 +113,7 @@ class Draft:
         The axis along which the patch is largest beside the structures is cut first.
         """
         if "patch.size" in self.given:
-            return self.network(self.given["patch.size"], width, blocks), ""
+            return self.network(np.array(self.given["patch.size"]), width, blocks), ""
         size, limited_by = self.grid.shape.copy(), ""
         while True:
             shape = self.network(size, width, blocks)

@@ -9,9 +9,9 @@ from recycleseg.planning.cost import NetworkShape
 
 # The process with PyTorch and this package loaded, before the first step.
 PROCESS_BYTES = 480 * 2**20
-# Tensors that a layer keeps for its backward pass, each as large as its output: a residual block
-# keeps both convolutions' outputs and both activations, on the way up also its input, which is a
-# sum with the skip; the stem and a step between two levels keep a convolution's output and a norm's.
+# Tensors that a layer keeps for its backward pass, each as large as its output. A residual block
+# keeps the outputs of both convolutions and both activations, on the way up also its input, a sum
+# with the skip. The stem and a step between two levels keep a convolution's output and a norm's.
 _KEPT_DOWN = 4
 _KEPT_UP = 5
 _KEPT_STEP = 2

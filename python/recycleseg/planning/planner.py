@@ -125,7 +125,7 @@ def _data_choices(draft: Draft, shape: NetworkShape, limited_by: str) -> Iterato
     sides = " x ".join(f"{n * size:.0f}" for n, size in zip(patch, grid.spacing, strict=True))
     structures = " x ".join(f"{size:.0f}" for size in fingerprint.anatomy)
     if limited_by:
-        reason = f"{sides} {unit}, for structures of {structures} {unit}; {limited_by} allows no more"
+        reason = f"{sides} {unit}, structures are {structures}; {limited_by} allows no more"
     else:
         reason = f"{sides} {unit}: a whole image of median size"
     yield Choice("patch.size", list(patch), reason)

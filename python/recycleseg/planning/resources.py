@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from recycleseg.progress import parse_duration
 from recycleseg.run.device import choose_precision, use_device
 from recycleseg.sampling.memory import free_memory
 
@@ -18,8 +19,7 @@ _CPU_CORE_FLOPS = {4: 55e9, 2: 110e9}
 _GPU_FLOPS = 30e12
 # A network and a patch that leave this share free meet the unknown rest of a machine.
 _USED_MEMORY = 0.75
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DEFAULT_SECONDS = {"cpu": 3600.0, "cuda": 12 * 3600.0}
+_DEFAULT_TIME = {"cpu": "1h", "cuda": "12h"}
 
 
 @dataclass(frozen=True)
@@ -68,22 +68,15 @@ def find_resources(
     return Resources(
         device=kind,
         memory=int(_USED_MEMORY * free_memory(found)) if memory is None else parse_memory(memory),
-        seconds=_DEFAULT_SECONDS[kind] if time is None else parse_time(time),
+        seconds=time_of_run(time, kind),
         flops=_GPU_FLOPS if kind == "cuda" else _CPU_CORE_FLOPS[bytes_per_value] * cores,
         bytes_per_value=bytes_per_value,
     )
 
 
-def parse_time(text: str) -> float:
-    """Seconds from "90s", "30m", "1.5h" or "2d".
-
-    Raises:
-        ValueError: another text.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
-    if match is None or float(match[1]) == 0:
-        raise ValueError(f"time: expected a time such as 90s, 30m, 2h or 1d, got {text!r}")
-    return float(match[1]) * _UNITS[match[2]]
+def time_of_run(asked: str | None, device: str) -> float:
+    """Seconds of a run: as asked for, or else what is usual on this type of device."""
+    return parse_duration(asked or _DEFAULT_TIME[device])
 
 
 def parse_memory(text: str) -> int:

@@ -44,13 +44,13 @@ class Topology:
         found = [self.patch_size]
         for scale in self.scales:
             last = found[-1]
-            found.append(tuple(-(-size // factor) for size, factor in zip(last, scale, strict=True)))
+            found.append(
+                tuple(-(-size // factor) for size, factor in zip(last, scale, strict=True))
+            )
         return found
 
 
-def make_topology(
-    patch_size: Sequence[float], spacing: Sequence[float], levels: range
-) -> Topology:
+def make_topology(patch_size: Sequence[float], spacing: Sequence[float], levels: range) -> Topology:
     """Levels for a patch.
 
     An axis gets kernels of 3 as soon as its voxels are less than twice as long as the shortest

@@ -33,7 +33,7 @@ from recycleseg.run.options import (
     StrategyName,
     ValidationConfig,
 )
-from recycleseg.run.ranges import RANGE, SEED, within
+from recycleseg.run.ranges import DURATION, RANGE, SEED, within
 
 # Options in the files of earlier versions, each with the only value that is still possible.
 _REMOVED = {
@@ -53,6 +53,8 @@ class TrainConfig:
         out: run folder; null takes runs/<data set>-<strategy>.
         strategy: how the network's input mask is made in training.
         seed: seed of weights, batches, noise and augmentation.
+        time: time of the whole run, such as 30m or 2h, if optim.steps is 0; null takes 1 hour on a
+            CPU, 12 hours on a GPU.
         imgx_compat: do the same as ImgX where it differs from the literature.
         final_split: cases of the table at the end.
         compile: mode of torch.compile in training and sampling; auto compiles on a GPU only.
@@ -65,6 +67,7 @@ class TrainConfig:
     out: str | None = None
     strategy: StrategyName = "recycling"
     seed: int = within(SEED, 0)
+    time: str | None = within(DURATION, None)
     imgx_compat: bool = False
     final_split: Literal["test", "val"] = "test"
     compile: CompileMode = "auto"

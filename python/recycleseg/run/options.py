@@ -153,7 +153,7 @@ class OptimConfig:
     """AdamW and its learning rate: warm-up, then cosine.
 
     Attributes:
-        steps: optimiser steps of the run.
+        steps: optimiser steps of the run; 0 takes as many as fit into the option `time`.
         batch_size: samples per forward pass.
         accumulation: forward passes per optimiser step.
         lr_init: learning rate at step 0.
@@ -165,7 +165,7 @@ class OptimConfig:
         ema_decay: decay of the averaged weights, which validation uses; 0 turns averaging off.
     """
 
-    steps: int = within(AT_LEAST_1, 10_000)
+    steps: int = within(AT_LEAST_0, 10_000)
     batch_size: int = within(AT_LEAST_1, 2)
     accumulation: int = within(AT_LEAST_1, 1)
     lr_init: float = within(AT_LEAST_0, 1e-5)
@@ -231,12 +231,14 @@ class ValidationConfig:
     """When whole validation volumes are sampled, and when checkpoints are written.
 
     Attributes:
-        every: optimiser steps between two validations; a checkpoint follows each.
-        max_cases: number of validation cases that are sampled each time; null takes all.
+        every: optimiser steps between two validations; 0 makes four of them. A checkpoint comes
+            with each.
+        max_cases: number of validation cases that are sampled each time; null takes all, or what
+            fits into the option `time`.
         save_every: optimiser steps between two checkpoints; null saves after validations only.
     """
 
-    every: int = within(AT_LEAST_1, 500)
+    every: int = within(AT_LEAST_0, 500)
     max_cases: int | None = within(AT_LEAST_1, None)
     save_every: int | None = within(AT_LEAST_1, None)
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from recycleseg.progress import parse_duration
+
 Value = TypeVar("Value")
 
 # Where the metadata of a dataclass field hold its range.
@@ -43,10 +45,18 @@ KERNELS = Range(
     "odd sizes of at least 1",
     lambda kernels: all(size >= 1 and size % 2 for size in _numbers(kernels)),
 )
+DURATION = Range("a time such as 90s, 30m, 2h or 1d", lambda text: _is_duration(text))
 AUTO_OR_AT_LEAST_1 = Range(
     "auto or at least 1",
     lambda batch: batch >= 1 if isinstance(batch, int) else batch == "auto",
 )
+
+
+def _is_duration(text: str) -> bool:
+    try:
+        return parse_duration(text) > 0
+    except ValueError:
+        return False
 
 
 def _numbers(entries: Any) -> list[int]:
