@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -47,6 +48,16 @@ class Bar:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+    @contextmanager
+    def part(self, name: str, total: int) -> Iterator[Bar]:
+        """A second bar below this one for a part of the work; it goes when the block ends."""
+        bar = copy.copy(self)
+        bar._task = self._bar.add_task(name, total=total, note="")
+        try:
+            yield bar
+        finally:
+            self._bar.remove_task(bar._task)
 
     def reach(self, done: float) -> None:
         """Show the amount done so far."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import difflib
 import re
+import signal
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from recycleseg.files import listed
+from recycleseg.training.stopping import Stopped, signals_to
 
 # Exit code if some cases failed and the others are done.
 CASES_FAILED = 3
@@ -28,16 +32,21 @@ def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
         interrupted: what to tell the user after Ctrl-C.
 
     Returns:
-        The exit code of the command; 2 if its input is wrong, 130 after Ctrl-C.
+        The exit code of the command; 2 if its input is wrong, 130 after Ctrl-C, 143 after SIGTERM.
     """
     try:
-        return command()
+        with signals_to(_raise, signal.SIGTERM):
+            return command()
     except (ValueError, OSError) as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; {interrupted}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"{name}: {str(stop) or f'interrupted; {interrupted}'}", file=sys.stderr)
+        return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+
+
+def _raise(number: int, _: FrameType | None) -> NoReturn:
+    raise Stopped(number)
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:

@@ -130,7 +130,7 @@ def _suggesting() -> Iterator[ArgumentParser]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `recycle-train`; gives the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    interrupted = "use --resume to continue from the last checkpoint"
+    interrupted = "run the same command again, with --resume if training had begun"
     return run_command("recycle-train", lambda: _train(given), interrupted)
 
 

@@ -23,6 +23,7 @@ class RunFolder:
         self.last = root / "checkpoints" / "last.safetensors"
         self.best = root / "checkpoints" / "best.safetensors"
         self.metrics = root / "metrics.jsonl"
+        self.learning_curve = root / "learning_curve.png"
         self.tensorboard = root / "tensorboard"
         self.pictures = root / "pictures"
         self.summary = root / "summary.json"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from recycleseg.metrics.aggregate import finite_mean, mean_of_means
 from recycleseg.ops.overlap_counts import overlap_counts
 from recycleseg.prediction.native import Prepared, native_slabs, to_native
 from recycleseg.prediction.postprocess import cleaned
+from recycleseg.progress import Progress, part_of
 from recycleseg.run.options import PostprocessConfig
 from recycleseg.sampling.samples import sample_case
 from recycleseg.sampling.volume import VolumeSampler
@@ -60,7 +61,7 @@ class Evaluation:
 
 def evaluate_cases(
     sampler: VolumeSampler,
-    cases: Iterable[PreparedCase],
+    cases: Sequence[PreparedCase],
     dataset: Dataset,
     *,
     seed: int,
@@ -68,6 +69,7 @@ def evaluate_cases(
     samples: int = 1,
     postprocess: PostprocessConfig = PostprocessConfig(),  # noqa: B008
     on_case: Callable[[PreparedCase, list[Tensor]], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Sample every case and count voxels against its label, on the label file's own grid.
 
@@ -81,10 +83,12 @@ def evaluate_cases(
         postprocess: rules for the label maps before they are counted.
         on_case: called with each case and its target on the prepared grid after every step: labels
             (*S) uint8, or masks (C, *S) of overlapping classes.
+        progress: called after every batch of windows with the amount done and the whole amount; all
+            cases count alike. An exception that it raises ends the evaluation.
     """
     evaluation = Evaluation(tuple(dataset.classes.foreground))
 
-    def evaluate(case: PreparedCase) -> None:
+    def evaluate(index: int, case: PreparedCase) -> None:
         reference = native_label(case).to(device)
         counts: list[Tensor] = []
         targets: list[Tensor] = []
@@ -94,15 +98,22 @@ def evaluate_cases(
             if on_case is not None:
                 targets.append(case.classes.decide(probs).cpu())
 
-        image = case.image.to(device)
-        sample_case(sampler, image, case.case_id, seed=seed, samples=samples, on_step=on_step)
+        sample_case(
+            sampler,
+            case.image.to(device),
+            case.case_id,
+            seed=seed,
+            samples=samples,
+            on_step=on_step,
+            progress=part_of(progress, index, len(cases)),
+        )
         evaluation.counts[case.case_id] = torch.stack(counts).cpu()
         evaluation.voxels[case.case_id] = math.prod(case.native_shape)
         if on_case is not None:
             on_case(case, targets)
 
-    for case in cases:
-        evaluate(case)
+    for index, case in enumerate(cases):
+        evaluate(index, case)
     return evaluation
 
 

@@ -8,6 +8,7 @@ from operator import lt
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from rich.table import Table
 from torch import Tensor
@@ -17,12 +18,12 @@ from recycleseg.data.cache import PreparedDataset
 from recycleseg.data.preprocess import PreparedCase
 from recycleseg.files import as_json, read_json_object, write_json, write_text
 from recycleseg.metrics.aggregate import finite_mean
-from recycleseg.progress import format_duration
 from recycleseg.report.figures import StepsRow, save_steps_figure
 from recycleseg.run.config import TrainConfig
 from recycleseg.run.folder import RunFolder
 from recycleseg.run.options import CompileMode
 from recycleseg.training.evaluation import Evaluation
+from recycleseg.training.timing import ExpectedTime
 
 PICTURED_CASES = 4
 
@@ -71,7 +72,7 @@ def plan_table(
     device: str,
     compile_mode: CompileMode,
     first_step: int,
-    seconds: float,
+    expected: ExpectedTime,
     run_folder: Path,
 ) -> Table:
     """The plan of the run, for the terminal.
@@ -84,7 +85,7 @@ def plan_table(
         device: the device, precision and threads in words.
         compile_mode: of torch.compile, resolved.
         first_step: optimiser steps that are done already.
-        seconds: expected time of all further steps.
+        expected: time of the rest of the run.
         run_folder: where the results go.
     """
     dataset = data.dataset
@@ -106,7 +107,7 @@ def plan_table(
         "torch.compile": compile_mode,
         "steps": f"{first_step} to {optim.steps}, batch {optim.batch_size}"
         + (f" x {optim.accumulation}" if optim.accumulation > 1 else ""),
-        "expected time": f"{format_duration(seconds)} and validations",
+        "expected time": str(expected),
         "run folder": str(run_folder),
     }
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -116,28 +117,46 @@ def plan_table(
 
 
 class PictureMaker:
-    """Keeps the label maps of the first evaluated cases, and draws them."""
+    """Keeps the targets of the first evaluated cases, and draws them."""
 
     def __init__(self, classes: Classes) -> None:
         self._classes = classes
         self._kept: list[tuple[PreparedCase, list[Tensor]]] = []
 
-    def __call__(self, case: PreparedCase, maps: list[Tensor]) -> None:
+    def __call__(self, case: PreparedCase, targets: list[Tensor]) -> None:
         """Take a case and its predicted target after every step."""
         if len(self._kept) < PICTURED_CASES:
-            self._kept.append((case, [self._classes.label_map(target) for target in maps]))
+            self._kept.append((case, [self._numbers(target) for target in targets]))
 
-    def save(self, path: Path, evaluation: Evaluation, spacing: Sequence[float]) -> None:
+    def save(self, path: Path, evaluation: Evaluation) -> None:
         """Save a figure of image, truth and the prediction after every step, with its Dice."""
         rows = []
-        for case, maps in self._kept:
+        for case, predictions in self._kept:
             assert case.label is not None  # preprocessing refuses training data without labels
             counts = {case.case_id: evaluation.counts[case.case_id]}
-            dice = Evaluation(evaluation.class_names, counts).by_step()
-            truth = self._classes.label_map(case.label)
-            rows.append(StepsRow(case.case_id, case.image[0], truth, maps, dice))
-        aspect = spacing[0] / spacing[1] if len(spacing) == 2 else spacing[1] / spacing[0]
-        save_steps_figure(path, rows, aspect=aspect)
+            row = StepsRow(
+                case.case_id,
+                case.image[0],
+                self._numbers(case.label),
+                predictions,
+                Evaluation(evaluation.class_names, counts).by_step(),
+                case.spacing,
+            )
+            rows.append(row)
+        save_steps_figure(path, rows, evaluation.class_names)
+
+    def _numbers(self, target: Tensor) -> Tensor:
+        """Number (*S) of the foreground class to show in each voxel, from 1; 0 for none.
+
+        Of overlapping classes the one with the fewest label values shows, as it lies inside others.
+        """
+        regions = self._classes.regions
+        if regions is None:
+            return target
+        numbers = torch.zeros_like(target[0])
+        for index in sorted(range(len(regions)), key=lambda index: -len(regions[index])):
+            numbers[target[index].bool()] = index + 1
+        return numbers
 
 
 def final_table(evaluation: Evaluation, split: str, step: int) -> Table:
