@@ -14,9 +14,9 @@ from recycleseg.files import FileError
 from recycleseg.run.config import (
     TrainConfig,
     add_config_arguments,
-    check_same_run,
     config_from,
     load_config,
+    resumed,
 )
 from recycleseg.run.options import (
     DiffusionConfig,
@@ -256,11 +256,11 @@ def test_runs_with_the_scales_of_earlier_versions(
 
 def test_what_a_resumed_run_may_change() -> None:
     saved = TrainConfig()
-    check_same_run(TrainConfig(out="elsewhere", sampling=SamplingConfig(num_steps=9)), saved)
+    resumed(TrainConfig(out="elsewhere", sampling=SamplingConfig(num_steps=9)), saved)
     other = TrainConfig(loss=LossConfig(focal=1.0), diffusion=DiffusionConfig(num_timesteps=11))
     message = "diffusion.num_timesteps is 1001 in the run, 11 now; loss.focal is 20.0 in the run"
     with pytest.raises(ValueError, match=message):
-        check_same_run(other, saved)
+        resumed(other, saved)
 
 
 def test_wrong_type_is_refused_by_the_parser() -> None:

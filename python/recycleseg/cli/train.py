@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from rich.console import Console
 
-from recycleseg.cli._common import run_command, with_suggestion
+from recycleseg.cli._common import print_line, run_command, with_suggestion
 from recycleseg.data.layout import read_dataset
 from recycleseg.planning.data import plan_for_data
-from recycleseg.planning.description import plan_table, plan_yaml
+from recycleseg.planning.description import plan_yaml
 from recycleseg.run.config import (
     TrainConfig,
     add_config_arguments,
@@ -112,7 +112,7 @@ def _parse(
     with _suggesting() as parser, ExitStack() as stack:
         if preset is not None:
             layers += ["--config", str(stack.enter_context(preset_file(preset)))]
-        if "time" in own and "optim.steps" not in own and not own.get("resume"):
+        if defaults and "time" in own and "optim.steps" not in own and not own.get("resume"):
             layers += ["--optim.steps", "0"]  # the preset's number is for another time
         return parser.parse_args([*layers, *arguments], defaults=defaults)
 
@@ -141,9 +141,8 @@ def _train(arguments: Sequence[str]) -> int:
     if given.get("data") is not None and given.get("resume"):
         base = _options_of_run(given)
     elif given.get("data") is not None:
-        made = plan_for_data(given, console)
-        console.print(plan_table(made))
-        base = plan = plan_yaml(made, f"Plan for {given['data']}")
+        base = plan = plan_yaml(plan_for_data(given, console), f"Plan for {given['data']}")
+        print_line(console, plan)
     command = parse_command(arguments, base)
     trainer = Trainer(command.config, console=console, plan=plan)
     trainer.fit(resume=command.resume, overwrite=command.overwrite)

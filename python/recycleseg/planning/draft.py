@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,12 +13,12 @@ from recycleseg.planning.cost import NetworkShape
 from recycleseg.planning.fingerprint import Fingerprint, Floats
 from recycleseg.planning.grid import Grid, at_shape, at_spacing
 from recycleseg.planning.memory import PROCESS_BYTES, training_bytes
-from recycleseg.planning.resources import Resources
+from recycleseg.planning.resources import Resources, time_of_run
 from recycleseg.planning.topology import MAX_TOKENS, MIN_EDGE, make_topology
 
-# Fewer optimiser steps than this leave a network half trained, so patch and network are made for
-# at least so many in the given time.
-ENOUGH_STEPS = {"cpu": 2000, "cuda": 20_000}
+# Patch and network are made for so many optimiser steps in the usual time, because fewer leave a
+# network half trained. With more time both the number of steps and their size grow, as its root.
+_USUAL_STEPS = {"cpu": 2000, "cuda": 20_000}
 # Forward passes that one training step costs: one without gradient (recycling's first prediction),
 # one with, and the backward pass, which costs two.
 _PASSES_PER_STEP = 4
@@ -63,11 +64,18 @@ class Draft:
         return int(self.given.get("optim.batch_size", _BATCH_SIZE[self.fingerprint.spatial_dims]))
 
     @property
+    def num_steps(self) -> int:
+        """Optimiser steps for which patch and network are made."""
+        used = self.resources
+        usual = time_of_run(None, used.device)
+        return round(_USUAL_STEPS[used.device] * math.sqrt(used.seconds / usual))
+
+    @property
     def flops_per_pass(self) -> float:
         """Operations that one forward pass of one patch may take."""
         used = self.resources
-        steps = ENOUGH_STEPS[used.device] * self.batch_size
-        return _TRAINING_SHARE * used.seconds * used.flops / steps / _PASSES_PER_STEP
+        passes = _PASSES_PER_STEP * self.batch_size * self.num_steps
+        return _TRAINING_SHARE * used.seconds * used.flops / passes
 
     def network(self, patch_size: Floats, width: int, blocks: int) -> NetworkShape:
         """The network of a width on a patch; its levels follow from the patch."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from recycleseg.planning.cost import NetworkShape
-from recycleseg.planning.draft import ENOUGH_STEPS, Draft
+from recycleseg.planning.draft import Draft
 from recycleseg.planning.fingerprint import Fingerprint
 from recycleseg.planning.grid import Grid, at_shape, at_spacing, choose_grid, thick_axis
 from recycleseg.planning.resources import Resources
@@ -166,12 +166,14 @@ def _network_choices(draft: Draft, shape: NetworkShape) -> Iterator[Choice]:
 def _training_choices(draft: Draft) -> Iterator[Choice]:
     """Loss, augmentation and learning rate: the same for all data but for sides and slices."""
     fingerprint, grid = draft.fingerprint, draft.grid
-    steps = ENOUGH_STEPS[draft.resources.device]
     yield Choice("optim.steps", 0, "as many as fit into the time, measured at the start")
+    yield Choice("validation.every", 0, "four validations, on as many cases as fit into the time")
     usual = "usual"
     yield Choice("optim.lr_peak", 2e-3 if draft.batch_size >= 8 else 1.5e-3, usual)
     yield Choice("optim.lr_end", 1e-5, usual)
-    yield Choice("optim.ema_decay", 0.998, f"averages the last quarter of {steps} steps")
+    # The average looks back about 1 / (1 - decay) steps.
+    decay = round(min(max(1 - 4 / draft.num_steps, 0.98), 0.9995), 4)
+    yield Choice("optim.ema_decay", decay, f"averages a quarter of about {draft.num_steps} steps")
     yield Choice("loss.dice", 1.0, usual)
     yield Choice("loss.cross_entropy", 1.0, usual)
     yield Choice("loss.focal", 0.0, "cross entropy in its place")

@@ -182,11 +182,12 @@ def load_preset(name: str, **settings: Any) -> TrainConfig:
         return replace(load_config(path), **settings)
 
 
-def check_same_run(config: TrainConfig, saved: TrainConfig) -> None:
-    """Check that a run can continue with a configuration.
+def resumed(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
+    """The configuration with which a run continues.
 
     Options that decide the trained weights must be the same. Device, validation, sampling and the
-    final cases may change.
+    final cases may change. What was fixed when the run began (`optim.steps` 0 and what follows from
+    it) stays.
 
     Args:
         config: the configuration to continue with.
@@ -195,7 +196,15 @@ def check_same_run(config: TrainConfig, saved: TrainConfig) -> None:
     Raises:
         ValueError: an option that must be the same differs.
     """
-    free = {"out", "runtime", "compile", "validation", "sampling", "postprocess", "final_split"}
+    if config.optim.steps == 0:
+        fixed = replace(
+            config.optim, steps=saved.optim.steps, warmup_steps=saved.optim.warmup_steps
+        )
+        config = replace(config, optim=fixed, validation=saved.validation)
+    free = {
+        *("out", "time", "runtime", "compile"),
+        *("validation", "sampling", "postprocess", "final_split"),
+    }
     changed = [
         f"{name} is {theirs!r} in the run, {ours!r} now"
         for (name, ours), (_, theirs) in zip(_flat(config), _flat(saved), strict=True)
@@ -206,6 +215,7 @@ def check_same_run(config: TrainConfig, saved: TrainConfig) -> None:
             f"--resume: {'; '.join(changed)}. To continue with the run's own settings, use "
             "--config RUN/config.yaml"
         )
+    return config
 
 
 def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -23,7 +23,6 @@ from recycleseg.run.config import TrainConfig
 from recycleseg.run.folder import RunFolder
 from recycleseg.run.options import CompileMode
 from recycleseg.training.evaluation import Evaluation
-from recycleseg.training.timing import ExpectedTime
 
 PICTURED_CASES = 4
 
@@ -36,9 +35,15 @@ def describe_data(data: PreparedDataset, patch_size: Sequence[int]) -> dict[str,
 
 
 def write_run_description(
-    folder: RunFolder, config: TrainConfig, data: dict[str, Any], environment: dict[str, Any]
+    folder: RunFolder,
+    config: TrainConfig,
+    data: dict[str, Any],
+    environment: dict[str, Any],
+    plan: str | None,
 ) -> None:
-    """Write the configuration, the description of the data set, and the environment."""
+    """Write the configuration, what is known of data set and environment, and the plan if any."""
+    if plan is not None:
+        write_text(folder.plan, plan)
     write_text(folder.config, yaml.safe_dump(as_json(dataclasses.asdict(config)), sort_keys=False))
     write_json(folder.dataset, data)
     write_json(folder.environment, environment)
@@ -72,7 +77,7 @@ def plan_table(
     device: str,
     compile_mode: CompileMode,
     first_step: int,
-    expected: ExpectedTime,
+    expected: str,
     run_folder: Path,
 ) -> Table:
     """The plan of the run, for the terminal.
@@ -85,7 +90,7 @@ def plan_table(
         device: the device, precision and threads in words.
         compile_mode: of torch.compile, resolved.
         first_step: optimiser steps that are done already.
-        expected: time of the rest of the run.
+        expected: time of the rest of the run in words.
         run_folder: where the results go.
     """
     dataset = data.dataset
@@ -107,7 +112,7 @@ def plan_table(
         "torch.compile": compile_mode,
         "steps": f"{first_step} to {optim.steps}, batch {optim.batch_size}"
         + (f" x {optim.accumulation}" if optim.accumulation > 1 else ""),
-        "expected time": str(expected),
+        "expected time": expected,
         "run folder": str(run_folder),
     }
     table = Table(box=None, show_header=False, pad_edge=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from recycleseg.diffusion.strategies import StepResult, Supervised, make_draws
 from recycleseg.files import write_json
+from recycleseg.planning.resources import time_of_run
 from recycleseg.prediction.postprocess import check_postprocess
 from recycleseg.progress import Bar
 from recycleseg.report.curve import save_learning_curve
@@ -28,10 +28,10 @@ from recycleseg.run.checkpoint import (
     save_checkpoint,
 )
 from recycleseg.run.compiling import compiled, resolve_mode
-from recycleseg.run.config import TrainConfig, check_same_run, load_config
+from recycleseg.run.config import TrainConfig, load_config, resumed
 from recycleseg.run.device import AutocastNetwork, choose_precision, use_device
 from recycleseg.run.environment import describe_environment
-from recycleseg.run.folder import RunFolder
+from recycleseg.run.folder import RunFolder, run_root
 from recycleseg.sampling.timing import seconds_per_case
 from recycleseg.sampling.volume import VolumeSampler
 from recycleseg.training.data import TrainingBatches, load_training_data
@@ -52,7 +52,7 @@ from recycleseg.training.reporting import (
     write_run_description,
 )
 from recycleseg.training.stopping import StopRequest
-from recycleseg.training.timing import ExpectedTime, seconds_per_batch
+from recycleseg.training.timing import Speed, expected_time, fit_to_time, seconds_per_batch
 
 MAX_SKIPPED_IN_A_ROW = 25
 
@@ -66,14 +66,18 @@ class Trainer:
     Args:
         config: all options.
         console: where the run prints.
+        plan: YAML with the reasons of the planned options, for the run folder.
 
     Raises:
         ValueError: the configuration and the data do not fit each other, or a file of the data set
             is invalid (FileError). The run folder is not changed then.
     """
 
-    def __init__(self, config: TrainConfig, *, console: Console | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, *, console: Console | None = None, plan: str | None = None
+    ) -> None:
         self.config = config
+        self.plan = plan
         self.console = console or Console()
         if config.runtime.threads is not None:
             torch.set_num_threads(config.runtime.threads)
@@ -89,9 +93,7 @@ class Trainer:
                 )
         check_postprocess(config.postprocess, tuple(classes.foreground), self.dataset.spatial_dims)
         self.patch_size = factory.choose_patch_size(config, self.data.median_shape)
-        self.folder = RunFolder(
-            Path(config.out or f"runs/{self.dataset.name.lower()}-{config.strategy}")
-        )
+        self.folder = RunFolder(run_root(config.out, self.dataset.name, config.strategy))
 
         torch.manual_seed(config.seed)
         self.network = factory.make_network(config, self.data.plan).to(self.device)
@@ -139,14 +141,17 @@ class Trainer:
         self.folder.open(resume=resume, overwrite=overwrite)
         description = describe_data(self.data, self.patch_size)
         if resume:
-            check_same_run(self.config, load_config(self.folder.config))
+            self.config = resumed(self.config, load_config(self.folder.config))
             check_same_data(self.folder.dataset, description)
             self.restore(load_checkpoint(self.folder.last))
             if self.folder.best.is_file():  # of the validation after the last checkpoint, maybe
                 self.best_dice = load_checkpoint(self.folder.best).state["best_dice"]
+        speed = self.measure_speed()
+        seconds = time_of_run(self.config.time, self.device.type)
+        self.config = fit_to_time(self.config, speed, seconds)
         environment = describe_environment(self.device, self.precision)
-        write_run_description(self.folder, self.config, description, environment)
-        self.print_plan()
+        write_run_description(self.folder, self.config, description, environment, self.plan)
+        self.print_plan(speed)
         if not resume:
             self.save(self.folder.last)
         self.stop.check(f"after {self._progress()}")
@@ -181,8 +186,8 @@ class Trainer:
                 if validate:
                     self.validate(logger, bar)
 
-    def print_plan(self) -> None:
-        """Print what the run will do, and the expected time, measured on the first batches."""
+    def print_plan(self, speed: Speed) -> None:
+        """Print what the run will do, and the expected time and memory."""
         threads = torch.get_num_threads()
         self.console.print(
             plan_table(
@@ -193,18 +198,18 @@ class Trainer:
                 device=f"{self.device}, {self.precision}, {threads} CPU threads",
                 compile_mode=resolve_mode(self.config.compile, self.device),
                 first_step=self.step,
-                expected=self.expected_time(),
+                expected=expected_time(self.config, speed, self.step),
                 run_folder=self.folder.root,
             )
         )
 
-    def expected_time(self) -> ExpectedTime:
-        """Time of the rest of the run, from measured passes that change no weight."""
-        optim, every = self.config.optim, self.config.validation.every
+    def measure_speed(self) -> Speed:
+        """Time of steps and cases, from passes that change no weight."""
         self.network.train()
         of_batch = seconds_per_batch(lambda index: self.loss_of_batch(index).loss, self.device)
         self.network.zero_grad()
-        validation, final = self._validation_cases, self.dataset.split[self.config.final_split]
+        validation = self.dataset.split["val"]
+        final = self.dataset.split[self.config.final_split]
         seconds = seconds_per_case(
             self._sampler(),
             len(self.dataset.channel_names),
@@ -212,11 +217,10 @@ class Trainer:
             self.device,
             samples=self.config.sampling.samples,
         )
-        return ExpectedTime(
-            of_batch * optim.accumulation * (optim.steps - self.step),
-            num_validations=math.ceil(optim.steps / every) - self.step // every,
-            validation=sum(seconds[: len(validation)]),
-            final=sum(seconds[len(validation) :]),
+        return Speed(
+            of_batch * self.config.optim.accumulation,
+            tuple(seconds[: len(validation)]),
+            tuple(seconds[len(validation) :]),
         )
 
     def train_step(self) -> tuple[Tensor, Tensor]:
