@@ -104,7 +104,7 @@ def test_help_documents_every_option() -> None:
         (["--preset", "tinny"], "preset: expected one of"),
         (["--optim.steps", "many"], "optim.steps"),
         (["--optim.steps", "0"], "optim.steps: expected at least 1, got 0"),
-        (["--sampling.num_steps", "1"], "sampling.num_steps: expected 2 to"),
+        (["--sampling.num_steps", "0"], "sampling.num_steps: expected 1 to"),
         (["--strategy", "recycle"], "strategy"),
         (["--resume", "--overwrite"], "expected at most one of them, got both"),
         (["--augment.rotation", "-5"], "augment.rotation: expected"),

@@ -116,9 +116,10 @@ def test_a_class_nowhere_has_no_mean() -> None:
         (SamplingConfig(num_steps=3), PostprocessConfig()),
         (SamplingConfig(num_steps=3, samples=2, mirror=True), PostprocessConfig()),
         (SamplingConfig(num_steps=3, fusion="trajectory", sampler="ddpm"), PostprocessConfig()),
+        (SamplingConfig(num_steps=1, samples=2), PostprocessConfig()),
         (SamplingConfig(num_steps=3), PostprocessConfig(keep_largest="all", fill_holes="all")),
     ],
-    ids=["default", "samples", "ddpm", "postprocess"],
+    ids=["default", "samples", "ddpm", "one step", "postprocess"],
 )
 def test_prediction_repeats_the_trainers_numbers(
     small_config: TrainConfig, sampling: SamplingConfig, postprocess: PostprocessConfig

@@ -265,9 +265,9 @@ def _noise_problems(config: TrainConfig) -> Iterator[str]:
             "diffusion.beta_start, diffusion.beta_end: expected 0 < beta_start <= beta_end < 1, "
             f"got {first} and {last}"
         )
-    if not 2 <= sampling.num_steps <= diffusion.num_timesteps:
+    if not 1 <= sampling.num_steps <= diffusion.num_timesteps:
         yield (
-            f"sampling.num_steps: expected 2 to diffusion.num_timesteps "
+            f"sampling.num_steps: expected 1 to diffusion.num_timesteps "
             f"({diffusion.num_timesteps}), got {sampling.num_steps}"
         )
     if config.imgx_compat and sampling.sampler == "ddim" and sampling.eta > 0:

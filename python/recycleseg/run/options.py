@@ -183,7 +183,7 @@ class SamplingConfig:
 
     Attributes:
         sampler: reverse process.
-        num_steps: reverse steps.
+        num_steps: reverse steps, up to diffusion.num_timesteps; 1 goes from noise to mask at once.
         eta: noise of ddim from 0 to 1; 0 adds none.
         samples: trajectories per case, each from its own noise; their probabilities are averaged.
         mirror: average every prediction of the network over all flips of the axes.
