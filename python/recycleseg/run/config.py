@@ -50,6 +50,7 @@ class TrainConfig:
     Attributes:
         data: data set in the nnU-Net raw layout; null uses the built-in phantom.
         out: run folder; null takes runs/<data set>-<strategy>.
+        init_from: run folder whose best weights this run starts from; null starts at random.
         strategy: how the network's input mask is made in training.
         seed: seed of weights, batches, noise and augmentation.
         imgx_compat: do the same as ImgX where it differs from the literature.
@@ -62,6 +63,7 @@ class TrainConfig:
 
     data: str | None = None
     out: str | None = None
+    init_from: str | None = None
     strategy: StrategyName = "recycling"
     seed: int = within(SEED, 0)
     imgx_compat: bool = False
