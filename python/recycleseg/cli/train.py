@@ -6,19 +6,24 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from rich.console import Console
 
 from recycleseg.cli._common import print_line, run_command, with_suggestion
 from recycleseg.data.layout import read_dataset
+from recycleseg.files import as_json
 from recycleseg.planning.data import plan_for_data
 from recycleseg.planning.description import plan_yaml
 from recycleseg.run.config import (
     TrainConfig,
     add_config_arguments,
     config_from,
+    load_config,
     preset_file,
     preset_names,
 )
@@ -70,8 +75,9 @@ def build_parser() -> ArgumentParser:
 def parse_command(arguments: Sequence[str], base: str | None = None) -> Command:
     """Parse the arguments of the command line.
 
-    Settings come from the base, then from the preset, then from files and options in their order;
-    later ones win.
+    Settings come from the base, then from the preset, then, with --init-from, the model of that
+    run, then from files and options in their order; later ones win. A run that is resumed has its
+    own settings as base, and neither preset nor first run change them again.
 
     Args:
         arguments: the command line.
@@ -88,7 +94,7 @@ def parse_command(arguments: Sequence[str], base: str | None = None) -> Command:
 
 
 def given_options(arguments: Sequence[str]) -> dict[str, Any]:
-    """The options of the command line, of its files and its preset alone, by their dotted names.
+    """What a plan has to fit to: all options but the base's, by their dotted names.
 
     Raises:
         ValueError: see `parse_command`.
@@ -99,22 +105,36 @@ def given_options(arguments: Sequence[str]) -> dict[str, Any]:
 def _given(arguments: Sequence[str]) -> dict[str, Any]:
     """The options of the command line and of its files."""
     with _suggesting() as parser:
-        return dict(parser.parse_args(list(arguments), defaults=False).items())
+        given = parser.parse_args(_with_underscores(arguments), defaults=False)
+        return dict(given.items())
 
 
 def _parse(
     arguments: Sequence[str], own: Mapping[str, Any], base: str | None, *, defaults: bool = True
 ) -> Namespace:
-    preset = own.get("preset")
-    if preset is None and own.get("data") is None:
-        preset = PHANTOM_PRESET
     layers = [] if base is None else ["--config", base]
     with _suggesting() as parser, ExitStack() as stack:
-        if preset is not None:
-            layers += ["--config", str(stack.enter_context(preset_file(preset)))]
-        if defaults and "time" in own and "optim.steps" not in own and not own.get("resume"):
-            layers += ["--optim.steps", "0"]  # the preset's number is for another time
-        return parser.parse_args([*layers, *arguments], defaults=defaults)
+        if not own.get("resume"):
+            preset = own.get("preset") or (None if own.get("data") else PHANTOM_PRESET)
+            if preset is not None:
+                layers += ["--config", str(stack.enter_context(preset_file(preset)))]
+            if defaults and "time" in own and "optim.steps" not in own:
+                layers += ["--optim.steps", "0"]  # the preset's number is for another time
+            if own.get("init_from") is not None:
+                model = load_config(RunFolder(Path(own["init_from"])).config).model
+                layers += ["--config", yaml.safe_dump({"model": as_json(asdict(model))})]
+        return parser.parse_args([*layers, *_with_underscores(arguments)], defaults=defaults)
+
+
+def _with_underscores(arguments: Sequence[str]) -> list[str]:
+    """Options of several words as in files: --init_from for --init-from."""
+    found = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            name = f"--{name[2:].replace('-', '_')}"
+        found.append(f"{name}{equals}{value}")
+    return found
 
 
 @contextmanager
@@ -138,7 +158,7 @@ def _train(arguments: Sequence[str]) -> int:
     console = Console()
     given = given_options(arguments)
     base = plan = None
-    if given.get("data") is not None and given.get("resume"):
+    if given.get("resume"):
         base = _options_of_run(given)
     elif given.get("data") is not None:
         base = plan = plan_yaml(plan_for_data(given, console), f"Plan for {given['data']}")
@@ -150,8 +170,8 @@ def _train(arguments: Sequence[str]) -> int:
 
 
 def _options_of_run(given: Mapping[str, Any]) -> str | None:
-    """The configuration that the run to resume was begun with."""
-    name = read_dataset(given["data"]).name
+    """The file of the options with which the run to resume began; None if there is none."""
+    name = "phantom" if given.get("data") is None else read_dataset(given["data"]).name
     root = run_root(given.get("out"), name, given.get("strategy", TrainConfig.strategy))
     config = RunFolder(root).config
     return str(config) if config.is_file() else None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import median_filter
 
 from recycleseg.files import written_whole
 from recycleseg.report.figures import PALETTE, add_legend, colour_of
@@ -15,9 +17,10 @@ from recycleseg.report.figures import PALETTE, add_legend, colour_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Share of the curve that one smoothed value looks back on.
-_SMOOTHING = 0.05
-_DICE = "val_dice"
+# How many values one smoothed value comes from: a share of the curve, but at least some.
+_SMOOTHED_SHARE, _SMOOTHED_MIN = 0.05, 5
+_DICE, _OF = "val_dice", "val_dice/"
+_LEGEND_ROWS = 16
 _MARKERS = ("o", "s", "^", "D", "v")
 
 
@@ -47,11 +50,13 @@ def save_learning_curve(path: Path, metrics: Path) -> None:
     from matplotlib.figure import Figure
 
     lines = read_metrics(metrics)
-    figure = Figure(figsize=(9.0, 8.0), layout="constrained")
+    names = [key for key in dict.fromkeys(k for line in lines for k in line) if key.startswith(_OF)]
+    columns = 1 + len(names) // _LEGEND_ROWS
+    figure = Figure(figsize=(7.5 + 1.5 * columns, 8.0), layout="constrained")
     FigureCanvasAgg(figure)
     loss, dice, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
     _draw_loss(loss, *_column(lines, "loss"))
-    _draw_dice(dice, lines)
+    _draw_dice(dice, lines, names, columns)
     rate.plot(*_column(lines, "lr"), color="black", linewidth=1.2)
     rate.set_ylabel("learning rate")
     rate.set_ylim(bottom=0)
@@ -76,8 +81,9 @@ def _draw_loss(axes: Axes, steps: NDArray[Any], values: NDArray[np.float64]) -> 
     steps, values = steps[known], values[known]
     if len(values) == 0:
         return
-    smoothed = _smoothed(values)
-    axes.plot(steps, values, color=PALETTE[1], alpha=0.5, linewidth=0.8, label="each logged step")
+    # The median, because a mean would follow a single large loss.
+    smoothed = median_filter(values, max(round(_SMOOTHED_SHARE * len(values)), _SMOOTHED_MIN))
+    axes.plot(steps, values, color=PALETTE[1], alpha=0.6, linewidth=1.0, label="each logged step")
     axes.plot(steps, smoothed, color=PALETTE[4], linewidth=2.0, label="smoothed")
     # Single steps with a large loss would press the curve flat.
     low, high = min(values.min(), smoothed.min()), np.percentile(values, 98)
@@ -86,23 +92,9 @@ def _draw_loss(axes: Axes, steps: NDArray[Any], values: NDArray[np.float64]) -> 
     axes.legend(loc="upper right", frameon=False)
 
 
-def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Exponential mean of the values so far, in which every value has the same right at the start.
-
-    Kingma and Ba, arXiv 1412.6980, section 3: the sum of the weights divides the mean.
-    """
-    keep = 1 - 1 / max(_SMOOTHING * len(values), 1.0)
-    total, weight, means = 0.0, 0.0, []
-    for value in values.tolist():
-        total, weight = keep * total + value, keep * weight + 1
-        means.append(total / weight)
-    return np.array(means)
-
-
-def _draw_dice(axes: Axes, lines: list[dict[str, Any]]) -> None:
+def _draw_dice(axes: Axes, lines: list[dict[str, Any]], names: Sequence[str], columns: int) -> None:
     axes.set_ylabel("validation Dice")
     axes.set_ylim(0, 1.02)
-    names = list(dict.fromkeys(k for line in lines for k in line if k.startswith(_DICE + "/")))
     drawn = []
     for index, name in enumerate(names):
         marker = _MARKERS[index // len(PALETTE) % len(_MARKERS)]
@@ -118,6 +110,5 @@ def _draw_dice(axes: Axes, lines: list[dict[str, Any]]) -> None:
         axes.text(0.5, 0.5, "no validation yet", transform=axes.transAxes, ha="center")
         return
     drawn += axes.plot(steps, mean, color="black", marker="o", markersize=4, linewidth=2.2)
-    names = [name.removeprefix(_DICE + "/") for name in names]
-    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "ncols": 1 + len(names) // 16}
-    add_legend(axes, drawn, [*names, "mean"], **place)
+    texts = [*(name.removeprefix(_OF) for name in names), "mean"]
+    add_legend(axes, drawn, texts, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=columns)

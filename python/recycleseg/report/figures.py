@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_rgb
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -37,7 +38,13 @@ _MAX_NAME = 26
 _THICK = 2.0
 # Places of the letters at left, right, top and bottom, as shares of the panel.
 _EDGES = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.95), (0.5, 0.05))
-_LETTER: dict[str, Any] = {"color": "white", "fontsize": 7, "ha": "center", "va": "center"}
+_LETTER: dict[str, Any] = {
+    "color": "white",
+    "fontsize": 7,
+    "ha": "center",
+    "va": "center",
+    "path_effects": [withStroke(linewidth=1.5, foreground="black")],
+}
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ class TrainConfig:
     Attributes:
         data: data set in the nnU-Net raw layout; null uses the built-in phantom.
         out: run folder; null takes runs/<data set>-<strategy>.
+        init_from: run folder whose best weights this run starts from; null starts at random.
         strategy: how the network's input mask is made in training.
         seed: seed of weights, batches, noise and augmentation.
         time: time of the whole run, such as 30m or 2h, if optim.steps is 0; null takes 1 hour on a
@@ -65,6 +66,7 @@ class TrainConfig:
 
     data: str | None = None
     out: str | None = None
+    init_from: str | None = None
     strategy: StrategyName = "recycling"
     seed: int = within(SEED, 0)
     time: str | None = within(DURATION, None)

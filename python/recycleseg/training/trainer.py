@@ -36,6 +36,7 @@ from recycleseg.sampling.timing import seconds_per_case
 from recycleseg.sampling.volume import VolumeSampler
 from recycleseg.training.data import TrainingBatches, load_training_data
 from recycleseg.training.evaluation import Evaluation, evaluate_cases, summary_of
+from recycleseg.training.init_from import start_from
 from recycleseg.training.logging import RunLogger
 from recycleseg.training.optim import (
     AveragedWeights,
@@ -138,6 +139,8 @@ class Trainer:
 
     def start(self, resume: bool, overwrite: bool) -> None:
         """Open the run folder, go back to its last checkpoint if asked, and print the plan."""
+        if self.config.init_from is not None and not resume:
+            self.start_from(Path(self.config.init_from))
         self.folder.open(resume=resume, overwrite=overwrite)
         description = describe_data(self.data, self.patch_size)
         if resume:
@@ -155,6 +158,13 @@ class Trainer:
         if not resume:
             self.save(self.folder.last)
         self.stop.check(f"after {self._progress()}")
+
+    def start_from(self, run: Path) -> None:
+        """Take over the weights of another run, and print what was kept."""
+        for line in start_from(run, self.network, self.config, self.data.plan):
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if self.average is not None:
+            self.average = AveragedWeights(self.network, self.average.decay)
 
     def train(self) -> None:
         """Do all further steps. The checkpoint comes before the validation, which may take long."""
