@@ -16,6 +16,7 @@ from rich.console import Console
 
 from recycleseg.cli._common import print_line, run_command, with_suggestion
 from recycleseg.data.layout import read_dataset
+from recycleseg.data.phantom import phantom_name
 from recycleseg.files import as_json
 from recycleseg.planning.data import plan_for_data
 from recycleseg.planning.description import plan_yaml
@@ -28,6 +29,7 @@ from recycleseg.run.config import (
     preset_names,
 )
 from recycleseg.run.folder import RunFolder, run_root
+from recycleseg.run.options import PhantomConfig
 from recycleseg.training.trainer import Trainer
 
 PHANTOM_PRESET = "tiny"
@@ -99,13 +101,14 @@ def given_options(arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         ValueError: see `parse_command`.
     """
-    return dict(_parse(arguments, _given(arguments), None, defaults=False).items())
+    own = _without_printing(arguments)
+    return dict(_parse(own, _given(own), None, defaults=False).items())
 
 
 def _given(arguments: Sequence[str]) -> dict[str, Any]:
     """The options of the command line and of its files."""
     with _suggesting() as parser:
-        given = parser.parse_args(_with_underscores(arguments), defaults=False)
+        given = parser.parse_args(_with_underscores(_without_printing(arguments)), defaults=False)
         return dict(given.items())
 
 
@@ -135,6 +138,11 @@ def _with_underscores(arguments: Sequence[str]) -> list[str]:
             name = f"--{name[2:].replace('-', '_')}"
         found.append(f"{name}{equals}{value}")
     return found
+
+
+def _without_printing(arguments: Sequence[str]) -> list[str]:
+    """Without --print_config, which ends the program once all settings are known."""
+    return [argument for argument in arguments if not argument.startswith("--print_config")]
 
 
 @contextmanager
@@ -171,7 +179,10 @@ def _train(arguments: Sequence[str]) -> int:
 
 def _options_of_run(given: Mapping[str, Any]) -> str | None:
     """The file of the options with which the run to resume began; None if there is none."""
-    name = "phantom" if given.get("data") is None else read_dataset(given["data"]).name
+    if given.get("data") is None:
+        name = phantom_name(given.get("phantom.spatial_dims", PhantomConfig.spatial_dims))
+    else:
+        name = read_dataset(given["data"]).name
     root = run_root(given.get("out"), name, given.get("strategy", TrainConfig.strategy))
     config = RunFolder(root).config
     return str(config) if config.is_file() else None
