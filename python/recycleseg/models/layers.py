@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recycleseg.models.single_sample import Conv2d, Conv3d
+from recycleseg.models.single_sample import Conv3d
 from recycleseg.ops.dropout import dropout
 from recycleseg.ops.norm_act import norm_act
 
@@ -22,7 +22,7 @@ NORM_EPS = 1e-6
 # Standard deviation of a unit normal truncated to [-2, 2].
 _TRUNCATED_STD = 0.87962566103423978
 # By the number of spatial axes.
-_CONV: dict[int, Callable[..., nn.Conv2d | nn.Conv3d]] = {2: Conv2d, 3: Conv3d}
+_CONV: dict[int, Callable[..., nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: Conv3d}
 _CONV_TRANSPOSE: dict[int, Callable[..., nn.ConvTranspose2d | nn.ConvTranspose3d]] = {
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
