@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from recycleseg.classes import Classes
 from recycleseg.prediction.predictor import Predictor
 from recycleseg.run.checkpoint import load_checkpoint
 from recycleseg.run.config import TrainConfig, load_config
@@ -26,6 +27,8 @@ from recycleseg.run.options import (
     StrategyName,
     ValidationConfig,
 )
+from recycleseg.training.reporting import PictureMaker
+from recycleseg.training.timing import ExpectedTime
 from recycleseg.training.trainer import Trainer
 
 
@@ -59,6 +62,7 @@ def test_run_leaves_everything_behind(small_config: TrainConfig) -> None:
         "validation-000012.png",
     ]
     assert any((run / "tensorboard").iterdir())
+    assert (run / "learning_curve.png").stat().st_size > 0
     assert json.loads((run / "summary.json").read_text()) == summary
     assert len(summary["by_step"]) == 5
     assert len(summary["metric_per_case"]) == 2
@@ -97,10 +101,7 @@ def test_learned_variance_importance_sampling_and_ddpm_run(small_config: TrainCo
     assert int(last.tensors["timesteps/loss_count"].sum()) == 48
 
 
-def test_resumed_run_ends_with_the_same_bits(small_config: TrainConfig, tmp_path: Path) -> None:
-    whole = replace(small_config, out=str(tmp_path / "whole"))
-    Trainer(whole).fit()
-
+def test_resumed_run_ends_with_the_same_bits(small_config: TrainConfig, whole_run: Path) -> None:
     class Killed(Exception):
         pass
 
@@ -118,17 +119,13 @@ def test_resumed_run_ends_with_the_same_bits(small_config: TrainConfig, tmp_path
     Trainer(small_config).fit(resume=True)
     run = Path(small_config.out or "")
     for name in ("last.safetensors", "best.safetensors"):
-        assert_same_checkpoint(run / "checkpoints" / name, tmp_path / "whole/checkpoints" / name)
-    assert [m["step"] for m in metrics_of(run)] == [
-        m["step"] for m in metrics_of(tmp_path / "whole")
-    ]
+        assert_same_checkpoint(run / "checkpoints" / name, whole_run / "checkpoints" / name)
+    assert [m["step"] for m in metrics_of(run)] == [m["step"] for m in metrics_of(whole_run)]
 
 
 def test_killed_process_resumes_to_the_same_weights(
-    small_config: TrainConfig, tmp_path: Path
+    small_config: TrainConfig, whole_run: Path, tmp_path: Path
 ) -> None:
-    whole = replace(small_config, out=str(tmp_path / "whole"))
-    Trainer(whole).fit()
     config_file = tmp_path / "config.yaml"
     config_file.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(small_config)))))
     main = "import sys; from recycleseg.cli.train import main; sys.exit(main())"
@@ -142,7 +139,7 @@ def test_killed_process_resumes_to_the_same_weights(
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     last = Path("checkpoints/last.safetensors")
-    assert_same_checkpoint(Path(small_config.out or "") / last, tmp_path / "whole" / last)
+    assert_same_checkpoint(Path(small_config.out or "") / last, whole_run / last)
 
 
 def test_existing_run_folder_is_refused(small_config: TrainConfig) -> None:
@@ -260,3 +257,26 @@ def test_rules_are_checked_against_the_classes(small_config: TrainConfig) -> Non
     with pytest.raises(ValueError, match="postprocess.keep_largest: .* ring, core, got 'lung'"):
         Trainer(replace(small_config, postprocess=rules))
     assert small_config.out is not None and not Path(small_config.out).exists()
+
+
+def test_a_picture_shows_overlapping_classes_inside_each_other() -> None:
+    classes = Classes(("whole", "core", "rim"), ((1, 2, 3), (2,), (1, 3)))
+    masks = torch.tensor([[0, 1, 1, 1, 1], [0, 0, 1, 0, 1], [0, 0, 0, 1, 1]], dtype=torch.uint8)
+    assert PictureMaker(classes)._numbers(masks).tolist() == [0, 1, 2, 3, 2]
+
+
+def test_expected_time_counts_what_is_left(small_config: TrainConfig) -> None:
+    trainer = Trainer(small_config)
+    expected = trainer.expected_time()
+    assert (expected.num_validations, expected.training > 0, expected.final > 0) == (2, True, True)
+    # two validation and two test cases of one shape
+    assert expected.validation == pytest.approx(expected.final)
+    trainer.step = 6  # the first validation lies behind
+    assert trainer.expected_time().num_validations == 1
+    trainer.step = 12
+    ended = trainer.expected_time()
+    assert (ended.training, ended.num_validations) == (0.0, 0)
+    times = ExpectedTime(training=1680, num_validations=4, validation=75, final=120)
+    assert str(times) == "about 35 min 0 s (training 28 min 0 s, 4 validations 5 min 0 s, " + (
+        "final table 2 min 0 s)"
+    )
