@@ -168,7 +168,8 @@ def check_same_run(config: TrainConfig, saved: TrainConfig) -> None:
     """Check that a run can continue with a configuration.
 
     Options that decide the trained weights must be the same. Device, validation, sampling and the
-    final cases may change.
+    final cases may change. `data` may change too, because the place of a data set does not matter:
+    the trainer compares its content.
 
     Args:
         config: the configuration to continue with.
@@ -177,7 +178,16 @@ def check_same_run(config: TrainConfig, saved: TrainConfig) -> None:
     Raises:
         ValueError: an option that must be the same differs.
     """
-    free = {"out", "runtime", "compile", "validation", "sampling", "postprocess", "final_split"}
+    free = {
+        "data",
+        "out",
+        "runtime",
+        "compile",
+        "validation",
+        "sampling",
+        "postprocess",
+        "final_split",
+    }
     changed = [
         f"{name} is {theirs!r} in the run, {ours!r} now"
         for (name, ours), (_, theirs) in zip(_flat(config), _flat(saved), strict=True)
