@@ -1,4 +1,4 @@
-"""Hashes of contents: right for every change, remembered without reading, safe between processes."""
+"""Hashes of contents: every change is seen, what is known is not read, processes do not clash."""
 
 from __future__ import annotations
 
