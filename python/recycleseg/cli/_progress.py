@@ -8,24 +8,15 @@ from collections.abc import Iterable
 from rich.console import Console
 
 from recycleseg.cli._common import print_line
-from recycleseg.data.identity import ContentMemo
 from recycleseg.prediction.folder import Outcome, PredictionFolder
 from recycleseg.progress import Bar, format_duration, stages
-from recycleseg.run.factory import cache_root
-
-
-def user_memo() -> ContentMemo:
-    """The memo in the user's cache; it remembers nothing if the user has no home folder."""
-    try:
-        return ContentMemo(cache_root())
-    except RuntimeError:
-        return ContentMemo(None)
 
 
 def open_folder(folder: PredictionFolder, console: Console, *, overwrite: bool) -> list[str]:
     """Open a folder of predictions, and print its notes; see `PredictionFolder.open`."""
     with stages(console, "reading") as progress:
-        left = folder.open(overwrite=overwrite, progress=progress)
+        shown = progress if console.is_terminal else None
+        left = folder.open(overwrite=overwrite, progress=shown)
     for note in folder.notes:
         print_line(console, note)
     return left

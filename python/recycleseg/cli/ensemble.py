@@ -10,8 +10,8 @@ from typing import get_args
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from recycleseg.cli._common import CONTINUE, exit_code_of, parse, print_line, run_command
-from recycleseg.cli._progress import CaseProgress, open_folder, user_memo
+from recycleseg.cli._common import CONTINUE, exit_code_of, parse, print_line, run_command, user_memo
+from recycleseg.cli._progress import CaseProgress, open_folder
 from recycleseg.data.identity import ContentMemo
 from recycleseg.data.volumes import file_ending
 from recycleseg.ops.build_info import build_info

@@ -12,8 +12,8 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from recycleseg.cli._common import CONTINUE, exit_code_of, parse, run_command
-from recycleseg.cli._progress import CaseProgress, open_folder, user_memo
+from recycleseg.cli._common import CONTINUE, exit_code_of, parse, run_command, user_memo
+from recycleseg.cli._progress import CaseProgress, open_folder
 from recycleseg.data.identity import ContentMemo
 from recycleseg.data.inputs import SplitName, find_cases, find_split_cases
 from recycleseg.data.layout import Case
