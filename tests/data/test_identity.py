@@ -163,6 +163,16 @@ def test_a_file_that_has_just_changed_is_not_remembered(
     assert [entry[-1] for entry in entries(tmp_path / "cache").values()] == [sha256(b"left")]
 
 
+def test_a_file_with_a_date_in_the_future_is_remembered(
+    tmp_path: Path, trusted_clock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "label.nii", b"left")
+    os.utime(path, (4102444800, 4102444800))
+    first = hash_of(path, tmp_path / "cache")
+    forbid_reading(monkeypatch)
+    assert hash_of(path, tmp_path / "cache") == first
+
+
 def test_a_file_that_changes_while_it_is_read_is_not_remembered(
     tmp_path: Path, trusted_clock: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,8 +30,8 @@ Contents = Mapping[str, Mapping[str, str | None]]
 # Size in bytes, times of the last change of content and of any change in ns, inode.
 #
 # Programs can set the first time, but not the second. What remains unseen: a change that keeps the
-# size and is made while the clock shows the time of the change before, and a change on a network
-# disk before its server tells the new times.
+# size and is made when a clock that was set back shows the time of the change before, and a change
+# on a network disk until its server tells the new times.
 _Stamp = list[int]
 
 
@@ -131,7 +131,10 @@ class ContentMemo:
             after = _stamp(path)
         except OSError:
             return None
-        if before == after and begun - max(before[1:3]) > _RACY_NS:
+        _, modified, changed, _ = before
+        # Wrong dates of files may lie in the future; the time of any change cannot be set.
+        settled = abs(begun - modified) > _RACY_NS and begun - changed > _RACY_NS
+        if before == after and settled:
             self._used[self._name(path)] = [*after, value]
             self._new = True
         return value
