@@ -39,9 +39,9 @@ class FolderScores:
         prediction_files: case_id -> file of the final prediction.
         reference_files: case_id -> file of the reference.
         prediction_root: folder of the predictions.
-        reference_hashes: case_id -> hash of the reference's content, where it is known.
         failed: case_id -> why the case could not be evaluated. No other attribute has this case.
         notes: remarks for the user, one line each.
+        reference_hashes: case_id -> hash of the reference's content, where it is known.
     """
 
     case_ids: tuple[str, ...]
@@ -50,9 +50,9 @@ class FolderScores:
     prediction_files: dict[str, Path]
     reference_files: dict[str, Path]
     prediction_root: Path
-    reference_hashes: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    reference_hashes: dict[str, str] = field(default_factory=dict)
 
     def mean_dice_by_step(self) -> list[float]:
         """Mean foreground Dice after every sampling step; see `mean_of_means`."""
