@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import pytest
 from rich.console import Console
 from tests.tiny_runs import write_tiny_run
 
+from recycleseg.cli import _common
 from recycleseg.cli._progress import CaseProgress
 from recycleseg.cli.predict import build_parser, main, parse_command
+from recycleseg.data import identity
 from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.prediction.postprocess import postprocess
 from recycleseg.prediction.predictor import Predictor
@@ -261,6 +264,41 @@ def test_goes_on_where_it_stopped(
     assert predict(*arguments) == 0
     assert "predicted 0, already there 3, failed 0" in capsys.readouterr().out
     assert json.loads((tmp_path / "out/predict.json").read_text())["failed"] == {}
+
+
+def test_replaced_and_moved_scans(
+    tmp_path: Path, tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, out = write_scans(tmp_path / "images", "a.nii", "b.nii"), tmp_path / "out"
+    monkeypatch.setattr(identity, "_RACY_NS", 0)
+    assert predict("-m", tiny, "-i", images, "-o", out) == 0
+    assert (tmp_path / "user_cache" / identity.MEMO).is_file()
+    time.sleep(0.05)  # so that the clock gives the new file another time
+    write_volume(images / "b.nii", scan((6, 6, 6), seed=5), spacing=(2.0, 2.0, 2.0))
+    moved, run = images.rename(tmp_path / "moved"), tiny.rename(tmp_path / "renamed")
+    capsys.readouterr()
+    assert predict("-m", run, "-i", moved, "-o", out) == 2  # it could be another patient
+    assert f"holds case b predicted from {images}/b.nii, not" in capsys.readouterr().err
+    moved.rename(images)
+    assert predict("-m", run, "-i", images, "-o", out) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("done again, because the content of the input has changed: b\n")
+    assert "predicted 1, already there 1, failed 0" in said
+    assert label_of(out / "b.nii").shape == (6, 6, 6)
+    images.rename(moved)
+    assert predict("-m", run, "-i", moved, "-o", out) == 0
+    assert "predicted 0, already there 2, failed 0" in capsys.readouterr().out
+
+
+def test_a_user_without_home_predicts(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(_common, "cache_root", refuse)
+    images = write_scans(tmp_path / "images", "a.nii")
+    assert predict("-m", tiny, "-i", images, "-o", tmp_path / "out") == 0
 
 
 def test_several_runs(tmp_path: Path, tiny: Path) -> None:

@@ -143,7 +143,7 @@ def test_unwritable_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_interruption_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("recycleseg.cli.train.Trainer", interrupted)

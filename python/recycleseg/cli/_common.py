@@ -14,7 +14,9 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
+from recycleseg.data.identity import ContentMemo
 from recycleseg.files import listed
+from recycleseg.run.factory import cache_root
 from recycleseg.training.stopping import Stopped, signals_to
 
 # Exit code if some cases failed and the others are done.
@@ -76,6 +78,14 @@ def exit_code_of(name: str, what: str, failures: Sequence[str]) -> int:
         return 0
     print(listed(f"{name}: {len(failures)} {what}", failures), file=sys.stderr)
     return CASES_FAILED
+
+
+def user_memo() -> ContentMemo:
+    """The memo in the user's cache; it remembers nothing if the user has no home folder."""
+    try:
+        return ContentMemo(cache_root())
+    except RuntimeError:
+        return ContentMemo(None)
 
 
 def print_line(console: Console, line: str) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from recycleseg.classes import Labels, parse_labels
 from recycleseg.data.check import grid_problems
+from recycleseg.data.identity import content_hash
 from recycleseg.data.volumes import Volume, read_volume
 from recycleseg.evaluation.labels import find_labels
 from recycleseg.evaluation.pairs import Pair, Pairs, find_pairs
@@ -40,6 +41,7 @@ class FolderScores:
         prediction_root: folder of the predictions.
         failed: case_id -> why the case could not be evaluated. No other attribute has this case.
         notes: remarks for the user, one line each.
+        reference_hashes: case_id -> hash of the reference's content, where it is known.
     """
 
     case_ids: tuple[str, ...]
@@ -50,6 +52,7 @@ class FolderScores:
     prediction_root: Path
     failed: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    reference_hashes: dict[str, str] = field(default_factory=dict)
 
     def mean_dice_by_step(self) -> list[float]:
         """Mean foreground Dice after every sampling step; see `mean_of_means`."""
@@ -125,6 +128,7 @@ def evaluate_folder(
 class _Result:
     by_step: tuple[Scores, ...]
     spacing_known: bool
+    reference_hash: str
 
 
 def _gather(
@@ -146,6 +150,7 @@ def _gather(
         prediction_files={p.case_id: p.predictions[-1] for p in pairs.cases if p.case_id in done},
         reference_files={p.case_id: p.reference for p in pairs.cases if p.case_id in done},
         prediction_root=pairs.root,
+        reference_hashes={case_id: r.reference_hash for case_id, r in done.items()},
         failed={case_id: r for case_id, r in results.items() if isinstance(r, str)},
         notes=(*pairs.notes, *notes),
     )
@@ -222,6 +227,7 @@ def _try_case(pair: Pair, labels: Labels, options: dict[str, Any], device: str) 
 
 def _evaluate_case(pair: Pair, labels: Labels, options: dict[str, Any], device: str) -> _Result:
     reference, ref = _read_label(pair.reference)
+    reference_hash = content_hash(pair.reference)
     ref_on_device = torch.from_numpy(ref).to(device)
     by_step = []
     for path in pair.predictions:
@@ -242,7 +248,7 @@ def _evaluate_case(pair: Pair, labels: Labels, options: dict[str, Any], device: 
         except ValueError as error:
             unknown = _unknown_labels({path: pred, pair.reference: ref}, labels)
             raise FileError("; ".join(unknown) or f"{path}: {error}") from error
-    return _Result(tuple(by_step), sized.spacing_known)
+    return _Result(tuple(by_step), sized.spacing_known, reference_hash)
 
 
 def _read_label(path: Path) -> tuple[Volume, NDArray[Any]]:

@@ -114,6 +114,7 @@ def summarise_folder(scores: FolderScores) -> dict[str, Any]:
             by_step=scores.mean_dice_by_step(),
         ),
         "settings": scores.settings(),
+        "reference_sha256": dict(scores.reference_hashes),
         "failed": dict(scores.failed),
     }
 

@@ -37,6 +37,10 @@ class Member:
     described_by: Path | None
     images: dict[str, list[str]]
 
+    def files(self, case_id: str) -> tuple[Path, ...]:
+        """The files of a case: the label map, and the probabilities if there are any."""
+        return (self.maps[case_id], *([self._probs_path(case_id)] if self.has_probs else []))
+
     def read_label(self, case_id: str, values: range) -> Volume:
         """Read the label map of a case as uint8.
 
@@ -71,7 +75,7 @@ class Member:
         Raises:
             FileError: the file is missing or damaged, or has another shape or number of classes.
         """
-        path = self.root / f"{case_id}.npz"
+        path = self._probs_path(case_id)
         probs = read_probabilities(path, shape)
         if len(probs) != len(names):
             raise FileError(
@@ -79,6 +83,9 @@ class Member:
                 f"{len(probs)}"
             )
         return probs
+
+    def _probs_path(self, case_id: str) -> Path:
+        return self.root / f"{case_id}.npz"
 
 
 def read_member(root: Path) -> Member:

@@ -188,8 +188,9 @@ def resumed(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
     """The configuration with which a run continues.
 
     Options that decide the trained weights must be the same. Device, validation, sampling and the
-    final cases may change. What was fixed when the run began (`optim.steps` 0 and what follows from
-    it) stays.
+    final cases may change. `data` may change too, because the place of a data set does not matter:
+    the trainer compares its content. What was fixed when the run began (`optim.steps` 0 and what
+    follows from it) stays.
 
     Args:
         config: the configuration to continue with.
@@ -204,7 +205,7 @@ def resumed(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
         )
         config = replace(config, optim=fixed, validation=saved.validation)
     free = {
-        *("out", "time", "runtime", "compile"),
+        *("data", "out", "time", "runtime", "compile"),
         *("validation", "sampling", "postprocess", "final_split"),
     }
     changed = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from recycleseg.data.augment import augment
-from recycleseg.data.cache import PreparedDataset, prepare_dataset
+from recycleseg.data.cache import PreparedDataset, prepare_dataset, read_contents
 from recycleseg.data.layout import read_dataset
 from recycleseg.data.patches import PatchSampler
 from recycleseg.data.phantom import write_phantom
@@ -36,10 +35,11 @@ def load_training_data(config: TrainConfig, console: Console) -> PreparedDataset
     else:
         root = Path(config.data)
     dataset = read_dataset(root, seed=config.seed)
-    place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
+    with stages(console, "reading") as progress:
+        contents = read_contents(dataset, cache, progress=progress)
     with stages(console, "checking", "preprocessing") as progress:
-        folder = cache / f"{dataset.name}-{place}"
-        return prepare_dataset(dataset, config.preprocess, folder, progress=progress)
+        settings = config.preprocess
+        return prepare_dataset(dataset, settings, cache, contents=contents, progress=progress)
 
 
 class TrainingBatches:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from recycleseg.classes import Classes
 from recycleseg.data.cache import PreparedDataset
+from recycleseg.data.identity import changed_contents
 from recycleseg.data.preprocess import PreparedCase
-from recycleseg.files import as_json, read_json_object, write_json, write_text
+from recycleseg.files import as_json, read_json_object, shortened, write_json, write_text
 from recycleseg.metrics.aggregate import finite_mean
 from recycleseg.report.figures import StepsRow, save_steps_figure
 from recycleseg.run.config import TrainConfig
@@ -28,8 +29,18 @@ PICTURED_CASES = 4
 
 
 def describe_data(data: PreparedDataset, patch_size: Sequence[int]) -> dict[str, Any]:
-    """Preprocessing plan, patch and split as JSON values, because the weights depend on them."""
-    content = {**data.plan.to_dict(), "patch_size": patch_size, "split": dict(data.dataset.split)}
+    """Plan, patch, split and contents as JSON values, because the weights depend on them.
+
+    `contents` has the hashes of the training and validation cases.
+    """
+    split = data.dataset.split
+    used = {case_id for part in ("train", "val") for case_id in split.get(part, ())}
+    content = {
+        **data.plan.to_dict(),
+        "patch_size": patch_size,
+        "split": dict(split),
+        "contents": {case_id: data.contents[case_id] for case_id in sorted(used)},
+    }
     description: dict[str, Any] = as_json(content)
     return description
 
@@ -50,7 +61,9 @@ def write_run_description(
 
 
 def check_same_data(path: Path, now: dict[str, Any]) -> None:
-    """Check that a resumed run goes on with the data that it began with.
+    """Check that a resumed run goes on with the data that it began with, wherever they are now.
+
+    Runs of earlier versions have no `contents`; only the rest of their description is compared.
 
     Args:
         path: dataset.json of the run.
@@ -60,7 +73,9 @@ def check_same_data(path: Path, now: dict[str, Any]) -> None:
         ValueError: the data differ.
     """
     saved = read_json_object(path)
-    changed = [key for key in now if now[key] != saved.get(key)]
+    changed = [key for key in now if key != "contents" and now[key] != saved.get(key)]
+    if cases := changed_contents(saved.get("contents", {}), now["contents"]):
+        changed.insert(0, shortened(cases))
     if changed:
         raise ValueError(
             f"--resume: {', '.join(changed)} of the data set differ from {path}; a run can only "
