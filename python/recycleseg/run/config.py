@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from recycleseg.data.augment import AugmentConfig
 from recycleseg.data.preprocess import PreprocessConfig
+from recycleseg.data.splits import SplitRule
 from recycleseg.files import FileError
 from recycleseg.run.options import (
     CompileMode,
@@ -32,7 +33,7 @@ from recycleseg.run.options import (
     StrategyName,
     ValidationConfig,
 )
-from recycleseg.run.ranges import RANGE, SEED, within
+from recycleseg.run.ranges import FOLD, RANGE, SEED, within
 
 # Options in the files of earlier versions, each with the only value that is still possible.
 _REMOVED = {
@@ -51,9 +52,14 @@ class TrainConfig:
         data: data set in the nnU-Net raw layout; null uses the built-in phantom.
         out: run folder; null takes runs/<data set>-<strategy>.
         strategy: how the network's input mask is made in training.
-        seed: seed of weights, batches, noise and augmentation.
+        seed: seed of weights, batches, noise, augmentation, and of a split that no file gives.
+        split_file: split.json or nnU-Net's splits_final.json; null takes that of the data set.
+        fold: fold of splits_final.json, or one of five drawn folds; all trains on every case that
+            is not tested.
+        group_by: patients, whose scans stay in one part of the split: a CSV file (case, patient),
+            or a regular expression that finds the patient in the case name.
         imgx_compat: do the same as ImgX where it differs from the literature.
-        final_split: cases of the table at the end.
+        final_split: cases of the table at the end, if there are any.
         compile: mode of torch.compile in training and sampling; auto compiles on a GPU only.
 
     Raises:
@@ -64,6 +70,9 @@ class TrainConfig:
     out: str | None = None
     strategy: StrategyName = "recycling"
     seed: int = within(SEED, 0)
+    split_file: str | None = None
+    fold: int | Literal["all"] | None = within(FOLD, None)
+    group_by: str | None = None
     imgx_compat: bool = False
     final_split: Literal["test", "val"] = "test"
     compile: CompileMode = "auto"
@@ -86,6 +95,12 @@ class TrainConfig:
         problems = [*_problems(self), *_noise_problems(self), *_loss_problems(self)]
         if problems:
             raise ValueError("; ".join(problems))
+
+    @property
+    def split_rule(self) -> SplitRule:
+        """How the data set is split."""
+        file = None if self.split_file is None else Path(self.split_file)
+        return SplitRule(file, self.fold, self.group_by, self.seed)
 
 
 def add_config_arguments(parser: ArgumentParser) -> None:
@@ -168,7 +183,8 @@ def check_same_run(config: TrainConfig, saved: TrainConfig) -> None:
     """Check that a run can continue with a configuration.
 
     Options that decide the trained weights must be the same. Device, validation, sampling and the
-    final cases may change.
+    final cases may change. The files that split the data may move; the split itself is compared
+    with that of the run in `check_same_data`.
 
     Args:
         config: the configuration to continue with.
@@ -178,6 +194,7 @@ def check_same_run(config: TrainConfig, saved: TrainConfig) -> None:
         ValueError: an option that must be the same differs.
     """
     free = {"out", "runtime", "compile", "validation", "sampling", "postprocess", "final_split"}
+    free |= {"split_file", "group_by"}
     changed = [
         f"{name} is {theirs!r} in the run, {ours!r} now"
         for (name, ours), (_, theirs) in zip(_flat(config), _flat(saved), strict=True)

@@ -21,6 +21,7 @@ def load_training_data(config: TrainConfig, console: Console) -> PreparedDataset
 
     Raises:
         FileError: the data set is invalid; the message lists every problem.
+        ValueError: `fold` or `group_by` does not fit the data set.
     """
     cache = cache_root(config)
     if config.data is None:
@@ -31,7 +32,7 @@ def load_training_data(config: TrainConfig, console: Console) -> PreparedDataset
             write_phantom(root, spatial_dims=dims)
     else:
         root = Path(config.data)
-    dataset = read_dataset(root, seed=config.seed)
+    dataset = read_dataset(root, config.split_rule)
     place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
     with stages(console, "checking", "preprocessing") as progress:
         folder = cache / f"{dataset.name}-{place}"

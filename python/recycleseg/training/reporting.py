@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recycleseg.classes import Classes
 from recycleseg.data.cache import PreparedDataset
+from recycleseg.data.layout import Dataset
 from recycleseg.data.preprocess import PreparedCase
 from recycleseg.files import as_json, read_json_object, write_json, write_text
 from recycleseg.metrics.aggregate import finite_mean
@@ -38,6 +39,13 @@ def write_run_description(
     folder: RunFolder, config: TrainConfig, data: dict[str, Any], environment: dict[str, Any]
 ) -> None:
     """Write the configuration, the description of the data set, and the environment."""
+    # The run may be used from another working folder.
+    files = {
+        name: str(Path(value).absolute())
+        for name in ("split_file", "group_by")
+        if (value := getattr(config, name)) is not None and Path(value).is_file()
+    }
+    config = dataclasses.replace(config, **files)
     write_text(folder.config, yaml.safe_dump(as_json(dataclasses.asdict(config)), sort_keys=False))
     write_json(folder.dataset, data)
     write_json(folder.environment, environment)
@@ -93,7 +101,8 @@ def plan_table(
     optim = config.optim
     rows = {
         "data set": f"{dataset.name} ({dataset.root})",
-        "cases": ", ".join(f"{name} {len(cases)}" for name, cases in dataset.split.items()),
+        "cases": ", ".join(_count(dataset, name) for name in dataset.split),
+        "split": dataset.split_source,
         "classes": ", ".join(dataset.classes.names)
         + ("" if dataset.classes.exclusive else " (overlapping)"),
         "channels": ", ".join(dataset.channel_names),
@@ -113,6 +122,40 @@ def plan_table(
     for row in rows.items():
         table.add_row(*row)
     return table
+
+
+def _count(dataset: Dataset, part: str) -> str:
+    """The number of cases in a part, and of patients if there are fewer."""
+    cases = dataset.split[part]
+    patients = {dataset.patients.get(case_id, case_id) for case_id in cases}
+    fewer = f" ({len(patients)} patients)" if len(patients) < len(cases) else ""
+    return f"{part} {len(cases)}{fewer}"
+
+
+def final_part(dataset: Dataset, wanted: str) -> str:
+    """The part of the split that the table at the end shows: the wanted one if it has cases."""
+    return next(part for part in (wanted, "test", "val", "train") if dataset.split[part])
+
+
+def split_notes(dataset: Dataset, final_split: str) -> list[str]:
+    """What the user should know about the split, and what a run with it cannot tell."""
+    notes = list(dataset.notes)
+    missing = [part for part in ("val", "test") if not dataset.split[part]]
+    if "val" in missing:
+        notes.append("no validation cases: the last weights are the result, not the best ones")
+    shown = final_part(dataset, final_split)
+    if shown == "val":
+        reason = "no test cases: the" if "test" in missing else "the"
+        notes.append(
+            f"{reason} table at the end shows validation cases, which chose the weights, so it is "
+            "too good for new cases"
+        )
+    elif shown == "train":
+        notes.append(
+            "no held-out cases: the table at the end shows training cases, so it says nothing "
+            "about new cases"
+        )
+    return notes
 
 
 class PictureMaker:

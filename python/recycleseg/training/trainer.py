@@ -44,8 +44,10 @@ from recycleseg.training.reporting import (
     PictureMaker,
     check_same_data,
     describe_data,
+    final_part,
     final_table,
     plan_table,
+    split_notes,
     write_run_description,
 )
 
@@ -77,11 +79,6 @@ class Trainer:
         self.data = load_training_data(config, self.console)
         self.dataset = self.data.dataset
         classes = self.dataset.classes
-        for split in ("train", "val", config.final_split):
-            if not self.dataset.split[split]:
-                raise ValueError(
-                    f"{self.dataset.root}: expected cases in split {split!r}, got none"
-                )
         check_postprocess(config.postprocess, tuple(classes.foreground), self.dataset.spatial_dims)
         self.patch_size = factory.choose_patch_size(config, self.data.median_shape)
         self.folder = RunFolder(
@@ -188,6 +185,8 @@ class Trainer:
                 run_folder=self.folder.root,
             )
         )
+        for note in split_notes(self.dataset, self.config.final_split):
+            self.console.print(note, soft_wrap=True, markup=False, highlight=False)
 
     def _seconds_per_step(self) -> float:
         """Time of one optimiser step, measured in the second of two passes without an update."""
@@ -265,8 +264,14 @@ class Trainer:
         return self.loss_step(self.forward, image, label, draws)
 
     def validate(self, logger: RunLogger) -> None:
-        """Sample whole validation cases, log their Dice, and keep the best weights."""
+        """Sample whole validation cases, log their Dice, and keep the best weights.
+
+        Without validation cases the last weights are the best that is known.
+        """
         cases = self.data.cases("val")[: self.config.validation.max_cases]
+        if not cases:
+            self.save(self.folder.best)
+            return
         picture = PictureMaker(self.dataset.classes)
         evaluation = self.evaluate(cases, on_case=picture)
         path = self.folder.pictures / f"validation-{self.step:06d}.png"
@@ -303,7 +308,7 @@ class Trainer:
         """Evaluate the best weights on the final split; write summary.json and print the table."""
         if self.folder.best.is_file():
             self.restore(load_checkpoint(self.folder.best))
-        split = self.config.final_split
+        split = final_part(self.dataset, self.config.final_split)
         evaluation = self.evaluate(self.data.cases(split))
         summary = {"split": split, "step": self.step, **summary_of(evaluation, self.dataset)}
         write_json(self.folder.summary, summary)
