@@ -26,7 +26,7 @@ def test_scores_are_those_of_evaluate(folders: tuple[Path, Path]) -> None:
     scores = evaluate_folder(pred, ref, labels=LABELS, **options)
     assert scores.case_ids == ("c0", "c1", "c2")
     assert scores.labels == LABELS
-    assert (scores.prediction_root, scores.failed) == (pred, {})
+    assert (scores.prediction_roots, scores.failed) == ((pred,), {})
     assert scores.prediction_files["c1"] == pred / "c1.nii.gz"
     assert scores.reference_files["c1"] == ref / "c1.nii.gz"
     (final,) = scores.by_step

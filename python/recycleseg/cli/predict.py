@@ -240,7 +240,7 @@ def _find(command: Command, predictor: Predictor) -> tuple[Case, ...]:
     if command.split is None:
         return find_cases(command.inputs, channels, dims)
     # The rule of the training gives the split of the training.
-    found = {}
+    found: dict[tuple[str, ...], tuple[Path, tuple[Case, ...]]] = {}
     for run in command.runs:
         rule = load_config(RunFolder(run).config).split_rule
         cases = find_split_cases(command.inputs[0], command.split, channels, dims, rule)

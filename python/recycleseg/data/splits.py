@@ -276,9 +276,7 @@ def _different(cases: Iterable[str], others: Iterable[str]) -> tuple[str, str] |
     return next(((a, b) for a in cases for b in others if a != b), None)
 
 
-def _shuffled(
-    case_ids: Sequence[str], patients: Mapping[str, str], seed: int
-) -> list[list[str]]:
+def _shuffled(case_ids: Sequence[str], patients: Mapping[str, str], seed: int) -> list[list[str]]:
     """The cases of every patient, with the patients in random order."""
     groups = list(scans_by_patient({case_id: patients[case_id] for case_id in case_ids}).values())
     return [groups[index] for index in np.random.default_rng(seed).permutation(len(groups))]

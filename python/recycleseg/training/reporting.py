@@ -45,8 +45,8 @@ def write_run_description(
         for name in ("split_file", "group_by")
         if (value := getattr(config, name)) is not None and Path(value).is_file()
     }
-    config = dataclasses.replace(config, **files)
-    write_text(folder.config, yaml.safe_dump(as_json(dataclasses.asdict(config)), sort_keys=False))
+    content = as_json({**dataclasses.asdict(config), **files})
+    write_text(folder.config, yaml.safe_dump(content, sort_keys=False))
     write_json(folder.dataset, data)
     write_json(folder.environment, environment)
 
