@@ -82,19 +82,19 @@ def choose_split(root: Path, case_ids: Sequence[str], rule: SplitRule | None) ->
     patients = noticed_patients(case_ids) if named is None else named
     parts, source, notes = _parts(given, case_ids, patients, rule)
     used = dict.fromkeys(case_id for part in SPLITS for case_id in parts[part])
-    sides = patients_on_two_sides(parts, patients)
+    sides = shared_patients(parts, patients)
     if named is not None and sides:
         raise FileError(f"{source}: expected all scans of a patient in one part, got {sides[0]}")
     notes += [f"warning: {line}; their scores say too little about new patients" for line in sides]
     notes += _repeated(parts)
     if named is None and source.startswith("drawn") and not sides:
-        notes += _noticed(patients)
+        notes += noticed_scans(patients)
     if unused := sorted(set(case_ids) - set(used)):
         notes.append(f"{len(unused)} cases stand in no part and are not used: {shortened(unused)}")
     return Split(parts, {c: patients[c] for c in used}, source, tuple(notes))
 
 
-def patients_on_two_sides(parts: Parts, patients: Mapping[str, str]) -> list[str]:
+def shared_patients(parts: Parts, patients: Mapping[str, str]) -> list[str]:
     """What the parts of a split share: one line per pair of parts with scans of the same patients.
 
     A case that stands in both parts does not count, but another scan of its patient does.
@@ -120,6 +120,22 @@ def patients_on_two_sides(parts: Parts, patients: Mapping[str, str]) -> list[str
                 f"{_WORDS[other]} (for example {pairs[0][0]} and {pairs[0][1]})"
             )
     return lines
+
+
+def noticed_scans(patients: Mapping[str, str]) -> list[str]:
+    """A line if the names of cases suggest that a patient has several scans.
+
+    Args:
+        patients: case -> patient, from `noticed_patients`.
+    """
+    several = [cases for cases in scans_by_patient(patients).values() if len(cases) > 1]
+    if not several:
+        return []
+    return [
+        f"{sum(map(len, several))} of {len(patients)} cases look like several scans of "
+        f"{len(several)} patients (for example {several[0][0]} and {several[0][1]}): each patient "
+        "stays in one part; group_by tells who the patients are"
+    ]
 
 
 def draw_parts(
@@ -255,18 +271,6 @@ def _repeated(parts: Parts) -> list[str]:
     return [
         f"warning: {count} in several parts ({case_id} in {', '.join(found)}); the scores of such "
         "cases say nothing about other cases"
-    ]
-
-
-def _noticed(patients: Mapping[str, str]) -> list[str]:
-    """A line if names of cases suggest that a patient has several scans."""
-    several = [cases for cases in scans_by_patient(patients).values() if len(cases) > 1]
-    if not several:
-        return []
-    return [
-        f"{sum(map(len, several))} of {len(patients)} cases look like several scans of "
-        f"{len(several)} patients (for example {several[0][0]} and {several[0][1]}): each patient "
-        "stays in one part; --group_by tells who the patients are"
     ]
 
 
