@@ -147,3 +147,38 @@ def test_origin_is_what_the_record_says(tmp_path: Path) -> None:
     # Another program may write a file of the same name.
     record.write_text(json.dumps({"models": ["other"], "options": []}))
     assert describe_origin([tmp_path]) == {}
+
+
+def test_several_folders_are_one(tmp_path: Path) -> None:
+    ref = tmp_path / "ref"
+    touch(*(ref / f"c{case}.nii.gz" for case in range(4)))
+    touch(tmp_path / "b/c0.nii.gz", tmp_path / "a/c2.nii.gz", tmp_path / "a/c1.nii.gz")
+    preds = (tmp_path / "b", tmp_path / "a")
+    pairs = find_pairs(preds, ref)
+    assert [pair.case_id for pair in pairs.cases] == ["c0", "c1", "c2"]
+    assert pairs.cases[1].predictions == (tmp_path / "a/c1.nii.gz",)
+    assert pairs.roots == preds
+    assert pairs.notes == ("1 of 4 references have no prediction and are left out: c3",)
+    touch(tmp_path / "b/steps/step_1/c0.nii.gz", tmp_path / "b/steps/step_2/c0.nii.gz")
+    message = "equally many sampling steps, got 2 in .*/b, 1 in .*/a"
+    with pytest.raises(FileError, match=message):
+        find_pairs(preds, ref)
+    touch(tmp_path / "a/c0.nii.gz")
+    message = f"{tmp_path}/a: expected other cases than in {tmp_path}/b, got c0 in both"
+    with pytest.raises(FileError, match=message):
+        find_pairs(preds, ref)
+    with pytest.raises(FileError, match="expected folders or one file, got .*c1.nii.gz, .*/b"):
+        find_pairs([tmp_path / "a/c1.nii.gz", tmp_path / "b"], ref)
+
+
+def test_images_and_origin_of_several_folders(tmp_path: Path) -> None:
+    for name, model in (("a", "first"), ("b", "second")):
+        image = tmp_path / f"{name}.nii.gz"
+        touch(image, tmp_path / name / "x")
+        record = {"images": {name: [str(image)]}, "models": [{"run": f"/runs/{model}"}]}
+        record |= {"options": {"sampler": "ddim"}}
+        (tmp_path / name / "predict.json").write_text(json.dumps(record))
+    preds = (tmp_path / "a", tmp_path / "b")
+    found = find_images(preds, ["a", "b"])
+    assert found == {name: (tmp_path / f"{name}.nii.gz",) for name in "ab"}
+    assert describe_origin(preds) == {"models": "first, second", "sampler": "ddim"}

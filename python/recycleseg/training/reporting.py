@@ -41,7 +41,7 @@ def write_run_description(
     """Write the configuration, the description of the data set, and the environment."""
     # The run may be used from another working folder.
     files = {
-        name: str(Path(value).absolute())
+        name: str(Path(value).resolve())
         for name in ("split_file", "group_by")
         if (value := getattr(config, name)) is not None and Path(value).is_file()
     }
@@ -128,7 +128,11 @@ def _count(dataset: Dataset, part: str) -> str:
     """The number of cases in a part, and of patients if there are fewer."""
     cases = dataset.split[part]
     patients = {dataset.patients.get(case_id, case_id) for case_id in cases}
-    fewer = f" ({len(patients)} patients)" if len(patients) < len(cases) else ""
+    fewer = (
+        f" of {len(patients)} patient{'s' * (len(patients) > 1)}"
+        if len(patients) < len(cases)
+        else ""
+    )
     return f"{part} {len(cases)}{fewer}"
 
 
