@@ -206,6 +206,14 @@ def test_a_case_in_several_parts(tmp_path: Path) -> None:
     assert choose(tmp_path, cases=CASES[:1], split={**everywhere, **groups}).notes == split.notes
 
 
+def test_validation_cases_that_are_tested_too(tmp_path: Path) -> None:
+    given = {"train": ["c00"], "val": ["c01", "c02"], "test": ["c01", "c02"]}
+    assert choose(tmp_path, cases=CASES[:3], split=given).notes == (
+        "warning: 2 cases stand in several parts (c01 in val, test); the scores of such cases are "
+        "too good for other cases",
+    )
+
+
 def test_too_few_patients_for_the_folds(tmp_path: Path) -> None:
     message = "folds: expected at least 2 and a patient for each, got 5 folds for 8 cases of 4 pat"
     with pytest.raises(ValueError, match=message):

@@ -259,18 +259,20 @@ def _named_patients(
 
 def _repeated(parts: Parts) -> list[str]:
     """A line if cases stand in several parts."""
-    places = {
-        case_id: [part for part in SPLITS if case_id in set(parts[part])]
-        for case_id in dict.fromkeys(c for part in SPLITS for c in parts[part])
-    }
+    places: dict[str, list[str]] = {}
+    for part in SPLITS:
+        for case_id in parts[part]:
+            places.setdefault(case_id, []).append(part)
     repeated = {case_id: found for case_id, found in places.items() if len(found) > 1}
     if not repeated:
         return []
     case_id, found = next(iter(repeated.items()))
     count = "1 case stands" if len(repeated) == 1 else f"{len(repeated)} cases stand"
+    trained = any("train" in found for found in repeated.values())
+    meaning = "say nothing about" if trained else "are too good for"
     return [
         f"warning: {count} in several parts ({case_id} in {', '.join(found)}); the scores of such "
-        "cases say nothing about other cases"
+        f"cases {meaning} other cases"
     ]
 
 
