@@ -235,7 +235,7 @@ def test_the_report_gets_scores_images_and_comparison(
     first, second = calls
     assert first["images"] == second["images"] == {"c0": tuple(paths)}
     assert (first["comparison"].name_b, second["comparison"]) == ("perfect", None)
-    assert first["scores"].prediction_root == pred
+    assert first["scores"].prediction_roots == (pred,)
     assert all(isinstance(value, str) for value in first["details"].values())
     assert (tmp_path / "out/report.html").exists()
     assert main([*arguments, "--images", str(tmp_path / "data"), "--overwrite"]) == 2

@@ -12,11 +12,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 from tests.tiny_runs import write_tiny_run
 
 from recycleseg.cli import _common
 from recycleseg.cli._progress import CaseProgress
+from recycleseg.cli.evaluate import main as evaluate
 from recycleseg.cli.predict import build_parser, main, parse_command
 from recycleseg.data import identity
 from recycleseg.data.volumes import read_volume, write_volume
@@ -419,3 +421,41 @@ def test_progress_on_a_terminal() -> None:
     assert "predicting" in said and "2/2" in said
     assert "failed: c: expected [x], got [y]" in said
     assert "[1/2]" not in said
+
+
+@pytest.fixture
+def folds(data: Path, tmp_path: Path) -> list[Path]:
+    """Runs of the five folds that the seed draws from the training and validation cases."""
+    runs = [write_tiny_run(tmp_path / f"fold{fold}") for fold in range(5)]
+    for fold, run in enumerate(runs):
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        (run / "config.yaml").write_text(yaml.safe_dump({**config, "fold": fold}))
+    return runs
+
+
+def test_predictions_of_all_folds_evaluate_as_one(
+    data: Path, folds: list[Path], tmp_path: Path
+) -> None:
+    preds = [tmp_path / f"val{fold}" for fold in range(5)]
+    for run, pred in zip(folds, preds, strict=True):
+        assert predict("-m", run, "-i", data, "--split", "val", "-o", pred) == 0
+    found = [sorted(path.name for path in pred.glob("*.nii.gz")) for pred in preds]
+    assert sorted(sum(found, [])) == [f"c{case}.nii.gz" for case in range(8)]
+    assert min(map(len, found)) == 1
+    out = tmp_path / "evaluation"
+    arguments = ["-p", *preds, "-r", data / "labelsTr", "-o", out, "--no-report"]
+    assert evaluate(list(map(str, arguments))) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert len(summary["metric_per_case"]) == 8
+
+
+def test_a_fold_of_one_run_is_training_data_of_another(
+    data: Path, folds: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-m", *folds[:2], "-i", data, "-o", tmp_path / "out", "--split"]
+    assert predict(*arguments, "val") == 2
+    error = capsys.readouterr().err
+    assert f"--split val: expected runs with the same cases in this part, got {folds[0]}" in error
+    assert not (tmp_path / "out").exists()
+    assert predict(*arguments, "test") == 0
+    assert (tmp_path / "out/c8.nii.gz").is_file()

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from recycleseg.cli.train import build_parser, main, parse_command
+from recycleseg.data.splits import SplitRule
 from recycleseg.run.config import load_preset, preset_names
 
 
@@ -51,6 +52,13 @@ def test_tuples_and_unions() -> None:
     assert config.preprocess.spacing == (1.0, 1.0, 2.5)
     assert config.model.scales == ((2, 2, 1), 2)
     assert config.model.kernels == ((3, 3, 1), 3, 3)
+
+
+@pytest.mark.parametrize(("given", "fold"), [("3", 3), ("all", "all"), ("null", None)])
+def test_split_options(given: str, fold: object) -> None:
+    arguments = ["--fold", given, "--group_by", "^p([0-9]+)", "--split_file", "x.json"]
+    rule = parse_command([*arguments, "--seed", "4"]).config.split_rule
+    assert rule == SplitRule(Path("x.json"), fold, "^p([0-9]+)", 4)
 
 
 def test_print_config_is_a_configuration_file(
@@ -109,6 +117,8 @@ def test_help_documents_every_option() -> None:
         (["--strategy", "recycle"], "strategy"),
         (["--resume", "--overwrite"], "expected at most one of them, got both"),
         (["--augment.rotation", "-5"], "augment.rotation: expected"),
+        (["--fold", "-1"], "fold: expected all or at least 0, got -1"),
+        (["--fold", "last"], "fold"),
         (["--preprocess.spacing", "[1, -1]"], "preprocess.spacing: expected positive mm"),
         (["--sampling.eta", "2"], "sampling.eta: expected 0 to 1, got 2.0"),
         (["--preset"], "expected one argument"),

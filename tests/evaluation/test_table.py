@@ -58,7 +58,7 @@ def test_reading_back_gives_the_same_numbers(scores: FolderScores, evaluation: P
     assert read.settings() == scores.settings()
     assert read.prediction_files == scores.prediction_files
     assert read.reference_files == scores.reference_files
-    assert read.prediction_root == scores.prediction_root
+    assert read.prediction_roots == scores.prediction_roots
     for again, once in zip(read.by_step, scores.by_step, strict=True):
         assert list(again.table) == list(once.table)
         for metric, values in once.table.items():

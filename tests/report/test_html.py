@@ -292,7 +292,7 @@ def test_greatest_entropy_is_that_of_the_predicted_labels(
     scores, images = evaluated(case_ids=("a",), dims=2, entropy=True)
     if labels is not None:
         record = json.dumps({"dataset": {"labels": labels}})
-        (scores.prediction_root / "predict.json").write_text(record)
+        (scores.prediction_roots[0] / "predict.json").write_text(record)
     write_report(tmp_path / "report.html", scores, title="t", images=images)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert f"{expected:.2f} nats" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -9,12 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
 from recycleseg.classes import Classes
 from recycleseg.prediction.predictor import Predictor
@@ -173,14 +176,80 @@ def test_resuming_with_other_settings_is_refused(small_config: TrainConfig) -> N
     Trainer(replace(small_config, validation=ValidationConfig(every=3))).fit(resume=True)
 
 
-def test_a_split_without_cases_is_named(small_config: TrainConfig, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(small_config.data or "", data)
-    split = json.loads((data / "split.json").read_text())
-    (data / "split.json").write_text(json.dumps({**split, "test": []}))
-    with pytest.raises(ValueError, match=r"expected cases in split 'test', got none"):
-        Trainer(replace(small_config, data=str(data)))
-    Trainer(replace(small_config, data=str(data), final_split="val"))
+@dataclass
+class Planned:
+    """A run that has trained, and what it printed."""
+
+    trainer: Trainer
+    summary: dict[str, Any]
+    said: str
+
+
+def fit_with_split(config: TrainConfig, root: Path, split: dict[str, list[str]]) -> Planned:
+    """Train on a copy of the data set in `root` with another split.json."""
+    shutil.copytree(config.data or "", root)
+    (root / "split.json").write_text(json.dumps(split))
+    text = io.StringIO()
+    trainer = Trainer(replace(config, data=str(root)), console=Console(file=text, width=80))
+    return Planned(trainer, trainer.fit(), text.getvalue())
+
+
+def test_without_test_cases_the_table_shows_validation_cases(
+    small_config: TrainConfig, tmp_path: Path
+) -> None:
+    run = fit_with_split(small_config, tmp_path / "data", {"train": ["disc_0"], "val": ["disc_1"]})
+    assert run.summary["split"] == "val"
+    note = "no test cases: the table at the end shows validation cases, which chose the weights"
+    assert any(line.startswith(note) for line in run.said.splitlines())
+    assert "no validation cases" not in run.said
+
+
+@pytest.mark.parametrize(("test", "shown"), [([], "train"), (["disc_7"], "test")])
+def test_without_validation_cases_the_last_weights_are_the_result(
+    small_config: TrainConfig, tmp_path: Path, test: list[str], shown: str
+) -> None:
+    run = fit_with_split(
+        small_config, tmp_path / "data", {"train": ["disc_0", "disc_1"], "test": test}
+    )
+    assert (run.summary["split"], run.summary["step"]) == (shown, 12)
+    folder = run.trainer.folder
+    assert_same_checkpoint(folder.best, folder.last)
+    assert not any("val_dice" in line for line in metrics_of(folder.root))
+    assert "no validation cases: the last weights are the result" in run.said
+    assert ("no held-out cases: the table at the end shows training cases" in run.said) == (
+        not test
+    )
+
+
+def test_one_case_everywhere_trains_with_a_warning(
+    small_config: TrainConfig, tmp_path: Path
+) -> None:
+    everywhere = {part: ["disc_0"] for part in ("train", "val", "test")}
+    run = fit_with_split(small_config, tmp_path / "data", everywhere)
+    assert len(run.summary["metric_per_case"]) == 1
+    assert "warning: 1 case stands in several parts (disc_0 in train, val, test)" in run.said
+
+
+def test_a_fold_is_part_of_the_run(small_config: TrainConfig, tmp_path: Path) -> None:
+    table = tmp_path / "patients.csv"
+    table.write_text("".join(f"disc_{case},{case // 2}\n" for case in range(8)))
+    root = tmp_path / "data"
+    shutil.copytree(small_config.data or "", root)
+    (root / "split.json").unlink()
+    folds = [{"train": [f"disc_{case}" for case in range(6)], "val": ["disc_6", "disc_7"]}]
+    (root / "splits_final.json").write_text(json.dumps(folds))
+    config = replace(small_config, data=str(root), fold=0, group_by=os.path.relpath(table))
+    summary = Trainer(config).fit()
+    run = Path(small_config.out or "")
+    assert [case["reference_file"] for case in summary["metric_per_case"]] == [
+        "disc_6.png",
+        "disc_7.png",
+    ]
+    # The file stays found if the run is used elsewhere.
+    assert load_config(run / "config.yaml") == replace(config, group_by=str(table))
+    Trainer(config).fit(resume=True)
+    with pytest.raises(ValueError, match="--resume: fold is 0 in the run, 'all' now"):
+        Trainer(replace(config, fold="all")).fit(resume=True)
 
 
 def test_resuming_on_other_data_is_refused(small_config: TrainConfig, tmp_path: Path) -> None:

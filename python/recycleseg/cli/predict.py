@@ -248,9 +248,20 @@ def _find(command: Command, predictor: Predictor) -> tuple[Case, ...]:
     channels, dims = model.plan.channel_names, model.plan.spatial_dims
     if command.split is None:
         return find_cases(command.inputs, channels, dims)
-    # With the seed of the training, a random split is the same as in the training.
-    seed = load_config(RunFolder(command.runs[0]).config).seed
-    return find_split_cases(command.inputs[0], command.split, channels, dims, seed=seed)
+    # The rule of the training gives the split of the training.
+    found: dict[tuple[str, ...], tuple[Path, tuple[Case, ...]]] = {}
+    for run in command.runs:
+        rule = load_config(RunFolder(run).config).split_rule
+        cases = find_split_cases(command.inputs[0], command.split, channels, dims, rule)
+        found.setdefault(tuple(case.case_id for case in cases), (run, cases))
+    if len(found) > 1:
+        (one, _), (other, _) = list(found.values())[:2]
+        raise ValueError(
+            f"--split {command.split}: expected runs with the same cases in this part, got {one} "
+            f"and {other}, which differ in seed, fold or patients; predict each alone, or the test "
+            "part"
+        )
+    return next(cases for _, cases in found.values())
 
 
 def _folder(

@@ -289,7 +289,8 @@ def _test(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[float, float]
 
 def _distinct_names(a: FolderScores, b: FolderScores) -> tuple[str, str]:
     """The names of the two folders, with as many parent folders as make them differ."""
-    parts = [scores.prediction_root.resolve().parts for scores in (a, b)]
+    # Several folders have the name of the first.
+    parts = [scores.prediction_roots[0].resolve().parts for scores in (a, b)]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-length:]) for p in parts]
         if names[0] != names[1]:

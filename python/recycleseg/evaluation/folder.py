@@ -38,7 +38,7 @@ class FolderScores:
             The last entry, or the only one, belongs to the final predictions.
         prediction_files: case_id -> file of the final prediction.
         reference_files: case_id -> file of the reference.
-        prediction_root: folder of the predictions.
+        prediction_roots: folders of the predictions.
         failed: case_id -> why the case could not be evaluated. No other attribute has this case.
         notes: remarks for the user, one line each.
         reference_hashes: case_id -> hash of the reference's content, where it is known.
@@ -49,7 +49,7 @@ class FolderScores:
     by_step: tuple[Scores, ...]
     prediction_files: dict[str, Path]
     reference_files: dict[str, Path]
-    prediction_root: Path
+    prediction_roots: tuple[Path, ...]
     failed: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     reference_hashes: dict[str, str] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class FolderScores:
 
 
 def evaluate_folder(
-    pred: Path | str,
+    pred: Path | str | Sequence[Path | str],
     ref: Path | str,
     *,
     labels: Mapping[str, int | tuple[int, ...]] | None = None,
@@ -82,7 +82,7 @@ def evaluate_folder(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> FolderScores:
-    """Compare every label map of a folder with its reference, or one file with another.
+    """Compare every label map of one or more folders with its reference, or one file with another.
 
     If the files of a case are damaged, differ in their grid or hold unknown labels, the case goes
     to `failed` and the others are still evaluated.
@@ -90,7 +90,8 @@ def evaluate_folder(
     Args:
         pred, ref: folders of CASE.nii.gz, .nii or .png of any program, or one file each.
             References without a prediction are left out. `pred/steps/step_1` ... hold the maps
-            after each sampling step.
+            after each sampling step. Several folders of predictions, such as the folds of a
+            cross-validation, are evaluated as one; their cases must differ.
         labels: name -> value, or values of a region. None takes the names from predict.json or
             dataset.json beside the maps; without these files, every value found is a label, named
             "1", "2", ...
@@ -100,12 +101,13 @@ def evaluate_folder(
         progress: called with the number of cases done and the number of all cases.
 
     Raises:
-        FileError: a prediction has no reference, a step lacks a case, or no case can be
-            evaluated.
+        FileError: a prediction has no reference, a case is in two folders, a step lacks a case, or
+            no case can be evaluated.
         ValueError: an option is invalid.
     """
-    pred, ref = Path(pred), Path(ref)
-    pairs = find_pairs(pred, ref)
+    preds = tuple(map(Path, [pred] if isinstance(pred, (str, Path)) else pred))
+    ref = Path(ref)
+    pairs = find_pairs(preds, ref)
     workers = _num_workers(workers, len(pairs.cases))
     options = {
         "tolerance_mm": tolerance_mm,
@@ -115,12 +117,13 @@ def evaluate_folder(
     }
     _check_options(options, device)
     with _pool(workers) as pool:
-        known, notes = _labels(pred, ref, labels, pairs.cases, pool)
+        known, notes = _labels(preds, ref, labels, pairs.cases, pool)
         work = pool.map(lambda pair: _try_case(pair, known, options, device), pairs.cases)
         work = followed(work, len(pairs.cases), progress)
         results = {p.case_id: result for p, result in zip(pairs.cases, work, strict=True)}
     if all(isinstance(result, str) for result in results.values()):
-        raise FileError(listed(f"{pred}: no case can be evaluated", [*map(str, results.values())]))
+        where = ", ".join(map(str, preds))
+        raise FileError(listed(f"{where}: no case can be evaluated", [*map(str, results.values())]))
     return _gather(pairs, known, results, notes)
 
 
@@ -149,7 +152,7 @@ def _gather(
         ),
         prediction_files={p.case_id: p.predictions[-1] for p in pairs.cases if p.case_id in done},
         reference_files={p.case_id: p.reference for p in pairs.cases if p.case_id in done},
-        prediction_root=pairs.root,
+        prediction_roots=pairs.roots,
         reference_hashes={case_id: r.reference_hash for case_id, r in done.items()},
         failed={case_id: r for case_id, r in results.items() if isinstance(r, str)},
         notes=(*pairs.notes, *notes),
@@ -188,7 +191,7 @@ def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _labels(
-    pred: Path,
+    preds: Sequence[Path],
     ref: Path,
     labels: Mapping[str, int | tuple[int, ...]] | None,
     cases: Sequence[Pair],
@@ -197,14 +200,22 @@ def _labels(
     """The labels to evaluate, and notes for the user about them."""
     if labels is not None:
         return parse_labels(labels, "labels"), []
-    if found := find_labels(pred, ref):
-        return found[0], []
+    where = ", ".join(map(str, (*preds, ref)))
+    described = {pred: found[0] for pred in preds if (found := find_labels(pred, ref))}
+    if described:
+        first, known = next(iter(described.items()))
+        for pred in preds:
+            if described.get(pred) != known:
+                raise FileError(
+                    f"{pred}: expected the labels of {first}, {known}, got {described.get(pred)}"
+                )
+        return known, []
     values = sorted(set().union(*pool.map(_values_of_case, cases)) - {0})
     if not values:
-        raise FileError(f"{pred}, {ref}: expected label maps with values from 1 on, got only 0")
+        raise FileError(f"{where}: expected label maps with values from 1 on, got only 0")
     names = ", ".join(map(str, values))
     note = f"no predict.json or dataset.json names the labels; the values found are {names}"
-    return parse_labels({str(value): value for value in values}, f"{pred}, {ref}"), [note]
+    return parse_labels({str(value): value for value in values}, where), [note]
 
 
 def _values_of_case(pair: Pair) -> set[int]:

@@ -13,6 +13,7 @@ from recycleseg.planning.fingerprint import fingerprint_of
 from recycleseg.planning.planner import TrainingPlan, make_training_plan
 from recycleseg.planning.resources import find_resources
 from recycleseg.progress import stages
+from recycleseg.run.config import TrainConfig
 
 
 def plan_for_data(given: Mapping[str, Any], console: Console) -> TrainingPlan:
@@ -33,7 +34,10 @@ def plan_for_data(given: Mapping[str, Any], console: Console) -> TrainingPlan:
         time=given.get("time"),
         memory=given.get("memory"),
     )
-    dataset = read_dataset(given["data"], seed=given.get("seed", 0))
+    asked = {
+        name: given[name] for name in ("seed", "split_file", "fold", "group_by") if name in given
+    }
+    dataset = read_dataset(given["data"], TrainConfig(**asked).split_rule)
     with stages(console, "planning") as progress:
         facts = inspect_dataset(dataset, progress=progress)
     return make_training_plan(fingerprint_of(dataset, facts), resources, given)

@@ -134,8 +134,8 @@ def write_report(
 
     Args:
         path: of the file.
-        scores: what to report. If the folder `scores.prediction_root / "entropy"` has files with
-            the names of the predictions, the report shows them as uncertainty (nats).
+        scores: what to report. If a folder `entropy` beside the predictions has files with
+            their names, the report shows them as uncertainty (nats).
         title: of the page.
         images: case_id -> one file per channel; the report shows the first. A case that is not
             listed is drawn on black.
@@ -204,7 +204,7 @@ def _max_entropy(scores: FolderScores) -> float:
     The evaluated labels may be only some of them, so they may not show that regions overlap.
     """
     try:
-        labels = predicted_labels(scores.prediction_root)
+        labels = predicted_labels(scores.prediction_roots[0])
         parse_labels(labels, "predict.json")
     except FileError:
         labels = scores.labels
@@ -261,7 +261,7 @@ def _case_cards(
     for number in (*worst, *best):
         case_id = scores.case_ids[number]
         prediction = scores.prediction_files[case_id]
-        entropy = scores.prediction_root / "entropy" / prediction.name
+        entropy = prediction.parent / "entropy" / prediction.name
         overlay, note = None, ""
         try:
             overlay = overlays.draw_overlay(

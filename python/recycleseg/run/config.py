@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from recycleseg.data.augment import AugmentConfig
 from recycleseg.data.preprocess import PreprocessConfig
+from recycleseg.data.splits import SplitRule
 from recycleseg.files import FileError
 from recycleseg.models.unet import one_per_level
 from recycleseg.run.options import (
@@ -33,7 +34,7 @@ from recycleseg.run.options import (
     StrategyName,
     ValidationConfig,
 )
-from recycleseg.run.ranges import DURATION, RANGE, SEED, within
+from recycleseg.run.ranges import DURATION, FOLD, RANGE, SEED, within
 
 # Options in the files of earlier versions, each with the only value that is still possible.
 _REMOVED = {
@@ -53,11 +54,16 @@ class TrainConfig:
         out: run folder; null takes runs/<data set>-<strategy>.
         init_from: run folder whose best weights this run starts from; null starts at random.
         strategy: how the network's input mask is made in training.
-        seed: seed of weights, batches, noise and augmentation.
+        seed: seed of weights, batches, noise, augmentation, and of a split that no file gives.
         time: time of the whole run, such as 30m or 2h, if optim.steps is 0; null takes 1 hour on a
             CPU, 12 hours on a GPU.
+        split_file: split.json or nnU-Net's splits_final.json; null takes that of the data set.
+        fold: fold of splits_final.json, or one of five drawn folds; all trains on every case that
+            is not tested.
+        group_by: patients, whose scans stay in one part of the split: a CSV file (case, patient),
+            or a regular expression that finds the patient in the case name.
         imgx_compat: do the same as ImgX where it differs from the literature.
-        final_split: cases of the table at the end.
+        final_split: cases of the table at the end, if there are any.
         compile: mode of torch.compile in training and sampling; auto compiles on a GPU only.
 
     Raises:
@@ -70,6 +76,9 @@ class TrainConfig:
     strategy: StrategyName = "recycling"
     seed: int = within(SEED, 0)
     time: str | None = within(DURATION, None)
+    split_file: str | None = None
+    fold: int | Literal["all"] | None = within(FOLD, None)
+    group_by: str | None = None
     imgx_compat: bool = False
     final_split: Literal["test", "val"] = "test"
     compile: CompileMode = "auto"
@@ -97,6 +106,12 @@ class TrainConfig:
         ]
         if problems:
             raise ValueError("; ".join(problems))
+
+    @property
+    def split_rule(self) -> SplitRule:
+        """How the data set is split."""
+        file = None if self.split_file is None else Path(self.split_file)
+        return SplitRule(file, self.fold, self.group_by, self.seed)
 
 
 def add_config_arguments(parser: ArgumentParser) -> None:
@@ -188,9 +203,9 @@ def resumed(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
     """The configuration with which a run continues.
 
     Options that decide the trained weights must be the same. Device, validation, sampling and the
-    final cases may change. `data` may change too, because the place of a data set does not matter:
-    the trainer compares its content. What was fixed when the run began (`optim.steps` 0 and what
-    follows from it) stays.
+    final cases may change. Data set and the files that split it may move, because the trainer
+    compares their content (`check_same_data`). What was fixed when the run began (`optim.steps` 0
+    and what follows from it) stays.
 
     Args:
         config: the configuration to continue with.
@@ -205,7 +220,7 @@ def resumed(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
         )
         config = replace(config, optim=fixed, validation=saved.validation)
     free = {
-        *("data", "out", "time", "runtime", "compile"),
+        *("data", "split_file", "group_by", "out", "time", "runtime", "compile"),
         *("validation", "sampling", "postprocess", "final_split"),
     }
     changed = [

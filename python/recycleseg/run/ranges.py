@@ -51,6 +51,11 @@ AUTO_OR_AT_LEAST_1 = Range(
     lambda batch: batch >= 1 if isinstance(batch, int) else batch == "auto",
 )
 
+FOLD = Range(
+    "all or at least 0",
+    lambda fold: fold >= 0 if isinstance(fold, int) else fold == "all",
+)
+
 
 def _is_duration(text: str) -> bool:
     try:

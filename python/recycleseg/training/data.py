@@ -24,6 +24,7 @@ def load_training_data(config: TrainConfig, console: Console) -> PreparedDataset
 
     Raises:
         FileError: the data set is invalid; the message lists every problem.
+        ValueError: `fold` or `group_by` does not fit the data set.
     """
     cache = cache_root(config)
     if config.data is None:
@@ -34,7 +35,7 @@ def load_training_data(config: TrainConfig, console: Console) -> PreparedDataset
             write_phantom(root, spatial_dims=dims)
     else:
         root = Path(config.data)
-    dataset = read_dataset(root, seed=config.seed)
+    dataset = read_dataset(root, config.split_rule)
     with stages(console, "reading") as progress:
         contents = read_contents(dataset, cache, progress=progress)
     with stages(console, "checking", "preprocessing") as progress:

@@ -16,6 +16,7 @@ from torch import Tensor
 from recycleseg.classes import Classes
 from recycleseg.data.cache import PreparedDataset
 from recycleseg.data.identity import changed_contents
+from recycleseg.data.layout import Dataset
 from recycleseg.data.preprocess import PreparedCase
 from recycleseg.files import as_json, read_json_object, shortened, write_json, write_text
 from recycleseg.metrics.aggregate import finite_mean
@@ -55,7 +56,14 @@ def write_run_description(
     """Write the configuration, what is known of data set and environment, and the plan if any."""
     if plan is not None:
         write_text(folder.plan, plan)
-    write_text(folder.config, yaml.safe_dump(as_json(dataclasses.asdict(config)), sort_keys=False))
+    # The run may be used from another working folder.
+    files = {
+        name: str(Path(value).resolve())
+        for name in ("split_file", "group_by")
+        if (value := getattr(config, name)) is not None and Path(value).is_file()
+    }
+    content = as_json({**dataclasses.asdict(config), **files})
+    write_text(folder.config, yaml.safe_dump(content, sort_keys=False))
     write_json(folder.dataset, data)
     write_json(folder.environment, environment)
 
@@ -114,7 +122,8 @@ def plan_table(
     optim = config.optim
     rows = {
         "data set": f"{dataset.name} ({dataset.root})",
-        "cases": ", ".join(f"{name} {len(cases)}" for name, cases in dataset.split.items()),
+        "cases": ", ".join(_count(dataset, name) for name in dataset.split),
+        "split": dataset.split_source,
         "classes": ", ".join(dataset.classes.names)
         + ("" if dataset.classes.exclusive else " (overlapping)"),
         "channels": ", ".join(dataset.channel_names),
@@ -134,6 +143,44 @@ def plan_table(
     for row in rows.items():
         table.add_row(*row)
     return table
+
+
+def _count(dataset: Dataset, part: str) -> str:
+    """The number of cases in a part, and of patients if there are fewer."""
+    cases = dataset.split[part]
+    patients = {dataset.patients.get(case_id, case_id) for case_id in cases}
+    fewer = (
+        f" of {len(patients)} patient{'s' * (len(patients) > 1)}"
+        if len(patients) < len(cases)
+        else ""
+    )
+    return f"{part} {len(cases)}{fewer}"
+
+
+def final_part(dataset: Dataset, wanted: str) -> str:
+    """The part of the split that the table at the end shows: the wanted one if it has cases."""
+    return next(part for part in (wanted, "test", "val", "train") if dataset.split[part])
+
+
+def split_notes(dataset: Dataset, final_split: str) -> list[str]:
+    """What the user should know about the split, and what a run with it cannot tell."""
+    notes = list(dataset.notes)
+    missing = [part for part in ("val", "test") if not dataset.split[part]]
+    if "val" in missing:
+        notes.append("no validation cases: the last weights are the result, not the best ones")
+    shown = final_part(dataset, final_split)
+    if shown == "val":
+        reason = "no test cases: the" if "test" in missing else "the"
+        notes.append(
+            f"{reason} table at the end shows validation cases, which chose the weights, so it is "
+            "too good for new cases"
+        )
+    elif shown == "train":
+        notes.append(
+            "no held-out cases: the table at the end shows training cases, so it says nothing "
+            "about new cases"
+        )
+    return notes
 
 
 class PictureMaker:

@@ -48,8 +48,10 @@ from recycleseg.training.reporting import (
     PictureMaker,
     check_same_data,
     describe_data,
+    final_part,
     final_table,
     plan_table,
+    split_notes,
     write_run_description,
 )
 from recycleseg.training.stopping import StopRequest
@@ -87,11 +89,6 @@ class Trainer:
         self.data = load_training_data(config, self.console)
         self.dataset = self.data.dataset
         classes = self.dataset.classes
-        for split in ("train", "val", config.final_split):
-            if not self.dataset.split[split]:
-                raise ValueError(
-                    f"{self.dataset.root}: expected cases in split {split!r}, got none"
-                )
         check_postprocess(config.postprocess, tuple(classes.foreground), self.dataset.spatial_dims)
         self.patch_size = factory.choose_patch_size(config, self.data.median_shape)
         self.folder = RunFolder(run_root(config.out, self.dataset.name, config.strategy))
@@ -212,6 +209,8 @@ class Trainer:
                 run_folder=self.folder.root,
             )
         )
+        for note in split_notes(self.dataset, self.config.final_split):
+            self.console.print(note, soft_wrap=True, markup=False, highlight=False)
 
     def measure_speed(self) -> Speed:
         """Time of steps and cases, from passes that change no weight."""
@@ -219,7 +218,7 @@ class Trainer:
         of_batch = seconds_per_batch(lambda index: self.loss_of_batch(index).loss, self.device)
         self.network.zero_grad()
         validation = self.dataset.split["val"]
-        final = self.dataset.split[self.config.final_split]
+        final = self.dataset.split[final_part(self.dataset, self.config.final_split)]
         seconds = seconds_per_case(
             self._sampler(),
             len(self.dataset.channel_names),
@@ -289,7 +288,13 @@ class Trainer:
         return self.dataset.split["val"][: self.config.validation.max_cases]
 
     def validate(self, logger: RunLogger, bar: Bar) -> None:
-        """Sample whole validation cases, keep the best weights, and log the Dice."""
+        """Sample whole validation cases, keep the best weights, and log the Dice.
+
+        Without validation cases the last weights are the best that is known.
+        """
+        if not self._validation_cases:
+            self.save(self.folder.best)
+            return
         picture = PictureMaker(self.dataset.classes)
         with bar.part("validation", len(self._validation_cases)) as part:
             evaluation = self.evaluate(self._validation_cases, "validation", part, on_case=picture)
@@ -345,7 +350,7 @@ class Trainer:
         """Evaluate the best weights on the final split; write summary.json and print the table."""
         if self.folder.best.is_file():
             self.restore(load_checkpoint(self.folder.best))
-        split = self.config.final_split
+        split = final_part(self.dataset, self.config.final_split)
         case_ids = self.dataset.split[split]
         with Bar(self.console, "final table", len(case_ids)) as bar:
             evaluation = self.evaluate(case_ids, "final table", bar)
