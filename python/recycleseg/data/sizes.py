@@ -72,7 +72,8 @@ def mixed_sizes(
     if not known or not unknown:
         return []
     screen = f" ({num_screen} give {_SCREEN})" if num_screen else ""
-    believe = f", or believe these with {option} file" if num_screen else ""
+    all_screen = num_screen == len(unknown)
+    believe = f", or believe these with {option} file" if all_screen else ""
     return [
         f"expected the size of the pixels in all {what} or in none, got {len(known)} with it, such "
         f"as {known[0]}, and {len(unknown)} without, such as {unknown[0]}{screen}; {_WRITE}"
