@@ -8,7 +8,9 @@ from recycleseg.data.volumes import Volume
 
 _SCREEN = "72 or 96 dots per inch, the resolution of a screen"
 _WRITE = "write the real size into the files (PNG: chunk pHYs)"
+# The options that say which sizes count, in training and in evaluation.
 TRAINING_OPTION = "--preprocess.pixel_size"
+EVALUATION_OPTION = "--pixel-size"
 
 
 def screen_note(number: int, total: int, what: str, option: str) -> str:
