@@ -32,7 +32,7 @@ from recycleseg.files import read_json_object, write_json, written_whole
 from recycleseg.progress import Progress, followed
 
 # Raise it with every change of the code that gives other arrays for the same files.
-_VERSION = 5
+_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,13 @@ class PreparedDataset:
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Median prepared voxel size of the training cases in mm."""
+        """Median prepared voxel size of the training cases in `plan.unit`."""
         return tuple(np.median(self._of_training("spacing"), axis=0).tolist())
+
+    @property
+    def num_screen_sizes(self) -> int:
+        """How many cases give the resolution of a screen (see `Volume`)."""
+        return sum(record["screen_size"] for record in self.records.values())
 
     @property
     def median_shape(self) -> tuple[int, ...]:
@@ -85,7 +90,7 @@ class PreparedDataset:
             case_id=case_id,
             image=_map_array(self.folder / f"{case_id}.image.npy"),
             label=_map_array(self.folder / f"{case_id}.label.npy"),
-            spacing=tuple(record["spacing"]),
+            spacing=record["spacing"] and tuple(record["spacing"]),
             native_shape=tuple(record["native_shape"]),
             orientation=Orientation(tuple(record["flipped"]), tuple(record["permutation"])),
             label_path=self.dataset.cases[case_id].label_path,
@@ -172,7 +177,10 @@ def _build(
     progress: Progress | None,
 ) -> tuple[Plan, dict[str, Any]]:
     """Write all arrays; the plan, and case_id -> record."""
-    plan = make_plan(dataset, config, inspect_dataset(dataset, workers=workers, progress=progress))
+    facts = inspect_dataset(
+        dataset, pixel_size=config.pixel_size, workers=workers, progress=progress
+    )
+    plan = make_plan(dataset, config, facts)
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(workers) as pool:
         prepared = pool.map(lambda case: _prepare(case, plan, folder), dataset.cases.values())
@@ -191,6 +199,7 @@ def _prepare(case: Case, plan: Plan, folder: Path) -> dict[str, Any]:
     return {
         "shape": list(prepared.image.shape[1:]),
         "spacing": prepared.spacing,
+        "screen_size": volumes[0].screen_spacing is not None,
         "native_shape": prepared.native_shape,
         "flipped": prepared.orientation.flipped,
         "permutation": prepared.orientation.permutation,

@@ -13,7 +13,8 @@ import numpy as np
 from recycleseg.classes import MAX_CLASSES, Classes
 from recycleseg.data.geometry import Orientation
 from recycleseg.data.layout import Case, Dataset, dataset_error
-from recycleseg.data.volumes import Volume, read_volume
+from recycleseg.data.sizes import mixed_sizes
+from recycleseg.data.volumes import PixelSize, Volume, read_volume, sized
 from recycleseg.files import FileError, shortened
 from recycleseg.progress import Progress, followed
 
@@ -28,7 +29,7 @@ class CaseFacts:
     """What preprocessing must know about a case before it starts.
 
     Attributes:
-        spacing: mm along the axes of the file, as in `Volume`.
+        spacing: mm along the axes of the file; None if unknown.
         affine: (4, 4) of the first channel; None for PNG.
         foreground: (C, N) float32 intensities at up to 10 000 foreground voxels.
         shape: number of voxels along canonical axes (see `Orientation`).
@@ -36,23 +37,30 @@ class CaseFacts:
             `Classes.foreground`; a voxel of several regions counts in each.
         foreground_box: (2, dims) int64 along canonical axes: the first voxel of all foreground,
             and the one after its last; None without foreground.
+        screen_spacing: see `Volume`.
     """
 
-    spacing: tuple[float, ...]
+    spacing: tuple[float, ...] | None
     affine: np.ndarray[Any, Any] | None
     foreground: np.ndarray[Any, Any]
     shape: tuple[int, ...]
     class_voxels: np.ndarray[Any, Any]
     foreground_box: np.ndarray[Any, Any] | None
+    screen_spacing: tuple[float, ...] | None = None
 
 
 def inspect_dataset(
-    dataset: Dataset, *, workers: int = 2, progress: Progress | None = None
+    dataset: Dataset,
+    *,
+    pixel_size: PixelSize = "auto",
+    workers: int = 2,
+    progress: Progress | None = None,
 ) -> dict[str, CaseFacts]:
     """Open every case, compare image, label and `dataset.json`, and collect facts.
 
     Args:
         dataset: the data set.
+        pixel_size: which voxel sizes count; see `sized`.
         workers: how many cases to open at the same time.
         progress: called with the number of cases done and of all cases.
 
@@ -62,21 +70,34 @@ def inspect_dataset(
     Raises:
         FileError: files are missing, truncated or corrupt, have another number of axes, differ
             in shape or affine, or hold NaN, Inf or label values that `dataset.json` does not
-            name. The message lists all bad cases.
+            name; or some images give their voxel size and others do not. The message lists all
+            bad cases.
     """
     facts: dict[str, CaseFacts] = {}
     problems: list[str] = []
     with ThreadPoolExecutor(workers) as pool:
-        inspected = pool.map(lambda case: _inspect_case(case, dataset), dataset.cases.values())
+        inspected = pool.map(
+            lambda case: _inspect_case(case, dataset, pixel_size), dataset.cases.values()
+        )
         inspected = followed(inspected, len(dataset.cases), progress)
         for case_id, found in zip(dataset.cases, inspected, strict=True):
             if isinstance(found, CaseFacts):
                 facts[case_id] = found
             else:
                 problems.extend(found)
+    problems = problems or _mixed_sizes(dataset, facts)
     if problems:
         raise dataset_error(dataset.root, problems)
     return facts
+
+
+def _mixed_sizes(dataset: Dataset, facts: Mapping[str, CaseFacts]) -> list[str]:
+    first = {case_id: dataset.cases[case_id].image_paths[0].name for case_id in facts}
+    return mixed_sizes(
+        [first[case_id] for case_id, fact in facts.items() if fact.spacing is not None],
+        [first[case_id] for case_id, fact in facts.items() if fact.spacing is None],
+        sum(fact.screen_spacing is not None for fact in facts.values()),
+    )
 
 
 def image_problems(volumes: Sequence[Volume], spatial_dims: int) -> list[str]:
@@ -92,6 +113,12 @@ def image_problems(volumes: Sequence[Volume], spatial_dims: int) -> list[str]:
         problems.extend(_value_problems(volume))
         if volume is not volumes[0]:
             problems.extend(grid_problems(volume, volumes[0]))
+            if (volume.spacing is None) != (volumes[0].spacing is None):
+                known, unknown = sorted((volume, volumes[0]), key=lambda v: v.spacing is None)
+                problems.append(
+                    f"{unknown.path}: expected the size of its pixels, as {known.path.name} gives "
+                    "it, got none"
+                )
     return problems
 
 
@@ -110,18 +137,19 @@ def _value_problems(volume: Volume) -> list[str]:
     return [f"{volume.path}: expected finite values, got {nan} NaN and {inf} Inf"]
 
 
-def _inspect_case(case: Case, dataset: Dataset) -> CaseFacts | list[str]:
+def _inspect_case(case: Case, dataset: Dataset, pixel_size: PixelSize) -> CaseFacts | list[str]:
     """Facts about a sound case, or what is wrong with the case."""
     problems: list[str] = []
     volumes: list[Volume] = []
     label: Volume | None = None
     for path in case.image_paths:
         try:
-            volumes.append(read_volume(path))
+            volumes.append(sized(read_volume(path), pixel_size))
         except FileError as error:
             problems.append(str(error))
     try:
-        label = None if case.label_path is None else read_volume(case.label_path)
+        if case.label_path is not None:
+            label = sized(read_volume(case.label_path), pixel_size)
     except FileError as error:
         problems.append(str(error))
     problems.extend(image_problems(volumes, dataset.spatial_dims))
@@ -141,6 +169,7 @@ def _inspect_case(case: Case, dataset: Dataset) -> CaseFacts | list[str]:
         shape=tuple(label.array.shape[axis] for axis in orientation.permutation),
         class_voxels=_class_voxels(counts, dataset.classes),
         foreground_box=_foreground_box(label.array, orientation),
+        screen_spacing=volumes[0].screen_spacing,
     )
 
 
@@ -167,8 +196,9 @@ def grid_problems(volume: Volume, reference: Volume, *, there: str = "") -> list
             return []
         expected, got = (np.round(v.affine, 4).tolist() for v in (reference, volume))  # type: ignore[arg-type]
         return [f"{volume.path}: expected affine {expected} as {there}, got {got}"]
-    known = volume.spacing_known and reference.spacing_known
-    if known and not np.allclose(volume.spacing, reference.spacing, rtol=1e-3):
+    if volume.spacing is None or reference.spacing is None:
+        return []
+    if not np.allclose(volume.spacing, reference.spacing, rtol=1e-3):
         return [
             f"{volume.path}: expected pixel size {reference.spacing} mm as {there}, "
             f"got {volume.spacing}"

@@ -8,9 +8,9 @@ import logging
 import math
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -19,6 +19,9 @@ from PIL import Image, PngImagePlugin
 from recycleseg.files import FileError, written_whole
 
 SPATIAL_DIMS = {".nii.gz": 3, ".nii": 3, ".png": 2}
+# Which voxel sizes count; see `sized`.
+PixelSize = Literal["auto", "file", "ignore"]
+_SCREEN_DPI = (72, 96)
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY_MODES = ("1", "L", "I;16", "I;16B", "I")
 _MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
@@ -51,19 +54,20 @@ class Volume:
 
     Attributes:
         array: (*S), any real dtype; a PNG is (height, width).
-        spacing: voxel size in mm along the axes of `array`; 1.0 if the file does not give it.
+        spacing: voxel size in mm along the axes of `array`; None if it is unknown.
         affine: (4, 4) voxel index -> world coordinates in mm, NIfTI only.
         path: the file.
-        spacing_known: whether the file gives the voxel size.
         header: of a NIfTI file, so that a result can be written with its orientation codes.
+        screen_spacing: pixel size in mm that a 2D file gives by 72 or 96 dots per inch. Programs
+            write these for screens, whatever the image shows, so `spacing` is None then.
     """
 
     array: np.ndarray[Any, Any]
-    spacing: tuple[float, ...]
+    spacing: tuple[float, ...] | None
     affine: np.ndarray[Any, Any] | None
     path: Path
-    spacing_known: bool = True
     header: nib.Nifti1Header | None = None
+    screen_spacing: tuple[float, ...] | None = None
 
 
 def file_ending(path: Path) -> str:
@@ -90,12 +94,39 @@ def read_volume(path: Path | str) -> Volume:
         got = "a link to nothing" if path.is_symlink() and not path.exists() else got
         raise FileError(f"{path}: expected a file, got {got}")
     try:
-        return readers[ending](path)
+        return _without_screen(readers[ending](path))
     except FileError:
         raise
     except Exception as error:  # damaged bytes raise errors of any type in nibabel and Pillow
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FileError(f"{path}: expected a whole {ending} file, got: {reason}") from error
+
+
+def sized(volume: Volume, pixel_size: PixelSize) -> Volume:
+    """The volume with the voxel size that counts.
+
+    Args:
+        volume: as read.
+        pixel_size: "auto" takes the file's size, but 72 and 96 dots per inch, which are a screen's,
+            count as unknown; "file" takes the file's size always; "ignore" takes none.
+    """
+    if pixel_size == "ignore":
+        return replace(volume, spacing=None, screen_spacing=None)
+    if pixel_size == "file" and volume.screen_spacing is not None:
+        return replace(volume, spacing=volume.screen_spacing, screen_spacing=None)
+    return volume
+
+
+def _without_screen(volume: Volume) -> Volume:
+    """The volume, with the resolution of a screen as `screen_spacing`."""
+    spacing = volume.spacing
+    if spacing is None or len(spacing) != 2 or volume.affine is not None:
+        return volume
+    per_metre = [dots / 0.0254 for dots in _SCREEN_DPI]
+    # Files hold whole pixels per metre, rounded or cut: 2834.6 is 2835 or 2834.
+    if any(all(abs(1000 / size - screen) < 1 for size in spacing) for screen in per_metre):
+        return replace(volume, spacing=None, screen_spacing=spacing)
+    return volume
 
 
 def write_volume(
@@ -147,7 +178,7 @@ def write_volume(
 
 def write_like(path: Path | str, array: np.ndarray[Any, Any], volume: Volume) -> None:
     """`write_volume` for an array (*S) on the grid of `volume`."""
-    spacing = volume.spacing if volume.spacing_known else None
+    spacing = volume.spacing or volume.screen_spacing
     write_volume(path, array, spacing=spacing, affine=volume.affine, header=volume.header)
 
 
@@ -276,8 +307,8 @@ def _read_png(path: Path) -> Volume:
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
     known = min(per_metre) > 0  # the chunk may be absent, or give only the ratio of the sizes
-    spacing = (1000.0 / per_metre[1], 1000.0 / per_metre[0]) if known else (1.0, 1.0)
-    return Volume(array, spacing, None, path, spacing_known=known)
+    spacing = (1000.0 / per_metre[1], 1000.0 / per_metre[0]) if known else None
+    return Volume(array, spacing, None, path)
 
 
 def _check_pixels(header: bytes, pixels: bytes) -> None:

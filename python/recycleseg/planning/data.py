@@ -9,6 +9,7 @@ from rich.console import Console
 
 from recycleseg.data.check import inspect_dataset
 from recycleseg.data.layout import read_dataset
+from recycleseg.data.preprocess import PreprocessConfig
 from recycleseg.planning.fingerprint import fingerprint_of
 from recycleseg.planning.planner import TrainingPlan, make_training_plan
 from recycleseg.planning.resources import find_resources
@@ -39,5 +40,6 @@ def plan_for_data(given: Mapping[str, Any], console: Console) -> TrainingPlan:
     }
     dataset = read_dataset(given["data"], TrainConfig(**asked).split_rule)
     with stages(console, "planning") as progress:
-        facts = inspect_dataset(dataset, progress=progress)
+        pixel_size = given.get("preprocess.pixel_size", PreprocessConfig.pixel_size)
+        facts = inspect_dataset(dataset, pixel_size=pixel_size, progress=progress)
     return make_training_plan(fingerprint_of(dataset, facts), resources, given)

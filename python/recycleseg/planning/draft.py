@@ -154,7 +154,7 @@ class Draft:
     def coarser(self) -> Draft | None:
         """The same with larger voxels; None if they would be too large."""
         grid, finest = self.grid, self.finest
-        if grid.resized:
+        if grid.resized or self.fingerprint.unit == "pixels":
             return None
         spacing = grid.spacing.copy()
         spacing[spacing < 2 * spacing.min()] *= _COARSER

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from recycleseg.data.check import CaseFacts
 from recycleseg.data.geometry import Orientation
 from recycleseg.data.layout import Dataset
+from recycleseg.units import Unit, unit_of
 
 Floats = NDArray[np.float64]
 
@@ -34,7 +35,7 @@ class Fingerprint:
     extents: Floats
     channel_names: tuple[str, ...]
     class_names: tuple[str, ...]
-    unit: str = "mm"
+    unit: Unit = "mm"
 
     @property
     def spatial_dims(self) -> int:
@@ -62,7 +63,10 @@ def fingerprint_of(dataset: Dataset, facts: Mapping[str, CaseFacts]) -> Fingerpr
     """
     dims = dataset.spatial_dims
     training = [facts[case_id] for case_id in dataset.split["train"]]
-    spacings = [Orientation.of(fact.affine, dims).sizes(fact.spacing) for fact in training]
+    unit = unit_of(training[0].spacing)
+    spacings = [
+        Orientation.of(fact.affine, dims).sizes(fact.spacing or (1.0,) * dims) for fact in training
+    ]
     extents = [
         np.subtract(fact.foreground_box[1], fact.foreground_box[0]) * np.array(spacing)
         for fact, spacing in zip(training, spacings, strict=True)
@@ -74,6 +78,7 @@ def fingerprint_of(dataset: Dataset, facts: Mapping[str, CaseFacts]) -> Fingerpr
         extents=_rows(extents, dims),
         channel_names=dataset.channel_names,
         class_names=tuple(dataset.classes.names),
+        unit=unit,
     )
 
 

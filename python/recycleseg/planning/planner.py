@@ -71,10 +71,16 @@ def make_training_plan(
     grid = _grid(fingerprint, given)
     draft = Draft(fingerprint, resources, given, grid, grid)
     width, blocks = draft.widest_that_trains()
-    if grid.resized and not {"patch.size", "preprocess.shape"} & set(given):
-        draft = draft.resized_to(width, blocks)
     shape, limited_by = draft.largest_patch(width, blocks)
-    while "preprocess.spacing" not in given and draft.sees_too_little(shape):
+    if fingerprint.unit == "pixels" and draft.sees_too_little(shape):
+        # No voxel size that could become coarser: whole images become smaller.
+        reason = "whole images must become smaller, so that a patch shows the structures"
+        draft = replace(draft, grid=at_shape(fingerprint, grid.shape, reason))
+    if draft.grid.resized and not {"patch.size", "preprocess.shape"} & set(given):
+        draft = draft.resized_to(width, blocks)
+        shape, limited_by = draft.largest_patch(width, blocks)
+    fixed = {"preprocess.spacing", "preprocess.shape"} & set(given)
+    while not fixed and draft.sees_too_little(shape):
         coarser = draft.coarser()
         if coarser is None:
             break
@@ -118,6 +124,8 @@ def _data_choices(draft: Draft, shape: NetworkShape, limited_by: str) -> Iterato
     fingerprint, grid, patch = draft.fingerprint, draft.grid, shape.topology.patch_size
     if grid.resized:
         yield Choice("preprocess.shape", [int(n) for n in grid.shape], grid.reason)
+    elif fingerprint.unit == "pixels":
+        yield Choice("preprocess.spacing", "native", "the files do not give a voxel size")
     else:
         rounded = [float(f"{size:.6g}") for size in grid.spacing]
         yield Choice("preprocess.spacing", rounded, grid.reason)

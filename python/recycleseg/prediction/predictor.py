@@ -54,6 +54,9 @@ class Prediction:
 class Predictor:
     """Segments images of any size and spacing, with one trained run or the mean of several.
 
+    A model that was trained without voxel sizes takes each image by its pixels, whatever size its
+    file gives. A model that resamples to a spacing in mm refuses an image of unknown size.
+
     Memory: one volume on the prepared grid for each model's probabilities, and one more for the
     state while a model samples. The way back to the file's grid goes slab by slab.
 

@@ -18,10 +18,11 @@ from PIL import Image
 
 from recycleseg.classes import Labels
 from recycleseg.data.geometry import Orientation
-from recycleseg.data.volumes import read_volume
+from recycleseg.data.volumes import PixelSize, read_volume, sized
 from recycleseg.files import FileError
 from recycleseg.report.figures import PALETTE
 from recycleseg.report.planes import VIEWS_2D, VIEWS_3D, View, as_viewed, busiest_slice, slice_of
+from recycleseg.units import Unit, unit_of
 
 Map = NDArray[Any]
 
@@ -64,12 +65,14 @@ class Overlay:
 
     Attributes:
         planes: three slices, or one of a 2D case.
-        bar: length of the scale bar in mm, and in units of SIDE.
+        bar: length of the scale bar in `unit`, and in units of SIDE.
+        unit: "mm", or "pixels" if the pixel size is unknown.
         note: what is not shown and why, else empty.
     """
 
     planes: list[Plane]
     bar: tuple[float, float]
+    unit: Unit
     note: str
 
 
@@ -81,7 +84,8 @@ class _Case:
         pred, ref: label maps.
         image: intensities, or None.
         entropy: as a fraction of the greatest possible value, or None.
-        spacing: mm per axis.
+        spacing: length of a voxel along each axis.
+        unit: of lengths.
     """
 
     pred: Map
@@ -89,6 +93,7 @@ class _Case:
     image: Map | None
     entropy: Map | None
     spacing: tuple[float, ...]
+    unit: Unit
 
 
 def draw_overlay(
@@ -96,6 +101,7 @@ def draw_overlay(
     reference: Path,
     labels: Labels,
     *,
+    pixel_size: PixelSize = "auto",
     images: Sequence[Path] = (),
     entropy: Path | None = None,
     max_entropy: float = 1.0,
@@ -107,6 +113,7 @@ def draw_overlay(
     Args:
         prediction, reference: label maps on the same grid.
         labels: name -> value, or values of a region.
+        pixel_size: which voxel sizes of the label maps count; see `sized`.
         images: one file per channel; the first is shown. Without it the outlines are on black.
         entropy: file of the entropy in nats; in a PNG, 65535 stands for the greatest value.
         max_entropy: greatest possible entropy in nats.
@@ -114,7 +121,7 @@ def draw_overlay(
     Raises:
         FileError: a label map cannot be read.
     """
-    case, note = _read_case(prediction, reference, images, entropy, max_entropy)
+    case, note = _read_case(prediction, reference, pixel_size, images, entropy, max_entropy)
     centre, side = _field_of_view(case, labels)
     wrong = _any_label(case.pred, case.ref, labels)
     grey = _grey_range(case, centre, side)
@@ -123,7 +130,7 @@ def draw_overlay(
         for plane in (VIEWS_3D if case.pred.ndim == 3 else VIEWS_2D)
     ]
     bar = max(n for n in _BARS if n <= max(0.4 * side, _BARS[0]))
-    return Overlay(planes, (bar, bar * SIDE / side), note)
+    return Overlay(planes, (bar, bar * SIDE / side), case.unit, note)
 
 
 _BARS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
@@ -138,11 +145,12 @@ def uncertainty_scale() -> str:
 def _read_case(
     prediction: Path,
     reference: Path,
+    pixel_size: PixelSize,
     images: Sequence[Path],
     entropy: Path | None,
     max_entropy: float,
 ) -> tuple[_Case, str]:
-    volume = read_volume(prediction)
+    volume = sized(read_volume(prediction), pixel_size)
     shape, dims = volume.array.shape, volume.array.ndim
     orientation = Orientation.of(volume.affine, dims)
     notes = []
@@ -162,15 +170,21 @@ def _read_case(
             return None
         return upright(array)
 
-    ref = read_volume(reference)
-    sized = volume if volume.spacing_known else ref
+    ref = sized(read_volume(reference), pixel_size)
     image = read(images[0], "image") if images else None
     uncertain = read(entropy, "uncertainty") if entropy is not None else None
     if uncertain is not None:
         greatest = 65535.0 if dims == 2 else max_entropy
         uncertain = np.clip(uncertain / greatest, 0.0, 1.0)
-    spacing = tuple(orientation.sizes(sized.spacing))
-    case = _Case(upright(volume.array), upright(ref.array), image, uncertain, spacing)
+    known = ref.spacing or volume.spacing
+    case = _Case(
+        pred=upright(volume.array),
+        ref=upright(ref.array),
+        image=image,
+        entropy=uncertain,
+        spacing=orientation.sizes(known or (1.0,) * dims),
+        unit=unit_of(known),
+    )
     return case, "; ".join(notes)
 
 
@@ -190,7 +204,7 @@ def _any_label(pred: Map, ref: Map, labels: Labels) -> NDArray[np.bool_]:
 
 
 def _field_of_view(case: _Case, labels: Labels) -> tuple[tuple[float, ...], float]:
-    """Centre and side in mm of a square or cube around all structures, with a margin."""
+    """Centre and side of a square or cube around all structures, with a margin."""
     present = (case.pred > 0) | (case.ref > 0)
     size, low, high = np.array(case.spacing), [], []
     for axis in range(present.ndim):

@@ -18,6 +18,7 @@ from recycleseg.data.cache import PreparedDataset
 from recycleseg.data.identity import changed_contents
 from recycleseg.data.layout import Dataset
 from recycleseg.data.preprocess import PreparedCase
+from recycleseg.data.sizes import TRAINING_OPTION, screen_note
 from recycleseg.files import as_json, read_json_object, shortened, write_json, write_text
 from recycleseg.metrics.aggregate import finite_mean
 from recycleseg.report.figures import StepsRow, save_steps_figure
@@ -127,7 +128,9 @@ def plan_table(
         "classes": ", ".join(dataset.classes.names)
         + ("" if dataset.classes.exclusive else " (overlapping)"),
         "channels": ", ".join(dataset.channel_names),
-        "spacing": " x ".join(f"{size:g}" for size in data.spacing) + " mm",
+        "spacing": " x ".join(f"{size:g}" for size in data.spacing)
+        + f" {data.plan.unit}"
+        + ("" if data.plan.unit == "mm" else ", without sizes in mm"),
         "patch": " x ".join(map(str, patch_size))
         + (f" ({padded} training images are smaller: padded)" if padded else ""),
         "strategy": config.strategy,
@@ -139,6 +142,10 @@ def plan_table(
         "expected time": expected,
         "run folder": str(run_folder),
     }
+    if data.num_screen_sizes and config.preprocess.pixel_size == "auto":
+        rows["pixel size"] = screen_note(
+            data.num_screen_sizes, len(data.records), "cases", TRAINING_OPTION
+        )
     table = Table(box=None, show_header=False, pad_edge=False)
     for row in rows.items():
         table.add_row(*row)
@@ -207,7 +214,7 @@ class PictureMaker:
                 self._numbers(case.label),
                 predictions,
                 Evaluation(evaluation.class_names, counts).by_step(),
-                case.spacing,
+                case.spacing or (1.0,) * (case.image.ndim - 1),
             )
             rows.append(row)
         save_steps_figure(path, rows, evaluation.class_names)
