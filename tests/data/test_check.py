@@ -63,7 +63,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "fractional label": (
         LABEL,
         lambda path: rewrite(path, np.linspace(0, 1, 210, dtype=np.float32).reshape(SHAPE)),
-        r"expected label values .* and 203 more",
+        r"expected labels that are whole numbers, got 0.0047.* and 203 more in 208 voxels",
     ),
     "NaN": (IMAGE, lambda path: set_voxel(path, np.nan), "expected finite.* 1 NaN and 0 Inf"),
     "Inf": (SECOND, lambda path: set_voxel(path, np.inf), "expected finite.* 0 NaN and 1 Inf"),
@@ -72,7 +72,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "no label": (LABEL, Path.unlink, "expected a file, got a path that does not exist"),
     "no channel": (SECOND, Path.unlink, "expected a file, got a path that does not exist"),
     "no image": (IMAGE, Path.unlink, "expected a file, got a path that does not exist"),
-    "4D": (IMAGE, add_axis, "expected 3 axes, got 4"),
+    "4D": (IMAGE, add_axis, "expected one channel, got 2"),
 }
 
 

@@ -152,17 +152,7 @@ def test_corrupt_byte_is_found_by_the_checksum(tmp_path: Path, ending: str) -> N
         read_volume(path)
 
 
-@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 6, 2)])
-def test_nifti_of_other_dimensions_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    nib.save(nib.Nifti1Image(np.zeros(shape, np.float32), np.eye(4)), tmp_path / "x.nii.gz")
-    with pytest.raises(FileError, match=rf"x.nii.gz: expected 3 axes, got {len(shape)}"):
-        read_volume(tmp_path / "x.nii.gz")
-
-
-def test_colours_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(tmp_path / "x.png")
-    with pytest.raises(FileError, match="x.png: expected a grey PNG .* got mode RGB"):
-        read_volume(tmp_path / "x.png")
+def test_colours_in_nifti_are_refused(tmp_path: Path) -> None:
     colours = np.zeros((2, 2, 2), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.save(nib.Nifti1Image(colours, np.eye(4)), tmp_path / "x.nii.gz")
     with pytest.raises(FileError, match="x.nii.gz: expected real numbers"):
@@ -181,8 +171,8 @@ def test_singular_affine_is_refused(tmp_path: Path) -> None:
 def test_missing_file_and_unknown_ending(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="x.nii.gz: expected a file, got a path that does not"):
         read_volume(tmp_path / "x.nii.gz")
-    with pytest.raises(FileError, match="x.mha: expected a file ending in .nii.gz, .nii, .png"):
-        read_volume(tmp_path / "x.mha")
+    with pytest.raises(FileError, match="x.jpg: expected a file ending in .nii.gz, .nii, .png"):
+        read_volume(tmp_path / "x.jpg")
 
 
 def test_write_volume_refuses_what_the_format_cannot_hold(tmp_path: Path) -> None:

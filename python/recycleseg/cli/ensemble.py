@@ -13,7 +13,7 @@ from rich.console import Console
 from recycleseg.cli._common import CONTINUE, exit_code_of, parse, print_line, run_command, user_memo
 from recycleseg.cli._progress import CaseProgress, open_folder
 from recycleseg.data.identity import ContentMemo
-from recycleseg.data.volumes import file_ending
+from recycleseg.data.volumes import file_ending, map_name
 from recycleseg.ops.build_info import build_info
 from recycleseg.prediction.ensemble import Ensemble, EnsembleOptions, Method
 from recycleseg.prediction.folder import PredictionFolder, process_cases
@@ -105,12 +105,17 @@ def _folder(
     return PredictionFolder(
         root,
         make_ensemble_record(ensemble, environment=build_info()),
-        endings={case_id: file_ending(members[0].maps[case_id]) for case_id in case_ids},
+        endings={case_id: _ending(members[0].maps[case_id]) for case_id in case_ids},
         images=known_images(members, case_ids),
         sources=[member.root for member in members],
         inputs={case_id: [p for m in members for p in m.files(case_id)] for case_id in case_ids},
         memo=memo,
     )
+
+
+def _ending(label_map: Path) -> str:
+    # DICOM-SEG refers to a series, which the members' label maps do not hold.
+    return file_ending(label_map.with_name(map_name(label_map.name)))
 
 
 def _plan(members: Sequence[Member], ensemble: Ensemble, number: int, left: int) -> str:

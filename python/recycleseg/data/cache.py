@@ -27,7 +27,7 @@ from recycleseg.data.preprocess import (
     preprocess_label,
 )
 from recycleseg.data.upright import UprightGrid
-from recycleseg.data.volumes import read_volume
+from recycleseg.data.volumes import read_image, read_label
 from recycleseg.files import read_json_object, write_json, written_whole
 from recycleseg.progress import Progress, followed
 
@@ -191,9 +191,9 @@ def _build(
 def _prepare(case: Case, plan: Plan, folder: Path) -> dict[str, Any]:
     """Preprocess one case into two files, and return its record."""
     assert case.label_path is not None  # inspect_dataset has read it
-    volumes = [read_volume(path) for path in case.image_paths]
+    volumes = read_image(case.image_paths, len(plan.channel_names))
     prepared = preprocess_image(volumes, plan, case_id=case.case_id)
-    label = preprocess_label(read_volume(case.label_path), prepared, plan)
+    label = preprocess_label(read_label(case.label_path), prepared, plan)
     _save_array(folder / f"{case.case_id}.image.npy", prepared.image)
     _save_array(folder / f"{case.case_id}.label.npy", label)
     return {

@@ -14,7 +14,7 @@ from recycleseg.classes import MAX_CLASSES, Classes
 from recycleseg.data.geometry import Orientation
 from recycleseg.data.layout import Case, Dataset, dataset_error
 from recycleseg.data.sizes import mixed_sizes
-from recycleseg.data.volumes import PixelSize, Volume, read_volume, sized
+from recycleseg.data.volumes import PixelSize, Volume, read_image, read_label, sized
 from recycleseg.files import FileError, shortened
 from recycleseg.progress import Progress, followed
 
@@ -142,14 +142,14 @@ def _inspect_case(case: Case, dataset: Dataset, pixel_size: PixelSize) -> CaseFa
     problems: list[str] = []
     volumes: list[Volume] = []
     label: Volume | None = None
-    for path in case.image_paths:
-        try:
-            volumes.append(sized(read_volume(path), pixel_size))
-        except FileError as error:
-            problems.append(str(error))
+    try:
+        channels = read_image(case.image_paths, len(dataset.channel_names))
+        volumes = [sized(channel, pixel_size) for channel in channels]
+    except FileError as error:
+        problems.append(str(error))
     try:
         if case.label_path is not None:
-            label = sized(read_volume(case.label_path), pixel_size)
+            label = sized(read_label(case.label_path), pixel_size)
     except FileError as error:
         problems.append(str(error))
     problems.extend(image_problems(volumes, dataset.spatial_dims))

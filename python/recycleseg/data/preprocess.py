@@ -17,7 +17,7 @@ from recycleseg.data.geometry import Kernel, Orientation, resample, resample_lab
 from recycleseg.data.layout import Dataset
 from recycleseg.data.sizes import unknown_size
 from recycleseg.data.upright import UprightGrid, is_upright
-from recycleseg.data.volumes import PixelSize, Volume, read_volume, sized
+from recycleseg.data.volumes import PixelSize, Volume, read_label, sized
 from recycleseg.files import FileError
 from recycleseg.units import Unit
 
@@ -380,7 +380,7 @@ def native_label(case: PreparedCase) -> Tensor:
     """
     if case.label_path is None:
         raise ValueError(f"case: expected a case with a label, got {case.case_id} without")
-    label = torch.from_numpy(read_volume(case.label_path).array.astype(np.uint8))
+    label = torch.from_numpy(read_label(case.label_path).array.astype(np.uint8))
     return case.classes.target(label)
 
 

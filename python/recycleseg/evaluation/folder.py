@@ -18,7 +18,7 @@ from recycleseg.classes import Labels, parse_labels
 from recycleseg.data.check import grid_problems
 from recycleseg.data.identity import content_hash
 from recycleseg.data.sizes import EVALUATION_OPTION, mixed_sizes, screen_note
-from recycleseg.data.volumes import PixelSize, Volume, read_volume, sized
+from recycleseg.data.volumes import PixelSize, Volume, read_label, sized
 from recycleseg.evaluation.labels import find_labels
 from recycleseg.evaluation.pairs import Pair, Pairs, find_pairs
 from recycleseg.files import FileError, listed, shortened
@@ -92,7 +92,7 @@ def evaluate_folder(
     to `failed` and the others are still evaluated.
 
     Args:
-        pred, ref: folders of CASE.nii.gz, .nii or .png of any program, or one file each.
+        pred, ref: folders of label maps of any program, or one file each.
             References without a prediction are left out. `pred/steps/step_1` ... hold the maps
             after each sampling step. Several folders of predictions, such as the folds of a
             cross-validation, are evaluated as one; their cases must differ.
@@ -322,21 +322,11 @@ def _read_label(path: Path) -> tuple[Volume, NDArray[Any]]:
     Raises:
         FileError: the file cannot be read, is empty, or holds values that are not whole numbers.
     """
-    volume = read_volume(path)
+    volume = read_label(path)
     array = volume.array
-    if array.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
-            whole = array.astype(np.int32)
-        wrong = array != whole
-        if wrong.any():
-            raise FileError(
-                f"{path}: expected labels that are whole numbers, got {array[wrong].flat[0]:g} "
-                f"({int(wrong.sum())} voxels are not whole numbers)"
-            )
-        array = whole
     if array.size == 0:
         raise FileError(f"{path}: expected voxels, got shape {array.shape}")
-    return volume, np.require(array, dtype=array.dtype.newbyteorder("="), requirements="W")
+    return volume, np.require(array, requirements="W")
 
 
 def _unknown_labels(maps: Mapping[Path, NDArray[Any]], labels: Labels) -> list[str]:

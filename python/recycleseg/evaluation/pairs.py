@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recycleseg.data.volumes import SPATIAL_DIMS, file_ending
+from recycleseg.data.volumes import SPATIAL_DIMS, case_name, file_ending, is_series
 from recycleseg.files import FileError, read_json_object, shortened
 
 
@@ -147,11 +147,11 @@ def find_images(
             images = read_json_object(path).get("images", {}) if path.is_file() else {}
             named.update(images if isinstance(images, Mapping) else {})
         found = {c: tuple(map(Path, named[c])) for c in case_ids if _are_names(named.get(c))}
-        return {c: paths for c, paths in found.items() if paths and all(p.is_file() for p in paths)}
+        return {c: paths for c, paths in found.items() if paths and all(p.exists() for p in paths)}
     wanted = set(case_ids)
     channels: dict[str, list[Path]] = {}
-    for path in _files(folder):
-        name = path.name.removesuffix(file_ending(path))
+    for path in [*_files(folder), *filter(is_series, folder.iterdir())]:
+        name = case_name(path)
         case_id = name if name in wanted else re.sub(r"_\d{4}$", "", name)
         if case_id in wanted:
             channels.setdefault(case_id, []).append(path)
@@ -220,10 +220,9 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _case_id(path: Path) -> str:
-    ending = file_ending(path)
-    if not ending:
+    if not file_ending(path):
         raise FileError(f"{path}: expected a file ending in {', '.join(SPATIAL_DIMS)}")
-    return path.name.removesuffix(ending)
+    return case_name(path)
 
 
 def _find_steps(pred: Path, case_ids: tuple[str, ...]) -> list[dict[str, Path]]:

@@ -14,7 +14,7 @@ import torch
 from recycleseg.classes import max_entropy
 from recycleseg.data.identity import ContentMemo, joint_hash
 from recycleseg.data.probabilities import write_probabilities
-from recycleseg.data.volumes import Volume, write_like
+from recycleseg.data.volumes import map_name, write_like
 from recycleseg.files import FileError, shortened, write_json
 from recycleseg.prediction.predictor import Prediction
 from recycleseg.prediction.record import RECORD, command_of, differences, read_record
@@ -149,6 +149,7 @@ class PredictionFolder:
         if case_id not in self._contents:
             self._note_content(case_id)
         volume, name = prediction.volume, self._names[case_id]
+        names = prediction.names
         if prediction.probs is not None:
             write_probabilities(self.root / f"{case_id}.npz", prediction.probs)
         for kind, values in (
@@ -156,10 +157,12 @@ class PredictionFolder:
             ("disagreement", prediction.disagreement),
         ):
             if values is not None:
-                self._write_map(self.root / kind / name, self._as_stored(values), volume)
+                path = self._ready(self.root / kind / map_name(name))
+                write_like(path, self._as_stored(values), volume)
         for step, label in enumerate(prediction.steps, 1):
-            self._write_map(self.root / f"steps/step_{step}" / name, np.asarray(label), volume)
-        self._write_map(self.label_path(case_id), np.asarray(prediction.label), volume)
+            path = self._ready(self.root / f"steps/step_{step}" / name)
+            write_like(path, np.asarray(label), volume, names)
+        write_like(self.label_path(case_id), np.asarray(prediction.label), volume, names)
         self.record["seconds"][case_id] = round(seconds, 3)
         self.record["contents"][case_id] = self._contents.pop(case_id)
         self._note_done(case_id)
@@ -182,10 +185,11 @@ class PredictionFolder:
         """Existing files of cases, also those that the present options do not write."""
         folders = [self.root, self.root / "entropy", self.root / "disagreement"]
         folders += sorted(self.root.glob("steps/step_*"))
-        names = {case_id: self._names[case_id] for case_id in case_ids}
+        own = [self._names[case_id] for case_id in case_ids]
+        names = dict.fromkeys(n for name in own for n in (name, map_name(name)))
         # Label maps come first, so that a case whose deletion is interrupted is not done.
-        files = [folder / name for folder in folders for name in names.values()]
-        files += [self.root / f"{case_id}.npz" for case_id in names]
+        files = [folder / name for folder in folders for name in names]
+        files += [self.root / f"{case_id}.npz" for case_id in case_ids]
         return [file for file in files if file.exists()]
 
     def _delete(self, files: Iterable[Path]) -> None:
@@ -262,9 +266,9 @@ class PredictionFolder:
         grey: np.ndarray[Any, Any] = np.rint(np.clip(array / largest, 0, 1) * 65535)
         return grey.astype(np.uint16)
 
-    def _write_map(self, path: Path, array: np.ndarray[Any, Any], volume: Volume) -> None:
+    def _ready(self, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_like(path, array, volume)
+        return path
 
 
 def process_cases(

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from recycleseg.classes import Labels
 from recycleseg.data.preprocess import preprocess_image
-from recycleseg.data.volumes import Volume, file_ending, read_volume, write_like
+from recycleseg.data.volumes import Volume, case_name, read_image, write_like
 from recycleseg.prediction.model import Model
 from recycleseg.prediction.native import Prepared, to_native
 from recycleseg.prediction.postprocess import cleaned
@@ -34,6 +35,7 @@ class Prediction:
         steps: label map (*S) uint8 after each sampling step, post-processed in the same way; the
             last one is `label`.
         volume: the image file, which gives the grid.
+        names: foreground name -> label value, or values of a region.
     """
 
     label: Tensor
@@ -42,13 +44,15 @@ class Prediction:
     disagreement: Tensor | None
     steps: tuple[Tensor, ...]
     volume: Volume
+    names: Labels | None = None
 
     def save(self, path: Path | str) -> None:
         """Write the label on the image's grid, in the format that the ending of `path` tells.
 
-        A NIfTI file keeps the image's affines and their codes; a PNG keeps its pixel size.
+        A NIfTI file keeps the image's affines and their codes; a PNG keeps its pixel size. With
+        .dcm, the label map of a DICOM series becomes a DICOM-SEG file.
         """
-        write_like(path, self.label.numpy(), self.volume)
+        write_like(path, self.label.numpy(), self.volume, self.names)
 
 
 class Predictor:
@@ -134,7 +138,7 @@ class Predictor:
         if return_steps and number > 1:
             raise ValueError(f"return_steps: expected one model, got {number}")
         paths = [Path(p) for p in ([images] if isinstance(images, (str, Path)) else images)]
-        volumes = [read_volume(path) for path in paths]
+        volumes = read_image(paths, len(self.models[0].plan.channel_names))
         results: list[Prepared] = []
         steps: list[Tensor] = []
         for index, model in enumerate(self.models):
@@ -161,6 +165,7 @@ class Predictor:
             native.disagreement,
             steps=tuple(steps),
             volume=volumes[0],
+            names=self.models[0].plan.classes.foreground,
         )
 
     def _cleaned(self, label: Tensor) -> Tensor:
@@ -175,7 +180,7 @@ def case_id_of(paths: Sequence[Path]) -> str:
     Args:
         paths: the images of the case, one per channel.
     """
-    name = paths[0].name.removesuffix(file_ending(paths[0]))
+    name = case_name(paths[0])
     return re.sub(r"_\d{4}$" if len(paths) > 1 else "_0000$", "", name)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from recycleseg.classes import max_entropy, parse_labels
+from recycleseg.data.volumes import map_name
 from recycleseg.evaluation import Comparison, FolderScores
 from recycleseg.evaluation.compare import METHOD
 from recycleseg.evaluation.labels import predicted_labels
@@ -264,7 +265,7 @@ def _case_cards(
     for number in (*worst, *best):
         case_id = scores.case_ids[number]
         prediction = scores.prediction_files[case_id]
-        entropy = prediction.parent / "entropy" / prediction.name
+        entropy = prediction.parent / "entropy" / map_name(prediction.name)
         overlay, note = None, ""
         try:
             overlay = overlays.draw_overlay(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from PIL import Image
 
 from recycleseg.classes import Labels
 from recycleseg.data.geometry import Orientation
-from recycleseg.data.volumes import PixelSize, read_volume, sized
+from recycleseg.data.volumes import PixelSize, Volume, read_image, read_label, read_volume, sized
 from recycleseg.files import FileError
 from recycleseg.report.figures import PALETTE
 from recycleseg.report.planes import VIEWS_2D, VIEWS_3D, View, as_viewed, busiest_slice, slice_of
@@ -150,7 +150,7 @@ def _read_case(
     entropy: Path | None,
     max_entropy: float,
 ) -> tuple[_Case, str]:
-    volume = sized(read_volume(prediction), pixel_size)
+    volume = sized(read_label(prediction), pixel_size)
     shape, dims = volume.array.shape, volume.array.ndim
     orientation = Orientation.of(volume.affine, dims)
     notes = []
@@ -159,9 +159,9 @@ def _read_case(
         """The array in canonical axes, turned as radiologists view it."""
         return as_viewed(np.flip(array, orientation.flipped).transpose(orientation.permutation))
 
-    def read(path: Path, what: str) -> Map | None:
+    def read(path: Path, what: str, reader: Callable[[Path], Volume]) -> Map | None:
         try:
-            array = read_volume(path).array
+            array = reader(path).array
         except FileError as error:
             notes.append(f"{what} not shown: {error}")
             return None
@@ -170,9 +170,9 @@ def _read_case(
             return None
         return upright(array)
 
-    ref = sized(read_volume(reference), pixel_size)
-    image = read(images[0], "image") if images else None
-    uncertain = read(entropy, "uncertainty") if entropy is not None else None
+    ref = sized(read_label(reference), pixel_size)
+    image = read(images[0], "image", lambda path: read_image([path])[0]) if images else None
+    uncertain = read(entropy, "uncertainty", read_volume) if entropy is not None else None
     if uncertain is not None:
         greatest = 65535.0 if dims == 2 else max_entropy
         uncertain = np.clip(uncertain / greatest, 0.0, 1.0)

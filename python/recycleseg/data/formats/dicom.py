@@ -1,0 +1,95 @@
+"""DICOM: a folder with one series is a volume; a file may hold one too, or a segmentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recycleseg.data.formats.dicom_seg import read_dicom_seg
+from recycleseg.data.formats.dicom_slices import (
+    SEGMENTATIONS,
+    Slice,
+    affine_of,
+    find_slices,
+    position_of,
+    sorted_slices,
+    volume_of,
+)
+from recycleseg.data.formats.extra import needed
+from recycleseg.data.formats.volume import Array, Content, Volume
+from recycleseg.files import FileError
+
+
+def read_dicom(path: Path, content: Content) -> list[Volume]:
+    """The volume (x, y, z) of a series, of a file with several frames, or of a segmentation.
+
+    The axes are right to left by columns, then rows, then slices along the normal of their plane.
+    Values are rescaled by slope and intercept.
+    """
+    if path.is_dir():
+        needed("highdicom", path)  # writes the result, so its absence must be noticed before
+        return [_read_series(path)]
+    header = needed("pydicom", path).dcmread(path, stop_before_pixels=True)
+    if header.get("SOPClassUID") in SEGMENTATIONS:
+        return [read_dicom_seg(path)]
+    if int(header.get("NumberOfFrames", 1)) > 1:
+        return [_of_frames(path, needed("highdicom", path).imread(path).get_volume())]
+    return [_stack(path, sorted_slices(path, [Slice(path, header, position_of(path, header))]))]
+
+
+def _read_series(folder: Path) -> Volume:
+    slices = find_slices(folder)
+    if int(slices[0].header.get("NumberOfFrames", 1)) == 1:
+        return _stack(folder, slices)
+    if len(slices) > 1:
+        raise FileError(f"{folder}: expected one file of several frames, got {len(slices)}")
+    return _of_frames(folder, needed("highdicom", folder).imread(slices[0].path).get_volume())
+
+
+def _stack(path: Path, slices: list[Slice]) -> Volume:
+    return volume_of(path, np.stack([_pixels(part.path) for part in slices]), affine_of(slices))
+
+
+def _pixels(path: Path) -> Array:
+    """Rescaled values (rows, columns) of a file with one frame."""
+    pydicom = needed("pydicom", path)
+    image = pydicom.dcmread(path)
+    syntax = image.file_meta.TransferSyntaxUID
+    try:
+        if syntax.is_compressed and not pydicom.pixels.get_decoder(syntax).is_available:
+            return _decoded_by_itk(path)
+        stored = image.pixel_array
+    except (AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise FileError(f"{path}: expected a whole DICOM file, got: {reason}") from error
+    if "ModalityLUTSequence" in image:
+        return np.asarray(pydicom.pixels.apply_modality_lut(stored, image))
+    slope, intercept = (
+        float(default if image.get(name) is None else image[name].value)
+        for name, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
+    )
+    if slope.is_integer() and intercept.is_integer():
+        return np.asarray(stored.astype(np.int32) * int(slope) + int(intercept))
+    return np.asarray(stored * slope + intercept, dtype=np.float32)
+
+
+def _decoded_by_itk(path: Path) -> Array:
+    """As `_pixels`; pydicom needs further libraries for some compressions, ITK brings its own."""
+    sitk = needed("SimpleITK", path)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    array = np.asarray(sitk.GetArrayFromImage(reader.Execute()))
+    return array.reshape(array.shape[-2:])
+
+
+def _of_frames(path: Path, volume: Any) -> Volume:
+    """A volume of highdicom, whose axes are slices, rows and columns."""
+    array, affine = volume.array, np.array(volume.affine)[:, [2, 1, 0, 3]]
+    if np.linalg.det(affine[:3, :3]) < 0:  # slices against the normal of their plane
+        affine[:3, 3] += affine[:3, 2] * (len(array) - 1)
+        affine[:3, 2] *= -1
+        array = array[::-1]
+    return volume_of(path, array, affine)
