@@ -285,6 +285,7 @@ def test_is_a_well_formed_operator(
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 20, device=device, requires_grad=True)
     label = torch.randint(3, (2, 20), device=device) if exclusive else logits.detach().sigmoid()
-    opcheck(dice_loss_fwd, (logits, label, exclusive, 2.0))
     grad_sums = torch.randn(2, 11, device=device)
-    opcheck(dice_loss_bwd, (grad_sums, logits.detach(), label, exclusive, 2.0))
+    for known in (None, torch.rand(2, 20, device=device) < 0.5):
+        opcheck(dice_loss_fwd, (logits, label, known, exclusive, 2.0))
+        opcheck(dice_loss_bwd, (grad_sums, logits.detach(), label, known, exclusive, 2.0))

@@ -163,7 +163,7 @@ def _other_scores(scores: FolderScores, options: Namespace, console: Console) ->
     other = Path(options.compare)
     if (other / "metrics.csv").is_file():
         return read_evaluation(other)
-    return _scores_of(other, options, scores.labels, console)
+    return _scores_of(other, options, scores.all_labels, console)
 
 
 def _write_scores(out: Path, scores: FolderScores) -> None:
@@ -188,6 +188,7 @@ def _write_report(
         "reference": options.ref,
         "tolerance": ", ".join(f"{t:g} mm" for t in settings["tolerances_mm"]),
         "surfaces": ", ".join(settings["definitions"]),
+        **({} if scores.ignore_label is None else {"ignored": f"label {scores.ignore_label}"}),
     }
     write_report(
         Path(options.out) / "report.html",

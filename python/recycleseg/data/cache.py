@@ -31,7 +31,7 @@ from recycleseg.files import read_json_object, write_json, written_whole
 from recycleseg.progress import Progress, followed
 
 # Raise it with every change of the code that gives other arrays for the same files.
-_VERSION = 5
+_VERSION = 6
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from recycleseg.classes import Classes
 from recycleseg.data.layout import Case, Dataset, dataset_error
 from recycleseg.data.volumes import Volume, read_volume
 from recycleseg.files import FileError, shortened
@@ -27,7 +28,8 @@ class CaseFacts:
     Attributes:
         spacing: mm along the axes of the file, as in `Volume`.
         affine: (4, 4) of the first channel; None for PNG.
-        foreground: (C, N) float32 intensities at up to 10 000 foreground voxels.
+        foreground: (C, N) float32 intensities at up to 10 000 foreground voxels, without ignored
+            ones.
     """
 
     spacing: tuple[float, ...]
@@ -115,12 +117,13 @@ def _inspect_case(case: Case, dataset: Dataset) -> CaseFacts | list[str]:
         problems.append(str(error))
     problems.extend(image_problems(volumes, dataset.spatial_dims))
     if label is not None:
-        problems.extend(_label_problems(label, dataset.classes.values))
+        problems.extend(_label_problems(label, dataset.classes.values_in_files))
         if volumes:
             problems.extend(grid_problems(label, volumes[0]))
     if problems or label is None:
         return problems
-    return CaseFacts(volumes[0].spacing, volumes[0].affine, _foreground_samples(volumes, label))
+    foreground = _foreground_samples(volumes, label, dataset.classes)
+    return CaseFacts(volumes[0].spacing, volumes[0].affine, foreground)
 
 
 def grid_problems(volume: Volume, reference: Volume, *, there: str = "") -> list[str]:
@@ -165,7 +168,12 @@ def _label_problems(label: Volume, known: range) -> list[str]:
     ]
 
 
-def _foreground_samples(volumes: Sequence[Volume], label: Volume) -> np.ndarray[Any, Any]:
-    voxels = np.flatnonzero(label.array)
+def _foreground_samples(
+    volumes: Sequence[Volume], label: Volume, classes: Classes
+) -> np.ndarray[Any, Any]:
+    inside = label.array != 0
+    if classes.ignore_label is not None:
+        inside &= label.array != classes.ignore_label
+    voxels = np.flatnonzero(inside)
     step = -(-len(voxels) // _SAMPLES_PER_CASE) or 1
     return np.stack([v.array.reshape(-1)[voxels[::step]].astype(np.float32) for v in volumes])

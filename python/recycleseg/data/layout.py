@@ -1,6 +1,6 @@
 """Data sets in the nnU-Net raw layout: which cases there are, their classes and their split.
 
-ROOT/dataset.json                 channel_names, labels, file_ending
+ROOT/dataset.json                 channel_names, labels, file_ending; regions_class_order
 ROOT/imagesTr/CASE_0000.nii.gz    one file per channel
 ROOT/labelsTr/CASE.nii.gz
 ROOT/split.json                   optional {"train": [...], "val": [...], "test": [...]}
@@ -90,7 +90,8 @@ def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
         problems.append(f"dataset.json: file_ending: expected one of {known}, got {ending!r}")
         raise dataset_error(root, problems)
     try:
-        classes = Classes.of(description.get("labels"), "dataset.json")
+        order = description.get("regions_class_order")
+        classes = Classes.of(description.get("labels"), "dataset.json", order)
     except FileError as error:
         problems.append(str(error))
     cases = _find_cases(root, ending, len(channel_names), problems)

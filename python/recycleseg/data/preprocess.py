@@ -137,18 +137,22 @@ class Plan:
             **{name: value for name, value in asdict(self).items() if name != "classes"},
             "class_names": self.classes.names,
             "regions": self.classes.regions,
+            "regions_class_order": self.classes.regions_class_order,
+            "ignore_label": self.classes.ignore_label,
             "label_values": tuple(self.classes.values),
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
         """Inverse of `to_dict`, also for values from JSON."""
-        regions = values["regions"]
+        regions, order = values["regions"], values.get("regions_class_order")
         return cls(
             channel_names=tuple(values["channel_names"]),
             classes=Classes(
                 tuple(values["class_names"]),
                 None if regions is None else tuple(map(tuple, regions)),
+                None if order is None else tuple(order),
+                values.get("ignore_label"),
             ),
             spatial_dims=values["spatial_dims"],
             spacing=None if values["spacing"] is None else tuple(values["spacing"]),
@@ -166,7 +170,8 @@ class PreparedCase:
     Attributes:
         case_id: name of the case.
         image: (C, *S) float32, normalised.
-        label: (*S) uint8 label values, or (C, *S) uint8 masks of overlapping regions, or None.
+        label: target of the classes, (*S) uint8 label values or (C, *S) uint8 masks of overlapping
+            regions, with IGNORED voxels if there is an ignore label; or None.
         spacing: voxel size in mm of the prepared grid.
         native_shape: shape of the file, in its own axis order.
         orientation: from the file's axes to those of the prepared grid, if `upright` is None.
@@ -276,13 +281,14 @@ def preprocess_image(volumes: Sequence[Volume], plan: Plan, *, case_id: str = ""
 
 
 def preprocess_label(volume: Volume, case: PreparedCase, plan: Plan) -> Tensor:
-    """Label of a case on its prepared grid: (*S) uint8, or (C, *S) for overlapping regions."""
-    values = torch.from_numpy(volume.array.astype(np.uint8))
+    """Target of a case on its prepared grid: (*S) uint8, or (C, *S) for overlapping regions."""
+    label = torch.from_numpy(volume.array.astype(np.uint8))
+    values = plan.classes.values_in_files
     if case.upright is not None:
-        label = case.upright.sample_label(values, plan.classes.values)
+        label = case.upright.sample_label(label, values)
     else:
-        canonical = case.orientation.apply(values[None])[0]
-        label = resample_label(canonical, case.image.shape[1:], plan.classes.values)
+        canonical = case.orientation.apply(label[None])[0]
+        label = resample_label(canonical, case.image.shape[1:], values)
     return plan.classes.target(label)
 
 
@@ -326,7 +332,7 @@ def restore(probs: Tensor, case: PreparedCase, rows: slice = slice(None)) -> Ten
 
 
 def native_label(case: PreparedCase) -> Tensor:
-    """The label on the file's own grid: (*native_shape) uint8, or masks (C, *native_shape).
+    """The target on the file's own grid: (*native_shape) uint8, or masks (C, *native_shape).
 
     Raises:
         ValueError: the case has no label.

@@ -81,6 +81,7 @@ def read_evaluation(folder: Path) -> FolderScores:
         prediction_files={c: pred for c, (pred, _) in zip(case_ids, files, strict=True)},
         reference_files={c: ref for c, (_, ref) in zip(case_ids, files, strict=True)},
         prediction_root=files[0][0].parent,
+        ignore_label=settings.get("ignore_label"),
     )
 
 

@@ -268,6 +268,7 @@ def _case_cards(
                 prediction,
                 scores.reference_files[case_id],
                 scores.labels,
+                ignore_label=scores.ignore_label,
                 images=images.get(case_id, ()),
                 entropy=entropy if entropy.is_file() else None,
                 max_entropy=greatest,

@@ -90,12 +90,13 @@ def plan_table(
     dataset = data.dataset
     shapes = [data.shapes[case_id] for case_id in dataset.split["train"]]
     padded = sum(any(map(lt, shape, patch_size)) for shape in shapes)
-    optim = config.optim
+    optim, ignored = config.optim, dataset.classes.ignore_label
     rows = {
         "data set": f"{dataset.name} ({dataset.root})",
         "cases": ", ".join(f"{name} {len(cases)}" for name, cases in dataset.split.items()),
         "classes": ", ".join(dataset.classes.names)
-        + ("" if dataset.classes.exclusive else " (overlapping)"),
+        + ("" if dataset.classes.exclusive else " (overlapping)")
+        + ("" if ignored is None else f"; label {ignored} is ignored"),
         "channels": ", ".join(dataset.channel_names),
         "spacing": " x ".join(f"{size:g}" for size in data.spacing) + " mm",
         "patch": " x ".join(map(str, patch_size))
@@ -134,7 +135,8 @@ class PictureMaker:
             assert case.label is not None  # preprocessing refuses training data without labels
             counts = {case.case_id: evaluation.counts[case.case_id]}
             dice = Evaluation(evaluation.class_names, counts).by_step()
-            truth = self._classes.label_map(case.label)
+            target, _ = self._classes.split(case.label)
+            truth = self._classes.label_map(target)
             rows.append(StepsRow(case.case_id, case.image[0], truth, maps, dice))
         aspect = spacing[0] / spacing[1] if len(spacing) == 2 else spacing[1] / spacing[0]
         save_steps_figure(path, rows, aspect=aspect)

@@ -258,11 +258,12 @@ class Trainer:
             spacing=self.data.spacing,
             generator=self.augment_generator,
         )
+        label, known = self.dataset.classes.split(label, dim=1)
         if isinstance(self.strategy, Supervised):
-            return self.loss_step(self.forward, image, label)
+            return self.loss_step(self.forward, image, label, None, known)
         shape = (len(image), len(self.dataset.classes), *self.patch_size)
         draws = make_draws(self.strategy, self.timesteps, self.generator, shape)
-        return self.loss_step(self.forward, image, label, draws)
+        return self.loss_step(self.forward, image, label, draws, known)
 
     def validate(self, logger: RunLogger) -> None:
         """Sample whole validation cases, log their Dice, and keep the best weights."""
