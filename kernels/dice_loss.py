@@ -269,7 +269,7 @@ def dice_loss_fwd(
 ) -> Tensor:
     """Sums (B, 3 C + 2) in float32 over logits (B, C, V) and label (B, V) or mask (B, C, V).
 
-    known: (B, V) bool, contiguous; None for all.
+    known: (B, V) uint8, contiguous, 0 where a voxel adds nothing; None for all.
     """
     batch, classes, num_voxels = logits.shape
     block, num_warps = launch_shape(classes)
@@ -284,7 +284,7 @@ def dice_loss_fwd(
     kernel[(batch * programs,)](
         logits,
         label,
-        _bytes(known),
+        known,
         rows,
         num_voxels,
         programs,
@@ -320,7 +320,7 @@ def dice_loss_bwd(
     kernel[(batch * programs,)](
         logits,
         label,
-        _bytes(known),
+        known,
         grad_sums.contiguous(),
         grad,
         num_voxels,
@@ -337,10 +337,6 @@ def dice_loss_bwd(
         num_warps=num_warps,
     )
     return grad
-
-
-def _bytes(known: Tensor | None) -> Tensor | None:
-    return None if known is None else known.view(torch.uint8)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -324,6 +324,6 @@ def test_is_a_well_formed_operator(
     logits = torch.randn(2, 3, 20, device=device, requires_grad=True)
     label = torch.randint(3, (2, 20), device=device) if exclusive else logits.detach().sigmoid()
     grad_sums = torch.randn(2, 11, device=device)
-    for known in (None, torch.rand(2, 20, device=device) < 0.5):
+    for known in (None, torch.randint(2, (2, 20), dtype=torch.uint8, device=device)):
         opcheck(dice_loss_fwd, (logits, label, known, exclusive, 2.0))
         opcheck(dice_loss_bwd, (grad_sums, logits.detach(), label, known, exclusive, 2.0))

@@ -236,7 +236,7 @@ def _dice_loss_triton(
     z = collapse_spatial(logits)
     target = collapse_spatial(label if is_mask else label.unsqueeze(1))
     target = target if is_mask else target.squeeze(1)
-    seen = None if known is None else known.flatten(1).contiguous()
+    seen = None if known is None else known.flatten(1).byte().contiguous()
     sums = dice_loss_fwd(z, target, seen, exclusive, float(gamma))
     overlap, probability, counts = sums[:, :-2].unflatten(1, (3, -1)).unbind(1)
     number = _num_known(logits, known)
