@@ -133,10 +133,12 @@ def test_keeps_the_dtype_of_its_arithmetic(target: str) -> None:
         assert all(a.equal(b) for a, b in zip(terms, expected, strict=True))
 
 
+@pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("target", TARGETS)
-def test_compiled_full_graph_equals_eager(target: str) -> None:
+def test_compiled_full_graph_equals_eager(target: str, sparse: bool) -> None:
     logits, label, kind = random_case((2, 3, 4, 5), target)
-    loss = lambda z: total(dice_loss(z, label, **kind))  # noqa: E731
+    known = label.reshape(2, -1, 4, 5)[:, 0] > 0 if sparse else None
+    loss = lambda z: total(dice_loss(z, label, known=known, **kind))  # noqa: E731
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     leaves = [logits.clone().requires_grad_() for _ in range(2)]
     for run, leaf in zip((compiled, loss), leaves, strict=True):
@@ -232,13 +234,15 @@ def test_gpu_equals_the_reference_in_float64(
 
 @pytest.mark.gpu
 @needs_gpu
+@pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("target", TARGETS)
-def test_gpu_compiled_full_graph_equals_eager(target: str) -> None:
+def test_gpu_compiled_full_graph_equals_eager(target: str, sparse: bool) -> None:
     logits, label, kind = random_case((2, 3, 20, 30), target)
     label = label.float().cuda() if label.is_floating_point() else label.cuda()
+    known = label.reshape(2, -1, 20, 30)[:, 0] > 0 if sparse else None
 
     def loss(z: Tensor) -> Tensor:
-        terms = dice_loss(2 * z, label, backend="triton", **kind)
+        terms = dice_loss(2 * z, label, known=known, backend="triton", **kind)
         return terms.dice.sum() + 20 * terms.focal.sum() + terms.cross_entropy.sum()
 
     leaves = [logits.float().cuda().requires_grad_() for _ in range(2)]
