@@ -43,6 +43,7 @@ def test_overlapping_regions(make_dataset: MakeDataset) -> None:
     assert not dataset.classes.exclusive
     assert dataset.classes.names == tuple(dataset.classes.foreground) == ("whole", "core")
     assert dataset.classes.regions == ((1, 2), (2,))
+    assert dataset.classes.regions_class_order == (1, 2)
     assert len(dataset.classes) == 2
     assert list(dataset.classes.values) == [0, 1, 2]
 
@@ -93,7 +94,11 @@ def test_folder_that_is_no_data_set(tmp_path: Path) -> None:
             {"labels": {"background": 0, **{f"c{value}": value for value in range(1, 257)}}},
             "labels: expected at most 256, got 257",
         ),
-        ({"labels": {"background": 0, "a": 1, "ignore": 2}}, 'expected no "ignore" label'),
+        ({"labels": {"background": 0, "a": 2, "ignore": 1}}, 'expected "ignore" as the highest'),
+        (
+            {"labels": {"background": 0, "a": [1, 2], "b": 2}, "regions_class_order": [1]},
+            "dataset.json: regions_class_order: expected 2 label values",
+        ),
     ],
 )
 def test_bad_description(make_dataset: MakeDataset, changes: dict[str, Any], message: str) -> None:
@@ -239,7 +244,7 @@ def test_description_with_a_byte_order_mark(make_dataset: MakeDataset, encoding:
 
 def test_all_problems_are_listed_at_once(make_dataset: MakeDataset) -> None:
     root = make_dataset(split={"train": ["c9"]})
-    change_description(root, labels={"background": 0, "a": 1, "ignore": 2})
+    change_description(root, labels={"background": 0, "a": 2, "ignore": 1})
     (root / "imagesTr/stray.nii.gz").touch()
     with pytest.raises(FileError, match=f"data set {root}: 3 problems\n") as error:
         read_dataset(root)

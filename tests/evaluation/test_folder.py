@@ -309,3 +309,36 @@ def test_folders_with_other_labels_are_refused(folders: tuple[Path, Path], tmp_p
     with pytest.raises(FileError, match=f"{other}: expected the labels of {pred}, .*'core': 2"):
         evaluate_folder([pred, other], ref)
     assert evaluate_folder([pred, other], ref, labels=LABELS).case_ids == ("c0", "c1", "c2", "c3")
+
+
+def test_ignored_voxels_count_nowhere(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    reference = cube_map()
+    reference[:4] = 3
+    for case in range(5):
+        write_map(ref / f"c{case}.nii.gz", reference)
+    labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
+    (ref.parent / "dataset.json").write_text(json.dumps({"labels": labels}))
+    found, given = evaluate_folder(pred, ref), evaluate_folder(pred, ref, labels=labels)
+    for scores in (found, given):
+        assert (scores.labels, scores.ignore_label) == (LABELS, 3)
+        assert scores.all_labels == {**LABELS, "ignore": 3}
+        assert scores.settings()["ignore_label"] == 3
+        assert scores.failed == {}
+    for case, label in enumerate((cube_map(), cube_map(shift=1), cube_map(core=False))):
+        known = np.arange(12).reshape(12, 1, 1) >= 4
+        alone = evaluate(label * known, cube_map() * known, spacing=SPACING, labels=LABELS)
+        for metric, values in alone.table.items():
+            np.testing.assert_array_equal(found.by_step[-1].table[metric][case], values[0])
+    assert found.by_step[-1].outcomes is not None
+    assert found.by_step[-1].outcomes.sum(-1).tolist() == [[8 * 8 * 8] * 2] * 3
+
+
+def test_ignored_values_are_for_references_alone(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    wrong = cube_map()
+    wrong[0, 0, 0] = 3
+    write_map(pred / "c1.nii.gz", wrong)
+    scores = evaluate_folder(pred, ref, labels={**LABELS, "ignore": 3})
+    message = f"{pred / 'c1.nii.gz'}: expected label values 0, 1, 2, got 3"
+    assert scores.failed == {"c1": message}

@@ -306,7 +306,7 @@ def test_presence_counts_each_case_once(evaluated: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        ({"background": 0, "shell": [1], "core": [2], "rim": [3]}, 3 * math.log(2)),
+        ({"background": 0, "whole": [1, 2, 3], "core": [2, 3], "rim": [3]}, 3 * math.log(2)),
         ({"background": 0}, math.log(3)),  # without a foreground, the evaluated labels count
         (None, math.log(3)),
     ],

@@ -185,7 +185,7 @@ def _other_scores(scores: FolderScores, options: Namespace, console: Console) ->
     others = tuple(map(Path, options.compare))
     if len(others) == 1 and (others[0] / "metrics.csv").is_file():
         return read_evaluation(others[0])
-    return _scores_of(others, options, scores.labels, console)
+    return _scores_of(others, options, scores.all_labels, console)
 
 
 def _write_scores(out: Path, scores: FolderScores) -> None:
@@ -210,6 +210,7 @@ def _write_report(
         "reference": options.ref,
         "tolerance": ", ".join(f"{t:g} {final.unit}" for t in final.tolerances_mm),
         "surfaces": ", ".join(final.definitions),
+        **({} if scores.ignore_label is None else {"ignored": f"label {scores.ignore_label}"}),
     }
     write_report(
         Path(options.out) / "report.html",

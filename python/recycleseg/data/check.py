@@ -38,6 +38,8 @@ class CaseFacts:
         foreground_box: (2, dims) int64 along canonical axes: the first voxel of all foreground,
             and the one after its last; None without foreground.
         screen_spacing: see `Volume`.
+
+    Ignored voxels are not foreground.
     """
 
     spacing: tuple[float, ...] | None
@@ -156,19 +158,22 @@ def _inspect_case(case: Case, dataset: Dataset, pixel_size: PixelSize) -> CaseFa
     counts: dict[float, int] = {}
     if label is not None:
         counts = value_counts(label.array)
-        problems.extend(_label_problems(label, counts, dataset.classes.values))
+        problems.extend(_label_problems(label, counts, dataset.classes.values_in_files))
         if volumes:
             problems.extend(grid_problems(label, volumes[0]))
     if problems or label is None:
         return problems
     orientation = Orientation.of(volumes[0].affine, dataset.spatial_dims)
+    inside = label.array != 0
+    if dataset.classes.ignore_label is not None:
+        inside &= label.array != dataset.classes.ignore_label
     return CaseFacts(
         spacing=volumes[0].spacing,
         affine=volumes[0].affine,
-        foreground=_foreground_samples(volumes, label),
+        foreground=_foreground_samples(volumes, inside),
         shape=tuple(label.array.shape[axis] for axis in orientation.permutation),
         class_voxels=_class_voxels(counts, dataset.classes),
-        foreground_box=_foreground_box(label.array, orientation),
+        foreground_box=_foreground_box(inside, orientation),
         screen_spacing=volumes[0].screen_spacing,
     )
 
@@ -239,13 +244,13 @@ def _class_voxels(counts: Mapping[float, int], classes: Classes) -> np.ndarray[A
 
 
 def _foreground_box(
-    label: np.ndarray[Any, Any], orientation: Orientation
+    inside: np.ndarray[Any, Any], orientation: Orientation
 ) -> np.ndarray[Any, Any] | None:
     """See `CaseFacts.foreground_box`."""
     ends = []
-    for axis, size in enumerate(label.shape):
-        others = tuple(other for other in range(label.ndim) if other != axis)
-        places = np.flatnonzero(label.any(axis=others))
+    for axis, size in enumerate(inside.shape):
+        others = tuple(other for other in range(inside.ndim) if other != axis)
+        places = np.flatnonzero(inside.any(axis=others))
         if len(places) == 0:
             return None
         low, high = int(places[0]), int(places[-1]) + 1
@@ -253,7 +258,9 @@ def _foreground_box(
     return np.transpose(np.array([ends[axis] for axis in orientation.permutation], np.int64))
 
 
-def _foreground_samples(volumes: Sequence[Volume], label: Volume) -> np.ndarray[Any, Any]:
-    voxels = np.flatnonzero(label.array)
+def _foreground_samples(
+    volumes: Sequence[Volume], inside: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    voxels = np.flatnonzero(inside)
     step = -(-len(voxels) // _SAMPLES_PER_CASE) or 1
     return np.stack([v.array.reshape(-1)[voxels[::step]].astype(np.float32) for v in volumes])

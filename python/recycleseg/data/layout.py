@@ -1,6 +1,6 @@
 """Data sets in the nnU-Net raw layout: which cases there are, their classes and their split.
 
-ROOT/dataset.json                 channel_names, labels, file_ending
+ROOT/dataset.json                 channel_names, labels, file_ending; regions_class_order
 ROOT/imagesTr/CASE_0000.nii.gz    one file (or folder with a DICOM series) per channel, or one
                                   file with all channels
 ROOT/labelsTr/CASE.nii.gz
@@ -109,7 +109,8 @@ def read_dataset(
         problems.append(f"dataset.json: file_ending: expected one of {known}, got {given!r}")
         raise dataset_error(root, problems)
     try:
-        classes = Classes.of(description.get("labels"), "dataset.json")
+        order = description.get("regions_class_order")
+        classes = Classes.of(description.get("labels"), "dataset.json", order)
     except FileError as error:
         problems.append(str(error))
     if "dataset" in description:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recycleseg.classes import Labels, parse_labels
+from recycleseg.classes import IGNORE, Labels, parse_labels, split_ignore
 from recycleseg.data.check import grid_problems
 from recycleseg.data.identity import content_hash
 from recycleseg.data.sizes import EVALUATION_OPTION, mixed_sizes, screen_note
@@ -41,6 +41,7 @@ class FolderScores:
         reference_files: case_id -> file of the reference.
         prediction_roots: folders of the predictions.
         pixel_size: which voxel sizes of the files count; see `recycleseg.data.volumes.sized`.
+        ignore_label: value of the reference's voxels that count nowhere, or None.
         failed: case_id -> why the case could not be evaluated. No other attribute has this case.
         notes: remarks for the user, one line each.
         reference_hashes: case_id -> hash of the reference's content, where it is known.
@@ -53,6 +54,7 @@ class FolderScores:
     reference_files: dict[str, Path]
     prediction_roots: tuple[Path, ...]
     pixel_size: PixelSize = "auto"
+    ignore_label: int | None = None
     failed: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     reference_hashes: dict[str, str] = field(default_factory=dict)
@@ -64,12 +66,20 @@ class FolderScores:
     def settings(self) -> dict[str, Any]:
         """The options that the values of the metrics depend on."""
         final = self.by_step[-1]
+        ignored = {} if self.ignore_label is None else {"ignore_label": self.ignore_label}
         return {
             f"tolerances_{final.unit}": list(final.tolerances_mm),
             "definitions": list(final.definitions),
             "percentile": final.percentile,
             "border_is_outside": final.border_is_outside,
+            **ignored,
         }
+
+    @property
+    def all_labels(self) -> Labels:
+        """`labels`, and the ignore label if there is one, as `evaluate_folder` takes them."""
+        ignore = {} if self.ignore_label is None else {IGNORE: self.ignore_label}
+        return {**self.labels, **ignore}
 
 
 def evaluate_folder(
@@ -96,7 +106,8 @@ def evaluate_folder(
             References without a prediction are left out. `pred/steps/step_1` ... hold the maps
             after each sampling step. Several folders of predictions, such as the folds of a
             cross-validation, are evaluated as one; their cases must differ.
-        labels: name -> value, or values of a region. None takes the names from predict.json or
+        labels: name -> value, or values of a region; see :func:`recycleseg.evaluate` for the
+            name "ignore". None takes the names from predict.json or
             dataset.json beside the maps; without these files, every value found is a label, named
             "1", "2", ...
         tolerance_mm, percentile, definitions, border_is_outside: see :func:`recycleseg.evaluate`.
@@ -162,10 +173,11 @@ def _gather(
 ) -> FolderScores:
     """The scores of all cases; a result that is text says why its case failed."""
     done = {case_id: r for case_id, r in results.items() if not isinstance(r, str)}
+    foreground, ignore_label = split_ignore(labels)
     notes.extend(_size_notes(pairs.roots[0], done))
     return FolderScores(
         case_ids=tuple(done),
-        labels=labels,
+        labels=foreground,
         by_step=tuple(
             Scores.join(step) for step in zip(*(r.by_step for r in done.values()), strict=True)
         ),
@@ -173,6 +185,7 @@ def _gather(
         reference_files={p.case_id: p.reference for p in pairs.cases if p.case_id in done},
         prediction_roots=pairs.roots,
         pixel_size=pixel_size,
+        ignore_label=ignore_label,
         reference_hashes={case_id: r.reference_hash for case_id, r in done.items()},
         failed={case_id: r for case_id, r in results.items() if isinstance(r, str)},
         notes=(*pairs.notes, *notes),
@@ -306,7 +319,8 @@ def _evaluate_case(
                 )
             )
         except ValueError as error:
-            unknown = _unknown_labels({path: pred, pair.reference: ref}, labels)
+            unknown = _unknown_labels(path, pred, split_ignore(labels)[0])
+            unknown += _unknown_labels(pair.reference, ref, labels)
             raise FileError("; ".join(unknown) or f"{path}: {error}") from error
     return _Result(
         tuple(by_step),
@@ -329,17 +343,13 @@ def _read_label(path: Path) -> tuple[Volume, NDArray[Any]]:
     return volume, np.require(array, requirements="W")
 
 
-def _unknown_labels(maps: Mapping[Path, NDArray[Any]], labels: Labels) -> list[str]:
-    """One line per map that holds a value which no label has."""
+def _unknown_labels(path: Path, array: NDArray[Any], labels: Labels) -> list[str]:
+    """One line if a map holds a value which no label has."""
     known = {0}
     for entry in labels.values():
         known.update(entry if isinstance(entry, tuple) else (entry,))
-    lines = []
-    for path, array in maps.items():
-        unknown = [value for value in np.unique(array).tolist() if value not in known]
-        if unknown:
-            lines.append(
-                f"{path}: expected label values {', '.join(map(str, sorted(known)))}, got "
-                f"{shortened(unknown)}"
-            )
-    return lines
+    unknown = [value for value in np.unique(array).tolist() if value not in known]
+    if not unknown:
+        return []
+    expected = ", ".join(map(str, sorted(known)))
+    return [f"{path}: expected label values {expected}, got {shortened(unknown)}"]

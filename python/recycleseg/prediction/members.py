@@ -129,9 +129,14 @@ def shared_classes(members: Sequence[Member], labels: Path | None) -> Classes:
     """
     if labels is not None:
         content = read_json_object(labels)
-        return Classes.of(content.get("labels", content), str(labels))
+        order = content.get("regions_class_order")
+        return Classes.of(content.get("labels", content), str(labels), order)
     found = {
-        member.described_by: Classes.of(member.description.get("labels"), str(member.described_by))
+        member.described_by: Classes.of(
+            member.description.get("labels"),
+            str(member.described_by),
+            member.description.get("regions_class_order"),
+        )
         for member in members
         if member.described_by is not None
     }
@@ -142,12 +147,17 @@ def shared_classes(members: Sequence[Member], labels: Path | None) -> Classes:
         )
     (first, classes), *others = found.items()
     for path, other in others:
-        if other != classes:
+        joined = classes.joined(other)
+        if joined is None:
             raise FileError(
-                f"{path}: expected labels {json.dumps(classes.labels)} as {first}, got "
-                f"{json.dumps(other.labels)}"
+                f"{path}: expected {_described(classes)} as {first}, got {_described(other)}"
             )
+        classes = joined
     return classes
+
+
+def _described(classes: Classes) -> str:
+    return ", ".join(f"{key} {json.dumps(entry)}" for key, entry in classes.description.items())
 
 
 def shared_cases(members: Sequence[Member], *, allow_missing: bool) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ def make_record(
         ],
         "options": {**_common(settings), **options},
         "dataset": {
-            "labels": plan.classes.labels,
+            **plan.classes.description,
             "channel_names": {str(c): name for c, name in enumerate(plan.channel_names)},
             "file_ending": file_ending,
         },
@@ -74,7 +74,7 @@ def make_ensemble_record(ensemble: Ensemble, *, environment: Mapping[str, Any]) 
         ],
         "options": {**asdict(ensemble.options), "method": ensemble.method},
         "dataset": {
-            "labels": ensemble.classes.labels,
+            **ensemble.classes.description,
             "channel_names": described.get("channel_names"),
             "file_ending": ending_of(next(iter(members[0].maps.values()))),
         },

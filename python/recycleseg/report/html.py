@@ -273,6 +273,7 @@ def _case_cards(
                 scores.reference_files[case_id],
                 scores.labels,
                 pixel_size=scores.pixel_size,
+                ignore_label=scores.ignore_label,
                 images=images.get(case_id, ()),
                 entropy=entropy if entropy.is_file() else None,
                 max_entropy=greatest,

@@ -6,7 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,7 @@ def draw_overlay(
     labels: Labels,
     *,
     pixel_size: PixelSize = "auto",
+    ignore_label: int | None = None,
     images: Sequence[Path] = (),
     entropy: Path | None = None,
     max_entropy: float = 1.0,
@@ -114,6 +115,7 @@ def draw_overlay(
         prediction, reference: label maps on the same grid.
         labels: name -> value, or values of a region.
         pixel_size: which voxel sizes of the label maps count; see `sized`.
+        ignore_label: where the reference has this value, neither map is shown.
         images: one file per channel; the first is shown. Without it the outlines are on black.
         entropy: file of the entropy in nats; in a PNG, 65535 stands for the greatest value.
         max_entropy: greatest possible entropy in nats.
@@ -122,6 +124,9 @@ def draw_overlay(
         FileError: a label map cannot be read.
     """
     case, note = _read_case(prediction, reference, pixel_size, images, entropy, max_entropy)
+    if ignore_label is not None:
+        known = case.ref != ignore_label
+        case = replace(case, pred=case.pred * known, ref=case.ref * known)
     centre, side = _field_of_view(case, labels)
     wrong = _any_label(case.pred, case.ref, labels)
     grey = _grey_range(case, centre, side)

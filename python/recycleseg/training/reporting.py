@@ -120,13 +120,14 @@ def plan_table(
     dataset = data.dataset
     shapes = [data.shapes[case_id] for case_id in dataset.split["train"]]
     padded = sum(any(map(lt, shape, patch_size)) for shape in shapes)
-    optim = config.optim
+    optim, ignored = config.optim, dataset.classes.ignore_label
     rows = {
         "data set": f"{dataset.name} ({dataset.root})",
         "cases": ", ".join(_count(dataset, name) for name in dataset.split),
         "split": dataset.split_source,
         "classes": ", ".join(dataset.classes.names)
-        + ("" if dataset.classes.exclusive else " (overlapping)"),
+        + ("" if dataset.classes.exclusive else " (overlapping)")
+        + ("" if ignored is None else f"; label {ignored} is ignored"),
         "channels": ", ".join(dataset.channel_names),
         "spacing": " x ".join(f"{size:g}" for size in data.spacing)
         + f" {data.plan.unit}"
@@ -208,10 +209,11 @@ class PictureMaker:
         for case, predictions in self._kept:
             assert case.label is not None  # preprocessing refuses training data without labels
             counts = {case.case_id: evaluation.counts[case.case_id]}
+            target, _ = self._classes.split(case.label)
             row = StepsRow(
                 case.case_id,
                 case.image[0],
-                self._numbers(case.label),
+                self._numbers(target),
                 predictions,
                 Evaluation(evaluation.class_names, counts).by_step(),
                 case.spacing or (1.0,) * (case.image.ndim - 1),

@@ -277,11 +277,12 @@ class Trainer:
         self.generator.manual_seed(seeds[0])
         torch.manual_seed(seeds[2])  # dropout
         image, label = self.batches(index, augment_seed=seeds[1])
+        label, known = self.dataset.classes.split(label, dim=1)
         if isinstance(self.strategy, Supervised):
-            return self.loss_step(self.forward, image, label)
+            return self.loss_step(self.forward, image, label, None, known)
         shape = (len(image), len(self.dataset.classes), *self.patch_size)
         draws = make_draws(self.strategy, self.timesteps, self.generator, shape)
-        return self.loss_step(self.forward, image, label, draws)
+        return self.loss_step(self.forward, image, label, draws, known)
 
     @property
     def _validation_cases(self) -> tuple[str, ...]:
