@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.pixel_sizes import write_png
 
 from recycleseg.cli.evaluate import main
 from recycleseg.data.volumes import read_volume, write_volume
@@ -78,6 +79,29 @@ def test_options(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFix
     assert summary["settings"]["definitions"] == ["surfel"]
     assert summary["class_names"] == {"(1, 2)": "all", "2": "tumour"}
     assert "surfel_nsd_2.5mm" in capsys.readouterr().out
+
+
+def test_lengths_of_images_without_size_are_in_pixels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label = np.zeros((20, 20), np.uint8)
+    label[4:12, 4:12] = 1
+    for case, dpi in enumerate((None, 72)):
+        write_png(tmp_path / f"pred/c{case}.png", np.roll(label, 1, axis=0), dpi)
+        write_png(tmp_path / f"ref/c{case}.png", label, dpi)
+    out = tmp_path / "out"
+    arguments = ["-p", str(tmp_path / "pred"), "-r", str(tmp_path / "ref"), "-o", str(out)]
+    assert main([*arguments, "--tolerance-mm", "1", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "no file gives a pixel size that counts, so all lengths are in pixels" in said
+    assert "1 of 2 cases give 72 or 96 dots per inch, the resolution of a screen" in said
+    assert "distances in pixels" in said and "nsd_2pixels" in said
+    table = (out / "metrics.csv").read_text()
+    assert "pred_area_pixels" in table and "mm" not in table
+    assert json.loads((out / "summary.json").read_text())["settings"]["tolerances_pixels"] == [1, 2]
+    assert "1 pixels, 2 pixels" in (out / "report.html").read_text()
+    assert main([*arguments, "--pixel-size", "file", "--overwrite"]) == 2
+    assert "expected the size of the pixels in all cases or in none" in error_of(capsys)
 
 
 def test_steps_are_shown(
@@ -235,7 +259,7 @@ def test_the_report_gets_scores_images_and_comparison(
     first, second = calls
     assert first["images"] == second["images"] == {"c0": tuple(paths)}
     assert (first["comparison"].name_b, second["comparison"]) == ("perfect", None)
-    assert first["scores"].prediction_root == pred
+    assert first["scores"].prediction_roots == (pred,)
     assert all(isinstance(value, str) for value in first["details"].values())
     assert (tmp_path / "out/report.html").exists()
     assert main([*arguments, "--images", str(tmp_path / "data"), "--overwrite"]) == 2
@@ -252,3 +276,21 @@ def test_images_are_looked_for_before_the_evaluation(
     assert main([*arguments, "--images", str(tmp_path / "data")]) == 2
     assert "data: expected images c0_0000<ending> or c0<ending> of the cases" in error_of(capsys)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_ignore_label(arguments: list[str], pred: Path, ref: Path, tmp_path: Path) -> None:
+    for path in ref.glob("*.nii.gz"):
+        label = read_volume(path).array.copy()
+        label[:4] = 3
+        write_volume(path, label, spacing=(1.0, 1.0, 1.0))
+    labels = ["--labels", '{"organ": [1, 2], "tumour": 2, "ignore": 3}']
+    arguments = [*arguments, "--compare", str(pred), "--names", "a", "b", *labels]
+    arguments.remove("--no-report")
+    assert main(arguments) == 0
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["settings"]["ignore_label"] == 3
+    assert summary["class_names"] == {"(1, 2)": "organ", "2": "tumour"}
+    case = summary["metric_per_case"][0]["metrics"]["(1, 2)"]
+    # of 14x8x8 voxels the first four rows are ignored; rows 4 to 6 are in both, row 7 in pred alone
+    assert (case["TP"], case["FP"], case["FN"], case["TN"]) == (75, 25, 0, 540)
+    assert "label 3" in (tmp_path / "out/report.html").read_text(encoding="utf-8")

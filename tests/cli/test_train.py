@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from recycleseg.cli.train import build_parser, main, parse_command
+from recycleseg.data.splits import SplitRule
 from recycleseg.run.config import load_preset, preset_names
 
 
@@ -45,10 +46,19 @@ def test_options_win_over_files_over_the_preset(tmp_path: Path) -> None:
 
 def test_tuples_and_unions() -> None:
     arguments = ["--patch.size", "[40, 56, 40]", "--preprocess.spacing", "[1, 1, 2.5]"]
-    config = parse_command([*arguments, "--model.first_scale", "[2, 2, 1]"]).config
+    arguments += ["--model.scales", "[[2,2,1],2]", "--model.kernels", "[[3, 3, 1], 3, 3]"]
+    config = parse_command(arguments).config
     assert config.patch.size == (40, 56, 40)
     assert config.preprocess.spacing == (1.0, 1.0, 2.5)
-    assert config.model.first_scale == (2, 2, 1)
+    assert config.model.scales == ((2, 2, 1), 2)
+    assert config.model.kernels == ((3, 3, 1), 3, 3)
+
+
+@pytest.mark.parametrize(("given", "fold"), [("3", 3), ("all", "all"), ("null", None)])
+def test_split_options(given: str, fold: object) -> None:
+    arguments = ["--fold", given, "--group_by", "^p([0-9]+)", "--split_file", "x.json"]
+    rule = parse_command([*arguments, "--seed", "4"]).config.split_rule
+    assert rule == SplitRule(Path("x.json"), fold, "^p([0-9]+)", 4)
 
 
 def test_print_config_is_a_configuration_file(
@@ -101,11 +111,14 @@ def test_help_documents_every_option() -> None:
         (["--strategi", "standard"], "unknown option strategi; did you mean strategy?"),
         (["--preset", "tinny"], "preset: expected one of"),
         (["--optim.steps", "many"], "optim.steps"),
-        (["--optim.steps", "0"], "optim.steps: expected at least 1, got 0"),
-        (["--sampling.num_steps", "1"], "sampling.num_steps: expected 2 to"),
+        (["--optim.steps", "-1"], "optim.steps: expected at least 0, got -1"),
+        (["--time", "soon"], "time: expected a time such as 90s, 30m, 2h or 1d, got soon"),
+        (["--sampling.num_steps", "0"], "sampling.num_steps: expected 1 to"),
         (["--strategy", "recycle"], "strategy"),
         (["--resume", "--overwrite"], "expected at most one of them, got both"),
         (["--augment.rotation", "-5"], "augment.rotation: expected"),
+        (["--fold", "-1"], "fold: expected all or at least 0, got -1"),
+        (["--fold", "last"], "fold"),
         (["--preprocess.spacing", "[1, -1]"], "preprocess.spacing: expected positive mm"),
         (["--sampling.eta", "2"], "sampling.eta: expected 0 to 1, got 2.0"),
         (["--preset"], "expected one argument"),
@@ -140,7 +153,7 @@ def test_unwritable_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_interruption_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("recycleseg.cli.train.Trainer", interrupted)

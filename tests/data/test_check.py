@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from recycleseg.data.check import inspect_dataset
+from recycleseg.data.check import inspect_dataset, value_counts
 from recycleseg.data.layout import read_dataset
 from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.files import FileError
@@ -93,7 +93,34 @@ def test_sound_data_set_passes(root: Path) -> None:
 
 def test_label_without_foreground_passes(root: Path) -> None:
     rewrite(root / LABEL, np.zeros(SHAPE, np.uint8))
-    assert inspect_dataset(read_dataset(root))["c2"].foreground.shape == (2, 0)
+    facts = inspect_dataset(read_dataset(root))["c2"]
+    assert facts.foreground.shape == (2, 0)
+    assert facts.class_voxels.tolist() == [0, 0]
+    assert facts.foreground_box is None
+
+
+# Axes of the file: towards posterior, superior and left, so canonical axes are 2, 0, 1 of it.
+PSL = np.array([[0, 0, -2.0, 0], [-1.0, 0, 0, 0], [0, 3.0, 0, 0], [0, 0, 0, 1]])
+
+
+def test_facts_are_along_canonical_axes(make_dataset: MakeDataset) -> None:
+    root = make_dataset(affine=PSL, labels={"background": 0, "all": [1, 2], "core": [2]})
+    facts = inspect_dataset(read_dataset(root))["c0"]
+    label = nib.as_closest_canonical(nib.load(root / "labelsTr/c0.nii.gz")).get_fdata()
+    places = np.argwhere(label > 0)
+    assert facts.shape == label.shape == (5, 6, 7)
+    assert facts.class_voxels.tolist() == [(label > 0).sum(), (label == 2).sum()]
+    np.testing.assert_array_equal(facts.foreground_box, [places.min(0), places.max(0) + 1])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.uint16])
+def test_values_are_counted_as_by_numpy(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    highest = {np.uint8: 200, np.int16: 4095}.get(dtype, 9000)  # also beyond possible label values
+    label = rng.integers(-3 if dtype is np.float32 else 0, highest, (130, 100, 90)).astype(dtype)
+    values, counts = np.unique(label, return_counts=True)
+    assert value_counts(label) == dict(zip(values.tolist(), counts.tolist(), strict=True))
+    assert value_counts(label[:0]) == {}
 
 
 def test_affines_may_differ_by_rounding(root: Path) -> None:
@@ -139,3 +166,17 @@ def test_real_data_is_sound(data_root: Path, name: str) -> None:
     facts = inspect_dataset(dataset)
     assert len(facts) == len(dataset.cases)
     assert min(fact.foreground.shape[1] for fact in facts.values()) > 0
+
+
+def test_ignored_voxels_are_no_foreground(make_dataset: MakeDataset) -> None:
+    root = make_dataset(labels={"background": 0, "shell": 1, "ignore": 2})
+    facts = inspect_dataset(read_dataset(root))
+    label = read_volume(root / "labelsTr/c2.nii.gz").array
+    image = read_volume(root / "imagesTr/c2_0000.nii.gz").array
+    assert (label == 2).any()
+    np.testing.assert_array_equal(facts["c2"].foreground, image[label == 1][None])
+    rewrite(root / "labelsTr/c2.nii.gz", np.full((6, 7, 5), 3, np.uint8))
+    with pytest.raises(
+        FileError, match=r"expected label values \[0, 1, 2\] of dataset.json, got 3"
+    ):
+        inspect_dataset(read_dataset(root))

@@ -10,6 +10,7 @@ import pytest
 
 from recycleseg.data.inputs import find_cases, find_split_cases
 from recycleseg.data.layout import read_dataset
+from recycleseg.data.splits import SplitRule
 from recycleseg.files import FileError
 
 ONE, TWO = ("MRI",), ("T1", "T2")
@@ -173,5 +174,11 @@ def test_split_of_a_data_set(make_dataset: Callable[..., Path]) -> None:
 def test_split_that_the_training_drew(make_dataset: Callable[..., Path]) -> None:
     root = make_dataset(num_cases=9)
     for seed in (0, 1, 2):
-        cases = find_split_cases(root, "test", ONE, 3, seed=seed)
-        assert tuple(case.case_id for case in cases) == read_dataset(root, seed=seed).split["test"]
+        for rule, part in ((SplitRule(seed=seed), "test"), (SplitRule(fold=2, seed=seed), "val")):
+            cases = find_split_cases(root, part, ONE, 3, rule)
+            assert tuple(case.case_id for case in cases) == read_dataset(root, rule).split[part]
+
+
+def test_a_case_in_two_parts_is_predicted_once(make_dataset: Callable[..., Path]) -> None:
+    root = make_dataset(split={"train": ["c0", "c1"], "val": ["c0"]})
+    assert [case.case_id for case in find_split_cases(root, "all", ONE, 3)] == ["c0", "c1"]

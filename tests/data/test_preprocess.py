@@ -49,6 +49,19 @@ def plan_with(**changes: Any) -> Plan:
     return Plan(**(values | changes))
 
 
+def facts_of(
+    spacing: tuple[float, ...], affine: np.ndarray | None, foreground: np.ndarray
+) -> CaseFacts:
+    return CaseFacts(
+        spacing=spacing,
+        affine=affine,
+        foreground=foreground,
+        shape=(8, 8, 8),
+        class_voxels=np.zeros(2, np.int64),
+        foreground_box=None,
+    )
+
+
 def volume_of(array: np.ndarray, affine: np.ndarray | None = LSA) -> Volume:
     spacing = (0.5, 2.0, 1.0) if affine is not None else (1.0,) * array.ndim
     return Volume(array, spacing, affine, Path("scan.nii.gz"))
@@ -137,7 +150,7 @@ def test_intensity_follows_the_channel_name(make_dataset: MakeDataset) -> None:
     root = make_dataset(channels=("CT", "T1", "noNorm"), split={"train": ["c0", "c1"]})
     rng = np.random.default_rng(0)
     foreground = rng.normal(40.0, 100.0, (3, 5000)).astype(np.float32)
-    facts = {f"c{case}": CaseFacts((1.0,) * 3, None, foreground[:, case::2]) for case in range(2)}
+    facts = {f"c{case}": facts_of((1.0,) * 3, None, foreground[:, case::2]) for case in range(2)}
     ct, t1, raw = make_plan(read_dataset(root), PreprocessConfig(), facts).intensities
     low, high = np.percentile(foreground[0], (0.5, 99.5))
     assert ct.method == "ct"
@@ -153,7 +166,7 @@ def test_intensity_follows_the_channel_name(make_dataset: MakeDataset) -> None:
 
 def test_ct_needs_foreground(make_dataset: MakeDataset) -> None:
     dataset = read_dataset(make_dataset(channels=("CT",), split={"train": ["c0"]}))
-    facts = {"c0": CaseFacts((1.0,) * 3, None, np.zeros((1, 0), np.float32))}
+    facts = {"c0": facts_of((1.0,) * 3, None, np.zeros((1, 0), np.float32))}
     with pytest.raises(FileError, match="channel CT: expected foreground"):
         make_plan(dataset, PreprocessConfig(), facts)
 
@@ -164,10 +177,10 @@ def test_median_spacing_is_that_of_training_cases_in_canonical_order(
     dataset = read_dataset(make_dataset(split={"train": ["c0", "c1", "c2"], "val": ["c3"]}))
     none = np.zeros((1, 1), np.float32)
     facts = {
-        "c0": CaseFacts((1.0, 1.0, 3.0), np.eye(4), none),
-        "c1": CaseFacts((0.5, 2.0, 1.0), LSA, none),
-        "c2": CaseFacts((2.0, 0.7, 4.0), np.eye(4), none),
-        "c3": CaseFacts((9.0, 9.0, 9.0), np.eye(4), none),
+        "c0": facts_of((1.0, 1.0, 3.0), np.eye(4), none),
+        "c1": facts_of((0.5, 2.0, 1.0), LSA, none),
+        "c2": facts_of((2.0, 0.7, 4.0), np.eye(4), none),
+        "c3": facts_of((9.0, 9.0, 9.0), np.eye(4), none),
     }
     assert make_plan(dataset, PreprocessConfig(), facts).spacing == (1.0, 1.0, 3.0)
     assert make_plan(dataset, PreprocessConfig(spacing="native"), facts).spacing is None
@@ -299,9 +312,25 @@ def test_bad_config(options: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize("regions", [None, ((1, 2), (2,))])
+def test_ignored_voxels_stay_ignored(regions: Any) -> None:
+    """Also where the grid changes: there the value with the largest share of a voxel wins."""
+    names = ("background", "a", "b") if regions is None else ("whole", "core")
+    classes = Classes(names, regions, ignore_label=3)
+    label = np.repeat(np.array([[0, 3], [1, 3], [2, 3]], np.uint8), 2, axis=1)
+    image = volume_of(random_image((3, 4)), None)
+    for width, expected in ((4, [0, 0, 3, 3]), (2, [0, 3]), (8, [0] * 4 + [3] * 4)):
+        plan = plan_with(classes=classes, spatial_dims=2, shape=(3, width))
+        target = preprocess_label(volume_of(label, None), preprocess_image([image], plan), plan)
+        without, known = classes.split(target)
+        assert known is not None and known.tolist() == [[e != 3 for e in expected]] * 3
+        rows = [[row * (e != 3) for e in expected] for row in range(3)]
+        assert classes.label_map(without).tolist() == rows
+
+
+@pytest.mark.parametrize("regions", [None, ((1, 2), (2,))])
 def test_plan_survives_json(regions: Any) -> None:
     plan = plan_with(
-        classes=Classes(("a", "b"), regions),
+        classes=Classes(("a", "b"), regions, None if regions is None else (1, 2), 3),
         spacing=(0.1, 1 / 3, 2.0),
         shape=(4, 5, 6),
         intensities=(ChannelIntensity("ct", -150.3, 250.1, 1 / 7, 31.0),),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.evaluation.maps import SPACING, cube_map, write_map
+from tests.pixel_sizes import write_png
 
 from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.evaluation import evaluate_folder
@@ -26,7 +27,7 @@ def test_scores_are_those_of_evaluate(folders: tuple[Path, Path]) -> None:
     scores = evaluate_folder(pred, ref, labels=LABELS, **options)
     assert scores.case_ids == ("c0", "c1", "c2")
     assert scores.labels == LABELS
-    assert (scores.prediction_root, scores.failed) == (pred, {})
+    assert (scores.prediction_roots, scores.failed) == ((pred,), {})
     assert scores.prediction_files["c1"] == pred / "c1.nii.gz"
     assert scores.reference_files["c1"] == ref / "c1.nii.gz"
     (final,) = scores.by_step
@@ -192,14 +193,6 @@ def test_only_background_has_no_labels_to_find(tmp_path: Path) -> None:
         evaluate_folder(tmp_path / "pred", tmp_path / "ref")
 
 
-def write_png(path: Path, label: np.ndarray, spacing: float | None) -> None:
-    from PIL import Image
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    dpi = {} if spacing is None else {"dpi": (25.4 / spacing, 25.4 / spacing)}
-    Image.fromarray(label).save(path, **dpi)
-
-
 @pytest.mark.parametrize(
     ("pred_mm", "ref_mm", "expected"),
     [(None, 0.5, 0.5), (0.5, None, 0.5), (0.25, 0.25, 0.25), (None, None, 1.0)],
@@ -208,8 +201,8 @@ def test_pixel_size_is_that_of_either_file(
     tmp_path: Path, pred_mm: float | None, ref_mm: float | None, expected: float
 ) -> None:
     label = cube_map()[:, :, 4]
-    write_png(tmp_path / "pred/a.png", np.roll(label, 1, axis=0), pred_mm)
-    write_png(tmp_path / "ref/a.png", label, ref_mm)
+    write_png(tmp_path / "pred/a.png", np.roll(label, 1, axis=0), pred_mm and 25.4 / pred_mm)
+    write_png(tmp_path / "ref/a.png", label, ref_mm and 25.4 / ref_mm)
     scores = evaluate_folder(tmp_path / "pred", tmp_path / "ref", labels={"whole": (1, 2)})
     # A pHYs chunk holds whole pixels per metre.
     assert scores.by_step[0]["whole"]["hd"] == pytest.approx([expected], rel=1e-3)
@@ -221,6 +214,52 @@ def test_pixel_size_is_that_of_either_file(
     notes = {(None, None): (unknown,), (0.25, 0.25): ()}.get((pred_mm, ref_mm), (one,))
     assert scores.notes == notes
     assert scores.by_step[0].unit == ("pixels" if notes == (unknown,) else "mm")
+
+
+def write_pairs(root: Path, *dpi: tuple[float | None, float | None]) -> tuple[Path, Path]:
+    """A prediction and a reference with these dots per inch for each case."""
+    label = cube_map()[:, :, 4]
+    for case, (of_pred, of_ref) in enumerate(dpi):
+        write_png(root / f"pred/c{case}.png", np.roll(label, 1, axis=0), of_pred)
+        write_png(root / f"ref/c{case}.png", label, of_ref)
+    return root / "pred", root / "ref"
+
+
+def test_resolution_of_a_screen_is_no_pixel_size(tmp_path: Path) -> None:
+    folders = write_pairs(tmp_path, (72, 72), (None, None), (96, None))
+    scores = evaluate_folder(*folders, labels=LABELS)
+    assert scores.by_step[0].unit == "pixels"
+    np.testing.assert_array_equal(scores.by_step[0]["whole"]["hd"], [1.0, 1.0, 1.0])
+    assert scores.notes[1].startswith("2 of 3 cases give 72 or 96 dots per inch, the resolution of")
+    assert "use --pixel-size file, otherwise write the real size" in scores.notes[1]
+
+
+def test_a_screen_is_believed_if_asked(tmp_path: Path) -> None:
+    folders = write_pairs(tmp_path, (72, 72), (96, None))
+    scores = evaluate_folder(*folders, labels=LABELS, pixel_size="file")
+    # A file holds whole pixels per metre.
+    assert scores.by_step[0]["whole"]["hd"] == pytest.approx([25.4 / 72, 25.4 / 96], rel=1e-3)
+    assert (scores.by_step[0].unit, scores.pixel_size) == ("mm", "file")
+
+
+def test_cases_in_mm_and_in_pixels_have_no_mean(tmp_path: Path) -> None:
+    folders = write_pairs(tmp_path, (None, None), (300, 300), (72, None))
+    message = (
+        r"pred: expected the size of the pixels in all cases or in none, got 1 with it, such as "
+        r"c1, and 2 without, such as c0 \(1 give 72 or 96 dots per inch"
+    )
+    with pytest.raises(FileError, match=message):
+        evaluate_folder(*folders, labels=LABELS)
+    scores = evaluate_folder(*folders, labels=LABELS, pixel_size="ignore")
+    np.testing.assert_array_equal(scores.by_step[0]["whole"]["hd"], [1.0, 1.0, 1.0])
+
+
+def test_scans_can_be_counted_in_voxels(folders: tuple[Path, Path]) -> None:
+    scores = evaluate_folder(*folders, labels=LABELS, pixel_size="ignore").by_step[0]
+    expected = evaluate(cube_map(shift=1), cube_map(), spacing=None, labels=LABELS)
+    assert scores.unit == "pixels"
+    for metric, values in expected.table.items():
+        np.testing.assert_array_equal(scores.table[metric][1], values[0])
 
 
 def test_real_references_against_themselves(data_root: Path) -> None:
@@ -244,3 +283,62 @@ def test_cuda_agrees_with_the_cpu(folders: tuple[Path, Path]) -> None:
     for metric, values in on_cpu.table.items():
         # The device rounds distances to float32.
         np.testing.assert_allclose(on_gpu.table[metric], values, rtol=1e-6)
+
+
+def test_several_folders_score_as_one(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    pred, ref = folders
+    whole = evaluate_folder(pred, ref, labels=LABELS)
+    parts = (tmp_path / "fold0", tmp_path / "fold1")
+    for part in parts:
+        part.mkdir()
+    for number, case in enumerate(("c0", "c1", "c2")):
+        (pred / f"{case}.nii.gz").rename(parts[number % 2] / f"{case}.nii.gz")
+    scores = evaluate_folder(parts, ref, labels=LABELS)
+    assert scores.prediction_roots == parts
+    assert scores.case_ids == ("c0", "c2", "c1")
+    for metric, values in whole.by_step[0].table.items():
+        np.testing.assert_array_equal(scores.by_step[0].table[metric], values[[0, 2, 1]])
+
+
+def test_folders_with_other_labels_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    pred, ref = folders
+    other = tmp_path / "other"
+    write_map(other / "c3.nii.gz", cube_map())
+    for folder, labels in ((pred, {"rim": 1, "core": 2}), (other, {"core": 1, "rim": 2})):
+        (folder / "predict.json").write_text(json.dumps({"dataset": {"labels": labels}}))
+    with pytest.raises(FileError, match=f"{other}: expected the labels of {pred}, .*'core': 2"):
+        evaluate_folder([pred, other], ref)
+    assert evaluate_folder([pred, other], ref, labels=LABELS).case_ids == ("c0", "c1", "c2", "c3")
+
+
+def test_ignored_voxels_count_nowhere(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    reference = cube_map()
+    reference[:4] = 3
+    for case in range(5):
+        write_map(ref / f"c{case}.nii.gz", reference)
+    labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
+    (ref.parent / "dataset.json").write_text(json.dumps({"labels": labels}))
+    found, given = evaluate_folder(pred, ref), evaluate_folder(pred, ref, labels=labels)
+    for scores in (found, given):
+        assert (scores.labels, scores.ignore_label) == (LABELS, 3)
+        assert scores.all_labels == {**LABELS, "ignore": 3}
+        assert scores.settings()["ignore_label"] == 3
+        assert scores.failed == {}
+    for case, label in enumerate((cube_map(), cube_map(shift=1), cube_map(core=False))):
+        known = np.arange(12).reshape(12, 1, 1) >= 4
+        alone = evaluate(label * known, cube_map() * known, spacing=SPACING, labels=LABELS)
+        for metric, values in alone.table.items():
+            np.testing.assert_array_equal(found.by_step[-1].table[metric][case], values[0])
+    assert found.by_step[-1].outcomes is not None
+    assert found.by_step[-1].outcomes.sum(-1).tolist() == [[8 * 8 * 8] * 2] * 3
+
+
+def test_ignored_values_are_for_references_alone(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    wrong = cube_map()
+    wrong[0, 0, 0] = 3
+    write_map(pred / "c1.nii.gz", wrong)
+    scores = evaluate_folder(pred, ref, labels={**LABELS, "ignore": 3})
+    message = f"{pred / 'c1.nii.gz'}: expected label values 0, 1, 2, got 3"
+    assert scores.failed == {"c1": message}

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.evaluation.maps import cube_map, write_map
+from tests.pixel_sizes import write_png
 
-from recycleseg.evaluation import FolderScores, evaluate_folder, summarise_folder
+from recycleseg.evaluation import FolderScores, compare, evaluate_folder, summarise_folder
 from recycleseg.evaluation.table import metrics_csv, read_evaluation
 from recycleseg.files import FileError
 
@@ -58,11 +59,26 @@ def test_reading_back_gives_the_same_numbers(scores: FolderScores, evaluation: P
     assert read.settings() == scores.settings()
     assert read.prediction_files == scores.prediction_files
     assert read.reference_files == scores.reference_files
-    assert read.prediction_root == scores.prediction_root
+    assert read.prediction_roots == scores.prediction_roots
     for again, once in zip(read.by_step, scores.by_step, strict=True):
         assert list(again.table) == list(once.table)
         for metric, values in once.table.items():
             np.testing.assert_array_equal(again.table[metric], values)
+
+
+def test_reading_back_keeps_the_unit(tmp_path: Path) -> None:
+    for folder, shift in (("pred", 1), ("ref", 0)):
+        write_png(tmp_path / folder / "a.png", cube_map(shift)[:, :, 4], None)
+    scores = evaluate_folder(tmp_path / "pred", tmp_path / "ref", tolerance_mm=[1.0, 2.0])
+    table, summary = metrics_csv(scores), json.dumps(summarise_folder(scores))
+    assert '"unit": "pixels"' in summary
+    assert "mm" not in table and "mm" not in summary.replace("summary", "")
+    (tmp_path / "metrics.csv").write_text(table)
+    (tmp_path / "summary.json").write_text(summary)
+    read = read_evaluation(tmp_path)
+    assert read.by_step[-1].unit == "pixels"
+    assert read.settings() == scores.settings()
+    assert read.settings()["tolerances_pixels"] == [1.0, 2.0]
 
 
 def replaced(name: str, old: str, new: str) -> Callable[[Path], None]:
@@ -93,3 +109,16 @@ def test_what_is_no_evaluation(
     change(evaluation)
     with pytest.raises(FileError, match=message):
         read_evaluation(evaluation)
+
+
+def test_the_ignore_label_is_read_back(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    scores = evaluate_folder(*folders, labels={"whole": (1, 2), "ignore": 3})
+    (tmp_path / "metrics.csv").write_text(metrics_csv(scores))
+    (tmp_path / "summary.json").write_text(json.dumps(summarise_folder(scores)))
+    read = read_evaluation(tmp_path)
+    assert read.ignore_label == 3
+    assert read.all_labels == scores.all_labels == {"whole": (1, 2), "ignore": 3}
+    assert compare(read, scores).rows
+    plain = evaluate_folder(*folders, labels={"whole": (1, 2)})
+    with pytest.raises(ValueError, match="expected the same settings, got .*'ignore_label': 3"):
+        compare(scores, plain)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.pixel_sizes import set_dpi
 
 from recycleseg.data.probabilities import write_probabilities
 from recycleseg.data.volumes import read_volume, write_volume
@@ -176,6 +177,21 @@ def test_label_maps_of_overlapping_regions(tmp_path: Path) -> None:
     )
 
 
+def test_pixel_size_is_that_of_the_first_member_that_gives_it(tmp_path: Path) -> None:
+    label = label_of(random_probs(0, 2))
+    folders = [write_maps(tmp_path / name, {"c": label}, EXCLUSIVE) for name in "abc"]
+    set_dpi(folders[0] / "c.png", None)
+    vote = ensemble_of(*folders)("c")
+    assert vote.volume.spacing == SPACING[2]  # exact for whole pixels per metre
+    assert vote.volume.path == folders[0] / "c.png"
+    set_dpi(folders[1] / "c.png", 300)
+    with pytest.raises(FileError, match="c/c.png: expected pixel size"):
+        ensemble_of(*folders)("c")
+    for folder in folders:
+        set_dpi(folder / "c.png", None)
+    assert ensemble_of(*folders)("c").volume.spacing is None
+
+
 def test_cases_and_labels_that_members_share(tmp_path: Path) -> None:
     label = label_of(random_probs(0, 2))
     a = write_maps(tmp_path / "a", {"c1": label, "c2": label}, EXCLUSIVE)
@@ -191,6 +207,32 @@ def test_cases_and_labels_that_members_share(tmp_path: Path) -> None:
     other = write_maps(tmp_path / "o", {"c1": label}, {"background": 0, "lung": 1})
     with pytest.raises(FileError, match='o/dataset.json: expected labels .*liver.* as .*"lung"'):
         shared_classes([members[0], read_member(other)], None)
+
+
+def test_ignore_label_and_painting_order_of_the_members(tmp_path: Path) -> None:
+    probs = [random_probs(seed, 2, exclusive=False) for seed in range(2)]
+    labels = {**REGIONS, "ignore": 3}
+    folders = [
+        write_ours(tmp_path / "a", {"c": probs[0]}, REGIONS),  # of a data set of that time
+        write_foreign(tmp_path / "b", {"c": probs[1]}, labels),
+    ]
+    foreign = json.loads((folders[1] / "dataset.json").read_text())
+    foreign["regions_class_order"] = [2, 1]
+    (folders[1] / "dataset.json").write_text(json.dumps(foreign))
+    ensemble = ensemble_of(*folders)
+    made = make_ensemble_record(ensemble, environment={})
+    assert made["dataset"]["labels"] == labels
+    assert made["dataset"]["regions_class_order"] == [2, 1]
+    whole, core = (sum(p / 2 for p in pair) >= 0.5 for pair in zip(*probs, strict=True))
+    np.testing.assert_array_equal(ensemble("c").label, np.where(core, 1, np.where(whole, 2, 0)))
+    known = json.loads((folders[0] / "predict.json").read_text())
+    known["dataset"]["regions_class_order"] = [1, 2]
+    (folders[0] / "predict.json").write_text(json.dumps(known))
+    message = r"regions_class_order \[1, 2\] as .*regions_class_order \[2, 1\]"
+    with pytest.raises(FileError, match=message):
+        ensemble_of(*folders)
+    alone = ensemble_of(folders[0], labels=folders[1] / "dataset.json")
+    assert alone.classes.regions_class_order == (2, 1) and alone.classes.ignore_label == 3
 
 
 def test_record_and_images_that_members_know(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from recycleseg.classes import MAX_CLASSES, Classes
+from recycleseg.data.geometry import Orientation
 from recycleseg.data.layout import Case, Dataset, dataset_error
 from recycleseg.data.sizes import mixed_sizes
 from recycleseg.data.volumes import PixelSize, Volume, read_image, read_label, sized
@@ -19,6 +21,7 @@ from recycleseg.progress import Progress, followed
 # Enough for the percentiles of a data set; a case takes only kilobytes.
 _SAMPLES_PER_CASE = 10_000
 _LARGEST_VALUE = 1e37
+_COUNTED_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,22 @@ class CaseFacts:
         spacing: mm along the axes of the file; None if unknown.
         affine: (4, 4) of the first channel; None for PNG.
         foreground: (C, N) float32 intensities at up to 10 000 foreground voxels.
+        shape: number of voxels along canonical axes (see `Orientation`).
+        class_voxels: (F,) int64 voxels of each foreground class, in the order of
+            `Classes.foreground`; a voxel of several regions counts in each.
+        foreground_box: (2, dims) int64 along canonical axes: the first voxel of all foreground,
+            and the one after its last; None without foreground.
         screen_spacing: see `Volume`.
+
+    Ignored voxels are not foreground.
     """
 
     spacing: tuple[float, ...] | None
     affine: np.ndarray[Any, Any] | None
     foreground: np.ndarray[Any, Any]
+    shape: tuple[int, ...]
+    class_voxels: np.ndarray[Any, Any]
+    foreground_box: np.ndarray[Any, Any] | None
     screen_spacing: tuple[float, ...] | None = None
 
 
@@ -142,16 +155,25 @@ def _inspect_case(case: Case, dataset: Dataset, pixel_size: PixelSize) -> CaseFa
     except FileError as error:
         problems.append(str(error))
     problems.extend(image_problems(volumes, dataset.spatial_dims))
+    counts: dict[float, int] = {}
     if label is not None:
-        problems.extend(_label_problems(label, dataset.classes.values))
+        counts = value_counts(label.array)
+        problems.extend(_label_problems(label, counts, dataset.classes.values_in_files))
         if volumes:
             problems.extend(grid_problems(label, volumes[0]))
     if problems or label is None:
         return problems
+    orientation = Orientation.of(volumes[0].affine, dataset.spatial_dims)
+    inside = label.array != 0
+    if dataset.classes.ignore_label is not None:
+        inside &= label.array != dataset.classes.ignore_label
     return CaseFacts(
         spacing=volumes[0].spacing,
         affine=volumes[0].affine,
-        foreground=_foreground_samples(volumes, label),
+        foreground=_foreground_samples(volumes, inside),
+        shape=tuple(label.array.shape[axis] for axis in orientation.permutation),
+        class_voxels=_class_voxels(counts, dataset.classes),
+        foreground_box=_foreground_box(inside, orientation),
         screen_spacing=volumes[0].screen_spacing,
     )
 
@@ -189,8 +211,25 @@ def grid_problems(volume: Volume, reference: Volume, *, there: str = "") -> list
     return []
 
 
-def _label_problems(label: Volume, known: range) -> list[str]:
-    unknown = [value for value in np.unique(label.array).tolist() if value not in known]
+def value_counts(array: np.ndarray[Any, Any]) -> dict[float, int]:
+    """How often each value occurs in a label map (*S), by rising value."""
+    flat = array.reshape(-1)
+    if array.dtype.kind not in "bui" or array.size == 0 or not _are_indices(array):
+        values, counts = np.unique(flat, return_counts=True)
+        return dict(zip(values.tolist(), counts.tolist(), strict=True))
+    total = np.zeros(MAX_CLASSES, np.int64)
+    # bincount takes 8 bytes for every voxel, so a large map is counted in parts.
+    for start in range(0, flat.size, _COUNTED_AT_ONCE):
+        total += np.bincount(flat[start : start + _COUNTED_AT_ONCE], minlength=MAX_CLASSES)
+    return {int(value): int(total[value]) for value in np.flatnonzero(total)}
+
+
+def _are_indices(array: np.ndarray[Any, Any]) -> bool:
+    return bool(array.min() >= 0 and array.max() < MAX_CLASSES)
+
+
+def _label_problems(label: Volume, counts: Mapping[float, int], known: range) -> list[str]:
+    unknown = [value for value in counts if value not in known]
     if not unknown:
         return []
     return [
@@ -199,7 +238,29 @@ def _label_problems(label: Volume, known: range) -> list[str]:
     ]
 
 
-def _foreground_samples(volumes: Sequence[Volume], label: Volume) -> np.ndarray[Any, Any]:
-    voxels = np.flatnonzero(label.array)
+def _class_voxels(counts: Mapping[float, int], classes: Classes) -> np.ndarray[Any, Any]:
+    members = (v if isinstance(v, tuple) else (v,) for v in classes.foreground.values())
+    return np.array([sum(counts.get(v, 0) for v in values) for values in members], np.int64)
+
+
+def _foreground_box(
+    inside: np.ndarray[Any, Any], orientation: Orientation
+) -> np.ndarray[Any, Any] | None:
+    """See `CaseFacts.foreground_box`."""
+    ends = []
+    for axis, size in enumerate(inside.shape):
+        others = tuple(other for other in range(inside.ndim) if other != axis)
+        places = np.flatnonzero(inside.any(axis=others))
+        if len(places) == 0:
+            return None
+        low, high = int(places[0]), int(places[-1]) + 1
+        ends.append((size - high, size - low) if axis in orientation.flipped else (low, high))
+    return np.transpose(np.array([ends[axis] for axis in orientation.permutation], np.int64))
+
+
+def _foreground_samples(
+    volumes: Sequence[Volume], inside: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    voxels = np.flatnonzero(inside)
     step = -(-len(voxels) // _SAMPLES_PER_CASE) or 1
     return np.stack([v.array.reshape(-1)[voxels[::step]].astype(np.float32) for v in volumes])

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from recycleseg.data.layout import SPLITS, Case, read_dataset
+from recycleseg.data.layout import Case, read_dataset
+from recycleseg.data.split_files import SPLITS
+from recycleseg.data.splits import SplitRule
 from recycleseg.data.volumes import SPATIAL_DIMS, case_name, file_ending, is_series
 from recycleseg.files import FileError, listed
 
@@ -69,8 +71,7 @@ def find_split_cases(
     split: SplitName,
     channel_names: Sequence[str],
     spatial_dims: int,
-    *,
-    seed: int = 0,
+    rule: SplitRule = SplitRule(),  # noqa: B008
 ) -> tuple[Case, ...]:
     """Find the cases of one part of a data set in the nnU-Net raw layout, in its imagesTr.
 
@@ -79,7 +80,7 @@ def find_split_cases(
         split: the part.
         channel_names: one per channel.
         spatial_dims: 2 or 3.
-        seed: of the random split, if the data set has no split.json; see `read_dataset`.
+        rule: how the data set is split; see `choose_split`.
 
     Returns:
         The cases, sorted by id.
@@ -87,8 +88,9 @@ def find_split_cases(
     Raises:
         FileError: `root` is not a data set or has other channels or axes, a channel is missing,
             or the part has no case.
+        ValueError: the rule does not fit the data set.
     """
-    dataset = read_dataset(root, seed=seed)
+    dataset = read_dataset(root, rule)
     for name, expected, got in (
         ("channels", len(channel_names), len(dataset.channel_names)),
         ("axes", spatial_dims, dataset.spatial_dims),
@@ -96,7 +98,7 @@ def find_split_cases(
         if expected != got:
             raise FileError(f"{root}: expected images with {expected} {name}, got {got}")
     parts = SPLITS if split == "all" else (split,)
-    case_ids = sorted(case_id for part in parts for case_id in dataset.split[part])
+    case_ids = sorted({case_id for part in parts for case_id in dataset.split[part]})
     if not case_ids:
         raise FileError(f"{root}: expected cases in the {split} split, got none")
     cases = tuple(Case(name, dataset.cases[name].image_paths, None) for name in case_ids)

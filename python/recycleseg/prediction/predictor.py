@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,8 @@ def _check_same_task(first: Model, other: Model) -> None:
     tasks = [
         {
             "channel_names": model.plan.channel_names,
-            "classes": model.plan.classes.labels,
+            "classes": replace(model.plan.classes, ignore_label=None).labels,
+            "regions_class_order": model.plan.classes.regions_class_order,
             "spatial_dims": model.plan.spatial_dims,
         }
         for model in (first, other)

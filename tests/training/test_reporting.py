@@ -1,0 +1,87 @@
+"""A resumed run goes on with the same data wherever they are, and names what has changed."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from recycleseg.data.volumes import read_volume, write_volume
+from recycleseg.run.config import TrainConfig
+from recycleseg.training.trainer import Trainer
+
+
+@pytest.fixture
+def config(small_config: TrainConfig, tmp_path: Path) -> TrainConfig:
+    """A run on a data set of its own, which is begun."""
+    data = shutil.copytree(small_config.data or "", tmp_path / "data")
+    config = replace(small_config, data=str(data))
+    trainer(config).start(resume=False, overwrite=False)
+    return config
+
+
+def trainer(config: TrainConfig) -> Trainer:
+    return Trainer(config, console=Console(file=io.StringIO()))
+
+
+def resume(config: TrainConfig) -> None:
+    trainer(config).start(resume=True, overwrite=False)
+
+
+def moved(data: Path) -> str:
+    return str(data.rename(data.with_name("renamed")))
+
+
+def copied(data: Path) -> str:
+    return str(shutil.copytree(data, data.parent / "deep/copy", copy_function=shutil.copyfile))
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        lambda data: f"{data}/",
+        lambda data: os.path.relpath(data),
+        lambda data: f"{data.parent}/./data/../data",
+        moved,
+        copied,
+    ],
+)
+def test_the_same_data_go_on(config: TrainConfig, spelling: Callable[[Path], str]) -> None:
+    other = spelling(Path(config.data or ""))
+    assert other != config.data
+    resume(replace(config, data=other))
+    saved = json.loads((Path(config.out or "") / "dataset.json").read_text())
+    assert list(saved["contents"]) == [f"disc_{case}" for case in range(6)]
+
+
+def test_changed_cases_are_named(config: TrainConfig) -> None:
+    data = Path(config.data or "")
+    rng = np.random.default_rng(1)
+    for name, values in (("labelsTr/disc_4.png", 3), ("imagesTr/disc_1_0000.png", 256)):
+        volume = read_volume(data / name)
+        array = rng.integers(0, values, volume.array.shape).astype(np.uint8)
+        write_volume(data / name, array, spacing=volume.spacing)
+    with pytest.raises(ValueError, match="--resume: image of disc_1, label of disc_4 of the data"):
+        resume(config)
+
+
+def test_changed_test_cases_do_not_matter(config: TrainConfig) -> None:
+    path = Path(config.data or "") / "imagesTr/disc_7_0000.png"
+    shutil.copyfile(path.with_name("disc_6_0000.png"), path)
+    resume(config)
+
+
+def test_run_of_an_earlier_version_goes_on(config: TrainConfig) -> None:
+    path = Path(config.out or "") / "dataset.json"
+    saved = json.loads(path.read_text())
+    path.write_text(json.dumps({key: saved[key] for key in saved if key != "contents"}))
+    resume(config)
+    assert json.loads(path.read_text()) == saved
