@@ -70,7 +70,7 @@ def test_dicom_series_to_segmentation(tmp_path: Path, capsys: pytest.CaptureFixt
     assert ran(evaluate.main, *scores) == 0
     case = json.loads((tmp_path / "scores/summary.json").read_text())["metric_per_case"][0]
     assert all(values["Dice"] in (1.0, None) for values in case["metrics"].values())
-    assert "x not shown" not in (tmp_path / "scores/report.html").read_text()
+    assert "x not shown" not in (tmp_path / "scores/report.html").read_text(encoding="utf-8")
     assert ran(ensemble.main, "-i", out, "-o", tmp_path / "both") == 0
     np.testing.assert_array_equal(read_label(tmp_path / "both/x.nii.gz").array, label.array)
     Predictor.load(run)(tmp_path / "scans/x").save(tmp_path / "again.dcm")
