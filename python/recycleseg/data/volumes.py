@@ -14,9 +14,10 @@ from recycleseg.data.formats.dicom import read_dicom
 from recycleseg.data.formats.dicom_seg import write_dicom_seg
 from recycleseg.data.formats.dicom_slices import is_series
 from recycleseg.data.formats.itk import read_itk, write_itk
+from recycleseg.data.formats.metaimage import voxels_of_mhd
 from recycleseg.data.formats.nifti import read_nifti, write_nifti
 from recycleseg.data.formats.png import read_png, write_png
-from recycleseg.data.formats.tiff import read_tiff, tiff_dims, write_tiff
+from recycleseg.data.formats.tiff import files_beside_tiff, read_tiff, tiff_dims, write_tiff
 from recycleseg.data.formats.volume import Content, Names, Volume
 from recycleseg.files import FileError, shortened
 
@@ -26,6 +27,7 @@ __all__ = [
     "Volume",
     "case_name",
     "file_ending",
+    "files_beside",
     "is_series",
     "map_name",
     "read_image",
@@ -42,16 +44,24 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class _Format:
-    """A file format: numbers of axes, and functions that read all channels and write an array."""
+    """A file format.
+
+    Attributes:
+        dims: the numbers of axes that a file may have.
+        read: gives all channels.
+        write: writes one array on the grid of a volume.
+        beside: the other files that a file needs.
+    """
 
     dims: tuple[int, ...]
     read: Callable[[Path, Content], list[Volume]]
     write: Callable[[Path, np.ndarray[Any, Any], Volume, Names | None], None]
+    beside: Callable[[Path], list[Path]] = lambda path: []
 
 
 _DICOM = ".dcm"
 _NIFTI = _Format((3,), read_nifti, write_nifti)
-_TIFF = _Format((2, 3), read_tiff, write_tiff)
+_TIFF = _Format((2, 3), read_tiff, write_tiff, files_beside_tiff)
 _ITK = _Format((3,), read_itk, write_itk)
 _FORMATS = {
     ".nii.gz": _NIFTI,
@@ -60,7 +70,7 @@ _FORMATS = {
     ".tif": _TIFF,
     ".tiff": _TIFF,
     ".mha": _ITK,
-    ".mhd": _ITK,
+    ".mhd": _Format((3,), read_itk, write_itk, voxels_of_mhd),
     ".nrrd": _ITK,
     ".gipl": _ITK,
     _DICOM: _Format((3,), read_dicom, write_dicom_seg),
@@ -108,6 +118,16 @@ def spatial_dims_of(path: Path) -> int:
     """
     dims = SPATIAL_DIMS[file_ending(path)]
     return dims[0] if len(dims) == 1 else _from(path, tiff_dims)
+
+
+def files_beside(path: Path) -> list[Path]:
+    """The other files that an image needs: the voxels of .mhd, the voxel size of a 3D TIFF.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    format = _FORMATS.get(file_ending(path))
+    return [] if format is None else format.beside(path)
 
 
 def read_volume(path: Path | str) -> Volume:
