@@ -210,6 +210,10 @@ def test_compressed_and_several_frames(tmp_path: Path) -> None:
         volume = read_volume(path)
         np.testing.assert_array_equal(volume.array, expected.array)
         np.testing.assert_allclose(volume.affine, expected.affine, rtol=0, atol=1e-9)
+        write_like(tmp_path / "label.dcm", LABEL, volume)
+        label = read_label(tmp_path / "label.dcm")
+        np.testing.assert_array_equal(label.array, LABEL)
+        np.testing.assert_allclose(label.affine, expected.affine, rtol=0, atol=1e-9)
 
 
 def test_segmentation_refers_to_its_series(tmp_path: Path) -> None:
