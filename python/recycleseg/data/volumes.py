@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import nibabel as nib
 import numpy as np
 
+from recycleseg.data.formats.bmp import read_bmp, write_bmp
 from recycleseg.data.formats.dicom import read_dicom
 from recycleseg.data.formats.dicom_seg import write_dicom_seg
 from recycleseg.data.formats.dicom_slices import is_series
@@ -67,6 +68,7 @@ _FORMATS = {
     ".nii.gz": _NIFTI,
     ".nii": _NIFTI,
     ".png": _Format((2,), read_png, write_png),
+    ".bmp": _Format((2,), read_bmp, write_bmp),
     ".tif": _TIFF,
     ".tiff": _TIFF,
     ".mha": _ITK,
@@ -101,9 +103,9 @@ def case_name(path: Path) -> str:
 
 
 def map_name(name: str) -> str:
-    """The name of a file of real numbers beside a label map; DICOM-SEG holds labels alone."""
+    """The name of an uncertainty map beside a label map, whose format may hold labels alone."""
     ending = _ending_of(name)
-    return name[: -len(ending)] + ".nii.gz" if ending == _DICOM else name
+    return name[: len(name) - len(ending)] + {_DICOM: ".nii.gz", ".bmp": ".png"}.get(ending, ending)
 
 
 def _ending_of(name: str) -> str:
