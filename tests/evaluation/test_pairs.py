@@ -186,5 +186,5 @@ def test_images_and_origin_of_several_folders(tmp_path: Path) -> None:
 
 def test_endings_in_upper_case(tmp_path: Path) -> None:
     touch(tmp_path / "pred/a.NII", tmp_path / "ref/a.Nii.Gz")
-    (pair,) = find_pairs(tmp_path / "pred", tmp_path / "ref").cases
+    (pair,) = find_pairs([tmp_path / "pred"], tmp_path / "ref").cases
     assert (pair.case_id, pair.reference.name) == ("a", "a.Nii.Gz")
