@@ -116,9 +116,9 @@ def spatial_dims_of(path: Path) -> int:
     """Number of axes of a file, 2 or 3; only a TIFF is opened for it.
 
     Raises:
-        FileError: the file is missing or damaged.
+        FileError: the file is missing, damaged or of an unknown kind.
     """
-    dims = SPATIAL_DIMS[file_ending(path)]
+    dims = _format_of(path).dims
     return dims[0] if len(dims) == 1 else _from(path, tiff_dims)
 
 
@@ -263,10 +263,15 @@ def write_like(
 
 def _read(path: Path, content: Content) -> list[Volume]:
     """The channels of a file; see `read_volume` for errors."""
+    format = _format_of(path)
+    return _from(path, lambda file: list(map(_without_screen, format.read(file, content))))
+
+
+def _format_of(path: Path) -> _Format:
     format = _FORMATS.get(file_ending(path))
     if format is None:
         raise FileError(f"{path}: expected a file ending in {', '.join(_FORMATS)}")
-    return _from(path, lambda file: list(map(_without_screen, format.read(file, content))))
+    return format
 
 
 def _from(path: Path, read: Callable[[Path], _Result]) -> _Result:
