@@ -34,7 +34,7 @@ from recycleseg.run.config import TrainConfig, load_config, resumed
 from recycleseg.run.device import AutocastNetwork, choose_precision, use_device
 from recycleseg.run.environment import describe_environment
 from recycleseg.run.folder import RunFolder, run_root
-from recycleseg.sampling.memory import peak_memory
+from recycleseg.sampling.memory import peak_memory, resident_memory
 from recycleseg.sampling.timing import seconds_per_case
 from recycleseg.sampling.volume import VolumeSampler
 from recycleseg.training.data import TrainingBatches, load_training_data
@@ -89,6 +89,7 @@ class Trainer:
             torch.set_num_threads(config.runtime.threads)
         self.device = use_device(config.runtime.device)
         self.precision = choose_precision(config.runtime.precision, self.device)
+        self.process_bytes = resident_memory() if self.device.type == "cpu" else 0
         self.data = load_training_data(config, self.console)
         self.dataset = self.data.dataset
         classes = self.dataset.classes
@@ -225,7 +226,7 @@ class Trainer:
             images + self.network.mask_channels,
             self.network.out_channels,
         )
-        return peak_bytes(
+        return self.process_bytes + peak_bytes(
             shape,
             self.config.optim.batch_size,
             2 if self.precision == "bf16" else 4,
