@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter
 
 from recycleseg.files import written_whole
 from recycleseg.report.figures import PALETTE, add_legend, colour_of
@@ -76,6 +75,8 @@ def _column(lines: list[dict[str, Any]], name: str) -> tuple[NDArray[Any], NDArr
 
 
 def _draw_loss(axes: Axes, steps: NDArray[Any], values: NDArray[np.float64]) -> None:
+    from scipy.ndimage import median_filter  # here for the same reason as Matplotlib
+
     axes.set_ylabel("training loss")
     known = np.isfinite(values)
     steps, values = steps[known], values[known]
