@@ -228,7 +228,7 @@ class ValidationConfig:
     """When whole validation volumes are sampled, and when checkpoints are written.
 
     Attributes:
-        every: optimiser steps between two validations; a checkpoint follows each.
+        every: optimiser steps between two validations; a checkpoint comes before each.
         max_cases: number of validation cases that are sampled each time; null takes all.
         save_every: optimiser steps between two checkpoints; null saves after validations only.
     """
