@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from recycleseg.report.figures import PALETTE, StepsRow, save_steps_figure
+from recycleseg.report.figures import PALETTE, StepsRow, colour_of, save_steps_figure
 
 
 def row(case_id: str, shape: tuple[int, ...], steps: int) -> StepsRow:
@@ -118,8 +118,13 @@ def test_cases_of_several_shapes_share_a_picture(tmp_path: Path) -> None:
         assert picture.width == 1000
 
 
-def test_constant_image_and_nothing_labelled(tmp_path: Path) -> None:
+def test_constant_image_and_nothing_labelled(tmp_path: Path, drawn: list[Figure]) -> None:
     nothing = torch.zeros(6, 6, dtype=torch.uint8)
     empty = StepsRow("empty", torch.ones(6, 6), nothing, [nothing], [float("nan")], (1.0, 1.0))
     save_steps_figure(tmp_path / "steps.png", [empty], ["lobe"])
-    assert (tmp_path / "steps.png").stat().st_size > 0
+    assert drawn[0].axes[2].get_title() == "step 1: no Dice"
+
+
+def test_twenty_classes_have_twenty_colours() -> None:
+    assert len({colour_of(number) for number in range(1, 21)}) == 20
+    assert colour_of(1) == PALETTE[0]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _SMOOTHED_SHARE, _SMOOTHED_MIN = 0.05, 5
 _DICE, _OF = "val_dice", "val_dice/"
 _LEGEND_ROWS = 16
+# Colours of PALETTE that follow each other; then it repeats their hues, and the marker changes.
+_HUES = 7
 _MARKERS = ("o", "s", "^", "D", "v")
 
 
@@ -98,7 +100,7 @@ def _draw_dice(axes: Axes, lines: list[dict[str, Any]], names: Sequence[str], co
     axes.set_ylim(0, 1.02)
     drawn = []
     for index, name in enumerate(names):
-        marker = _MARKERS[index // len(PALETTE) % len(_MARKERS)]
+        marker = _MARKERS[index // _HUES % len(_MARKERS)]
         drawn += axes.plot(
             *_column(lines, name),
             color=colour_of(index + 1),
