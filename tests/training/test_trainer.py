@@ -31,7 +31,6 @@ from recycleseg.run.options import (
     ValidationConfig,
 )
 from recycleseg.training.reporting import PictureMaker
-from recycleseg.training.timing import ExpectedTime
 from recycleseg.training.trainer import Trainer
 
 
@@ -334,18 +333,28 @@ def test_a_picture_shows_overlapping_classes_inside_each_other() -> None:
     assert PictureMaker(classes)._numbers(masks).tolist() == [0, 1, 2, 3, 2]
 
 
-def test_expected_time_counts_what_is_left(small_config: TrainConfig) -> None:
-    trainer = Trainer(small_config)
-    expected = trainer.expected_time()
-    assert (expected.num_validations, expected.training > 0, expected.final > 0) == (2, True, True)
-    # two validation and two test cases of one shape
-    assert expected.validation == pytest.approx(expected.final)
-    trainer.step = 6  # the first validation lies behind
-    assert trainer.expected_time().num_validations == 1
-    trainer.step = 12
-    ended = trainer.expected_time()
-    assert (ended.training, ended.num_validations) == (0.0, 0)
-    times = ExpectedTime(training=1680, num_validations=4, validation=75, final=120)
-    assert str(times) == "about 35 min 0 s (training 28 min 0 s, 4 validations 5 min 0 s, " + (
-        "final table 2 min 0 s)"
+def test_number_of_steps_fits_the_time_and_stays(small_config: TrainConfig) -> None:
+    config = replace(
+        small_config,
+        time="20s",
+        optim=replace(small_config.optim, steps=0, warmup_steps=5),
+        validation=ValidationConfig(every=0),
     )
+    trainer = Trainer(config)
+    trainer.start(resume=False, overwrite=False)
+    fixed = trainer.config
+    assert fixed.optim.steps >= 10
+    assert fixed.validation.every == -(-fixed.optim.steps // 4)
+    assert load_config(trainer.folder.config) == fixed
+    again = Trainer(config)
+    again.start(resume=True, overwrite=False)
+    assert again.config == fixed
+
+
+def test_measured_speed_is_of_all_cases(small_config: TrainConfig) -> None:
+    trainer = Trainer(small_config)
+    speed = trainer.measure_speed()
+    split = trainer.dataset.split
+    assert (len(speed.validation), len(speed.final)) == (len(split["val"]), len(split["test"]))
+    assert min(speed.step, *speed.validation, *speed.final) > 0
+    assert all(p.grad is None for p in trainer.network.parameters())

@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from recycleseg.models.unet import PerLevel, one_per_level
 from recycleseg.planning.topology import Topology
+from recycleseg.run.options import ModelConfig
 
 WIDENING = 4  # of the transformer's perceptron, see UNet
 
@@ -30,6 +32,29 @@ class NetworkShape:
     num_heads: int
     in_channels: int
     num_classes: int
+
+    @classmethod
+    def of_model(
+        cls, model: ModelConfig, patch_size: tuple[int, ...], in_channels: int, num_classes: int
+    ) -> NetworkShape:
+        """The shape of the network that these options describe."""
+        dims, levels = len(patch_size), len(model.channels)
+
+        def per_axis(values: PerLevel, count: int) -> tuple[tuple[int, ...], ...]:
+            entries = one_per_level("", values, count)
+            return tuple((e,) * dims if isinstance(e, int) else tuple(e) for e in entries)
+
+        topology = Topology(
+            patch_size, per_axis(model.kernels, levels), per_axis(model.scales, levels - 1)
+        )
+        return cls(
+            topology,
+            model.channels,
+            model.num_res_blocks,
+            model.num_heads,
+            in_channels,
+            num_classes,
+        )
 
     def voxels(self) -> list[int]:
         """Voxels of the patch on every level."""

@@ -12,7 +12,7 @@ import numpy as np
 from recycleseg.planning.cost import NetworkShape
 from recycleseg.planning.fingerprint import Fingerprint, Floats
 from recycleseg.planning.grid import Grid, at_shape, at_spacing
-from recycleseg.planning.memory import PROCESS_BYTES, training_bytes
+from recycleseg.planning.memory import peak_bytes
 from recycleseg.planning.resources import Resources, time_of_run
 from recycleseg.planning.topology import MAX_TOKENS, MIN_EDGE, make_topology
 
@@ -96,9 +96,10 @@ class Draft:
         )
 
     def bytes_of(self, shape: NetworkShape) -> int:
-        """Expected peak memory of training, with the process on a CPU."""
-        process = PROCESS_BYTES if self.resources.device == "cpu" else 0
-        return process + training_bytes(shape, self.batch_size, self.resources.bytes_per_value)
+        """Expected peak memory of the run; see `peak_bytes`."""
+        used = self.resources
+        images = np.ceil(self.fingerprint.sizes / self.grid.spacing)
+        return peak_bytes(shape, self.batch_size, used.bytes_per_value, images, used.device)
 
     def limit(self, shape: NetworkShape) -> str:
         """What a patch exceeds, "time" or "memory"; "" if it fits."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import torch
 
 from recycleseg.planning.cost import NetworkShape
+from recycleseg.sampling.memory import auto_window_batch
 
 # The process with PyTorch and this package loaded, before the first step.
 PROCESS_BYTES = 480 * 2**20
@@ -24,6 +27,34 @@ _COPIES_OF_WEIGHTS = 4
 _SAMPLED_ARRAYS = 4
 # Layers at full resolution that a pass without gradients holds at the same time.
 _LIVE_LAYERS = 6
+# Windows per pass follow from what keeps the device busy, not from its memory.
+_UNLIMITED = 2**62
+
+
+def peak_bytes(
+    shape: NetworkShape,
+    batch_size: int,
+    bytes_per_value: int,
+    image_shapes: Iterable[Sequence[float]],
+    device: str,
+) -> int:
+    """Expected peak of a run: of main memory with the whole process, or of a GPU's memory.
+
+    Args:
+        shape: of the network, for one patch.
+        batch_size: patches per pass.
+        bytes_per_value: 2 for bfloat16, 4 for float32.
+        image_shapes: voxels of the images that are sampled.
+        device: "cpu" or "cuda".
+    """
+    largest = max(image_shapes, key=lambda shape: math.prod(map(int, shape)))
+    windows = auto_window_batch(
+        shape.topology.patch_size, shape.channels[0], torch.device(device), _UNLIMITED
+    )
+    return (PROCESS_BYTES if device == "cpu" else 0) + max(
+        training_bytes(shape, batch_size, bytes_per_value),
+        sampling_bytes(shape, largest, windows, bytes_per_value),
+    )
 
 
 def training_bytes(shape: NetworkShape, batch_size: int, bytes_per_value: int) -> int:

@@ -45,7 +45,7 @@ class TrainingPlan:
         choices: the options, in the order in which they were decided.
         shape: the network on its patch.
         batch_size: patches per pass.
-        peak_bytes: expected memory of training, with the process on a CPU.
+        peak_bytes: expected memory of the run; see `recycleseg.planning.memory.peak_bytes`.
     """
 
     choices: tuple[Choice, ...]
@@ -167,7 +167,7 @@ def _network_choices(draft: Draft, shape: NetworkShape) -> Iterator[Choice]:
     )
     yield Choice("model.kernels", [list(kernel) for kernel in topology.kernels], reason)
     gigabytes = draft.bytes_of(shape) / 2**30
-    reason = f"training takes about {gigabytes:.1f} GiB of {used.memory / 2**30:.1f}"
+    reason = f"the run takes about {gigabytes:.1f} GiB of {used.memory / 2**30:.1f}"
     yield Choice("optim.batch_size", draft.batch_size, reason)
 
 

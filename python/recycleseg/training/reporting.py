@@ -101,7 +101,8 @@ def plan_table(
     device: str,
     compile_mode: CompileMode,
     first_step: int,
-    expected: str,
+    expected_time: str,
+    expected_memory: int,
     run_folder: Path,
 ) -> Table:
     """The plan of the run, for the terminal.
@@ -114,7 +115,8 @@ def plan_table(
         device: the device, precision and threads in words.
         compile_mode: of torch.compile, resolved.
         first_step: optimiser steps that are done already.
-        expected: time of the rest of the run in words.
+        expected_time: of the rest of the run, in words.
+        expected_memory: bytes of main memory, or of the GPU.
         run_folder: where the results go.
     """
     dataset = data.dataset
@@ -140,7 +142,8 @@ def plan_table(
         "torch.compile": compile_mode,
         "steps": f"{first_step} to {optim.steps}, batch {optim.batch_size}"
         + (f" x {optim.accumulation}" if optim.accumulation > 1 else ""),
-        "expected time": expected,
+        "expected time": expected_time,
+        "expected memory": f"about {expected_memory / 2**30:.1f} GiB",
         "run folder": str(run_folder),
     }
     if data.num_screen_sizes and config.preprocess.pixel_size == "auto":

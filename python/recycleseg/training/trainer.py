@@ -15,6 +15,8 @@ from torch import Tensor
 
 from recycleseg.diffusion.strategies import StepResult, Supervised, make_draws
 from recycleseg.files import write_json
+from recycleseg.planning.cost import NetworkShape
+from recycleseg.planning.memory import peak_bytes
 from recycleseg.planning.resources import time_of_run
 from recycleseg.prediction.postprocess import check_postprocess
 from recycleseg.progress import Bar
@@ -32,6 +34,7 @@ from recycleseg.run.config import TrainConfig, load_config, resumed
 from recycleseg.run.device import AutocastNetwork, choose_precision, use_device
 from recycleseg.run.environment import describe_environment
 from recycleseg.run.folder import RunFolder, run_root
+from recycleseg.sampling.memory import peak_memory
 from recycleseg.sampling.timing import seconds_per_case
 from recycleseg.sampling.volume import VolumeSampler
 from recycleseg.training.data import TrainingBatches, load_training_data
@@ -205,12 +208,30 @@ class Trainer:
                 device=f"{self.device}, {self.precision}, {threads} CPU threads",
                 compile_mode=resolve_mode(self.config.compile, self.device),
                 first_step=self.step,
-                expected=expected_time(self.config, speed, self.step),
+                expected_time=expected_time(self.config, speed, self.step),
+                expected_memory=self.expected_memory(),
                 run_folder=self.folder.root,
             )
         )
         for note in split_notes(self.dataset, self.config.final_split):
             self.console.print(note, soft_wrap=True, markup=False, highlight=False)
+
+    def expected_memory(self) -> int:
+        """Bytes that the run will take at its peak."""
+        images = len(self.dataset.channel_names)
+        shape = NetworkShape.of_model(
+            self.config.model,
+            self.patch_size,
+            images + self.network.mask_channels,
+            self.network.out_channels,
+        )
+        return peak_bytes(
+            shape,
+            self.config.optim.batch_size,
+            2 if self.precision == "bf16" else 4,
+            self.data.shapes.values(),
+            self.device.type,
+        )
 
     def measure_speed(self) -> Speed:
         """Time of steps and cases, from passes that change no weight."""
@@ -359,7 +380,8 @@ class Trainer:
         write_json(self.folder.summary, summary)
         save_learning_curve(self.folder.learning_curve, self.folder.metrics)
         self.console.print(final_table(evaluation, split, self.step))
-        self.console.print(f"run folder: {self.folder.root}")
+        peak = peak_memory(self.device) / 2**30
+        self.console.print(f"peak memory {peak:.2f} GiB; run folder: {self.folder.root}")
         return summary
 
     def save(self, path: Path) -> None:
