@@ -55,6 +55,18 @@ def test_series(tmp_path: Path, suffix: str) -> None:
     assert file_ending(folder) == ".dcm"
 
 
+def test_a_single_slice_must_tell_its_thickness(tmp_path: Path) -> None:
+    write_series(tmp_path / "case", STORED[:1])
+    (path,) = (tmp_path / "case").iterdir()
+    assert read_volume(tmp_path / "case").spacing == pytest.approx((0.5, 0.75, 3.0), rel=1e-12)
+    header = pydicom.dcmread(path)
+    header.SliceThickness = None
+    header.save_as(path)
+    assert message(tmp_path / "case").endswith(
+        f"{path.name}: expected SliceThickness of the only slice, got None"
+    )
+
+
 def test_same_anatomy_in_every_format(tmp_path: Path) -> None:
     """Values at points in the world, of files by pydicom, SimpleITK and nibabel."""
     write_series(tmp_path / "case", STORED)

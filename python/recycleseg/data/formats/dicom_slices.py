@@ -145,7 +145,11 @@ def affine_of(slices: list[Slice]) -> Array:
         affine[:3, 2] = (last.position - first.position) / (len(slices) - 1)
     else:
         thickness = first.header.get("SpacingBetweenSlices") or first.header.get("SliceThickness")
-        affine[:3, 2] = np.cross(along_row, along_column) * float(thickness or 1.0)
+        if not thickness:
+            raise FileError(
+                f"{first.path}: expected SliceThickness of the only slice, got {thickness}"
+            )
+        affine[:3, 2] = np.cross(along_row, along_column) * float(thickness)
     affine[:3, 3] = first.position
     return affine
 
