@@ -228,7 +228,7 @@ def test_comparing_with_what_is_overwritten(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*arguments, "--compare", str(tmp_path)]) == 2  # a folder without label maps
-    assert "expected predictions (.nii.gz, .nii, .png), got none" in error_of(capsys)
+    assert "expected predictions (.nii.gz, .nii, .png, " in error_of(capsys)
     assert (tmp_path / "out/summary.json").exists()  # the first results are not lost
     options = ["--compare", str(tmp_path / "out"), "--overwrite"]
     assert main([*arguments, *options]) == 2

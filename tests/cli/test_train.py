@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -158,4 +160,57 @@ def test_interruption_says_how_to_go_on(
 
     monkeypatch.setattr("recycleseg.cli.train.Trainer", interrupted)
     assert main([]) == 130
-    assert "--resume" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("recycle-train: interrupted; run the same command again")
+    assert "--resume" in error
+
+
+def test_sigterm_before_the_training_ends_with_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "recycleseg.cli.train.Trainer", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    assert main([]) == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert "recycle-train: interrupted; run the same command again" in capsys.readouterr().err
+
+
+def write_run(root: Path, **model: object) -> Path:
+    root.mkdir()
+    (root / "config.yaml").write_text(yaml.safe_dump({"model": model, "optim": {"steps": 99}}))
+    return root
+
+
+def test_init_from_takes_over_the_network(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "first", channels=[4, 8], num_heads=2, dropout=0.3)
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"init_from: {run}\noptim: {{steps: 7}}\n")
+    for arguments in (["--init-from", str(run)], [f"--init_from={run}"], ["--config", str(file)]):
+        config = parse_command(arguments).config
+        assert config.init_from == str(run)
+        assert (config.model.channels, config.model.num_heads) == ((4, 8), 2)
+        assert config.model.dropout == 0.3
+        assert config.optim.steps != 99  # the network alone is taken over
+    changed = parse_command(["--model.dropout", "0.1", "--init-from", str(run)]).config
+    assert (changed.model.channels, changed.model.dropout) == ((4, 8), 0.1)
+
+
+def test_a_resumed_run_does_not_need_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, gone = write_run(tmp_path / "second", channels=[4, 8]), str(tmp_path / "gone")
+    command = ["--init-from", gone, "--out", str(out)]
+    assert parse_command([*command, "--resume"]).config.model.channels == (4, 8)
+    assert parse_command(["--init-from", gone, "--resume"]).config.init_from == gone
+    assert main(command) == 2
+    assert f"{gone}/config.yaml: expected a run's config.yaml" in capsys.readouterr().err
+
+
+def test_dashes_in_options(capsys: pytest.CaptureFixture[str]) -> None:
+    config = parse_command(["--final-split", "val", "--optim.batch-size=3"]).config
+    assert (config.final_split, config.optim.batch_size) == ("val", 3)
+    assert parse_command(["--out", "my-run"]).config.out == "my-run"
+    assert main(["--init-form", "x"]) == 2
+    assert "unknown option init_form; did you mean init_from?" in capsys.readouterr().err

@@ -290,3 +290,21 @@ def test_changes_are_named() -> None:
     before = {"a": {"image": "1", "label": "2"}, "b": {"image": "3"}, "gone": {"image": "4"}}
     now = {"a": {"image": "1", "label": "9"}, "b": {"image": "0", "label": "5"}, "new": {}}
     assert changed_contents(before, now) == ["label of a", "image of b", "label of b"]
+
+
+def test_files_that_an_image_needs_count_with_it(tmp_path: Path) -> None:
+    header, voxels = tmp_path / "x.mhd", tmp_path / "x.raw"
+    header.write_text("NDims = 3\nElementDataFile = x.raw\n")
+    image, sizes = tmp_path / "y_0000.tif", tmp_path / "y.json"
+    image.write_bytes(b"y")
+    alone = [content_hash(path) for path in (header, image)]
+    voxels.write_bytes(b"1")
+    sizes.write_text("{}")
+    before = [content_hash(path) for path in (header, image)]
+    voxels.write_bytes(b"2")
+    sizes.write_text("[]")
+    after = [content_hash(path) for path in (header, image)]
+    for hashes in zip(alone, before, after, strict=True):
+        assert len(set(hashes)) == 3
+    with ContentMemo(None) as memo:
+        assert list(memo.hashes([header, image]).values()) == after

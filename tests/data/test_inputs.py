@@ -131,11 +131,12 @@ def test_names_without_a_channel_of_the_run(tmp_path: Path) -> None:
 
 def test_nothing_to_predict(tmp_path: Path) -> None:
     empty = touch(tmp_path / "empty")
-    volumes = ".nii.gz, .nii, .tif, .tiff, .mha, .mhd, .nrrd, .gipl"
+    volumes = ".nii.gz, .nii, .tif, .tiff, .mha, .mhd, .nrrd, .gipl, .dcm"
     assert problem(empty) == f"{empty}: expected images ending in {volumes}, got an empty folder"
     texts = touch(tmp_path / "texts", "a.txt", "b.txt")
     assert problem(texts, dims=2) == (
-        f"{texts}: expected images ending in .png, .tif, .tiff, got 2 other files such as a.txt"
+        f"{texts}: expected images ending in .png, .bmp, .tif, .tiff, "
+        "got 2 other files such as a.txt"
     )
     assert problem(tmp_path / "x.nii") == (
         f"{tmp_path}/x.nii: expected a file or folder, got a path that does not exist"

@@ -163,8 +163,8 @@ def test_files_of_other_kinds_are_left_out(make_dataset: MakeDataset) -> None:
     for name in ("c5_0000.nii", "c6.png"):
         (root / "imagesTr" / name).touch()
     assert read_dataset(root).notes == (
-        f"{root}/imagesTr: 2 images do not end in .nii.gz, the file_ending of dataset.json, and "
-        "are left out: c5_0000.nii, c6.png",
+        f"{root}/imagesTr: left out, because the file_ending of dataset.json is .nii.gz: "
+        "c5_0000.nii, c6.png",
     )
     change_description(root, file_ending=".png")
     (root / "imagesTr/c6.png").unlink()

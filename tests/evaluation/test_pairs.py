@@ -61,7 +61,7 @@ def test_what_is_not_there(folders: tuple[Path, Path], tmp_path: Path) -> None:
     for arguments, message in (
         ((tmp_path / "no", ref), rf"no: expected predictions {missing}"),
         ((pred, tmp_path / "no"), rf"no: expected references {missing}"),
-        ((tmp_path / "empty", ref), r"empty: expected predictions \(.nii.gz, .nii, .png\), got no"),
+        ((tmp_path / "empty", ref), r"empty: expected predictions \(.nii.gz, .nii, .png, "),
         ((pred, tmp_path / "empty"), "empty: expected references .*, got none"),
         ((pred, ref / "c0.nii.gz"), "a folder of references because .*pred is a folder, got a"),
     ):
@@ -182,3 +182,9 @@ def test_images_and_origin_of_several_folders(tmp_path: Path) -> None:
     found = find_images(preds, ["a", "b"])
     assert found == {name: (tmp_path / f"{name}.nii.gz",) for name in "ab"}
     assert describe_origin(preds) == {"models": "first, second", "sampler": "ddim"}
+
+
+def test_endings_in_upper_case(tmp_path: Path) -> None:
+    touch(tmp_path / "pred/a.NII", tmp_path / "ref/a.Nii.Gz")
+    (pair,) = find_pairs([tmp_path / "pred"], tmp_path / "ref").cases
+    assert (pair.case_id, pair.reference.name) == ("a", "a.Nii.Gz")

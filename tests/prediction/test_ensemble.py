@@ -332,3 +332,14 @@ def test_options_that_do_not_fit(
         ensemble_of(a, b, **options)
     with pytest.raises(ValueError, match="--weights: expected none with --method max"):
         ensemble_of(a, a, method="max", weights=(1.0, 1.0))
+
+
+def test_endings_in_upper_case(tmp_path: Path) -> None:
+    probs = random_probs(0, 3)
+    folder = write_foreign(tmp_path / "a", {"c": probs}, EXCLUSIVE)
+    (folder / "c.nii.gz").rename(folder / "c.NII.GZ")
+    (folder / "c.npz").rename(folder / "c.NPZ")
+    member = read_member(folder)
+    assert member.has_probs and list(member.maps) == ["c"]
+    shape = member.read_label("c", range(3)).array.shape
+    assert member.read_probs("c", shape, ("x", "y", "z")).shape == (3, *shape)

@@ -84,6 +84,7 @@ class Stub:
             disagreement=array / 1000 if return_uncertainty else None,
             steps=(array % 2, label) if return_steps else (),
             volume=volume,
+            names=None,
         )
 
 

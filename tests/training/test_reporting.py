@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from tests.pixel_sizes import set_dpi
 
 from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.run.config import TrainConfig
@@ -79,9 +80,23 @@ def test_changed_test_cases_do_not_matter(config: TrainConfig) -> None:
     resume(config)
 
 
-def test_run_of_an_earlier_version_goes_on(config: TrainConfig) -> None:
+@pytest.mark.parametrize("sized", [True, False])
+def test_run_of_an_earlier_version_goes_on(
+    small_config: TrainConfig, tmp_path: Path, sized: bool
+) -> None:
+    data = shutil.copytree(small_config.data or "", tmp_path / "data")
+    for image in data.glob("*/*.png") if not sized else ():
+        set_dpi(image, None)
+    config = replace(small_config, data=str(data))
+    trainer(config).start(resume=False, overwrite=False)
     path = Path(config.out or "") / "dataset.json"
     saved = json.loads(path.read_text())
-    path.write_text(json.dumps({key: saved[key] for key in saved if key != "contents"}))
+    old = {key: saved[key] for key in saved if key not in ("contents", "pixel_size")}
+    if not sized:
+        old["spacing"] = [1.0, 1.0]  # what an unknown size counted as
+    path.write_text(json.dumps(old))
     resume(config)
     assert json.loads(path.read_text()) == saved
+    path.write_text(json.dumps({**old, "spacing": [0.75, 0.75]}))
+    with pytest.raises(ValueError, match="--resume: spacing of the data set differ"):
+        resume(config)

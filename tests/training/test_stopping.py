@@ -143,7 +143,7 @@ def test_a_validation_that_stops_is_done_later(
 
     with monkeypatch.context() as patched:
         patched.setattr(PictureMaker, "__call__", interrupted)
-        message = rf"stopped during the validation, after step {step} of 12, .*config.yaml --resume"
+        message = rf"stopped during the validation after step {step} of 12, .*config.yaml --resume"
         with pytest.raises(Stopped, match=message) as stopped:
             trainer.fit()
     assert stopped.value.number == signal.SIGTERM
@@ -177,7 +177,8 @@ def test_a_crash_between_best_weights_and_log_changes_nothing(
 def test_a_signal_in_the_final_table(
     small_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = Trainer(replace(small_config, optim=replace(small_config.optim, steps=2)))
+    config = replace(small_config, optim=replace(small_config.optim, steps=2))
+    trainer = Trainer(config)
     finish = trainer.finish
 
     def interrupted() -> dict[str, Any]:
@@ -185,7 +186,7 @@ def test_a_signal_in_the_final_table(
         return finish()
 
     trainer.finish = interrupted  # type: ignore[method-assign]
-    with pytest.raises(Stopped, match="stopped during the final table, after step 2 of 2"):
+    with pytest.raises(Stopped, match="stopped during the final table; all steps are done; to go"):
         trainer.fit()
     assert not trainer.folder.summary.exists()
     trainer.finish = finish  # type: ignore[method-assign]

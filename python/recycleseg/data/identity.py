@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from recycleseg.data.layout import Case
+from recycleseg.data.volumes import files_beside
 from recycleseg.files import FileError, read_json_object, write_text
 from recycleseg.progress import Progress, followed
 
@@ -40,11 +41,11 @@ def content_hash(path: Path) -> str:
 
     Args:
         path: a file, or a folder that stands for all files in it and below it. Files and folders
-            whose names begin with a dot do not count.
+            whose names begin with a dot do not count. Files that an image needs count with it.
 
     Returns:
-        Hexadecimal SHA-256 of the file, as `sha256sum` gives it; for a folder, of the relative
-        names and hashes of its files.
+        Hexadecimal SHA-256 of the file, as `sha256sum` gives it; for several files, of their
+        relative names and hashes.
 
     Raises:
         FileError: a file cannot be read, or is a pipe or device.
@@ -53,7 +54,7 @@ def content_hash(path: Path) -> str:
         hashes = {file: _file_hash(file) for file in _files_of(path)}
     except OSError as error:
         raise FileError(f"{path}: expected a file that can be read, got: {error}") from error
-    return hashes[path] if path in hashes else _folder_hash(path, hashes)
+    return _joint_hash(path, hashes)
 
 
 class ContentMemo:
@@ -106,11 +107,11 @@ class ContentMemo:
         with ThreadPoolExecutor(workers) as pool:
             read = followed(pool.map(self._computed, unknown), len(unknown), progress)
             found.update(zip(unknown, read, strict=True))
+        joined = {}
         for path, of_path in files.items():
-            if path not in found:
-                known = {file: value for file in of_path if (value := found[file]) is not None}
-                found[path] = _folder_hash(path, known) if len(known) == len(of_path) else None
-        return {path: found[path] for path in files}
+            known = {file: value for file in of_path if (value := found[file]) is not None}
+            joined[path] = _joint_hash(path, known) if len(known) == len(of_path) else None
+        return joined
 
     def _known(self, path: Path) -> str | None:
         name = self._name(path)
@@ -216,16 +217,18 @@ def changed_contents(before: Contents, now: Contents) -> list[str]:
     ]
 
 
-def _folder_hash(folder: Path, hashes: Mapping[Path, str]) -> str:
-    """The hash of a folder from those of its files."""
+def _joint_hash(path: Path, hashes: Mapping[Path, str]) -> str:
+    """The hash of a file or folder from those of all its files, as `_files_of` gives them."""
+    if list(hashes) == [path]:
+        return hashes[path]
     total = hashlib.sha256()
     for file, value in hashes.items():
-        total.update(os.fsencode(file.relative_to(folder)) + f"\0{value}\n".encode())
+        total.update(os.fsencode(os.path.relpath(file, path)) + f"\0{value}\n".encode())
     return total.hexdigest()
 
 
 def _files_of(path: Path) -> list[Path]:
-    """The file itself, or all files of a folder, sorted by their relative names.
+    """The file and those that it needs, or all files of a folder, sorted by their relative names.
 
     Raises:
         OSError: the path does not exist, or a folder cannot be read.
@@ -235,7 +238,7 @@ def _files_of(path: Path) -> list[Path]:
         raise error
 
     if not stat.S_ISDIR(path.stat().st_mode):
-        return [path]
+        return [path, *files_beside(path)]
     files = []
     for folder, folders, names in os.walk(path, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -215,8 +215,8 @@ def _find_cases(
             _add(found.setdefault(match[1], {}), int(match[2]), path, problems)
     if others:
         notes.append(
-            f"{images}: {len(others)} images do not end in {ending}, the file_ending of "
-            f"dataset.json, and are left out: {shortened(others)}"
+            f"{images}: left out, because the file_ending of dataset.json is {ending}: "
+            f"{shortened(others)}"
         )
     if not found and not problems:
         got = f"{len(others)} with another ending, such as {others[0]}" if others else "none"

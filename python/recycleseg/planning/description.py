@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import yaml
 
 from recycleseg.planning.planner import TrainingPlan
 
@@ -25,5 +25,5 @@ def plan_yaml(plan: TrainingPlan, title: str) -> str:
 
 
 def _value(value: object) -> str:
-    """JSON, which is YAML too."""
-    return json.dumps(value)
+    """A value in one line of YAML."""
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).split("\n")[0]

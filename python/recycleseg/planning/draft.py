@@ -96,10 +96,11 @@ class Draft:
         )
 
     def bytes_of(self, shape: NetworkShape) -> int:
-        """Expected peak memory of the run; see `peak_bytes`."""
+        """Expected peak memory of the run, with its process on a CPU."""
         used = self.resources
         images = np.ceil(self.fingerprint.sizes / self.grid.spacing)
-        return peak_bytes(shape, self.batch_size, used.bytes_per_value, images, used.device)
+        of_run = peak_bytes(shape, self.batch_size, used.bytes_per_value, images, used.device)
+        return used.process_bytes + of_run
 
     def limit(self, shape: NetworkShape) -> str:
         """What a patch exceeds, "time" or "memory"; "" if it fits."""

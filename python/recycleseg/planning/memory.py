@@ -10,8 +10,8 @@ import torch
 from recycleseg.planning.cost import NetworkShape
 from recycleseg.sampling.memory import auto_window_batch
 
-# The process with PyTorch and this package loaded, before the first step.
-PROCESS_BYTES = 480 * 2**20
+# What PyTorch loads with its first optimiser and its first convolution on a CPU.
+_LOADED_LATE = 230 * 2**20
 # Tensors that a layer keeps for its backward pass, each as large as its output. A residual block
 # keeps the outputs of both convolutions and both activations, on the way up also its input, a sum
 # with the skip. The stem and a step between two levels keep a convolution's output and a norm's.
@@ -38,20 +38,20 @@ def peak_bytes(
     image_shapes: Iterable[Sequence[float]],
     device: str,
 ) -> int:
-    """Expected peak of a run: of main memory with the whole process, or of a GPU's memory.
+    """Expected peak memory of a run on its device, without what the process holds before.
 
     Args:
         shape: of the network, for one patch.
         batch_size: patches per pass.
         bytes_per_value: 2 for bfloat16, 4 for float32.
-        image_shapes: voxels of the images that are sampled.
+        image_shapes: voxels of the images that are sampled; none if only training counts.
         device: "cpu" or "cuda".
     """
-    largest = max(image_shapes, key=lambda shape: math.prod(map(int, shape)))
+    largest = max(image_shapes, key=math.prod, default=shape.topology.patch_size)
     windows = auto_window_batch(
         shape.topology.patch_size, shape.channels[0], torch.device(device), _UNLIMITED
     )
-    return (PROCESS_BYTES if device == "cpu" else 0) + max(
+    return (_LOADED_LATE if device == "cpu" else 0) + max(
         training_bytes(shape, batch_size, bytes_per_value),
         sampling_bytes(shape, largest, windows, bytes_per_value),
     )

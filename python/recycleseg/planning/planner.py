@@ -45,7 +45,7 @@ class TrainingPlan:
         choices: the options, in the order in which they were decided.
         shape: the network on its patch.
         batch_size: patches per pass.
-        peak_bytes: expected memory of the run; see `recycleseg.planning.memory.peak_bytes`.
+        peak_bytes: expected memory of the run, with its process on a CPU.
     """
 
     choices: tuple[Choice, ...]
@@ -176,7 +176,7 @@ def _training_choices(draft: Draft) -> Iterator[Choice]:
     fingerprint, grid = draft.fingerprint, draft.grid
     yield Choice("optim.steps", 0, "as many as fit into the time, measured at the start")
     yield Choice("validation.every", 0, "four validations, on as many cases as fit into the time")
-    usual = "usual"
+    usual = "good on MR of the hippocampus and on fetal ultrasound"
     yield Choice("optim.lr_peak", 2e-3 if draft.batch_size >= 8 else 1.5e-3, usual)
     yield Choice("optim.lr_end", 1e-5, usual)
     # The average looks back about 1 / (1 - decay) steps.

@@ -10,7 +10,7 @@ import torch
 
 from recycleseg.progress import parse_duration
 from recycleseg.run.device import choose_precision, use_device
-from recycleseg.sampling.memory import free_memory
+from recycleseg.sampling.memory import free_memory, resident_memory
 
 # Operations per second that training reaches at least: on a CPU core, by bytes per value (measured
 # with AVX2 in float32 and AVX-512 in bfloat16), and on a GPU with tensor cores. They decide the
@@ -32,6 +32,7 @@ class Resources:
         seconds: time of the whole run, from the first step to the last result.
         flops: operations per second that a network reaches at least.
         bytes_per_value: 2 if the network computes in bfloat16, 4 in float32.
+        process_bytes: what the process holds of this memory before the run.
     """
 
     device: Literal["cpu", "cuda"]
@@ -39,6 +40,7 @@ class Resources:
     seconds: float
     flops: float
     bytes_per_value: int
+    process_bytes: int = 0
 
 
 def find_resources(
@@ -71,6 +73,7 @@ def find_resources(
         seconds=time_of_run(time, kind),
         flops=_GPU_FLOPS if kind == "cuda" else _CPU_CORE_FLOPS[bytes_per_value] * cores,
         bytes_per_value=bytes_per_value,
+        process_bytes=resident_memory() if kind == "cpu" else 0,
     )
 
 

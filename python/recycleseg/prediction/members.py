@@ -82,7 +82,8 @@ class Member:
         return probs
 
     def _probs_path(self, case_id: str) -> Path:
-        return self.root / f"{case_id}.npz"
+        usual = self.root / f"{case_id}.npz"
+        return usual if usual.exists() else self.root / f"{case_id}.NPZ"
 
 
 def read_member(root: Path) -> Member:
@@ -99,7 +100,7 @@ def read_member(root: Path) -> Member:
     for path in sorted(root.iterdir()):
         if path.name.startswith(".") or not path.is_file():
             continue
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             probs.add(path.stem)
         elif file_ending(path):
             case_id = case_name(path)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter
 
 from recycleseg.files import written_whole
 from recycleseg.report.figures import PALETTE, add_legend, colour_of
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 _SMOOTHED_SHARE, _SMOOTHED_MIN = 0.05, 5
 _DICE, _OF = "val_dice", "val_dice/"
 _LEGEND_ROWS = 16
+# Colours of PALETTE that follow each other; then it repeats their hues, and the marker changes.
+_HUES = 7
 _MARKERS = ("o", "s", "^", "D", "v")
 
 
@@ -76,6 +77,8 @@ def _column(lines: list[dict[str, Any]], name: str) -> tuple[NDArray[Any], NDArr
 
 
 def _draw_loss(axes: Axes, steps: NDArray[Any], values: NDArray[np.float64]) -> None:
+    from scipy.ndimage import median_filter  # here for the same reason as Matplotlib
+
     axes.set_ylabel("training loss")
     known = np.isfinite(values)
     steps, values = steps[known], values[known]
@@ -97,7 +100,7 @@ def _draw_dice(axes: Axes, lines: list[dict[str, Any]], names: Sequence[str], co
     axes.set_ylim(0, 1.02)
     drawn = []
     for index, name in enumerate(names):
-        marker = _MARKERS[index // len(PALETTE) % len(_MARKERS)]
+        marker = _MARKERS[index // _HUES % len(_MARKERS)]
         drawn += axes.plot(
             *_column(lines, name),
             color=colour_of(index + 1),

@@ -26,8 +26,12 @@ if TYPE_CHECKING:
 Map = NDArray[Any]
 
 # The palette of Okabe and Ito, because colour-blind readers can tell its colours apart; the first
-# is that of class 1.
-PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+# is that of class 1. For more than seven classes it follows once more darker, then lighter.
+PALETTE = (
+    *("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
+    *("#7F5700", "#2F6380", "#00573F", "#847D24", "#003F62", "#753400", "#70435C"),
+    *("#F4D48C", "#B3DDF5", "#8CD3C0", "#F8F3AA", "#8CC0DC", "#ECB78C", "#E8C3D7"),
+)
 # In inches.
 _PANEL, _TITLE, _LEGEND_ROW = 2.0, 0.3, 0.25
 # Height of a panel divided by its width.
@@ -40,7 +44,8 @@ _THICK = 2.0
 _EDGES = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.95), (0.5, 0.05))
 _LETTER: dict[str, Any] = {
     "color": "white",
-    "fontsize": 7,
+    "fontsize": 9,  # a smaller L looks like an I
+    "fontweight": "bold",
     "ha": "center",
     "va": "center",
     "path_effects": [withStroke(linewidth=1.5, foreground="black")],
@@ -144,7 +149,8 @@ def _draw_row(axes: Sequence[Axes], row: StepsRow) -> None:
     panels = [np.zeros(image.shape, np.uint8), slice_of(truth, view, index)]
     panels += [cut(prediction) for prediction in row.predictions]
     titles = [_shortened(row.case_id), "truth"]
-    titles += [f"step {k}: Dice {dice:.3f}" for k, dice in enumerate(row.dice, 1)]
+    for k, dice in enumerate(row.dice, 1):
+        titles.append(f"step {k}: " + ("no Dice" if math.isnan(dice) else f"Dice {dice:.3f}"))
     aspect = row.spacing[view.down] / row.spacing[view.across]
     for ax in axes:
         ax.set_axis_off()

@@ -232,7 +232,7 @@ class ValidationConfig:
 
     Attributes:
         every: optimiser steps between two validations; 0 makes four of them. A checkpoint comes
-            with each.
+            before each.
         max_cases: number of validation cases that are sampled each time; null takes all, or what
             fits into the option `time`.
         save_every: optimiser steps between two checkpoints; null saves after validations only.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import suppress
 from operator import lt
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from recycleseg.classes import Classes
 from recycleseg.data.cache import PreparedDataset
 from recycleseg.data.identity import changed_contents
 from recycleseg.data.layout import Dataset
-from recycleseg.data.preprocess import PreparedCase
+from recycleseg.data.preprocess import Plan, PreparedCase
 from recycleseg.data.sizes import TRAINING_OPTION, screen_note
 from recycleseg.files import as_json, read_json_object, shortened, write_json, write_text
 from recycleseg.metrics.aggregate import finite_mean
@@ -72,7 +73,8 @@ def write_run_description(
 def check_same_data(path: Path, now: dict[str, Any]) -> None:
     """Check that a resumed run goes on with the data that it began with, wherever they are now.
 
-    Runs of earlier versions have no `contents`; only the rest of their description is compared.
+    Runs of earlier versions have no `contents`; only the rest of their description is compared, in
+    the present terms. `pixel_size` is not compared, because it is an option of the run.
 
     Args:
         path: dataset.json of the run.
@@ -82,7 +84,10 @@ def check_same_data(path: Path, now: dict[str, Any]) -> None:
         ValueError: the data differ.
     """
     saved = read_json_object(path)
-    changed = [key for key in now if key != "contents" and now[key] != saved.get(key)]
+    with suppress(KeyError, TypeError, ValueError):  # of a description that will differ
+        saved |= as_json(Plan.from_dict(saved).to_dict())
+    compared = [key for key in now if key not in ("contents", "pixel_size")]
+    changed = [key for key in compared if now[key] != saved.get(key)]
     if cases := changed_contents(saved.get("contents", {}), now["contents"]):
         changed.insert(0, shortened(cases))
     if changed:

@@ -34,7 +34,7 @@ from recycleseg.run.config import TrainConfig, load_config, resumed
 from recycleseg.run.device import AutocastNetwork, choose_precision, use_device
 from recycleseg.run.environment import describe_environment
 from recycleseg.run.folder import RunFolder, run_root
-from recycleseg.sampling.memory import peak_memory
+from recycleseg.sampling.memory import peak_memory, resident_memory
 from recycleseg.sampling.timing import seconds_per_case
 from recycleseg.sampling.volume import VolumeSampler
 from recycleseg.training.data import TrainingBatches, load_training_data
@@ -43,6 +43,7 @@ from recycleseg.training.init_from import start_from
 from recycleseg.training.logging import RunLogger
 from recycleseg.training.optim import (
     AveragedWeights,
+    SkippedSteps,
     clip_and_step,
     learning_rate,
     make_optimizer,
@@ -59,8 +60,6 @@ from recycleseg.training.reporting import (
 )
 from recycleseg.training.stopping import StopRequest
 from recycleseg.training.timing import Speed, expected_time, fit_to_time, seconds_per_batch
-
-MAX_SKIPPED_IN_A_ROW = 25
 
 
 class Trainer:
@@ -89,6 +88,7 @@ class Trainer:
             torch.set_num_threads(config.runtime.threads)
         self.device = use_device(config.runtime.device)
         self.precision = choose_precision(config.runtime.precision, self.device)
+        self.process_bytes = resident_memory() if self.device.type == "cpu" else 0
         self.data = load_training_data(config, self.console)
         self.dataset = self.data.dataset
         classes = self.dataset.classes
@@ -115,7 +115,7 @@ class Trainer:
         self.stop = StopRequest(f"to go on: recycle-train --config {self.folder.config} --resume")
         self.step = 0
         self.best_dice = -1.0
-        self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.skipped = SkippedSteps(self.device)
 
     def fit(self, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
         """Train to the end, then evaluate the best checkpoint.
@@ -147,7 +147,7 @@ class Trainer:
             self.config = resumed(self.config, load_config(self.folder.config))
             check_same_data(self.folder.dataset, description)
             self.restore(load_checkpoint(self.folder.last))
-            if self.folder.best.is_file():  # of the validation after the last checkpoint, maybe
+            if self.folder.best.is_file():  # written after the last checkpoint of the same step
                 self.best_dice = load_checkpoint(self.folder.best).state["best_dice"]
         speed = self.measure_speed()
         seconds = time_of_run(self.config.time, self.device.type)
@@ -180,7 +180,8 @@ class Trainer:
                 loss, norm = self.train_step()
                 bar.reach(self.step)
                 if self.step % self.config.runtime.log_every == 0:
-                    self.check_gradients()
+                    if skipped := self.skipped.check(self.step):
+                        self.console.print(skipped)
                     scalars = {
                         "loss": float(loss),
                         "grad_norm": float(norm),
@@ -189,10 +190,11 @@ class Trainer:
                     }
                     logger.log(self.step, scalars)
                     bar.note("{steps_per_second:.2f} steps/s  loss {loss:.4f}".format(**scalars))
-                validate = self._due(validation.every)
-                if validate or self._due(validation.save_every) or self.stop.asked:
+                validate, stop = self._due(validation.every), self.stop.asked
+                if validate or stop or self._due(validation.save_every):
                     self.save(self.folder.last)
-                self.stop.check(f"after {self._progress()}")
+                if stop:
+                    self.stop.check(f"after {self._progress()}")
                 if validate:
                     self.validate(logger, bar)
 
@@ -225,7 +227,7 @@ class Trainer:
             images + self.network.mask_channels,
             self.network.out_channels,
         )
-        return peak_bytes(
+        return self.process_bytes + peak_bytes(
             shape,
             self.config.optim.batch_size,
             2 if self.precision == "bf16" else 4,
@@ -271,26 +273,11 @@ class Trainer:
                 self.timesteps.update(result.loss_per_sample, result.t_index)
             del result, loss  # frees the logits before the next batch
         norm = clip_and_step(self.optimizer, learning_rate(self.step, optim), optim.grad_clip)
-        self.skipped_in_a_row = torch.where(norm.isfinite(), 0, self.skipped_in_a_row + 1)
+        self.skipped.add(norm)
         if self.average is not None:
             self.average.update(self.network)
         self.step += 1
         return mean_loss, norm
-
-    def check_gradients(self) -> None:
-        """Print how many of the last gradients were not finite and so changed no weight.
-
-        Raises:
-            ValueError: there are `MAX_SKIPPED_IN_A_ROW` of them, so that training cannot go on.
-        """
-        skipped = int(self.skipped_in_a_row)
-        if skipped:
-            self.console.print(f"step {self.step}: the last {skipped} gradients were not finite")
-        if skipped >= MAX_SKIPPED_IN_A_ROW:
-            raise ValueError(
-                f"gradients were not finite {skipped} steps in a row, up to step {self.step}: "
-                "resume with runtime.precision float32, or start again with a lower optim.lr_peak"
-            )
 
     def loss_of_batch(self, index: int) -> StepResult:
         """Forward passes and loss of batch `index`; they depend only on seed, index and weights."""
@@ -319,7 +306,8 @@ class Trainer:
             return
         picture = PictureMaker(self.dataset.classes)
         with bar.part("validation", len(self._validation_cases)) as part:
-            evaluation = self.evaluate(self._validation_cases, "validation", part, on_case=picture)
+            moment = f"during the validation after {self._progress()}"
+            evaluation = self.evaluate(self._validation_cases, moment, part, on_case=picture)
         picture.save(self.folder.pictures / f"validation-{self.step:06d}.png", evaluation)
         by_step, by_class = evaluation.by_step(), evaluation.by_class()
         dice = evaluation.mean_dice()
@@ -334,20 +322,20 @@ class Trainer:
         self.console.print(f"step {self.step}: validation Dice by sampling step {steps}")
 
     def evaluate(
-        self, case_ids: Sequence[str], name: str, bar: Bar, on_case: PictureMaker | None = None
+        self, case_ids: Sequence[str], moment: str, bar: Bar, on_case: PictureMaker | None = None
     ) -> Evaluation:
         """Sample and count cases with the averaged weights, if there are any.
 
         Args:
             case_ids: of the cases.
-            name: of the evaluation, for the message if a signal stops it.
+            moment: in words, for the message if a signal stops the evaluation.
             bar: shows how many cases are done.
             on_case: see `evaluate_cases`.
         """
 
         def progress(done: int, total: int) -> None:
             bar.reach(len(case_ids) * done / total)
-            self.stop.check(f"during the {name}, after {self._progress()}")
+            self.stop.check(moment)
 
         with self.average.applied_to(self.network) if self.average else nullcontext():
             return evaluate_cases(
@@ -375,7 +363,8 @@ class Trainer:
         split = final_part(self.dataset, self.config.final_split)
         case_ids = self.dataset.split[split]
         with Bar(self.console, "final table", len(case_ids)) as bar:
-            evaluation = self.evaluate(case_ids, "final table", bar)
+            moment = "during the final table; all steps are done"
+            evaluation = self.evaluate(case_ids, moment, bar)
         summary = {"split": split, "step": self.step, **summary_of(evaluation, self.dataset)}
         write_json(self.folder.summary, summary)
         save_learning_curve(self.folder.learning_curve, self.folder.metrics)

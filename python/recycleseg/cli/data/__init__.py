@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from recycleseg.cli._common import parse, run_command
-from recycleseg.cli.data import split
+from recycleseg.cli.data import plan, split
 
-_VERBS = {"split": split}
+_VERBS = {"plan": plan, "split": split}
 
 
 def build_parser() -> ArgumentParser:

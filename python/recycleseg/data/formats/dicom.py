@@ -10,11 +10,9 @@ import numpy as np
 from recycleseg.data.formats.dicom_seg import read_dicom_seg
 from recycleseg.data.formats.dicom_slices import (
     SEGMENTATIONS,
-    Slice,
     affine_of,
     find_slices,
-    position_of,
-    sorted_slices,
+    has_frames,
     volume_of,
 )
 from recycleseg.data.formats.extra import needed
@@ -25,31 +23,19 @@ from recycleseg.files import FileError
 def read_dicom(path: Path, content: Content) -> list[Volume]:
     """The volume (x, y, z) of a series, of a file with several frames, or of a segmentation.
 
-    The axes are right to left by columns, then rows, then slices along the normal of their plane.
-    Values are rescaled by slope and intercept.
+    x runs along a row, y along a column and z along the normal of both. Values are rescaled by
+    slope and intercept.
     """
-    if path.is_dir():
-        needed("highdicom", path)  # writes the result, so its absence must be noticed before
-        return [_read_series(path)]
-    header = needed("pydicom", path).dcmread(path, stop_before_pixels=True)
-    if header.get("SOPClassUID") in SEGMENTATIONS:
-        return [read_dicom_seg(path)]
-    if int(header.get("NumberOfFrames", 1)) > 1:
-        return [_of_frames(path, needed("highdicom", path).imread(path).get_volume())]
-    return [_stack(path, sorted_slices(path, [Slice(path, header, position_of(path, header))]))]
-
-
-def _read_series(folder: Path) -> Volume:
-    slices = find_slices(folder)
-    if int(slices[0].header.get("NumberOfFrames", 1)) == 1:
-        return _stack(folder, slices)
-    if len(slices) > 1:
-        raise FileError(f"{folder}: expected one file of several frames, got {len(slices)}")
-    return _of_frames(folder, needed("highdicom", folder).imread(slices[0].path).get_volume())
-
-
-def _stack(path: Path, slices: list[Slice]) -> Volume:
-    return volume_of(path, np.stack([_pixels(part.path) for part in slices]), affine_of(slices))
+    highdicom = needed("highdicom", path)  # writes the result: better to miss it before the work
+    if path.is_file():
+        header = needed("pydicom", path).dcmread(path, stop_before_pixels=True)
+        if header.get("SOPClassUID") in SEGMENTATIONS:
+            return [read_dicom_seg(path)]
+    slices = find_slices(path)
+    if has_frames(slices[0].header):
+        return [_of_frames(path, highdicom.imread(slices[0].path).get_volume(dtype=np.float32))]
+    array = np.stack([_pixels(part.path) for part in slices])
+    return [volume_of(path, array, affine_of(slices))]
 
 
 def _pixels(path: Path) -> Array:

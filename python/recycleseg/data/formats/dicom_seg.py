@@ -12,12 +12,14 @@ from recycleseg.data.formats.dicom_slices import (
     Slice,
     affine_of,
     find_slices,
+    has_frames,
+    is_dicom,
     position_of,
     sorted_slices,
     volume_of,
 )
 from recycleseg.data.formats.extra import needed
-from recycleseg.data.formats.volume import Array, Names, Volume
+from recycleseg.data.formats.volume import Array, Names, Volume, swap_lps_ras
 from recycleseg.files import FileError, written_whole
 
 _NAME = "recycleseg"
@@ -35,7 +37,7 @@ def write_dicom_seg(path: Path, array: Array, grid: Volume, names: Names | None)
         ValueError: the grid is not that of a series, or the array holds no labels.
     """
     highdicom, pydicom = needed("highdicom", path), needed("pydicom", path)
-    if not grid.path.is_dir():
+    if not grid.path.is_dir() and not is_dicom(grid.path):
         raise ValueError(
             f"path: expected another ending for an image that is no DICOM series, got {path.name}"
         )
@@ -45,9 +47,17 @@ def write_dicom_seg(path: Path, array: Array, grid: Volume, names: Names | None)
         names = {str(value): int(value) for value in np.unique(array) if value > 0} or {"1": 1}
     frames = array.transpose(2, 1, 0)
     masks = np.stack([np.isin(frames, value) for value in names.values()], axis=-1)
-    sources = [
-        pydicom.dcmread(part.path, stop_before_pixels=True) for part in find_slices(grid.path)
-    ]
+    slices = find_slices(grid.path)
+    sources = [pydicom.dcmread(part.path, stop_before_pixels=True) for part in slices]
+    if has_frames(sources[0]):  # in any order, so the masks tell where they lie
+        assert grid.affine is not None
+        masks = highdicom.Volume(
+            masks,
+            swap_lps_ras(grid.affine)[:, [2, 1, 0, 3]],
+            coordinate_system="PATIENT",
+            channels={"SegmentNumber": list(range(1, len(names) + 1))},
+            frame_of_reference_uid=sources[0].FrameOfReferenceUID,
+        )
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=_NAME,
         version=version(_NAME),

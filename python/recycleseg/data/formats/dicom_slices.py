@@ -33,14 +33,19 @@ class Slice:
 
 def is_series(path: Path) -> bool:
     """Whether a path is a folder with a DICOM file in it."""
-    return path.is_dir() and any(map(_is_dicom, path.iterdir()))
+    return path.is_dir() and any(map(is_dicom, path.iterdir()))
 
 
 def find_slices(folder: Path) -> list[Slice]:
-    """The images in a folder, all of one series, sorted; other DICOM objects are left out."""
+    """The images in a folder, all of one series, sorted; other DICOM objects are left out.
+
+    Args:
+        folder: the folder, or one file.
+    """
     dcmread = needed("pydicom", folder).dcmread
     series: dict[str, list[tuple[Path, Any]]] = {}
-    for path in sorted(filter(_is_dicom, folder.iterdir())):
+    files = sorted(filter(is_dicom, folder.iterdir())) if folder.is_dir() else [folder]
+    for path in files:
         header = dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
         if "Rows" in header and header.get("SOPClassUID") not in SEGMENTATIONS:
             series.setdefault(str(header.get("SeriesInstanceUID")), []).append((path, header))
@@ -56,13 +61,25 @@ def find_slices(folder: Path) -> list[Slice]:
         raise FileError(
             listed(f"{folder}: expected one series in a folder, got {len(series)}", found)
         )
-    files = next(iter(series.values()))
-    if int(files[0][1].get("NumberOfFrames", 1)) > 1:  # the positions are those of the frames
-        return [Slice(path, header, np.zeros(3)) for path, header in files]
-    return sorted_slices(folder, [Slice(path, h, position_of(path, h)) for path, h in files])
+    images = next(iter(series.values()))
+    if not has_frames(images[0][1]):
+        return sorted_slices(folder, [Slice(path, h, position_of(path, h)) for path, h in images])
+    if len(images) > 1:
+        raise FileError(f"{folder}: expected one file of several frames, got {len(images)}")
+    return [Slice(path, header, np.zeros(3)) for path, header in images]
+
+
+def has_frames(header: Any) -> bool:
+    """Whether a file has several frames, each with its own position, so the file has none."""
+    return int(header.get("NumberOfFrames", 1)) > 1
 
 
 def position_of(path: Path, header: Any) -> Array:
+    """Centre of the first voxel of a slice in mm (left, posterior, superior).
+
+    Raises:
+        FileError: the header does not place a grey image in space.
+    """
     for name, number in (
         ("ImagePositionPatient", 3),
         ("ImageOrientationPatient", 6),
@@ -128,7 +145,11 @@ def affine_of(slices: list[Slice]) -> Array:
         affine[:3, 2] = (last.position - first.position) / (len(slices) - 1)
     else:
         thickness = first.header.get("SpacingBetweenSlices") or first.header.get("SliceThickness")
-        affine[:3, 2] = np.cross(along_row, along_column) * float(thickness or 1.0)
+        if not thickness:
+            raise FileError(
+                f"{first.path}: expected SliceThickness of the only slice, got {thickness}"
+            )
+        affine[:3, 2] = np.cross(along_row, along_column) * float(thickness)
     affine[:3, 3] = first.position
     return affine
 
@@ -138,7 +159,8 @@ def volume_of(path: Path, array: Array, lps: Array) -> Volume:
     return Volume(array.transpose(2, 1, 0), voxel_sizes(affine), affine, path)
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom(path: Path) -> bool:
+    """Whether a path is a DICOM file with the usual beginning."""
     if path.name.startswith(".") or path.name == "DICOMDIR" or not path.is_file():
         return False
     with path.open("rb") as file:
