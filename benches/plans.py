@@ -1,16 +1,14 @@
 """Our plans for the data sets in `fingerprints` beside nnU-Net's, as a Markdown table.
 
-python benches/plans.py            docs/planning.md shows this table
-python benches/plans.py --json     our side alone, with every option and its reason
+    python benches/plans.py
 
-nnU-Net's side is results/nnunet_plans.json, which `rivals.nnunet` writes.
+docs/planning.md shows it. `rivals.nnunet` writes nnU-Net's side, results/nnunet_plans.json.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import numpy as np
 from fingerprints import FINGERPRINTS
 
 from recycleseg.planning.fingerprint import Fingerprint
-from recycleseg.planning.planner import TrainingPlan, make_training_plan
+from recycleseg.planning.planner import make_training_plan
 from recycleseg.planning.resources import Resources
 
 NNUNET_PLANS = Path(__file__).with_name("results") / "nnunet_plans.json"
@@ -28,7 +26,7 @@ RESOURCES = {
     "GPU": Resources("cuda", 8 * 2**30, 12 * 3600.0, 30e12, 2),
     "CPU": Resources("cpu", 16 * 2**30, 3600.0, 220e9, 2),
 }
-_HEADER = ("data", "plan", "voxel", "patch", "patch, mm", "batch", "levels", "widest", "halved")
+_HEADER = ("data", "plan", "voxel", "patch", "patch, mm", "batch", "levels", "channels", "halved")
 
 
 def fingerprint_of(facts: dict[str, Any]) -> Fingerprint:
@@ -43,8 +41,12 @@ def fingerprint_of(facts: dict[str, Any]) -> Fingerprint:
     )
 
 
-def our_row(plan: TrainingPlan) -> list[str]:
-    """Cells of our plan, from the voxel on."""
+def our_row(fingerprint: Fingerprint, resources: Resources) -> list[str]:
+    """Cells of our plan, from the voxel on; or why there is none."""
+    try:
+        plan = make_training_plan(fingerprint, resources, {})
+    except ValueError as error:
+        return [str(error), *[""] * (len(_HEADER) - 3)]
     chosen = {choice.option: choice.value for choice in plan.choices}
     patch, scales = chosen["patch.size"], chosen["model.scales"]
     spacing = chosen.get("preprocess.spacing")
@@ -52,9 +54,9 @@ def our_row(plan: TrainingPlan) -> list[str]:
         voxel, size = f"all images {_sides(chosen['preprocess.shape'])}", "varies"
     else:
         voxel, size = _sides(spacing), _size(patch, spacing)
-    width = f"{chosen['model.channels'][-1]}, {chosen['model.num_res_blocks']} blocks"
+    network = f"{_range(chosen['model.channels'])}, blocks {chosen['model.num_res_blocks']}"
     levels, halved = str(plan.shape.topology.num_levels), _halved(scales, len(patch))
-    return [voxel, _sides(patch), size, str(plan.batch_size), levels, width, halved]
+    return [voxel, _sides(patch), size, str(plan.batch_size), levels, network, halved]
 
 
 def nnunet_row(plan: dict[str, Any]) -> list[str]:
@@ -67,7 +69,7 @@ def nnunet_row(plan: dict[str, Any]) -> list[str]:
         "varies" if flat else _size(patch, spacing),
         str(plan["batch"]),
         str(plan["stages"]),
-        str(plan["features"][-1]),
+        _range(plan["features"]),
         _halved(plan["strides"], len(patch)),
     ]
 
@@ -88,8 +90,11 @@ def rows() -> Iterator[list[str]]:
                     *nnunet_row(configurations[configuration]),
                 ]
         for device, resources in RESOURCES.items():
-            plan = make_training_plan(fingerprint_of(facts), resources, {})
-            yield [name, f"ours, {device}", *our_row(plan)]
+            yield [name, f"ours, {device}", *our_row(fingerprint_of(facts), resources)]
+
+
+def _range(channels: list[int]) -> str:
+    return f"{min(channels)} to {max(channels)}"
 
 
 def _sides(values: list[float]) -> str:
@@ -106,25 +111,10 @@ def _halved(scales: list[list[int]], dims: int) -> str:
     return ", ".join(str(round(math.log2(math.prod(factors)))) for factors in along)
 
 
-def main() -> None:
-    """Print the table, or our side as JSON."""
-    if "--json" in sys.argv[1:]:
-        found = {
-            name: {
-                device: [
-                    vars(choice) for choice in make_training_plan(
-                        fingerprint_of(facts), resources, {}
-                    ).choices
-                ]
-                for device, resources in RESOURCES.items()
-            }
-            for name, facts in FINGERPRINTS.items()
-        }
-        print(json.dumps(found, indent=1))
-        return
-    for row in (_HEADER, ["---"] * len(_HEADER), *rows()):
-        print(f"| {' | '.join(row)} |")
+def table() -> list[str]:
+    """The lines of the table."""
+    return [f"| {' | '.join(row)} |" for row in (_HEADER, ["---"] * len(_HEADER), *rows())]
 
 
 if __name__ == "__main__":
-    main()
+    print("\n".join(table()))

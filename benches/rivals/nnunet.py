@@ -24,7 +24,6 @@ import os
 import platform
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -68,9 +67,11 @@ class Speed:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Attributes:
-    epochs: steps of the learning rate.
-    iterations: per epoch.
+    """How long nnU-Net trains.
+
+    Attributes:
+        epochs: after each the learning rate falls.
+        iterations: per epoch.
     """
 
     epochs: int
@@ -113,8 +114,18 @@ def clock(seconds: dict[str, float], name: str) -> Iterator[None]:
     seconds[name] = seconds.get(name, 0.0) + perf_counter() - start
 
 
-def train(source: Path, out: Path, seconds: float, threads: int) -> dict[str, Any]:
-    """Plan, preprocess, train and predict; what was measured."""
+def train(
+    source: Path, out: Path, seconds: float, threads: int, gpu_memory: float
+) -> dict[str, Any]:
+    """Plan, preprocess, train and predict; what was measured.
+
+    Args:
+        source: the data set.
+        out: a folder that does not exist.
+        seconds: of the training.
+        threads: of PyTorch.
+        gpu_memory: GB that nnU-Net plans for.
+    """
     for name in ("raw", "preprocessed", "results"):
         folder = out / name
         folder.mkdir(parents=True)
@@ -127,7 +138,7 @@ def train(source: Path, out: Path, seconds: float, threads: int) -> dict[str, An
     took: dict[str, float] = {}
     dataset = convert(source, out / "raw")
     with clock(took, "plan_and_preprocess"):
-        configuration = _prepare(dataset, threads)
+        configuration = _prepare(dataset, threads, gpu_memory)
     with clock(took, "measure"):
         speed = _measure(_trainer(dataset, configuration), MEASURED_SHARE * seconds)
     schedule = choose_schedule(seconds, speed)
@@ -141,6 +152,7 @@ def train(source: Path, out: Path, seconds: float, threads: int) -> dict[str, An
         "dataset": dataset,
         "configuration": configuration,
         "asked_seconds": seconds,
+        "gpu_memory": gpu_memory,
         "seconds": took,
         "speed": asdict(speed),
         **asdict(schedule),
@@ -154,7 +166,7 @@ def train(source: Path, out: Path, seconds: float, threads: int) -> dict[str, An
     }
 
 
-def _prepare(dataset: str, processes: int) -> str:
+def _prepare(dataset: str, processes: int, gpu_memory: float) -> str:
     """Fingerprint, plan and preprocess by nnU-Net's defaults; the configuration to train."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import (
         extract_fingerprints,
@@ -164,7 +176,7 @@ def _prepare(dataset: str, processes: int) -> str:
 
     number = int(dataset[len("Dataset") : len("Dataset000")])
     extract_fingerprints([number], num_processes=processes)
-    identifier = plan_experiments([number])
+    identifier = plan_experiments([number], gpu_memory_target_in_gb=gpu_memory)
     plans = Path(os.environ["nnUNet_preprocessed"], dataset, f"{identifier}.json")
     known = json.loads(plans.read_text(encoding="utf-8"))["configurations"]
     configuration = "3d_fullres" if "3d_fullres" in known else "2d"
@@ -187,42 +199,49 @@ def _set(trainer: Any, schedule: Schedule) -> None:
 
 
 def _measure(trainer: Any, seconds: float) -> Speed:
-    """Train two short epochs, of which the second one is timed, and throw the result away."""
+    """Train two short epochs, of which the second one counts, and throw the result away.
+
+    Args:
+        trainer: a new one.
+        seconds: least time of the second epoch.
+    """
     took: dict[str, float] = {}
     _set(trainer, Schedule(epochs=2, iterations=0))
     with clock(took, "start"):
         trainer.on_train_start()
-    count = 0
-    for epoch in range(2):
-        trainer.on_epoch_start()
-        trainer.on_train_epoch_start()
-        outputs = []
-        begin = perf_counter()
-        while len(outputs) < WARM_ITERATIONS if epoch == 0 else (
-            len(outputs) < LEAST_MEASURED or perf_counter() - begin < seconds
-        ):
-            outputs.append(trainer.train_step(next(trainer.dataloader_train)))
-        took["iterations"], count = perf_counter() - begin, len(outputs)
-        took["epoch_end"] = 0.0
-        with clock(took, "epoch_end"):
-            trainer.on_train_epoch_end(outputs)
-            _end_of_epoch(trainer)
+    _short_epoch(trainer, WARM_ITERATIONS, 0.0)
+    iteration, epoch_end = _short_epoch(trainer, LEAST_MEASURED, seconds)
     with clock(took, "end"):
         trainer.on_train_end()
     shutil.rmtree(trainer.output_folder)
-    return Speed(took["start"], took["iterations"] / count, took["epoch_end"], took["end"])
+    return Speed(took["start"], iteration, epoch_end, took["end"])
 
 
-def _end_of_epoch(trainer: Any) -> None:
-    """As in nnU-Net's run_training, with a new best checkpoint each time."""
+def _short_epoch(trainer: Any, least: int, seconds: float) -> tuple[float, float]:
+    """An epoch as in nnU-Net's run_training; the times of an iteration and of the epoch's end.
+
+    Args:
+        trainer: after its `on_train_start`.
+        least: iterations.
+        seconds: the iterations go on for so long.
+    """
     import torch
 
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    outputs = []
+    begin = perf_counter()
+    while len(outputs) < least or perf_counter() - begin < seconds:
+        outputs.append(trainer.train_step(next(trainer.dataloader_train)))
+    trained = perf_counter()
+    trainer.on_train_epoch_end(outputs)
     with torch.no_grad():
         trainer.on_validation_epoch_start()
         batch = next(trainer.dataloader_val)
         trainer.on_validation_epoch_end([trainer.validation_step(batch)])
-    trainer._best_ema = None
+    trainer._best_ema = None  # so that the time of a new best checkpoint counts
     trainer.on_epoch_end()
+    return (trained - begin) / len(outputs), perf_counter() - trained
 
 
 def _predict(model: str, dataset: Path, out: Path) -> None:
@@ -251,21 +270,31 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("plan")
-    training = verbs.add_parser("train")
+    planning, training = verbs.add_parser("plan"), verbs.add_parser("train")
+    for parser_of_verb in (planning, training):
+        parser_of_verb.add_argument(
+            "--gpu-memory",
+            type=float,
+            default=8.0,
+            help="GB that nnU-Net plans for; less makes patches and batches smaller",
+        )
     training.add_argument("source", type=Path, metavar="DIR")
     training.add_argument("--out", type=Path, required=True, help="a folder that does not exist")
     training.add_argument("--time", type=parse_time, default="20m", help="30s, 20m or 1h")
     training.add_argument("--threads", type=int, default=os.cpu_count())
     given = parser.parse_args()
     if given.verb == "plan":
-        versions = {package: version(package) for package in PACKAGES}
-        json.dump({"versions": versions, "plans": plan_all()}, sys.stdout, indent=1)
-        print()
+        versions = json.dumps({package: version(package) for package in PACKAGES})
+        found = plan_all(given.gpu_memory)
+        plans = ",\n".join(f"{json.dumps(name)}: {json.dumps(of)}" for name, of in found.items())
+        print(
+            f'{{"versions": {versions}, "gpu_memory": {given.gpu_memory}, "plans": {{\n{plans}}}}}'
+        )
         return
-    measured = train(given.source, given.out.resolve(), given.time, given.threads)
+    out = given.out.resolve()
+    measured = train(given.source, out, given.time, given.threads, given.gpu_memory)
     text = json.dumps(measured, indent=1)
-    (given.out / "measured.json").write_text(text + "\n", encoding="utf-8")
+    (out / "measured.json").write_text(text + "\n", encoding="utf-8")
     print(text)
 
 

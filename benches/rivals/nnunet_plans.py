@@ -14,14 +14,17 @@ from fingerprints import FINGERPRINTS
 
 # By their names in nnU-Net; the second is what it recommends for a GPU of 8 to 12 GB.
 PLANNERS = ("ExperimentPlanner", "nnUNetPlannerResEncM")
-GPU_GB = 8.0
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
 # nnU-Net's PNG reader gives every pixel this size, whatever the file says.
 _PIXEL = [999, 1, 1]
 
 
-def plan_all() -> dict[str, Any]:
-    """Name -> planner -> configuration -> plan, with axes in the order of `fingerprints`."""
+def plan_all(gpu_memory: float) -> dict[str, Any]:
+    """What nnU-Net plans for a GPU with so many GB.
+
+    Returns:
+        Name -> planner -> configuration -> plan, with axes in the order of `fingerprints`.
+    """
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
         raw, preprocessed = Path(folder, "raw"), Path(folder, "preprocessed")
         os.environ |= {"nnUNet_raw": str(raw), "nnUNet_preprocessed": str(preprocessed)}
@@ -34,14 +37,14 @@ def plan_all() -> dict[str, Any]:
             ):
                 (root / dataset).mkdir(parents=True)
                 (root / dataset / file).write_text(json.dumps(content), encoding="utf-8")
-            found[name] = {planner: _plan(number, planner) for planner in PLANNERS}
+            found[name] = {planner: _plan(number, planner, gpu_memory) for planner in PLANNERS}
         return found
 
 
-def _plan(number: int, planner: str) -> dict[str, Any]:
+def _plan(number: int, planner: str, gpu_memory: float) -> dict[str, Any]:
     from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments
 
-    identifier = plan_experiments([number], planner, gpu_memory_target_in_gb=GPU_GB)
+    identifier = plan_experiments([number], planner, gpu_memory_target_in_gb=gpu_memory)
     folder = next(Path(os.environ["nnUNet_preprocessed"]).glob(f"Dataset{number:03d}_*"))
     plans = json.loads((folder / f"{identifier}.json").read_text(encoding="utf-8"))
     backward = plans["transpose_backward"]
