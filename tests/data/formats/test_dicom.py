@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import json
 import sys
 from pathlib import Path
@@ -196,7 +197,9 @@ def test_lossless_jpeg(tmp_path: Path) -> None:
         writer.Execute(sitk.ReadImage(str(path)))
         written = pydicom.dcmread(tmp_path / "jpeg" / path.name).file_meta
         assert written.TransferSyntaxUID == pydicom.uid.JPEGLosslessSV1
+    before = locale.setlocale(locale.LC_ALL)
     volume = read_volume(tmp_path / "jpeg")
+    assert locale.setlocale(locale.LC_ALL) == before  # GDCM changes it
     np.testing.assert_array_equal(volume.array, expected.array)
     np.testing.assert_allclose(volume.affine, expected.affine, rtol=0, atol=1e-9)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,13 @@ def _decoded_by_itk(path: Path) -> Array:
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
-    array = np.asarray(sitk.GetArrayFromImage(reader.Execute()))
+    # For some compressions GDCM sets the locale of the process to "C", in which Python takes text
+    # files for ASCII.
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        array = np.asarray(sitk.GetArrayFromImage(reader.Execute()))
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
     return array.reshape(array.shape[-2:])
 
 
