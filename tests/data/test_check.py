@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from recycleseg.data.check import inspect_dataset, value_counts
+from recycleseg.data.check import inspect_dataset
+from recycleseg.data.facts import value_counts
 from recycleseg.data.layout import read_dataset
 from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.files import FileError

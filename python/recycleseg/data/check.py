@@ -3,53 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
-from recycleseg.classes import MAX_CLASSES, Classes
-from recycleseg.data.geometry import Orientation
+from recycleseg.data.facts import CaseFacts, facts_of, value_counts
+from recycleseg.data.findings import (
+    AXES,
+    GRID,
+    LABEL_VALUES,
+    MISSING,
+    UNREADABLE,
+    VALUES,
+    Finding,
+)
 from recycleseg.data.layout import Case, Dataset, dataset_error
+from recycleseg.data.survey import survey
 from recycleseg.data.volumes import Volume, read_volume
 from recycleseg.files import FileError, shortened
 from recycleseg.progress import Progress, followed
 
-# Enough for the percentiles of a data set; a case takes only kilobytes.
-_SAMPLES_PER_CASE = 10_000
 _LARGEST_VALUE = 1e37
-_COUNTED_AT_ONCE = 1 << 20
-
-
-@dataclass(frozen=True)
-class CaseFacts:
-    """What preprocessing must know about a case before it starts.
-
-    Attributes:
-        spacing: mm along the axes of the file, as in `Volume`.
-        affine: (4, 4) of the first channel; None for PNG.
-        foreground: (C, N) float32 intensities at up to 10 000 foreground voxels.
-        shape: number of voxels along canonical axes (see `Orientation`).
-        class_voxels: (F,) int64 voxels of each foreground class, in the order of
-            `Classes.foreground`; a voxel of several regions counts in each.
-        foreground_box: (2, dims) int64 along canonical axes: the first voxel of all foreground,
-            and the one after its last; None without foreground.
-    """
-
-    spacing: tuple[float, ...]
-    affine: np.ndarray[Any, Any] | None
-    foreground: np.ndarray[Any, Any]
-    shape: tuple[int, ...]
-    class_voxels: np.ndarray[Any, Any]
-    foreground_box: np.ndarray[Any, Any] | None
 
 
 def inspect_dataset(
     dataset: Dataset, *, workers: int = 2, progress: Progress | None = None
 ) -> dict[str, CaseFacts]:
-    """Open every case, compare image, label and `dataset.json`, and collect facts.
+    """`check_dataset` for training: it refuses a data set with errors.
 
     Args:
         dataset: the data set.
@@ -60,12 +42,30 @@ def inspect_dataset(
         case_id -> facts.
 
     Raises:
-        FileError: files are missing, truncated or corrupt, have another number of axes, differ
-            in shape or affine, or hold NaN, Inf or label values that `dataset.json` does not
-            name. The message lists all bad cases.
+        FileError: `check_dataset` finds errors. The message lists all of them.
+    """
+    facts, findings = check_dataset(dataset, workers=workers, progress=progress)
+    if errors := [finding.text for finding in findings if finding.severity == "error"]:
+        raise dataset_error(dataset.root, errors)
+    return facts
+
+
+def check_dataset(
+    dataset: Dataset, *, workers: int = 2, progress: Progress | None = None
+) -> tuple[dict[str, CaseFacts], list[Finding]]:
+    """Open every case, compare image, label and `dataset.json`, then compare the cases.
+
+    Args:
+        dataset: the data set.
+        workers: how many cases to open, and to hold in memory, at the same time.
+        progress: called with the number of cases done and of all cases.
+
+    Returns:
+        case_id -> facts of each sound case; and all findings (`findings.py` lists the kinds), those
+        of single cases first.
     """
     facts: dict[str, CaseFacts] = {}
-    problems: list[str] = []
+    findings: list[Finding] = []
     with ThreadPoolExecutor(workers) as pool:
         inspected = pool.map(lambda case: _inspect_case(case, dataset), dataset.cases.values())
         inspected = followed(inspected, len(dataset.cases), progress)
@@ -73,25 +73,30 @@ def inspect_dataset(
             if isinstance(found, CaseFacts):
                 facts[case_id] = found
             else:
-                problems.extend(found)
-    if problems:
-        raise dataset_error(dataset.root, problems)
-    return facts
+                findings.extend(found)
+    return facts, [*findings, *survey(dataset, facts)]
 
 
-def image_problems(volumes: Sequence[Volume], spatial_dims: int) -> list[str]:
-    """What is wrong with the channels of one case, one line per problem."""
-    problems = []
+def image_findings(
+    volumes: Sequence[Volume], spatial_dims: int, case_id: str = ""
+) -> list[Finding]:
+    """What is wrong with the channels of one case."""
+    findings: list[Finding] = []
     for volume in volumes:
-        if volume.array.ndim != spatial_dims:
-            problems.append(
-                f"{volume.path}: expected {spatial_dims} axes, got shape {volume.array.shape}"
-            )
-        if 0 in volume.array.shape:
-            problems.append(f"{volume.path}: expected voxels, got shape {volume.array.shape}")
-        problems.extend(_value_problems(volume))
+        of_kinds = {AXES: _axis_problems(volume, spatial_dims), VALUES: _value_problems(volume)}
         if volume is not volumes[0]:
-            problems.extend(grid_problems(volume, volumes[0]))
+            of_kinds[GRID] = grid_problems(volume, volumes[0])
+        for kind, problems in of_kinds.items():
+            findings.extend(Finding(kind, case_id, text) for text in problems)
+    return findings
+
+
+def _axis_problems(volume: Volume, spatial_dims: int) -> list[str]:
+    shape, problems = volume.array.shape, []
+    if len(shape) != spatial_dims:
+        problems.append(f"{volume.path}: expected {spatial_dims} axes, got shape {shape}")
+    if 0 in shape:
+        problems.append(f"{volume.path}: expected voxels, got shape {shape}")
     return problems
 
 
@@ -110,38 +115,32 @@ def _value_problems(volume: Volume) -> list[str]:
     return [f"{volume.path}: expected finite values, got {nan} NaN and {inf} Inf"]
 
 
-def _inspect_case(case: Case, dataset: Dataset) -> CaseFacts | list[str]:
+def _inspect_case(case: Case, dataset: Dataset) -> CaseFacts | list[Finding]:
     """Facts about a sound case, or what is wrong with the case."""
-    problems: list[str] = []
-    volumes: list[Volume] = []
-    label: Volume | None = None
-    for path in case.image_paths:
-        try:
-            volumes.append(read_volume(path))
-        except FileError as error:
-            problems.append(str(error))
-    try:
-        label = None if case.label_path is None else read_volume(case.label_path)
-    except FileError as error:
-        problems.append(str(error))
-    problems.extend(image_problems(volumes, dataset.spatial_dims))
+    findings: list[Finding] = []
+    volumes = [v for path in case.image_paths if (v := _read(path, case.case_id, findings))]
+    label = None if case.label_path is None else _read(case.label_path, case.case_id, findings)
+    findings.extend(image_findings(volumes, dataset.spatial_dims, case.case_id))
     counts: dict[float, int] = {}
     if label is not None:
         counts = value_counts(label.array)
-        problems.extend(_label_problems(label, counts, dataset.classes.values))
+        problems = _label_problems(label, counts, dataset.classes.values)
+        findings.extend(Finding(LABEL_VALUES, case.case_id, text) for text in problems)
         if volumes:
-            problems.extend(grid_problems(label, volumes[0]))
-    if problems or label is None:
-        return problems
-    orientation = Orientation.of(volumes[0].affine, dataset.spatial_dims)
-    return CaseFacts(
-        spacing=volumes[0].spacing,
-        affine=volumes[0].affine,
-        foreground=_foreground_samples(volumes, label),
-        shape=tuple(label.array.shape[axis] for axis in orientation.permutation),
-        class_voxels=_class_voxels(counts, dataset.classes),
-        foreground_box=_foreground_box(label.array, orientation),
-    )
+            problems = grid_problems(label, volumes[0])
+            findings.extend(Finding(GRID, case.case_id, text) for text in problems)
+    if findings or label is None:
+        return findings
+    return facts_of(volumes, label, counts, dataset.classes)
+
+
+def _read(path: Path, case_id: str, findings: list[Finding]) -> Volume | None:
+    """The volume in a file; if it cannot be read, one more finding."""
+    try:
+        return read_volume(path)
+    except FileError as error:
+        findings.append(Finding(UNREADABLE if path.exists() else MISSING, case_id, str(error)))
+        return None
 
 
 def grid_problems(volume: Volume, reference: Volume, *, there: str = "") -> list[str]:
@@ -176,54 +175,11 @@ def grid_problems(volume: Volume, reference: Volume, *, there: str = "") -> list
     return []
 
 
-def value_counts(array: np.ndarray[Any, Any]) -> dict[float, int]:
-    """How often each value occurs in a label map (*S), by rising value."""
-    flat = array.reshape(-1)
-    if array.dtype.kind not in "bui" or array.size == 0 or not _are_indices(array):
-        values, counts = np.unique(flat, return_counts=True)
-        return dict(zip(values.tolist(), counts.tolist(), strict=True))
-    total = np.zeros(MAX_CLASSES, np.int64)
-    # bincount takes 8 bytes for every voxel, so a large map is counted in parts.
-    for start in range(0, flat.size, _COUNTED_AT_ONCE):
-        total += np.bincount(flat[start : start + _COUNTED_AT_ONCE], minlength=MAX_CLASSES)
-    return {int(value): int(total[value]) for value in np.flatnonzero(total)}
-
-
-def _are_indices(array: np.ndarray[Any, Any]) -> bool:
-    return bool(array.min() >= 0 and array.max() < MAX_CLASSES)
-
-
-def _label_problems(label: Volume, counts: Mapping[float, int], known: range) -> list[str]:
-    unknown = [value for value in counts if value not in known]
+def _label_problems(label: Volume, values: Iterable[float], known: range) -> list[str]:
+    unknown = [value for value in values if value not in known]
     if not unknown:
         return []
     return [
         f"{label.path}: expected label values {list(known)} of dataset.json, got "
         f"{shortened(unknown)}"
     ]
-
-
-def _class_voxels(counts: Mapping[float, int], classes: Classes) -> np.ndarray[Any, Any]:
-    members = (v if isinstance(v, tuple) else (v,) for v in classes.foreground.values())
-    return np.array([sum(counts.get(v, 0) for v in values) for values in members], np.int64)
-
-
-def _foreground_box(
-    label: np.ndarray[Any, Any], orientation: Orientation
-) -> np.ndarray[Any, Any] | None:
-    """See `CaseFacts.foreground_box`."""
-    ends = []
-    for axis, size in enumerate(label.shape):
-        others = tuple(other for other in range(label.ndim) if other != axis)
-        places = np.flatnonzero(label.any(axis=others))
-        if len(places) == 0:
-            return None
-        low, high = int(places[0]), int(places[-1]) + 1
-        ends.append((size - high, size - low) if axis in orientation.flipped else (low, high))
-    return np.transpose(np.array([ends[axis] for axis in orientation.permutation], np.int64))
-
-
-def _foreground_samples(volumes: Sequence[Volume], label: Volume) -> np.ndarray[Any, Any]:
-    voxels = np.flatnonzero(label.array)
-    step = -(-len(voxels) // _SAMPLES_PER_CASE) or 1
-    return np.stack([v.array.reshape(-1)[voxels[::step]].astype(np.float32) for v in volumes])
