@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -115,23 +116,41 @@ def _value_problems(volume: Volume) -> list[str]:
     return [f"{volume.path}: expected finite values, got {nan} NaN and {inf} Inf"]
 
 
-def _inspect_case(case: Case, dataset: Dataset) -> CaseFacts | list[Finding]:
-    """Facts about a sound case, or what is wrong with the case."""
+class SoundCase(NamedTuple):
+    """The files of a case without errors.
+
+    Attributes:
+        volumes: one per channel.
+        label: on the same grid.
+        counts: `value_counts` of the label.
+    """
+
+    volumes: list[Volume]
+    label: Volume
+    counts: dict[float, int]
+
+
+def read_case(case: Case, dataset: Dataset) -> SoundCase | list[Finding]:
+    """Read the files of a case; if something is wrong with them, its findings."""
     findings: list[Finding] = []
     volumes = [v for path in case.image_paths if (v := _read(path, case.case_id, findings))]
     label = None if case.label_path is None else _read(case.label_path, case.case_id, findings)
     findings.extend(image_findings(volumes, dataset.spatial_dims, case.case_id))
-    counts: dict[float, int] = {}
-    if label is not None:
-        counts = value_counts(label.array)
-        problems = _label_problems(label, counts, dataset.classes.values)
-        findings.extend(Finding(LABEL_VALUES, case.case_id, text) for text in problems)
-        if volumes:
-            problems = grid_problems(label, volumes[0])
-            findings.extend(Finding(GRID, case.case_id, text) for text in problems)
-    if findings or label is None:
+    if label is None:
         return findings
-    return facts_of(volumes, label, counts, dataset.classes)
+    counts = value_counts(label.array)
+    of_kinds = {LABEL_VALUES: _label_problems(label, counts, dataset.classes.values)}
+    if volumes:
+        of_kinds[GRID] = grid_problems(label, volumes[0])
+    for kind, problems in of_kinds.items():
+        findings.extend(Finding(kind, case.case_id, text) for text in problems)
+    return findings or SoundCase(volumes, label, counts)
+
+
+def _inspect_case(case: Case, dataset: Dataset) -> CaseFacts | list[Finding]:
+    """Facts about a sound case, or what is wrong with the case."""
+    found = read_case(case, dataset)
+    return facts_of(*found, dataset.classes) if isinstance(found, SoundCase) else found
 
 
 def _read(path: Path, case_id: str, findings: list[Finding]) -> Volume | None:

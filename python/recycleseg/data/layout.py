@@ -80,6 +80,22 @@ def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
         FileError: the folder, `dataset.json` or `split.json` is invalid; the message lists every
             problem.
     """
+    dataset, problems = read_dataset_with_problems(root, seed=seed)
+    if problems:
+        raise dataset_error(dataset.root, problems)
+    return dataset
+
+
+def read_dataset_with_problems(root: Path | str, *, seed: int = 0) -> tuple[Dataset, list[str]]:
+    """`read_dataset` that goes on, so that the files can be checked too.
+
+    Returns:
+        The data set, and one line per problem of file names and `split.json`. If `split.json` is
+        useless, the split is that without it.
+
+    Raises:
+        FileError: `dataset.json` is invalid, or there are no cases.
+    """
     root = Path(root)
     description = _read_description(root)
     problems: list[str] = []
@@ -93,12 +109,14 @@ def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
         classes = Classes.of(description.get("labels"), "dataset.json")
     except FileError as error:
         problems.append(str(error))
+    described = not problems
     cases = _find_cases(root, ending, len(channel_names), problems)
     split = _read_split(root, cases, seed, problems) if cases else {}
-    if problems:
+    if not described or not cases:
         raise dataset_error(root, problems)
+    split = split or _seeded_split(tuple(cases), seed, problems=[])
     used = {case_id for case_ids in split.values() for case_id in case_ids}
-    return Dataset(
+    dataset = Dataset(
         root=root,
         name=str(description.get("name", root.name)),
         channel_names=channel_names,
@@ -107,6 +125,7 @@ def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
         cases={case_id: case for case_id, case in cases.items() if case_id in used},
         split=split,
     )
+    return dataset, problems
 
 
 def dataset_error(root: Path, problems: list[str]) -> FileError:

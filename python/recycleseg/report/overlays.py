@@ -90,14 +90,15 @@ class _Case:
     spacing: tuple[float, ...]
 
 
+ViewPlane = tuple[str, int, int, int | None, tuple[str, str, str, str]]
 # Name, axis across, axis down, axis through, edges. Canonical axes run to right, anterior and
 # superior. A radiologist faces the patient or looks from the feet, so all axes are reversed.
-_PLANES = (
+PLANES: tuple[ViewPlane, ...] = (
     ("axial", 0, 1, 2, ("R", "L", "A", "P")),
     ("coronal", 0, 2, 1, ("R", "L", "S", "I")),
     ("sagittal", 1, 2, 0, ("A", "P", "S", "I")),
 )
-_PLANE_2D = (("", 1, 0, None, ("", "", "", "")),)
+PLANE_2D: tuple[ViewPlane, ...] = (("", 1, 0, None, ("", "", "", "")),)
 
 
 def draw_overlay(
@@ -129,7 +130,7 @@ def draw_overlay(
     grey = _grey_range(case, centre, side)
     planes = [
         _draw_plane(case, labels, plane, centre, side, wrong, grey)
-        for plane in (_PLANES if case.pred.ndim == 3 else _PLANE_2D)
+        for plane in (PLANES if case.pred.ndim == 3 else PLANE_2D)
     ]
     bar = max(n for n in _BARS if n <= max(0.4 * side, _BARS[0]))
     return Overlay(planes, (bar, bar * SIDE / side), note)
@@ -156,11 +157,6 @@ def _read_case(
     orientation = Orientation.of(volume.affine, dims)
     notes = []
 
-    def upright(array: Map) -> Map:
-        """The array in canonical axes; in 3D all axes are reversed (see _PLANES)."""
-        canonical = np.flip(array, orientation.flipped).transpose(orientation.permutation)
-        return np.flip(canonical) if dims == 3 else canonical
-
     def read(path: Path, what: str) -> Map | None:
         try:
             array = read_volume(path).array
@@ -170,7 +166,7 @@ def _read_case(
         if array.shape != shape:
             notes.append(f"{what} not shown: {path.name} has shape {array.shape}, not {shape}")
             return None
-        return upright(array)
+        return as_viewed(array, orientation)
 
     ref = read_volume(reference)
     sized = volume if volume.spacing_known else ref
@@ -180,11 +176,39 @@ def _read_case(
         greatest = 65535.0 if dims == 2 else max_entropy
         uncertain = np.clip(uncertain / greatest, 0.0, 1.0)
     spacing = tuple(orientation.sizes(sized.spacing))
-    case = _Case(upright(volume.array), upright(ref.array), image, uncertain, spacing)
+    pred = as_viewed(volume.array, orientation)
+    case = _Case(pred, as_viewed(ref.array, orientation), image, uncertain, spacing)
     return case, "; ".join(notes)
 
 
-def _inside(label_map: Map, entry: int | tuple[int, ...]) -> NDArray[np.bool_]:
+def as_viewed(array: Map, orientation: Orientation) -> Map:
+    """The array (*S) in canonical axes; in 3D all axes are reversed (see PLANES)."""
+    canonical = np.flip(array, orientation.flipped).transpose(orientation.permutation)
+    return np.flip(canonical) if array.ndim == 3 else canonical
+
+
+def plane_of(array: Map, plane: ViewPlane, index: int) -> Map:
+    """One slice (rows, columns) of an array as viewed.
+
+    Args:
+        array: from `as_viewed`.
+        plane: one of PLANES or PLANE_2D.
+        index: of the slice, if the array has three axes.
+    """
+    _, across, down, through, _ = plane
+    flat: Map = array if through is None else array.take(index, through)
+    return flat if down < across else flat.T
+
+
+def fullest_slice(mask: NDArray[np.bool_], through: int | None) -> int:
+    """The slice along an axis with the most voxels of a mask (*S); 0 of a 2D mask."""
+    if through is None:
+        return 0
+    return int(mask.sum(tuple(a for a in range(mask.ndim) if a != through)).argmax())
+
+
+def inside(label_map: Map, entry: int | tuple[int, ...]) -> NDArray[np.bool_]:
+    """The voxels of a label value, or of the values of a region."""
     return label_map == entry if isinstance(entry, int) else np.isin(label_map, entry)
 
 
@@ -193,8 +217,8 @@ def _any_label(pred: Map, ref: Map, labels: Labels) -> NDArray[np.bool_]:
     # zeros_like keeps the order of axes in memory; this is many times faster for large volumes.
     wrong, present = (np.zeros_like(pred, dtype=np.bool_) for _ in range(2))
     for entry in labels.values():
-        in_ref = _inside(ref, entry)
-        wrong |= _inside(pred, entry) != in_ref
+        in_ref = inside(ref, entry)
+        wrong |= inside(pred, entry) != in_ref
         present |= in_ref
     return wrong if wrong.any() else present
 
@@ -239,7 +263,7 @@ def _crop(size: int, spacing: float, centre: float, side: float) -> tuple[int, i
 def _draw_plane(
     case: _Case,
     labels: Labels,
-    plane: tuple[str, int, int, int | None, tuple[str, str, str, str]],
+    plane: ViewPlane,
     centre: tuple[float, ...],
     side: float,
     wrong: NDArray[np.bool_],
@@ -253,16 +277,12 @@ def _draw_plane(
         (first * case.spacing[a] - centre[a] + side / 2) * unit
         for (first, _), a in zip(crops, (down, across), strict=True)
     ]
-    index: list[Any] = [slice(None)] * case.pred.ndim
-    if through is not None:
-        counts = wrong.sum(tuple(a for a in range(3) if a != through))
-        index[through] = int(counts.argmax())
+    index = fullest_slice(wrong, through)
 
     def cut(array: Map | None) -> Map | None:
         if array is None:
             return None
-        flat: Map = array[tuple(index)]
-        flat = flat if down < across else flat.T
+        flat = plane_of(array, plane, index)
         return np.asarray(flat[tuple(slice(*crop) for crop in crops)])
 
     pred, ref = cut(case.pred), cut(case.ref)
@@ -271,7 +291,7 @@ def _draw_plane(
     for c, entry in enumerate(labels.values()):
         colour = PALETTE[c % len(PALETTE)]
         for is_reference, label_map in ((False, pred), (True, ref)):
-            path = _outline(_inside(label_map, entry), starts, steps)
+            path = _outline(inside(label_map, entry), starts, steps)
             if path:
                 outlines.append((colour, is_reference, path))
     height, width = (n * s for n, s in zip(pred.shape, steps, strict=True))
@@ -318,7 +338,7 @@ def _error_picture(pred: Map, ref: Map, labels: Labels) -> str:
     """A picture of the errors, transparent where prediction and reference agree."""
     missed, extra = (np.zeros(pred.shape, dtype=np.bool_) for _ in range(2))
     for entry in labels.values():
-        in_pred, in_ref = _inside(pred, entry), _inside(ref, entry)
+        in_pred, in_ref = inside(pred, entry), inside(ref, entry)
         missed |= in_ref & ~in_pred
         extra |= in_pred & ~in_ref
     kinds = np.select([missed & extra, missed, extra], [3, 1, 2], 0).astype(np.uint8)
