@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from recycleseg.cli._common import parse, run_command
-from recycleseg.cli.data import check, show
+from recycleseg.cli.data import check, convert, show
 
-_VERBS = {"check": check, "show": show}
+_VERBS = {"check": check, "show": show, "convert": convert}
 
 
 def build_parser() -> ArgumentParser:

@@ -1,0 +1,203 @@
+"""Folders of images and masks become a data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recycleseg.data.check import check_dataset
+from recycleseg.data.convert import convert, number_classes
+from recycleseg.data.layout import read_dataset
+from recycleseg.data.volumes import read_volume, write_volume
+from recycleseg.files import FileError
+
+LPS = np.diag([-1.0, -2.0, 3.0, 1.0])
+SHAPE = (6, 7, 5)
+
+
+class Sources:
+    """Two folders of equal names; by default 3D with the mask values 0 and 255."""
+
+    def __init__(self, root: Path) -> None:
+        self.images, self.masks, self.out = root / "scans", root / "masks", root / "out"
+        for folder in (self.images, self.masks):
+            folder.mkdir()
+        self.rng = np.random.default_rng(0)
+
+    def add(
+        self,
+        name: str,
+        mask_name: str | None = None,
+        *,
+        shape: tuple[int, ...] = SHAPE,
+        values: tuple[int, ...] = (255,),
+        dtype: type = np.uint8,
+    ) -> None:
+        grid = {"spacing": (1.0,) * len(shape), "affine": LPS if len(shape) == 3 else None}
+        image = self.rng.integers(0, 200, shape).astype(np.uint8)
+        mask = np.zeros(shape, dtype)
+        for place, value in enumerate(values):
+            mask[1 + place, 1:4] = value
+        write_volume(self.images / name, image, **grid)
+        write_volume(self.masks / (mask_name or name), mask, **grid)
+
+    def content(self) -> dict[str, bytes]:
+        folders = (self.images, self.masks)
+        return {str(p): p.read_bytes() for folder in folders for p in folder.iterdir()}
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Sources:
+    return Sources(tmp_path)
+
+
+def test_a_converted_data_set_is_sound(sources: Sources) -> None:
+    for case in range(4):
+        sources.add(f"scan_{case}.nii.gz", f"mask_{case}.nii.gz", values=(128, 255))
+    before = sources.content()
+    converted = convert(sources.images, sources.masks, sources.out, channel_names=["CT"])
+    assert sources.content() == before
+    assert sorted(p.name for p in sources.out.parent.iterdir()) == ["masks", "out", "scans"]
+    dataset = read_dataset(sources.out)
+    assert (dataset.name, dataset.channel_names) == ("out", ("CT",))
+    assert dict(dataset.classes.labels) == {"background": 0, "label_1": 1, "label_2": 2}
+    assert list(dataset.cases) == [f"scan_{case}" for case in range(4)]
+    assert check_dataset(dataset)[1] == []
+    case = dataset.cases["scan_2"]
+    assert case.image_paths[0].read_bytes() == (sources.images / "scan_2.nii.gz").read_bytes()
+    assert case.label_path is not None
+    label, mask = read_volume(case.label_path), read_volume(sources.masks / "mask_2.nii.gz")
+    np.testing.assert_array_equal(label.array, np.searchsorted([0, 128, 255], mask.array))
+    np.testing.assert_array_equal(label.affine, LPS)
+    assert label.array.dtype == np.uint8
+    assert (
+        converted.num_cases == json.loads((sources.out / "dataset.json").read_text())["numTraining"]
+    )
+    said = "\n".join(converted.notes)
+    assert "scan_0.nii.gz with mask_0.nii.gz" in said
+    assert "label_1 (mask value 128), label_2 (mask value 255)" in said
+    assert "128 becomes 1, 255 becomes 2" in said
+
+
+def test_formats_become_one(sources: Sources) -> None:
+    sources.add("a.nii", "a.nii.gz", values=(1,))
+    sources.add("b.nii.gz", "b.nii.gz", values=(1,), dtype=np.float32)
+    assert convert(sources.images, sources.masks, sources.out).file_ending == ".nii.gz"
+    written = read_volume(sources.out / "imagesTr/a_0000.nii.gz")
+    np.testing.assert_array_equal(written.array, read_volume(sources.images / "a.nii").array)
+    np.testing.assert_array_equal(written.affine, LPS)
+    assert read_volume(sources.out / "labelsTr/b.nii.gz").array.dtype == np.uint8
+
+
+def test_a_format_of_all_files_stays(sources: Sources) -> None:
+    sources.add("a.nii")
+    assert convert(sources.images, sources.masks, sources.out).file_ending == ".nii"
+
+
+def test_2d_with_channels_and_links(sources: Sources) -> None:
+    for channel in range(2):
+        sources.add(f"a_{channel:04d}.png", "a.png", shape=(8, 9), values=(1,))
+    convert(sources.images, sources.masks, sources.out, name="Two", link=True)
+    description = description_of(sources.out)
+    assert description["channel_names"] == {"0": "image_0", "1": "image_1"}
+    assert (description["name"], description["file_ending"]) == ("Two", ".png")
+    links = [sources.out / name for name in ("imagesTr/a_0001.png", "labelsTr/a.png")]
+    assert [link.resolve() for link in links] == [
+        sources.images / "a_0001.png",
+        sources.masks / "a.png",
+    ]
+
+
+def description_of(root: Path) -> dict[str, object]:
+    content: dict[str, object] = json.loads((root / "dataset.json").read_text())
+    return content
+
+
+def test_unpaired_files_are_refused_or_skipped(sources: Sources) -> None:
+    sources.add("a.png", shape=(8, 9))
+    (sources.images / "b.png").write_bytes((sources.images / "a.png").read_bytes())
+    (sources.masks / "c.png").write_bytes((sources.masks / "a.png").read_bytes())
+    with pytest.raises(FileError, match="1 pairs and 2 files without a partner") as error:
+        convert(sources.images, sources.masks, sources.out)
+    assert f"- {sources.images / 'b.png'}\n  - {sources.masks / 'c.png'}" in str(error.value)
+    assert not sources.out.exists()
+    converted = convert(sources.images, sources.masks, sources.out, skip_unpaired=True)
+    assert converted.num_cases == 1
+    assert "left out 2 files without a partner: b.png, c.png" in converted.notes
+
+
+def test_all_bad_files_are_listed_and_nothing_is_written(sources: Sources) -> None:
+    for name in "abc":
+        sources.add(f"{name}.nii.gz")
+    (sources.images / "a.nii.gz").write_bytes(b"no image")
+    write_volume(sources.masks / "b.nii.gz", np.zeros((6, 7, 4), np.uint8), spacing=(1, 1, 1))
+    half = np.full(SHAPE, 0.5, np.float32)
+    half[0] = np.nan
+    write_volume(sources.masks / "c.nii.gz", half, spacing=None, affine=LPS)
+    with pytest.raises(FileError, match="3 problems") as error:
+        convert(sources.images, sources.masks, sources.out)
+    lines = str(error.value).splitlines()[1:]
+    assert "a.nii.gz: expected a whole .nii.gz file" in lines[0]
+    image = sources.images / "b.nii.gz"
+    assert f"b.nii.gz: expected shape (6, 7, 5) as {image}, got (6, 7, 4)" in lines[1]
+    assert "c.nii.gz: expected whole numbers from 0 as label values, got 0.5, nan" in lines[2]
+    assert sorted(p.name for p in sources.out.parent.iterdir()) == ["masks", "scans"]
+
+
+def test_2d_beside_3d_is_refused(sources: Sources) -> None:
+    sources.add("a.png", shape=(8, 9))
+    sources.add("b.nii.gz")
+    with pytest.raises(FileError, match="expected 2D or 3D, got both: .*a.png, .*b.nii.gz"):
+        convert(sources.images, sources.masks, sources.out)
+
+
+def test_the_folder_must_be_new_and_outside_the_sources(sources: Sources) -> None:
+    sources.add("a.png", shape=(8, 9))
+    with pytest.raises(FileError, match="expected an empty or new folder, got one with files"):
+        convert(sources.images, sources.masks, sources.images)
+    with pytest.raises(FileError, match="expected a folder outside"):
+        convert(sources.images, sources.masks, sources.masks / "out")
+    sources.out.mkdir()
+    assert convert(sources.images, sources.masks, sources.out).num_cases == 1
+
+
+def test_channels_must_fit(sources: Sources) -> None:
+    sources.add("a.png", shape=(8, 9))
+    with pytest.raises(ValueError, match="--channels: expected 1 names, got 2"):
+        convert(sources.images, sources.masks, sources.out, channel_names=["T1", "T2"])
+    sources.add("b_0000.png", "b.png", shape=(8, 9))
+    sources.add("b_0001.png", "b.png", shape=(8, 9))
+    with pytest.raises(FileError, match="b: expected 1 channels as a, got 2"):
+        convert(sources.images, sources.masks, sources.out)
+
+
+def test_one_name_and_one_value_fit_always() -> None:
+    numbering = number_classes([0, 255], {"organ": 1})
+    assert numbering.labels == {"background": 0, "organ": 1}
+    assert numbering.new_value == {255: 1}
+    assert numbering.notes == ("mask value 255 becomes 1, because labels are numbered from 1",)
+
+
+def test_given_labels_keep_their_regions_and_absent_values() -> None:
+    numbering = number_classes([0, 2, 4], {"whole": (2, 4, 9), "core": 4})
+    assert numbering.labels == {"background": 0, "whole": [1, 2, 3], "core": 2}
+    assert numbering.new_value == {2: 1, 4: 2, 9: 3}
+
+
+@pytest.mark.parametrize(
+    ("values", "given", "message"),
+    [
+        ([0], None, "masks: expected foreground, got 0 everywhere"),
+        (range(256), None, "at most 32 label values, got 255 .1, 2, 3, 4, 5 and 250 more.*grey"),
+        ([0, 1, 2], {"a": 1}, "expected a name for every value in the masks, got none for 2"),
+        ([0, 128, 255], {"a": 1, "b": 2}, "got none for 128, 255; named are 1, 2"),
+    ],
+)
+def test_labels_that_do_not_fit(
+    values: list[int], given: dict[str, int] | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        number_classes(list(values), given)
