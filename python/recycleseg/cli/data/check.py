@@ -17,6 +17,7 @@ from recycleseg.data.layout import Dataset, read_dataset_with_problems
 from recycleseg.progress import stages
 
 _EXAMPLES = 3
+_LONGEST = 120
 _WIDTH_OF_FILES = 2000
 _HEADS = {"error": "errors: training refuses the data set", "warning": "warnings: please look"}
 
@@ -77,7 +78,8 @@ def _table(findings: list[Finding], root: Path) -> Table:
         if by_kind:
             table.add_row(head, style="bold")
         for kind, alike in by_kind.items():
-            examples = "; ".join(_text(finding, root) for finding in alike[:_EXAMPLES])
+            texts = [_text(finding, root) for finding in alike[:_EXAMPLES]]
+            examples = "; ".join(t if len(t) <= _LONGEST else t[:_LONGEST] + "..." for t in texts)
             rest = f"; and {len(alike) - _EXAMPLES} more (--all)" if len(alike) > _EXAMPLES else ""
             row = (f"  {kind.title}", str(len(alike)), kind.advice, examples + rest)
             table.add_row(*map(escape, row))
