@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from recycleseg.data import check
 from recycleseg.data.check import inspect_dataset
 from recycleseg.data.facts import value_counts
+from recycleseg.data.findings import MISSING, UNREADABLE
 from recycleseg.data.layout import read_dataset
-from recycleseg.data.volumes import read_volume, write_volume
+from recycleseg.data.volumes import Volume, read_volume, write_volume
 from recycleseg.files import FileError
 
 MakeDataset = Callable[..., Path]
@@ -167,3 +170,28 @@ def test_real_data_is_sound(data_root: Path, name: str) -> None:
     facts = inspect_dataset(dataset)
     assert len(facts) == len(dataset.cases)
     assert min(fact.foreground.shape[1] for fact in facts.values()) > 0
+
+
+def test_one_worker_holds_one_case_at_a_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, weakref.ref[Volume]]] = []
+    largest = 0
+
+    def read_and_count(path: Path) -> Volume:
+        nonlocal largest
+        volume = read_volume(path)
+        read.append((path.name.split(".")[0][:2], weakref.ref(volume)))
+        largest = max(largest, len({case_id for case_id, ref in read if ref() is not None}))
+        return volume
+
+    monkeypatch.setattr(check, "read_volume", read_and_count)
+    check.check_dataset(read_dataset(root), workers=1)
+    assert len(read) == 18 and largest == 1
+
+
+def test_findings_name_case_and_kind(root: Path) -> None:
+    truncate(root / IMAGE)
+    (root / "labelsTr/c4.nii.gz").unlink()
+    facts, findings = check.check_dataset(read_dataset(root))
+    found = [(finding.case_id, finding.kind, finding.severity) for finding in findings]
+    assert found == [("c2", UNREADABLE, "error"), ("c4", MISSING, "error")]
+    assert list(facts) == ["c0", "c1", "c3", "c5"]
