@@ -43,7 +43,7 @@ def test_bad_cases_are_left_out_and_named(
     assert main(["show", str(data), "-o", str(tmp_path / "sheet.png")]) == 3
     said = capsys.readouterr()
     assert said.out.splitlines()[-1].endswith("8 of 9 cases")
-    assert "recycle-data: 1 problems; recycle-data check lists all" in said.err
+    assert "recycle-data: 1 problem(s); recycle-data check lists all" in said.err
     assert f"{data / 'labelsTr/c3.nii.gz'}: expected a file, got" in said.err
 
 

@@ -52,7 +52,7 @@ def run(parsed: Namespace) -> int:
         save_contact_sheet(out, panels, dataset.classes.foreground)
         console.print(_table(statistics, dataset.channel_names))
         print_line(console, f"{out}: {len(panels)} of {len(dataset.cases)} cases")
-    return exit_code_of("recycle-data", "problems; recycle-data check lists all", failures)
+    return exit_code_of("recycle-data", "problem(s); recycle-data check lists all", failures)
 
 
 def _look_at(
