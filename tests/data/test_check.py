@@ -15,7 +15,7 @@ from recycleseg.data.check import inspect_dataset
 from recycleseg.data.facts import value_counts
 from recycleseg.data.findings import MISSING, UNREADABLE
 from recycleseg.data.layout import read_dataset
-from recycleseg.data.volumes import Volume, read_volume, write_volume
+from recycleseg.data.volumes import Volume, read_image, read_label, read_volume, write_volume
 from recycleseg.files import FileError
 
 MakeDataset = Callable[..., Path]
@@ -67,7 +67,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "fractional label": (
         LABEL,
         lambda path: rewrite(path, np.linspace(0, 1, 210, dtype=np.float32).reshape(SHAPE)),
-        r"expected label values .* and 203 more",
+        r"expected labels that are whole numbers, got 0.0047.* and 203 more in 208 voxels",
     ),
     "NaN": (IMAGE, lambda path: set_voxel(path, np.nan), "expected finite.* 1 NaN and 0 Inf"),
     "Inf": (SECOND, lambda path: set_voxel(path, np.inf), "expected finite.* 0 NaN and 1 Inf"),
@@ -76,7 +76,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "no label": (LABEL, Path.unlink, "expected a file, got a path that does not exist"),
     "no channel": (SECOND, Path.unlink, "expected a file, got a path that does not exist"),
     "no image": (IMAGE, Path.unlink, "expected a file, got a path that does not exist"),
-    "4D": (IMAGE, add_axis, "expected 3 axes, got 4"),
+    "4D": (IMAGE, add_axis, "expected one channel, got 2"),
 }
 
 
@@ -176,14 +176,21 @@ def test_one_worker_holds_one_case_at_a_time(root: Path, monkeypatch: pytest.Mon
     read: list[tuple[str, weakref.ref[Volume]]] = []
     largest = 0
 
-    def read_and_count(path: Path) -> Volume:
+    def counted(volumes: list[Volume]) -> None:
         nonlocal largest
-        volume = read_volume(path)
-        read.append((path.name.split(".")[0][:2], weakref.ref(volume)))
+        read.extend((v.path.name.split(".")[0][:2], weakref.ref(v)) for v in volumes)
         largest = max(largest, len({case_id for case_id, ref in read if ref() is not None}))
+
+    def read_images(paths: list[Path], number: int) -> list[Volume]:
+        counted(volumes := read_image(paths, number))
+        return volumes
+
+    def read_labels(path: Path) -> Volume:
+        counted([volume := read_label(path)])
         return volume
 
-    monkeypatch.setattr(check, "read_volume", read_and_count)
+    monkeypatch.setattr(check, "read_image", read_images)
+    monkeypatch.setattr(check, "read_label", read_labels)
     check.check_dataset(read_dataset(root), workers=1)
     assert len(read) == 18 and largest == 1
 

@@ -97,6 +97,28 @@ def test_two_files_for_one_case(
     )
 
 
+def test_upper_case_endings(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "a.nii.gz", "B.NII.GZ", "c.Nii.gz", "d_0000.NII")
+    assert found(folder) == {
+        "B": ["B.NII.GZ"],
+        "a": ["a.nii.gz"],
+        "c": ["c.Nii.gz"],
+        "d": ["d_0000.NII"],
+    }
+    assert found(folder / "B.NII.GZ") == {"B": ["B.NII.GZ"]}
+    touch(folder, "d_0001.NII")
+    both = {"d": ["d_0000.NII", "d_0001.NII"]}
+    assert found(folder / "d_0001.NII", TWO) == both
+    said = problem(touch(tmp_path / "two", "a.nii", "a.NII"))
+    assert "expected one file for case a, got two" in said
+
+
+def test_one_file_with_all_channels(tmp_path: Path) -> None:
+    folder = touch(tmp_path, "a_0000.nii", "b.nii")
+    assert found(folder, TWO) == {"a": ["a_0000.nii"], "b": ["b.nii"]}
+    assert found(folder / "b.nii", TWO) == {"b": ["b.nii"]}
+
+
 def test_names_without_a_channel_of_the_run(tmp_path: Path) -> None:
     folder = touch(tmp_path, "x.nii", "y_0002.nii")
     expected = "expected a name CASE_0000.nii to CASE_0001.nii for the channels T1, T2, got"
@@ -108,18 +130,17 @@ def test_names_without_a_channel_of_the_run(tmp_path: Path) -> None:
 
 def test_nothing_to_predict(tmp_path: Path) -> None:
     empty = touch(tmp_path / "empty")
-    assert (
-        problem(empty) == f"{empty}: expected images ending in .nii.gz or .nii, got an empty folder"
-    )
+    volumes = ".nii.gz, .nii, .tif, .tiff, .mha, .mhd, .nrrd, .gipl"
+    assert problem(empty) == f"{empty}: expected images ending in {volumes}, got an empty folder"
     texts = touch(tmp_path / "texts", "a.txt", "b.txt")
     assert problem(texts, dims=2) == (
-        f"{texts}: expected images ending in .png, got 2 other files such as a.txt"
+        f"{texts}: expected images ending in .png, .tif, .tiff, got 2 other files such as a.txt"
     )
     assert problem(tmp_path / "x.nii") == (
         f"{tmp_path}/x.nii: expected a file or folder, got a path that does not exist"
     )
     assert problem(texts / "a.txt") == (
-        f"{texts}/a.txt: expected a folder or a file ending in .nii.gz or .nii"
+        f"{texts}/a.txt: expected a folder or a file ending in {volumes}"
     )
 
 

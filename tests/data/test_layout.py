@@ -77,8 +77,8 @@ def test_folder_that_is_no_data_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"file_ending": ".mha"}, "file_ending: expected one of .nii.gz, .nii, .png, got '.mha'"),
-        ({"channel_names": {"1": "CT"}}, 'channel_names: expected {"0": name'),
+        ({"file_ending": ".jpg"}, "file_ending: expected one of .nii.gz, .*, got '.jpg'"),
+        ({"channel_names": ["CT"]}, 'channel_names: expected {"0": name'),
         ({"channel_names": {}}, "channel_names: expected at least one channel"),
         ({"channel_names": None}, "channel_names: expected .* got null"),
         ({"labels": ["a"]}, r'labels: expected name -> value.*got \["a"\]'),
@@ -151,10 +151,113 @@ def test_stray_names_are_named_and_hidden_files_ignored(make_dataset: MakeDatase
     root = make_dataset()
     for name in ("c0.nii.gz", "c0_0001.nii.gz", "notes.txt", "._c0_0000.nii.gz"):
         (root / "imagesTr" / name).touch()
-    with pytest.raises(FileError, match="3 problems") as error:
+    with pytest.raises(FileError, match="2 problems") as error:
         read_dataset(root)
-    for name in ("c0.nii.gz", "c0_0001.nii.gz", "notes.txt"):
+    for name in ("c0.nii.gz", "c0_0001.nii.gz"):
         assert f"below 1, got {name}" in str(error.value)
+
+
+def test_upper_case_endings(make_dataset: MakeDataset) -> None:
+    root = make_dataset()
+    change_description(root, file_ending=".NII.GZ")
+    (root / "imagesTr/c1_0000.nii.gz").rename(root / "imagesTr/c1_0000.NII.GZ")
+    (root / "labelsTr/c2.nii.gz").rename(root / "labelsTr/c2.Nii.gz")
+    dataset = read_dataset(root)
+    assert dataset.file_ending == ".nii.gz"
+    assert list(dataset.cases) == [f"c{case}" for case in range(5)]
+    assert dataset.cases["c1"].image_paths == (root / "imagesTr/c1_0000.NII.GZ",)
+    assert dataset.cases["c2"].label_path == root / "labelsTr/c2.Nii.gz"
+    (root / "imagesTr/c3_0000.Nii.Gz").touch()
+    with pytest.raises(FileError, match="c3_0000.nii.gz: expected one file, got two"):
+        read_dataset(root)
+
+
+def test_files_of_other_kinds_are_left_out(make_dataset: MakeDataset) -> None:
+    root = make_dataset()
+    for name in ("Thumbs.db", "c0.json", "desktop.ini"):
+        (root / "imagesTr" / name).touch()
+        (root / "labelsTr" / name).touch()
+    assert read_dataset(root).notes == ()
+    for name in ("c5_0000.nii", "c6.png"):
+        (root / "imagesTr" / name).touch()
+    assert read_dataset(root).notes == (
+        f"{root}/imagesTr: 2 images do not end in .nii.gz, the file_ending of dataset.json, and "
+        "are left out: c5_0000.nii, c6.png",
+    )
+    change_description(root, file_ending=".png")
+    (root / "imagesTr/c6.png").unlink()
+    with pytest.raises(FileError, match="png, got 6 with another ending, such as c0_0000"):
+        read_dataset(root)
+
+
+def test_one_file_with_all_channels(make_dataset: MakeDataset) -> None:
+    root = make_dataset()
+    change_description(root, channel_names={"0": "T1", "1": "T2"})
+    assert [c.image_paths for c in read_dataset(root).cases.values()] == [
+        (root / f"imagesTr/c{case}_0000.nii.gz",) for case in range(5)
+    ]
+    (root / "imagesTr/c0_0001.nii.gz").touch()
+    cases = read_dataset(root).cases
+    assert [len(case.image_paths) for case in cases.values()] == [2] * 5
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ({"1": "b", "0": "a"}, ("a", "b")),
+        ({"10": "c", "9": "b"}, ("b", "c")),
+        ({"T2": "b", "T1": "a"}, ("b", "a")),
+    ],
+)
+def test_order_of_channel_names(
+    make_dataset: MakeDataset, names: dict[str, str], expected: tuple[str, ...]
+) -> None:
+    root = make_dataset(channels=("x", "y"))
+    change_description(root, channel_names=names)
+    assert read_dataset(root).channel_names == expected
+
+
+def test_files_listed_in_the_description(
+    make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As nnU-Net's `dataset` key: absolute, relative, and with variables of the environment."""
+    root = make_dataset("elsewhere", num_cases=3)
+    other = root.parent / "listing"
+    other.mkdir()
+    monkeypatch.setenv("SCANS", str(root))
+    listing = {
+        "a": {"images": [f"{root}/imagesTr/c0_0000.nii.gz"], "label": f"{root}/labelsTr/c0.nii.gz"},
+        "b": {
+            "images": ["../elsewhere/imagesTr/c1_0000.nii.gz"],
+            "label": "../elsewhere/labelsTr/c1.nii.gz",
+        },
+        "c": {"images": ["$SCANS/imagesTr/c2_0000.nii.gz"], "label": "$SCANS/labelsTr/c2.nii.gz"},
+    }
+    (other / "dataset.json").write_text((root / "dataset.json").read_text())
+    change_description(other, dataset=listing, numTraining=99, overwrite_image_reader_writer="X")
+    cases = read_dataset(other).cases
+    assert list(cases) == ["a", "b", "c"]
+    for index, case in enumerate(cases.values()):
+        assert case.image_paths[0].samefile(root / f"imagesTr/c{index}_0000.nii.gz")
+        assert case.label_path is not None
+        assert case.label_path.samefile(root / f"labelsTr/c{index}.nii.gz")
+    for wrong in ({"images": "x", "label": "y"}, {"images": ["x"]}, {"label": "y"}, ["x"]):
+        change_description(other, dataset={**listing, "d": wrong})
+        with pytest.raises(FileError, match='dataset: d: expected {"images"'):
+            read_dataset(other)
+    change_description(other, dataset={})
+    with pytest.raises(FileError, match="dataset: expected cases, got none"):
+        read_dataset(other)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_description_with_a_byte_order_mark(make_dataset: MakeDataset, encoding: str) -> None:
+    root = make_dataset(split={"train": ["c0"], "val": ["c1"], "test": ["c2"]})
+    expected = read_dataset(root)
+    for name in ("dataset.json", "split.json"):
+        text = (root / name).read_text(encoding="utf-8")
+        (root / name).write_text(text, encoding=encoding)
+    assert read_dataset(root) == expected
 
 
 def test_all_problems_are_listed_at_once(make_dataset: MakeDataset) -> None:

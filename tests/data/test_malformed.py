@@ -23,7 +23,7 @@ from recycleseg.classes import Classes
 from recycleseg.cli.predict import main
 from recycleseg.data.inputs import find_cases
 from recycleseg.data.preprocess import ChannelIntensity, Plan, preprocess_image
-from recycleseg.data.volumes import read_volume, write_volume
+from recycleseg.data.volumes import read_image, read_volume, write_volume
 from recycleseg.files import FileError
 
 SHAPE = (6, 7, 5)
@@ -108,10 +108,17 @@ def png(width: int = 9, height: int = 8, *, interlace: int = 0, data: bytes | No
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, content) for kind, content in chunks)
 
 
-def picture(mode: str, kind: str = "png") -> bytes:
+def picture(mode: str, kind: str = "png", colour: Any = 0) -> bytes:
     written = io.BytesIO()
-    Image.new(mode, (9, 8)).save(written, kind)
+    Image.new(mode, (9, 8), colour).save(written, kind)
     return written.getvalue()
+
+
+def deep_colour() -> bytes:
+    """A PNG of 16 bits in red, green and blue."""
+    header = struct.pack(">IIBBBBB", 9, 8, 16, 2, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(bytes(8 * 55))), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, content) for kind, content in chunks)
 
 
 COLOURS = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
@@ -120,7 +127,7 @@ DICOM = bytes(128) + b"DICM" + bytes(400)
 WHOLE = r"expected a whole \.nii file, got: "
 WHOLE_GZ = r"expected a whole \.nii\.gz file, got: "
 WHOLE_PNG = r"expected a whole \.png file, got: "
-GREY = "expected a grey PNG of 8 or 16 bits, got mode "
+GREY = "expected one grey channel"
 
 # How each bad file is written, and the error message after its path.
 BAD_NIFTI: dict[str, tuple[Write, str]] = {
@@ -166,11 +173,22 @@ BAD_NIFTI: dict[str, tuple[Write, str]] = {
         file(nifti(field("dim", 0, 2))),
         r"expected at least one voxel along each axis, got \(6, 0, 5\)",
     ),
-    "no_axis.nii": (file(nifti(field("dim", 0, 0))), "expected 3 axes, got "),
-    "nine_axes.nii": (file(nifti(field("dim", 9, 0))), "expected 3 axes, got "),
-    "2d.nii.gz": (packed(nifti(array=np.zeros((6, 7), "f4"))), "expected 3 axes, got 2"),
-    "4d.nii.gz": (packed(nifti(array=np.zeros((*SHAPE, 2), "f4"))), "expected 3 axes, got 4"),
-    "5d.nii.gz": (packed(nifti(array=np.zeros((*SHAPE, 1, 3), "f4"))), "expected 3 axes, got 5"),
+    "no_axis.nii": (file(nifti(field("dim", 0, 0))), "expected 3 axes, got 0"),
+    "one_axis.nii": (file(nifti(field("dim", 1, 0))), "expected 3 axes, got 1"),
+    "nine_axes.nii": (file(nifti(field("dim", 9, 0))), "expected 3 axes, got 9"),
+    "4d.nii.gz": (
+        packed(nifti(array=np.zeros((*SHAPE, 2), "f4"))),
+        r"expected one channel, got 2, with shape \(6, 7, 5, 2\)",
+    ),
+    "5d.nii.gz": (packed(nifti(array=np.zeros((*SHAPE, 1, 3), "f4"))), "expected one channel"),
+    "no_channel.nii": (
+        file(nifti(array=np.zeros((*SHAPE, 0), "f4"))),
+        "expected at least one voxel along each axis",
+    ),
+    "5d_both.nii.gz": (
+        packed(nifti(array=np.zeros((*SHAPE, 2, 3), "f4"))),
+        r"expected 3 axes, or 4 with channels, got shape \(6, 7, 5, 2, 3\)",
+    ),
     "complex.nii": (
         file(nifti(array=voxels(dtype=np.complex64))),
         "expected real numbers, got complex64",
@@ -235,10 +253,11 @@ BAD_PNG: dict[str, tuple[Write, str]] = {
         file(png(60000, 60000, data=zlib.compress(bytes(20)))),
         WHOLE_PNG + "20 of 3600060000 bytes of pixels",
     ),
-    "colour.png": (file(picture("RGB")), GREY + "RGB; save colour channels as separate files"),
-    "palette.png": (file(picture("P")), GREY + "P"),
-    "grey_alpha.png": (file(picture("LA")), GREY + "LA"),
-    "colour_alpha.png": (file(picture("RGBA")), GREY + "RGBA"),
+    "colour.png": (file(picture("RGB", colour=(1, 2, 3))), GREY + ", got colours in 72 pixels"),
+    "palette.png": (file(picture("P", colour="red")), GREY + ", got colours in 72 pixels"),
+    "grey_alpha.png": (file(picture("LA")), "expected opaque pixels, got 72 with transparency"),
+    "colour_alpha.png": (file(picture("RGBA")), "expected opaque pixels, got 72"),
+    "deep_colour.png": (file(deep_colour()), "expected 16 bits in grey images only"),
 }  # fmt: skip
 BAD = {**BAD_NIFTI, **BAD_PNG}
 
@@ -258,7 +277,7 @@ def problem(*paths: Path) -> str:
     """The message of reading or preprocessing; it must be one line."""
     plan = plan_of(2 if paths[0].suffix == ".png" else 3, ("MRI",) * len(paths))
     with pytest.raises(FileError) as error:
-        preprocess_image([read_volume(path) for path in paths], plan, case_id="x")
+        preprocess_image(read_image(paths, len(paths)), plan, case_id="x")
     said = str(error.value)
     assert "\n" not in said
     return said

@@ -17,12 +17,12 @@ EXCLUSIVE = Classes(("background", "a", "b", "absent"))
 REGIONS = Classes(("whole", "core"), ((1, 2), (2,)))
 
 
-def case_of(shape: tuple[int, ...], spacing: tuple[float, ...], known: bool = True) -> SoundCase:
+def case_of(shape: tuple[int, ...], spacing: tuple[float, ...] | None) -> SoundCase:
     """Two channels; class a has 3 voxels of the values 1, 2, 3, class b one voxel of value 9."""
     image, label = np.zeros(shape, np.int16), np.zeros(shape, np.uint8)
     image.reshape(-1)[:4], label.reshape(-1)[:4] = (1, 2, 3, 9), (1, 1, 1, 2)
-    volumes = [Volume(array, spacing, None, Path("x"), known) for array in (image, image * 10)]
-    mask = Volume(label, spacing, None, Path("x"), known)
+    volumes = [Volume(array, spacing, None, Path("x")) for array in (image, image * 10)]
+    mask = Volume(label, spacing, None, Path("x"))
     return SoundCase(volumes, mask, value_counts(label))
 
 
@@ -52,6 +52,6 @@ def test_regions_share_voxels() -> None:
 @pytest.mark.parametrize(("shape", "unit"), [((3, 4), "pixels"), ((2, 3, 4), "voxels")])
 def test_without_voxel_size(shape: tuple[int, ...], unit: str) -> None:
     statistics = StatisticsOfClasses(EXCLUSIVE, 2)
-    statistics.add(case_of(shape, (1.0,) * len(shape), known=False))
+    statistics.add(case_of(shape, None))
     a = statistics.result()[0]
     assert (a.unit, a.sizes.tolist()) == (unit, [3.0])

@@ -53,7 +53,9 @@ def found_in(facts: Mapping[str, CaseFacts]) -> list[Finding]:
         channel_names=("CT", "PET"),
         file_ending=".nii.gz",
         classes=Classes(("background", "organ", "tumour")),
-        cases={case_id: Case(case_id, (), None) for case_id in facts},
+        cases={
+            case_id: Case(case_id, (Path(f"{case_id}_0000.nii.gz"),), None) for case_id in facts
+        },
         split=SPLIT,
     )
     return survey(dataset, facts)
@@ -171,12 +173,9 @@ def test_the_same_content_in_two_channels() -> None:
 
 
 def test_voxel_size_in_some_files_only() -> None:
-    facts = facts_with(spacing_known={"c2": False})
-    assert only(facts, kinds.MIXED_SIZES) == (
-        "expected a voxel size in all cases or in none, got 11 with one, such as c0, and "
-        "1 without, such as c2"
-    )
-    assert found_in(facts_with(spacing_known=dict.fromkeys(CASES, False))) == []
+    text = only(facts_with(spacing={"c2": None}), kinds.MIXED_SIZES)
+    assert "got 11 with it, such as c0_0000.nii.gz, and 1 without, such as c2_0000.nii.gz" in text
+    assert found_in(facts_with(spacing=dict.fromkeys(CASES, None))) == []
 
 
 def test_patients_on_two_sides() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recycleseg.data.volumes import read_volume, write_like, write_volume
+from recycleseg.data.volumes import read_volume, sized, write_like, write_volume
 from recycleseg.files import FileError
 
 
@@ -38,7 +38,6 @@ def test_nifti_keeps_values_dtype_and_affine(tmp_path: Path, ending: str, dtype:
     # The affine is stored in float32; these numbers are exact in it.
     np.testing.assert_array_equal(volume.affine, affine)
     assert volume.spacing == (1.5, 2.0, 0.5)
-    assert volume.spacing_known
 
 
 def test_nifti_scaling_and_units_are_applied(tmp_path: Path) -> None:
@@ -69,24 +68,57 @@ def test_png_keeps_values_and_pixel_size(tmp_path: Path, dtype: type) -> None:
 
 
 @pytest.mark.parametrize(
-    ("phys", "spacing", "known"),
+    ("phys", "spacing"),
     [
-        (None, (1.0, 1.0), False),
+        (None, None),
         # x comes first in the chunk, rows first in ours; 6667 is no whole number of dots per inch.
-        (struct.pack(">IIB", 6667, 2000, 1), (0.5, 1000 / 6667), True),
-        (struct.pack(">IIB", 3, 2, 0), (1.0, 1.0), False),
-        (struct.pack(">IIB", 0, 0, 1), (1.0, 1.0), False),
+        (struct.pack(">IIB", 6667, 2000, 1), (0.5, 1000 / 6667)),
+        (struct.pack(">IIB", 3, 2, 0), None),
+        (struct.pack(">IIB", 0, 0, 1), None),
     ],
     ids=["absent", "metre", "ratio only", "zero"],
 )
 def test_png_pixel_size_comes_from_its_phys_chunk(
-    tmp_path: Path, phys: bytes | None, spacing: tuple[float, float], known: bool
+    tmp_path: Path, phys: bytes | None, spacing: tuple[float, float] | None
 ) -> None:
     Image.fromarray(np.zeros((3, 4), np.uint8)).save(tmp_path / "x.png")
     if phys is not None:
         with_phys(tmp_path / "x.png", phys)
     volume = read_volume(tmp_path / "x.png")
-    assert (volume.spacing, volume.spacing_known) == (spacing, known)
+    assert (volume.spacing, volume.screen_spacing) == (spacing, None)
+
+
+@pytest.mark.parametrize("size", [2834, 2835, 3779, 3780])  # 72 and 96 dpi, cut and rounded
+def test_resolution_of_a_screen_is_no_pixel_size(tmp_path: Path, size: int) -> None:
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(tmp_path / "x.png")
+    with_phys(tmp_path / "x.png", struct.pack(">IIB", size, size, 1))
+    volume = read_volume(tmp_path / "x.png")
+    stated = (1000 / size, 1000 / size)
+    assert (volume.spacing, volume.screen_spacing) == (None, stated)
+    assert sized(volume, "auto") is volume
+    assert sized(volume, "file").spacing == stated
+    assert sized(volume, "ignore").spacing is None
+    write_like(tmp_path / "label.png", volume.array, volume)
+    assert read_volume(tmp_path / "label.png").screen_spacing == stated
+
+
+@pytest.mark.parametrize("size", [(2833, 2833), (2836, 2836), (2835, 3780), (2835, 5000)])
+def test_other_resolutions_are_pixel_sizes(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(tmp_path / "x.png")
+    with_phys(tmp_path / "x.png", struct.pack(">IIB", *size, 1))
+    volume = read_volume(tmp_path / "x.png")
+    assert volume.spacing == (1000 / size[1], 1000 / size[0])
+    assert sized(volume, "auto") is volume
+    assert sized(volume, "file") is volume
+    assert sized(volume, "ignore").spacing is None
+
+
+def test_voxels_of_a_scan_may_be_as_large_as_pixels_of_a_screen(tmp_path: Path) -> None:
+    spacing = (25.4 / 72, 25.4 / 72, 3.0)
+    write_volume(tmp_path / "x.nii", np.zeros((2, 3, 4), np.float32), spacing=spacing)
+    volume = read_volume(tmp_path / "x.nii")
+    assert volume.spacing == pytest.approx(spacing, rel=1e-6)  # float32 in the file
+    assert volume.screen_spacing is None
 
 
 def test_one_bit_png_becomes_integers(tmp_path: Path) -> None:
@@ -120,17 +152,7 @@ def test_corrupt_byte_is_found_by_the_checksum(tmp_path: Path, ending: str) -> N
         read_volume(path)
 
 
-@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 6, 2)])
-def test_nifti_of_other_dimensions_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    nib.save(nib.Nifti1Image(np.zeros(shape, np.float32), np.eye(4)), tmp_path / "x.nii.gz")
-    with pytest.raises(FileError, match=rf"x.nii.gz: expected 3 axes, got {len(shape)}"):
-        read_volume(tmp_path / "x.nii.gz")
-
-
-def test_colours_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(tmp_path / "x.png")
-    with pytest.raises(FileError, match="x.png: expected a grey PNG .* got mode RGB"):
-        read_volume(tmp_path / "x.png")
+def test_colours_in_nifti_are_refused(tmp_path: Path) -> None:
     colours = np.zeros((2, 2, 2), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.save(nib.Nifti1Image(colours, np.eye(4)), tmp_path / "x.nii.gz")
     with pytest.raises(FileError, match="x.nii.gz: expected real numbers"):
@@ -149,8 +171,8 @@ def test_singular_affine_is_refused(tmp_path: Path) -> None:
 def test_missing_file_and_unknown_ending(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="x.nii.gz: expected a file, got a path that does not"):
         read_volume(tmp_path / "x.nii.gz")
-    with pytest.raises(FileError, match="x.mha: expected a file ending in .nii.gz, .nii, .png"):
-        read_volume(tmp_path / "x.mha")
+    with pytest.raises(FileError, match="x.jpg: expected a file ending in .nii.gz, .nii, .png"):
+        read_volume(tmp_path / "x.jpg")
 
 
 def test_write_volume_refuses_what_the_format_cannot_hold(tmp_path: Path) -> None:
@@ -201,8 +223,7 @@ def test_a_png_keeps_its_pixel_size_where_it_has_one(tmp_path: Path, known: bool
         tmp_path / "label.png", np.ones((3, 4), np.uint8), read_volume(tmp_path / "scan.png")
     )
     label = read_volume(tmp_path / "label.png")
-    assert label.spacing_known is known
-    assert label.spacing == pytest.approx(spacing or (1.0, 1.0))
+    assert label.spacing == spacing  # exact for whole pixels per metre
     assert label.array.all()
 
 

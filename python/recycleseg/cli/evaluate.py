@@ -49,7 +49,14 @@ def build_parser() -> ArgumentParser:
         type=float,
         nargs="+",
         default=[1.0],
-        help="tolerances of surface Dice (NSD), in mm",
+        help="tolerances of surface Dice (NSD), in mm, or in pixels if the pixel size is unknown",
+    )
+    add(
+        "--pixel-size",
+        choices=("auto", "file", "ignore"),
+        default="auto",
+        help="which pixel sizes of the files count: auto takes all but 72 and 96 dots per inch, "
+        "which are a screen's; file takes all; ignore takes none and counts in pixels",
     )
     add(
         "--definitions",
@@ -152,6 +159,7 @@ def _scores_of(
             labels=labels,
             tolerance_mm=tolerances[0] if len(tolerances) == 1 else tolerances,
             definitions=tuple(options.definitions),
+            pixel_size=options.pixel_size,
             workers=options.workers,
             device=options.device,
             progress=progress,
@@ -182,12 +190,12 @@ def _write_report(
     comparison: Comparison | None,
     images: dict[str, tuple[Path, ...]],
 ) -> None:
-    settings = scores.settings()
+    final = scores.by_step[-1]
     details = {
         **describe_origin(scores.prediction_root),
         "reference": options.ref,
-        "tolerance": ", ".join(f"{t:g} mm" for t in settings["tolerances_mm"]),
-        "surfaces": ", ".join(settings["definitions"]),
+        "tolerance": ", ".join(f"{t:g} {final.unit}" for t in final.tolerances_mm),
+        "surfaces": ", ".join(final.definitions),
     }
     write_report(
         Path(options.out) / "report.html",

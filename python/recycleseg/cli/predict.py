@@ -16,6 +16,7 @@ from recycleseg.cli._common import CONTINUE, exit_code_of, parse, run_command
 from recycleseg.cli._progress import CaseProgress
 from recycleseg.data.inputs import SplitName, find_cases, find_split_cases
 from recycleseg.data.layout import Case
+from recycleseg.data.sizes import unused_note
 from recycleseg.data.volumes import file_ending
 from recycleseg.prediction.folder import PredictionFolder, process_cases
 from recycleseg.prediction.predictor import Prediction, Predictor
@@ -39,6 +40,9 @@ SAMPLING = {
     "window_batch": "sampling.window_batch",
     "seed": "seed",
 }
+
+# `spacing` and `screen_spacing` of a volume.
+_Sizes = tuple[tuple[float, ...] | None, tuple[float, ...] | None]
 
 
 @dataclass(frozen=True)
@@ -198,10 +202,11 @@ def _predict(arguments: Sequence[str]) -> int:
     left = folder.open(overwrite=command.overwrite)
     images = {case.case_id: case.image_paths for case in cases}
     extras = command.extras
+    sizes: list[_Sizes] = []
     with CaseProgress(Console(), "predicting", len(left)) as progress:
 
         def segment(case_id: str) -> Prediction:
-            return predictor(
+            prediction = predictor(
                 images[case_id],
                 case_id=case_id,
                 return_probs=extras.probabilities,
@@ -209,14 +214,26 @@ def _predict(arguments: Sequence[str]) -> int:
                 return_steps=extras.steps,
                 progress=progress.within_case,
             )
+            sizes.append((prediction.volume.spacing, prediction.volume.screen_spacing))
+            return prediction
 
         failures = progress.follow(process_cases(left, segment, folder))
+    if note := _size_note(predictor, sizes):
+        print(note)
     predicted, skipped = len(left) - len(failures), len(cases) - len(left)
     print(
         f"predicted {predicted}, already there {skipped}, failed {len(failures)}: {command.out}; "
         f"peak memory {peak_memory() / 2**30:.2f} GiB"
     )
     return exit_code_of(NAME, "failed", failures)
+
+
+def _size_note(predictor: Predictor, sizes: Sequence[_Sizes]) -> str:
+    """A line if a model works in pixels and images give the size of their pixels, else nothing."""
+    given = [(known, screen) for known, screen in sizes if known or screen]
+    if not given or all(model.plan.unit == "mm" for model in predictor.models):
+        return ""
+    return unused_note(len(given), sum(bool(screen) for _, screen in given), len(sizes))
 
 
 def _load(command: Command) -> Predictor:

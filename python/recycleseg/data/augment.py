@@ -69,14 +69,14 @@ def augment(
 
     Rotation, zoom, shear, shift and flip become one matrix. So image (linear) and label (nearest)
     are interpolated only once each, and they stay aligned. Voxels from outside the patch get the
-    lowest intensity of their sample and channel, and label 0. Lengths are in mm, because otherwise
-    a rotation of anisotropic voxels would change the shape of structures.
+    lowest intensity of their sample and channel, and label 0. Lengths are in the unit of `spacing`,
+    because otherwise a rotation of anisotropic voxels would change the shape of structures.
 
     Args:
         image: (B, C, *S) floating point, any device.
         label: (B, *S) integers, or a mask (B, K, *S) of overlapping classes.
         config: ranges of the parameters.
-        spacing: voxel size of each axis, mm.
+        spacing: voxel size of each axis, in mm or any other unit.
         generator: source of the random numbers. With a CPU generator, a seed gives the same
             numbers for every device.
 
@@ -108,7 +108,7 @@ def random_parameters(
         batch_size: B.
         shape: the n sizes of a patch.
         config: ranges of the parameters.
-        spacing: voxel size of each axis, mm.
+        spacing: voxel size of each axis, in mm or any other unit.
         generator: source of the random numbers.
 
     Returns:

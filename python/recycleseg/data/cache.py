@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -26,12 +27,12 @@ from recycleseg.data.preprocess import (
     preprocess_label,
 )
 from recycleseg.data.upright import UprightGrid
-from recycleseg.data.volumes import read_volume
+from recycleseg.data.volumes import read_image, read_label
 from recycleseg.files import read_json_object, write_json, written_whole
 from recycleseg.progress import Progress, followed
 
 # Raise it with every change of the code that gives other arrays for the same files.
-_VERSION = 5
+_VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,13 @@ class PreparedDataset:
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Median prepared voxel size of the training cases in mm."""
+        """Median prepared voxel size of the training cases in `plan.unit`."""
         return tuple(np.median(self._of_training("spacing"), axis=0).tolist())
+
+    @property
+    def num_screen_sizes(self) -> int:
+        """How many cases give the resolution of a screen (see `Volume`)."""
+        return sum(record["screen_size"] for record in self.records.values())
 
     @property
     def median_shape(self) -> tuple[int, ...]:
@@ -82,7 +88,7 @@ class PreparedDataset:
             case_id=case_id,
             image=_map_array(self.folder / f"{case_id}.image.npy"),
             label=_map_array(self.folder / f"{case_id}.label.npy"),
-            spacing=tuple(record["spacing"]),
+            spacing=record["spacing"] and tuple(record["spacing"]),
             native_shape=tuple(record["native_shape"]),
             orientation=Orientation(tuple(record["flipped"]), tuple(record["permutation"])),
             label_path=self.dataset.cases[case_id].label_path,
@@ -137,7 +143,11 @@ def _build(
     workers: int,
     progress: Progress | None,
 ) -> None:
-    plan = make_plan(dataset, config, inspect_dataset(dataset, workers=workers, progress=progress))
+    plan = make_plan(
+        dataset,
+        config,
+        inspect_dataset(dataset, pixel_size=config.pixel_size, workers=workers, progress=progress),
+    )
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(workers) as pool:
         prepared = pool.map(lambda case: _prepare(case, plan, folder), dataset.cases.values())
@@ -149,14 +159,15 @@ def _build(
 def _prepare(case: Case, plan: Plan, folder: Path) -> dict[str, Any]:
     """Preprocess one case into two files, and return its record."""
     assert case.label_path is not None  # inspect_dataset has read it
-    volumes = [read_volume(path) for path in case.image_paths]
+    volumes = read_image(case.image_paths, len(plan.channel_names))
     prepared = preprocess_image(volumes, plan, case_id=case.case_id)
-    label = preprocess_label(read_volume(case.label_path), prepared, plan)
+    label = preprocess_label(read_label(case.label_path), prepared, plan)
     _save_array(folder / f"{case.case_id}.image.npy", prepared.image)
     _save_array(folder / f"{case.case_id}.label.npy", label)
     return {
         "shape": list(prepared.image.shape[1:]),
         "spacing": prepared.spacing,
+        "screen_size": volumes[0].screen_spacing is not None,
         "native_shape": prepared.native_shape,
         "flipped": prepared.orientation.flipped,
         "permutation": prepared.orientation.permutation,
@@ -171,7 +182,7 @@ def _cache_key(dataset: Dataset, config: PreprocessConfig) -> str:
         for path in (*case.image_paths, case.label_path):
             if path is not None and path.exists():
                 status = path.stat()
-                files[str(path.relative_to(dataset.root))] = (status.st_size, status.st_mtime_ns)
+                files[os.path.relpath(path, dataset.root)] = (status.st_size, status.st_mtime_ns)
     inputs = {
         "version": _VERSION,
         "config": asdict(config),

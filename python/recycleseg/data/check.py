@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,13 +17,14 @@ from recycleseg.data.findings import (
     GRID,
     LABEL_VALUES,
     MISSING,
+    MIXED_SIZES,
     UNREADABLE,
     VALUES,
     Finding,
 )
 from recycleseg.data.layout import Case, Dataset, dataset_error
 from recycleseg.data.survey import survey
-from recycleseg.data.volumes import Volume, read_volume
+from recycleseg.data.volumes import PixelSize, Volume, read_image, read_label, sized
 from recycleseg.files import FileError, shortened
 from recycleseg.progress import Progress, followed
 
@@ -30,12 +32,17 @@ _LARGEST_VALUE = 1e37
 
 
 def inspect_dataset(
-    dataset: Dataset, *, workers: int = 2, progress: Progress | None = None
+    dataset: Dataset,
+    *,
+    pixel_size: PixelSize = "auto",
+    workers: int = 2,
+    progress: Progress | None = None,
 ) -> dict[str, CaseFacts]:
     """`check_dataset` for training: it refuses a data set with errors.
 
     Args:
         dataset: the data set.
+        pixel_size: which voxel sizes count; see `sized`.
         workers: how many cases to open at the same time.
         progress: called with the number of cases done and of all cases.
 
@@ -45,19 +52,26 @@ def inspect_dataset(
     Raises:
         FileError: `check_dataset` finds errors. The message lists all of them.
     """
-    facts, findings = check_dataset(dataset, workers=workers, progress=progress)
+    facts, findings = check_dataset(
+        dataset, pixel_size=pixel_size, workers=workers, progress=progress
+    )
     if errors := [finding.text for finding in findings if finding.severity == "error"]:
         raise dataset_error(dataset.root, errors)
     return facts
 
 
 def check_dataset(
-    dataset: Dataset, *, workers: int = 2, progress: Progress | None = None
+    dataset: Dataset,
+    *,
+    pixel_size: PixelSize = "auto",
+    workers: int = 2,
+    progress: Progress | None = None,
 ) -> tuple[dict[str, CaseFacts], list[Finding]]:
     """Open every case, compare image, label and `dataset.json`, then compare the cases.
 
     Args:
         dataset: the data set.
+        pixel_size: which voxel sizes count; see `sized`.
         workers: how many cases to open, and to hold in memory, at the same time.
         progress: called with the number of cases done and of all cases.
 
@@ -68,7 +82,9 @@ def check_dataset(
     facts: dict[str, CaseFacts] = {}
     findings: list[Finding] = []
     with ThreadPoolExecutor(workers) as pool:
-        inspected = pool.map(lambda case: _inspect_case(case, dataset), dataset.cases.values())
+        inspected = pool.map(
+            lambda case: _inspect_case(case, dataset, pixel_size), dataset.cases.values()
+        )
         inspected = followed(inspected, len(dataset.cases), progress)
         for case_id, found in zip(dataset.cases, inspected, strict=True):
             if isinstance(found, CaseFacts):
@@ -87,9 +103,20 @@ def image_findings(
         of_kinds = {AXES: _axis_problems(volume, spatial_dims), VALUES: _value_problems(volume)}
         if volume is not volumes[0]:
             of_kinds[GRID] = grid_problems(volume, volumes[0])
+            of_kinds[MIXED_SIZES] = _size_problems(volume, volumes[0])
         for kind, problems in of_kinds.items():
             findings.extend(Finding(kind, case_id, text) for text in problems)
     return findings
+
+
+def _size_problems(volume: Volume, first: Volume) -> list[str]:
+    """One line if only one of two channels gives its voxel size."""
+    if (volume.spacing is None) == (first.spacing is None):
+        return []
+    known, unknown = sorted((volume, first), key=lambda v: v.spacing is None)
+    return [
+        f"{unknown.path}: expected the size of its pixels, as {known.path.name} gives it, got none"
+    ]
 
 
 def _axis_problems(volume: Volume, spatial_dims: int) -> list[str]:
@@ -130,12 +157,23 @@ class SoundCase(NamedTuple):
     counts: dict[float, int]
 
 
-def read_case(case: Case, dataset: Dataset) -> SoundCase | list[Finding]:
+def read_case(case: Case, dataset: Dataset, pixel_size: PixelSize) -> SoundCase | list[Finding]:
     """Read the files of a case; if something is wrong with them, its findings."""
     findings: list[Finding] = []
-    volumes = [v for path in case.image_paths if (v := _read(path, case.case_id, findings))]
-    label = None if case.label_path is None else _read(case.label_path, case.case_id, findings)
+    volumes: list[Volume] = []
+    label: Volume | None = None
+    in_each = len(dataset.channel_names) if len(case.image_paths) == 1 else 1
+    for path in case.image_paths:
+        with _noted(path, case.case_id, findings):
+            volumes.extend(sized(v, pixel_size) for v in read_image([path], in_each))
+    if case.label_path is not None:
+        with _noted(case.label_path, case.case_id, findings):
+            label = sized(read_label(case.label_path), pixel_size)
     findings.extend(image_findings(volumes, dataset.spatial_dims, case.case_id))
+    if in_each == 1 and len(case.image_paths) != len(dataset.channel_names):
+        names = ", ".join(path.name for path in case.image_paths)
+        text = f"{case.case_id}: expected {len(dataset.channel_names)} channels, got {names}"
+        findings.append(Finding(AXES, case.case_id, text))
     if label is None:
         return findings
     counts = value_counts(label.array)
@@ -147,19 +185,19 @@ def read_case(case: Case, dataset: Dataset) -> SoundCase | list[Finding]:
     return findings or SoundCase(volumes, label, counts)
 
 
-def _inspect_case(case: Case, dataset: Dataset) -> CaseFacts | list[Finding]:
+def _inspect_case(case: Case, dataset: Dataset, pixel_size: PixelSize) -> CaseFacts | list[Finding]:
     """Facts about a sound case, or what is wrong with the case."""
-    found = read_case(case, dataset)
+    found = read_case(case, dataset, pixel_size)
     return facts_of(*found, dataset.classes) if isinstance(found, SoundCase) else found
 
 
-def _read(path: Path, case_id: str, findings: list[Finding]) -> Volume | None:
-    """The volume in a file; if it cannot be read, one more finding."""
+@contextmanager
+def _noted(path: Path, case_id: str, findings: list[Finding]) -> Iterator[None]:
+    """If the file cannot be read in this block, one more finding."""
     try:
-        return read_volume(path)
+        yield
     except FileError as error:
         findings.append(Finding(UNREADABLE if path.exists() else MISSING, case_id, str(error)))
-        return None
 
 
 def grid_problems(volume: Volume, reference: Volume, *, there: str = "") -> list[str]:
@@ -185,8 +223,9 @@ def grid_problems(volume: Volume, reference: Volume, *, there: str = "") -> list
             return []
         expected, got = (np.round(v.affine, 4).tolist() for v in (reference, volume))  # type: ignore[arg-type]
         return [f"{volume.path}: expected affine {expected} as {there}, got {got}"]
-    known = volume.spacing_known and reference.spacing_known
-    if known and not np.allclose(volume.spacing, reference.spacing, rtol=1e-3):
+    if volume.spacing is None or reference.spacing is None:
+        return []
+    if not np.allclose(volume.spacing, reference.spacing, rtol=1e-3):
         return [
             f"{volume.path}: expected pixel size {reference.spacing} mm as {there}, "
             f"got {volume.spacing}"

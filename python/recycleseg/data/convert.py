@@ -21,7 +21,8 @@ from recycleseg.data.volumes import (
     SPATIAL_DIMS,
     Volume,
     file_ending,
-    read_volume,
+    read_image,
+    read_label,
     write_like,
 )
 from recycleseg.files import FileError, listed, shortened, write_json
@@ -64,7 +65,7 @@ def convert(
     """Write a data set; it appears whole or not at all, and the sources stay as they are.
 
     All files are read before the first is written. The files keep their format if all have the
-    same; otherwise 3D becomes .nii.gz and 2D .png. A file that needs no change is copied.
+    same, and files that need no change are copied; otherwise 3D becomes .nii.gz and 2D .png.
 
     Args:
         images: folder of images.
@@ -86,21 +87,21 @@ def convert(
     _check_out(out, (images, masks))
     pairing = pair_by_name(images, masks)
     pairs, notes = _chosen(pairing, images, masks, skip_unpaired)
-    names = _channel_names(pairs, channel_names)
-    ending, values = _read_all(pairs, progress)
-    numbering = number_classes(values, labels)
+    content = _read_all(pairs, progress)
+    names = _channel_names(content.num_channels, channel_names)
+    numbering = number_classes(content.values, labels)
     with _folder_whole(out) as folder:
         for pair in followed(pairs, len(pairs), progress):
-            _write_case(pair, folder, ending, numbering.new_value, link)
+            _write_case(pair, folder, content, numbering.new_value, link)
         description = {
             "name": name or out.name,
             "channel_names": {str(index): channel for index, channel in enumerate(names)},
             "labels": numbering.labels,
             "numTraining": len(pairs),
-            "file_ending": ending,
+            "file_ending": content.ending,
         }
         write_json(folder / "dataset.json", description)
-    return Converted(len(pairs), ending, numbering.labels, (*notes, *numbering.notes))
+    return Converted(len(pairs), content.ending, numbering.labels, (*notes, *numbering.notes))
 
 
 def _check_out(out: Path, sources: Sequence[Path]) -> None:
@@ -141,14 +142,63 @@ def _chosen(
     return pairing.pairs, notes
 
 
-def _channel_names(pairs: Sequence[Pair], given: Sequence[str] | None) -> Sequence[str]:
-    number = len(pairs[0].images)
-    if problems := [
-        f"{pair.case_id}: expected {number} channels as {pairs[0].case_id}, got {len(pair.images)}"
-        for pair in pairs
-        if len(pair.images) != number
-    ]:
-        raise FileError(listed("images: expected equal numbers of channels", problems))
+@dataclass(frozen=True)
+class _Content:
+    """What all files together hold.
+
+    Attributes:
+        ending: for all files of the data set.
+        kept: whether all files have this ending already.
+        num_channels: of every case.
+        values: in the masks.
+    """
+
+    ending: str
+    kept: bool
+    num_channels: int
+    values: list[int]
+
+
+def _read_all(pairs: Sequence[Pair], progress: Progress | None) -> _Content:
+    """Read every file once.
+
+    Raises:
+        FileError: files cannot be read or do not fit; the message lists all.
+    """
+    endings = {file_ending(path) for pair in pairs for path in (*pair.images, pair.mask)}
+    kept = endings.pop() if len(endings) == 1 and endings <= set(SPATIAL_DIMS) else None
+    values: set[int] = set()
+    dims: dict[int, Path] = {}
+    channels: dict[int, Path] = {}
+    problems: list[str] = []
+    for pair in followed(pairs, len(pairs), progress):
+        try:
+            images, mask = read_image(pair.images), read_label(pair.mask)
+        except FileError as error:
+            problems.append(str(error))
+            continue
+        first = images[0]
+        dims.setdefault(first.array.ndim, first.path)
+        channels.setdefault(len(images), first.path)
+        for volume in (*images[1:], mask):
+            problems.extend(grid_problems(volume, first, there=str(first.path)))
+        if kept is None and first.array.ndim == 2:
+            problems.extend(problem for image in images for problem in _png_problems(image))
+        found = value_counts(mask.array)
+        if negative := [value for value in found if value < 0]:
+            problems.append(f"{mask.path}: expected label values from 0, got {shortened(negative)}")
+        values.update(map(int, found))
+    for what, several in (("axes", dims), ("channels", channels)):
+        if len(several) > 1:
+            got = ", ".join(f"{number} in {path}" for number, path in several.items())
+            problems.append(f"expected equal numbers of {what} in all images, got {got}")
+    if problems:
+        raise FileError(listed(f"{len(problems)} problems", problems))
+    ending = kept or _ENDING_FOR[next(iter(dims))]
+    return _Content(ending, kept is not None, next(iter(channels)), sorted(values))
+
+
+def _channel_names(number: int, given: Sequence[str] | None) -> Sequence[str]:
     if given is None:
         return ["image"] if number == 1 else [f"image_{index}" for index in range(number)]
     if len(given) != number:
@@ -156,51 +206,8 @@ def _channel_names(pairs: Sequence[Pair], given: Sequence[str] | None) -> Sequen
     return given
 
 
-def _read_all(pairs: Sequence[Pair], progress: Progress | None) -> tuple[str, list[int]]:
-    """Read every file once.
-
-    Returns:
-        The ending for all files, and all values in the masks.
-
-    Raises:
-        FileError: files cannot be read or do not fit; the message lists all.
-    """
-    endings = {file_ending(path) for pair in pairs for path in (*pair.images, pair.mask)}
-    kept = endings.pop() if len(endings) == 1 else ""
-    kept = kept if kept in SPATIAL_DIMS else ""
-    values: set[int] = set()
-    dims: dict[int, Path] = {}
-    problems: list[str] = []
-    for pair in followed(pairs, len(pairs), progress):
-        try:
-            images, mask = [read_volume(path) for path in pair.images], read_volume(pair.mask)
-        except FileError as error:
-            problems.append(str(error))
-            continue
-        dims.setdefault(images[0].array.ndim, images[0].path)
-        ending = kept or _ENDING_FOR[images[0].array.ndim]
-        for volume in (*images[1:], mask):
-            problems.extend(grid_problems(volume, images[0], there=str(images[0].path)))
-        problems.extend(problem for image in images for problem in _format_problems(image, ending))
-        found = value_counts(mask.array)
-        if wrong := [v for v in found if v < 0 or not float(v).is_integer()]:
-            problems.append(
-                f"{mask.path}: expected whole numbers from 0 as label values, got "
-                f"{shortened(wrong)}"
-            )
-        else:
-            values.update(map(int, found))
-    if len(dims) > 1:
-        problems.append(f"expected 2D or 3D, got both: {shortened(list(dims.values()))}")
-    if problems:
-        raise FileError(listed(f"{len(problems)} problems", problems))
-    return kept or _ENDING_FOR[next(iter(dims))], sorted(values)
-
-
-def _format_problems(image: Volume, ending: str) -> list[str]:
-    """One line if the intensities do not fit into the format."""
-    if ending != ".png" or file_ending(image.path) == ".png":
-        return []
+def _png_problems(image: Volume) -> list[str]:
+    """One line if the intensities do not fit into a PNG."""
     array = image.array
     with np.errstate(invalid="ignore"):
         if np.array_equal(array, array.astype(np.uint16)):
@@ -212,29 +219,27 @@ def _format_problems(image: Volume, ending: str) -> list[str]:
 
 
 def _write_case(
-    pair: Pair, folder: Path, ending: str, new_value: Mapping[int, int], link: bool
+    pair: Pair, folder: Path, content: _Content, new_value: Mapping[int, int], link: bool
 ) -> None:
-    for channel, path in enumerate(pair.images):
+    ending = content.ending
+    may_copy = content.kept and ending in _SINGLE_FILES
+    images: Sequence[Path | Volume] = pair.images if may_copy else read_image(pair.images)
+    for channel, image in enumerate(images):
         target = folder / "imagesTr" / f"{pair.case_id}_{channel:04d}{ending}"
-        if _is_as_it_should(path, ending):
-            _copy(path, target, link)
+        if isinstance(image, Path):
+            _copy(image, target, link)
         else:
-            image = read_volume(path)
             fits = ending != ".png" or image.array.dtype == np.uint8
             write_like(target, image.array if fits else image.array.astype(np.uint16), image)
-    mask, target = read_volume(pair.mask), folder / "labelsTr" / f"{pair.case_id}{ending}"
-    is_numbered = all(old == new for old, new in new_value.items())
-    if is_numbered and mask.array.dtype.kind in "ui" and _is_as_it_should(pair.mask, ending):
+    target = folder / "labelsTr" / f"{pair.case_id}{ending}"
+    if may_copy and all(old == new for old, new in new_value.items()):
         _copy(pair.mask, target, link)
         return
+    mask = read_label(pair.mask)
     label = np.zeros(mask.array.shape, np.uint8)
     for old, new in new_value.items():
         label[mask.array == old] = new
     write_like(target, label, mask)
-
-
-def _is_as_it_should(path: Path, ending: str) -> bool:
-    return file_ending(path) == ending and ending in _SINGLE_FILES
 
 
 def _copy(path: Path, target: Path, link: bool) -> None:

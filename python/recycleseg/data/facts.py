@@ -23,7 +23,7 @@ class CaseFacts:
     """What preprocessing must know about a case before it starts.
 
     Attributes:
-        spacing: mm along the axes of the file, as in `Volume`.
+        spacing: mm along the axes of the file; None if unknown.
         affine: (4, 4) of the first channel; None for PNG.
         foreground: (C, N) float32 intensities at up to 10 000 foreground voxels.
         shape: number of voxels along canonical axes (see `Orientation`).
@@ -31,26 +31,26 @@ class CaseFacts:
             `Classes.foreground`; a voxel of several regions counts in each.
         foreground_box: (2, dims) int64 along canonical axes: the first voxel of all foreground,
             and the one after its last; None without foreground.
-        spacing_known: whether the files give the voxel size.
+        screen_spacing: see `Volume`.
         image_digests: one hexadecimal hash per channel, equal if shape and voxels are equal;
             empty for a channel with one value everywhere.
         label_digest: the same of the label.
     """
 
-    spacing: tuple[float, ...]
+    spacing: tuple[float, ...] | None
     affine: np.ndarray[Any, Any] | None
     foreground: np.ndarray[Any, Any]
     shape: tuple[int, ...]
     class_voxels: np.ndarray[Any, Any]
     foreground_box: np.ndarray[Any, Any] | None
-    spacing_known: bool = True
+    screen_spacing: tuple[float, ...] | None = None
     image_digests: tuple[str, ...] = ()
     label_digest: str = ""
 
     @property
     def canonical_spacing(self) -> tuple[float, ...] | None:
-        """mm along canonical axes; None if the files do not give the voxel size."""
-        if not self.spacing_known:
+        """mm along canonical axes; None if unknown."""
+        if self.spacing is None:
             return None
         return Orientation.of(self.affine, len(self.spacing)).sizes(self.spacing)
 
@@ -75,7 +75,7 @@ def facts_of(
         shape=tuple(label.array.shape[axis] for axis in orientation.permutation),
         class_voxels=_class_voxels(counts, classes),
         foreground_box=_foreground_box(label.array, orientation),
-        spacing_known=first.spacing_known,
+        screen_spacing=first.screen_spacing,
         image_digests=tuple(_digest(volume.array, orientation) for volume in volumes),
         label_digest=_digest(label.array, orientation),
     )

@@ -46,7 +46,7 @@ class Finding:
 DESCRIPTION = Kind("file names or split", "error", "rename the files, or correct split.json")
 MISSING = Kind("missing file", "error", "add the file, or remove the case")
 UNREADABLE = Kind("unreadable file", "error", "copy or export the file again")
-AXES = Kind("wrong number of axes", "error", "give every file the axes of the data set")
+AXES = Kind("wrong number of axes or channels", "error", "export the image again")
 VALUES = Kind("NaN, Inf or huge values", "error", "replace them, or export the image again")
 GRID = Kind("different grids in one case", "error", "resample to the grid of the first channel")
 LABEL_VALUES = Kind("unknown label values", "error", "correct the label, or name them in labels")

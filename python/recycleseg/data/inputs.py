@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from recycleseg.data.layout import SPLITS, Case, read_dataset
-from recycleseg.data.volumes import SPATIAL_DIMS, file_ending
+from recycleseg.data.volumes import SPATIAL_DIMS, case_name, file_ending
 from recycleseg.files import FileError, listed
 
 SplitName = Literal["train", "val", "test", "all"]
@@ -20,9 +20,9 @@ def find_cases(
 ) -> tuple[Case, ...]:
     """Find cases in image files and folders of images, without opening an image.
 
-    In a folder, only files with an ending that fits the number of axes count: .nii.gz and .nii, or
-    .png. If a case has several channels, its files are CASE_0000, CASE_0001, ..., and one of them
-    stands for all of them in its folder. If a case has one channel, its file is CASE or CASE_0000.
+    In a folder, only files with an ending that fits the number of axes count. If a case has several
+    channels, its files are CASE_0000, CASE_0001, ..., and one of them stands for all of them in its
+    folder. If a case has one channel, or no file is named CASE_0001, its file is CASE or CASE_0000.
 
     Args:
         sources: files and folders.
@@ -36,14 +36,16 @@ def find_cases(
         FileError: a source does not exist or holds no image, a name has no channel number, a
             channel is missing, or a case has two files. The message lists all problems.
     """
-    endings = tuple(e for e, dims in SPATIAL_DIMS.items() if dims == spatial_dims)
+    endings = tuple(e for e, dims in SPATIAL_DIMS.items() if spatial_dims in dims)
     problems: list[str] = []
     files: dict[Path, None] = {}  # keeps the order, and each file once
     for source in sources:
         files.update(dict.fromkeys(_files_of(source, endings, len(channel_names), problems)))
+    together = not any(_channel_of(path) for path in files)
+    named = channel_names[:1] if together else channel_names
     found: dict[str, dict[int, Path]] = {}
     for path in files:
-        parsed = _case_and_channel(path, files, channel_names)
+        parsed = _case_and_channel(path, files, named)
         if isinstance(parsed, str):
             problems.append(parsed)
             continue
@@ -53,7 +55,7 @@ def find_cases(
             problems.append(f"{other}, {path}: expected one file for case {case_id}, got two")
     cases = []
     for case_id, by_channel in sorted(found.items()):
-        paths = _all_channels(case_id, by_channel, len(channel_names))
+        paths = _all_channels(case_id, by_channel, len(named))
         cases.append(Case(case_id, paths, None))
     problems.extend(_missing(cases))
     if problems:
@@ -106,9 +108,9 @@ def _files_of(
     source: Path, endings: tuple[str, ...], num_channels: int, problems: list[str]
 ) -> list[Path]:
     """The image files that a file or folder stands for; adds what is wrong to `problems`."""
-    expected = " or ".join(endings)
+    expected = ", ".join(endings)
     if not source.is_dir():
-        if not source.name.endswith(endings):
+        if file_ending(source) not in endings:
             problems.append(f"{source}: expected a folder or a file ending in {expected}")
             return []
         if not source.exists():
@@ -122,7 +124,7 @@ def _files_of(
         )
         return []
     names = sorted(path.name for path in source.iterdir() if not path.name.startswith("."))
-    images = [source / name for name in names if name.endswith(endings)]
+    images = [source / name for name in names if file_ending(source / name) in endings]
     if not images:
         got = f"{len(names)} other files such as {names[0]}" if names else "an empty folder"
         problems.append(f"{source}: expected images ending in {expected}, got {got}")
@@ -131,18 +133,27 @@ def _files_of(
 
 def _siblings(path: Path, num_channels: int) -> list[Path]:
     """All files of the same case that exist."""
-    match = _CHANNEL.fullmatch(_stem(path))
+    match = _CHANNEL.fullmatch(case_name(path))
     if match is None or num_channels == 1:
         return []
-    names = [f"{match[1]}_{c:04d}{file_ending(path)}" for c in range(num_channels)]
+    names = [f"{match[1]}_{c:04d}{_ending_as_written(path)}" for c in range(num_channels)]
     return [path.with_name(name) for name in names if path.with_name(name).exists()]
+
+
+def _channel_of(path: Path) -> int:
+    match = _CHANNEL.fullmatch(case_name(path))
+    return 0 if match is None else int(match[2])
+
+
+def _ending_as_written(path: Path) -> str:
+    return path.name.removeprefix(case_name(path))
 
 
 def _case_and_channel(
     path: Path, files: Iterable[Path], channel_names: Sequence[str]
 ) -> tuple[str, int] | str:
     """Case id and channel number in the name of a file, or what is wrong with the name."""
-    stem, ending = _stem(path), file_ending(path)
+    stem, ending = case_name(path), _ending_as_written(path)
     match = _CHANNEL.fullmatch(stem)
     channel = None if match is None else int(match[2])
     if match is not None and channel == 0:
@@ -165,7 +176,7 @@ def _all_channels(case_id: str, by_channel: dict[int, Path], num_channels: int) 
     """The file of every channel; a missing file gets the name that it should have."""
     known = next(iter(by_channel.values()))
     return tuple(
-        by_channel.get(c, known.with_name(f"{case_id}_{c:04d}{file_ending(known)}"))
+        by_channel.get(c, known.with_name(f"{case_id}_{c:04d}{_ending_as_written(known)}"))
         for c in range(num_channels)
     )
 
@@ -178,10 +189,6 @@ def _missing(cases: Iterable[Case]) -> list[str]:
         for channel, path in enumerate(case.image_paths)
         if not path.exists() and not path.is_symlink()
     ]
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(file_ending(path))
 
 
 def _error(problems: list[str]) -> FileError:

@@ -1,14 +1,18 @@
 """Data sets in the nnU-Net raw layout: which cases there are, their classes and their split.
 
 ROOT/dataset.json                 channel_names, labels, file_ending
-ROOT/imagesTr/CASE_0000.nii.gz    one file per channel
+ROOT/imagesTr/CASE_0000.nii.gz    one file per channel, or one file with all channels
 ROOT/labelsTr/CASE.nii.gz
 ROOT/split.json                   optional {"train": [...], "val": [...], "test": [...]}
+
+In place of the two folders, dataset.json may list the files of each case, also outside ROOT:
+"dataset": {CASE: {"images": [...], "label": ...}}.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -19,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from recycleseg.classes import Classes
-from recycleseg.data.volumes import SPATIAL_DIMS
-from recycleseg.files import FileError, listed, read_json_object
+from recycleseg.data.volumes import SPATIAL_DIMS, case_name, file_ending, spatial_dims_of
+from recycleseg.files import FileError, listed, read_json_object, shortened
 
 SPLITS = ("train", "val", "test")
 
@@ -31,7 +35,7 @@ class Case:
 
     Attributes:
         case_id: name of the case.
-        image_paths: one per channel, in channel order.
+        image_paths: one per channel, in channel order, or one file with all channels.
         label_path: None for a case without label.
     """
 
@@ -52,6 +56,7 @@ class Dataset:
         classes: of the label files.
         cases: case_id -> files, sorted; only the cases of the split.
         split: "train" | "val" | "test" -> case_ids.
+        notes: remarks for the user, one line each.
     """
 
     root: Path
@@ -61,11 +66,18 @@ class Dataset:
     classes: Classes
     cases: Mapping[str, Case]
     split: Mapping[str, tuple[str, ...]]
+    notes: tuple[str, ...] = ()
 
     @property
     def spatial_dims(self) -> int:
-        """3 for NIfTI, 2 for PNG."""
-        return SPATIAL_DIMS[self.file_ending]
+        """3 for volumes, 2 for images; the first sound TIFF tells it for all."""
+        dims = SPATIAL_DIMS[self.file_ending]
+        for case in self.cases.values() if len(dims) > 1 else ():
+            try:
+                return spatial_dims_of(case.image_paths[0])
+            except FileError:
+                continue  # the check of the data set names it
+        return dims[0]
 
 
 def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
@@ -99,18 +111,23 @@ def read_dataset_with_problems(root: Path | str, *, seed: int = 0) -> tuple[Data
     root = Path(root)
     description = _read_description(root)
     problems: list[str] = []
+    notes: list[str] = []
     channel_names = _read_channel_names(description, problems)
-    ending = description.get("file_ending")
+    given = description.get("file_ending")
+    ending = str(given).lower()
     if ending not in SPATIAL_DIMS:
         known = ", ".join(SPATIAL_DIMS)
-        problems.append(f"dataset.json: file_ending: expected one of {known}, got {ending!r}")
+        problems.append(f"dataset.json: file_ending: expected one of {known}, got {given!r}")
         raise dataset_error(root, problems)
     try:
         classes = Classes.of(description.get("labels"), "dataset.json")
     except FileError as error:
         problems.append(str(error))
     described = not problems
-    cases = _find_cases(root, ending, len(channel_names), problems)
+    if "dataset" in description:
+        cases = _listed_cases(root, description["dataset"], problems)
+    else:
+        cases = _find_cases(root, ending, len(channel_names), problems, notes)
     split = _read_split(root, cases, seed, problems) if cases else {}
     if not described or not cases:
         raise dataset_error(root, problems)
@@ -124,6 +141,7 @@ def read_dataset_with_problems(root: Path | str, *, seed: int = 0) -> tuple[Data
         classes=classes,
         cases={case_id: case for case_id, case in cases.items() if case_id in used},
         split=split,
+        notes=tuple(notes),
     )
     return dataset, problems
 
@@ -146,8 +164,9 @@ def _read_description(root: Path) -> dict[str, Any]:
 
 
 def _read_channel_names(description: dict[str, Any], problems: list[str]) -> tuple[str, ...]:
+    """Names in the order of their numbers; as in nnU-Net, these need not begin with 0."""
     names = description.get("channel_names")
-    if not isinstance(names, dict) or sorted(names) != sorted(map(str, range(len(names or ())))):
+    if not isinstance(names, dict):
         problems.append(
             'dataset.json: channel_names: expected {"0": name, "1": name, ...}, '
             f"got {json.dumps(names)}"
@@ -155,41 +174,89 @@ def _read_channel_names(description: dict[str, Any], problems: list[str]) -> tup
         return ()
     if not names:
         problems.append("dataset.json: channel_names: expected at least one channel, got none")
-    return tuple(str(names[str(channel)]) for channel in range(len(names)))
+    keys = sorted(names, key=int) if all(map(str.isdecimal, names)) else names
+    return tuple(str(names[key]) for key in keys)
 
 
-def _find_cases(root: Path, ending: str, num_channels: int, problems: list[str]) -> dict[str, Case]:
+def _listed_cases(root: Path, listing: Any, problems: list[str]) -> dict[str, Case]:
+    """The cases that dataset.json lists as nnU-Net allows: absolute paths, or below `root`."""
+    cases = {}
+    for case_id, entry in listing.items() if isinstance(listing, dict) else ():
+        if not _is_files(entry):
+            problems.append(
+                f'dataset.json: dataset: {case_id}: expected {{"images": [path, ...], "label": '
+                f"path}}, got {json.dumps(entry)}"
+            )
+            continue
+        *images, label = (root / os.path.expandvars(p) for p in (*entry["images"], entry["label"]))
+        cases[case_id] = Case(case_id, tuple(images), label)
+    if not cases and not problems:
+        problems.append("dataset.json: dataset: expected cases, got none")
+    return dict(sorted(cases.items()))
+
+
+def _is_files(entry: Any) -> bool:
+    images = entry.get("images") if isinstance(entry, dict) else None
+    if not isinstance(images, list) or not images:
+        return False
+    return all(isinstance(path, str) for path in (*images, entry.get("label")))
+
+
+def _find_cases(
+    root: Path, ending: str, num_channels: int, problems: list[str], notes: list[str]
+) -> dict[str, Case]:
     """Every case that has an image or a label, complete or not."""
     images, labels = root / "imagesTr", root / "labelsTr"
-    pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}")
-    case_ids = {name.removesuffix(ending) for name in _file_names(labels) if name.endswith(ending)}
-    image_names = _file_names(images)
-    for name in image_names:
-        match = pattern.fullmatch(name)
+    found: dict[str, dict[int, Path]] = {}
+    others = []
+    for path in _files(images):
+        if file_ending(path) != ending:
+            others += [path.name] if file_ending(path) else []
+            continue
+        match = re.fullmatch(r"(.+)_(\d{4})", case_name(path))
         if match is None or int(match[2]) >= num_channels:
             problems.append(
-                f"{images / name}: expected a name CASE_0000{ending} with a channel number "
-                f"below {num_channels}, got {name}"
+                f"{path}: expected a name CASE_0000{ending} with a channel number "
+                f"below {num_channels}, got {path.name}"
             )
         else:
-            case_ids.add(match[1])
-    if not image_names:
-        problems.append(f"{images}: expected images CASE_0000{ending}, got none")
-        return {}
-    return {
-        case_id: Case(
-            case_id,
-            tuple(images / f"{case_id}_{channel:04d}{ending}" for channel in range(num_channels)),
-            labels / f"{case_id}{ending}",
+            _add(found.setdefault(match[1], {}), int(match[2]), path, problems)
+    if others:
+        notes.append(
+            f"{images}: {len(others)} images do not end in {ending}, the file_ending of "
+            f"dataset.json, and are left out: {shortened(others)}"
         )
-        for case_id in sorted(case_ids)
-    }
+    if not found and not problems:
+        got = f"{len(others)} with another ending, such as {others[0]}" if others else "none"
+        problems.append(f"{images}: expected images CASE_0000{ending}, got {got}")
+        return {}
+    label_paths: dict[str, Path] = {}
+    for path in _files(labels):
+        if file_ending(path) == ending:
+            _add(label_paths, case_name(path), path, problems)
+    # If no file has the number of a second channel, each file holds all channels.
+    together = not any(channel for channels in found.values() for channel in channels)
+    numbers = range(1 if together else num_channels)
+    cases = {}
+    for case_id in sorted({*found, *label_paths}):
+        channels = found.get(case_id, {})
+        paths = tuple(channels.get(c, images / f"{case_id}_{c:04d}{ending}") for c in numbers)
+        label = label_paths.get(case_id, labels / f"{case_id}{ending}")
+        cases[case_id] = Case(case_id, paths, label)
+    return cases
 
 
-def _file_names(folder: Path) -> list[str]:
+def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _add(found: dict[Any, Path], key: Any, path: Path, problems: list[str]) -> None:
+    """Note a file, or the problem that another one has the same name but for upper case."""
+    if key in found:
+        problems.append(f"{found[key]}, {path}: expected one file, got two")
+    found[key] = path
 
 
 def _read_split(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recycleseg.data.volumes import file_ending
+from recycleseg.data.volumes import case_name, file_ending
 from recycleseg.files import FileError
 
 _IMAGE_WORDS = ("images?", "imgs?", "im", "scans?", "volumes?", "vol", "orig", "raw")
@@ -69,13 +69,15 @@ def pair_by_name(images: Path, masks: Path) -> Pairing:
     image_paths, ignored = _entries(images)
     mask_paths, ignored_masks = _entries(masks)
     if images.resolve() == masks.resolve():
-        mask_paths = [p for p in image_paths if _bare(_stem(p), _MASK_WORDS) != _stem(p).casefold()]
+        mask_paths = [
+            p for p in image_paths if _bare(case_name(p), _MASK_WORDS) != case_name(p).casefold()
+        ]
         image_paths = [path for path in image_paths if path not in mask_paths]
         ignored_masks = []
     pairs: list[Pair] = []
     for name, key in _WAYS:
         images_by_key = _grouped(image_paths, [key(name(path)) for path in image_paths])
-        masks_by_key = _grouped(mask_paths, [key(_stem(path)) for path in mask_paths])
+        masks_by_key = _grouped(mask_paths, [key(case_name(path)) for path in mask_paths])
         pairs += _pairs_of(images_by_key, masks_by_key, name)
         taken = {path for pair in pairs for path in (*pair.images, pair.mask)}
         image_paths = [path for path in image_paths if path not in taken]
@@ -111,7 +113,9 @@ def _pairs_of(
 ) -> Iterator[Pair]:
     """The groups of images, one file or one per channel, that have the key of exactly one mask."""
     for key, paths in images.items():
-        numbers = [int(match[2]) for path in paths if (match := _CHANNEL.fullmatch(_stem(path)))]
+        numbers = [
+            int(match[2]) for path in paths if (match := _CHANNEL.fullmatch(case_name(path)))
+        ]
         # Sorted paths are in the order of their channels.
         if len(paths) > 1 and numbers != list(range(len(paths))):
             continue
@@ -119,13 +123,9 @@ def _pairs_of(
             yield Pair(name(paths[0]), tuple(paths), masks[key][0])
 
 
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(file_ending(path))
-
-
 def _without_channel(path: Path) -> str:
-    match = _CHANNEL.fullmatch(_stem(path))
-    return match[1] if match else _stem(path)
+    match = _CHANNEL.fullmatch(case_name(path))
+    return match[1] if match else case_name(path)
 
 
 def _bare(stem: str, words: Sequence[str] = (*_IMAGE_WORDS, *_MASK_WORDS)) -> str:
@@ -143,6 +143,6 @@ def _bare(stem: str, words: Sequence[str] = (*_IMAGE_WORDS, *_MASK_WORDS)) -> st
 
 # How the name of an image becomes its case_id, and how names become comparable; the surest first.
 _WAYS: tuple[tuple[Callable[[Path], str], Callable[[str], str]], ...] = (
-    *((_stem, str), (_stem, _bare)),
+    *((case_name, str), (case_name, _bare)),
     *((_without_channel, str), (_without_channel, _bare)),
 )

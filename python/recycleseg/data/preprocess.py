@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,9 +16,11 @@ from recycleseg.data.check import image_findings
 from recycleseg.data.facts import CaseFacts
 from recycleseg.data.geometry import Kernel, Orientation, resample, resample_label
 from recycleseg.data.layout import Dataset
+from recycleseg.data.sizes import unknown_size
 from recycleseg.data.upright import UprightGrid, is_upright
-from recycleseg.data.volumes import Volume, read_volume
+from recycleseg.data.volumes import PixelSize, Volume, read_label, sized
 from recycleseg.files import FileError
+from recycleseg.units import Unit
 
 _PERCENTILES = (0.5, 99.5)
 
@@ -34,6 +36,9 @@ class PreprocessConfig:
             takes that of the training cases; native does not resample.
         shape: resize every image to this shape, whatever its voxel size (for ultrasound, where the
             depth setting of the probe decides the pixel size).
+        pixel_size: which pixel sizes of image files count; auto takes what the file says, but 72
+            and 96 dots per inch, which are a screen's, count as unknown; file takes every size;
+            ignore takes none. If no image has a known size, the model works in pixels.
         intensity: ct clips to the percentiles 0.5 and 99.5 of the training cases' foreground and
             normalises with its mean and standard deviation; percentile clips each image to its own
             percentiles and normalises it to mean 0 and variance 1, over the voxels that are not
@@ -43,6 +48,7 @@ class PreprocessConfig:
 
     spacing: tuple[float, ...] | Literal["median", "native"] = "median"
     shape: tuple[int, ...] | None = None
+    pixel_size: PixelSize = "auto"
     intensity: Literal["auto", "zscore", "percentile", "ct"] = "auto"
 
     def __post_init__(self) -> None:
@@ -53,6 +59,10 @@ class PreprocessConfig:
             raise ValueError(f"spacing: expected positive mm, got {self.spacing}")
         if self.shape is not None and not all(size > 0 for size in self.shape):
             raise ValueError(f"shape: expected positive sizes, got {self.shape}")
+        if self.pixel_size not in get_args(PixelSize):
+            raise ValueError(
+                f"pixel_size: expected {', '.join(get_args(PixelSize))}, got {self.pixel_size!r}"
+            )
         if self.intensity not in ("auto", "zscore", "percentile", "ct"):
             raise ValueError(
                 f"intensity: expected auto, zscore, percentile or ct, got {self.intensity!r}"
@@ -115,9 +125,12 @@ class Plan:
         channel_names: in channel order.
         classes: of the labels.
         spatial_dims: 2 or 3.
-        spacing: target voxel size in mm per canonical axis; None does not resample by spacing.
+        spacing: target voxel size in mm per canonical axis; None does not resample by spacing,
+            which is the only choice for a model of pixels.
         shape: target shape; None if it follows from the spacing.
         intensities: one per channel.
+        pixel_size: which voxel sizes of new images count; see `sized`. "ignore" if the training
+            images have no known size: then the model works in pixels.
         kernel: resamples images; plans of older runs lack this field and mean "linear".
         upright: whether a file with oblique axes gets a grid along the world's axes. This holds if
             no training case is oblique, because the network has then seen upright images only.
@@ -129,8 +142,14 @@ class Plan:
     spacing: tuple[float, ...] | None
     shape: tuple[int, ...] | None
     intensities: tuple[ChannelIntensity, ...]
+    pixel_size: PixelSize = "auto"
     kernel: Kernel = "cubic"
     upright: bool = False
+
+    @property
+    def unit(self) -> Unit:
+        """The unit of the voxel sizes of prepared images."""
+        return "pixels" if self.pixel_size == "ignore" else "mm"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -143,8 +162,14 @@ class Plan:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
-        """Inverse of `to_dict`, also for values from JSON."""
+        """Inverse of `to_dict`, also for values from JSON.
+
+        Plans of older runs lack `pixel_size`. They took 1 mm where the file of a 2D image gave no
+        size, and believed every size that a file gave.
+        """
         regions = values["regions"]
+        spacing = None if values["spacing"] is None else tuple(values["spacing"])
+        pixel_size = values.get("pixel_size", "ignore" if spacing == (1.0, 1.0) else "file")
         return cls(
             channel_names=tuple(values["channel_names"]),
             classes=Classes(
@@ -152,9 +177,10 @@ class Plan:
                 None if regions is None else tuple(map(tuple, regions)),
             ),
             spatial_dims=values["spatial_dims"],
-            spacing=None if values["spacing"] is None else tuple(values["spacing"]),
+            spacing=None if pixel_size == "ignore" else spacing,
             shape=None if values["shape"] is None else tuple(values["shape"]),
             intensities=tuple(ChannelIntensity(**channel) for channel in values["intensities"]),
+            pixel_size=pixel_size,
             kernel=values.get("kernel", "linear"),
             upright=values.get("upright", False),
         )
@@ -168,7 +194,8 @@ class PreparedCase:
         case_id: name of the case.
         image: (C, *S) float32, normalised.
         label: (*S) uint8 label values, or (C, *S) uint8 masks of overlapping regions, or None.
-        spacing: voxel size in mm of the prepared grid.
+        spacing: voxel size of the prepared grid in the unit of the plan, in pixels of the file if
+            that is "pixels"; None if it is unknown and the plan does not need it.
         native_shape: shape of the file, in its own axis order.
         orientation: from the file's axes to those of the prepared grid, if `upright` is None.
         label_path: the label file, or None.
@@ -179,7 +206,7 @@ class PreparedCase:
     case_id: str
     image: Tensor
     label: Tensor | None
-    spacing: tuple[float, ...]
+    spacing: tuple[float, ...] | None
     native_shape: tuple[int, ...]
     orientation: Orientation
     label_path: Path | None
@@ -190,22 +217,34 @@ class PreparedCase:
 def make_plan(dataset: Dataset, config: PreprocessConfig, facts: Mapping[str, CaseFacts]) -> Plan:
     """Fix target grid and intensities from the facts of the training cases.
 
+    If the voxel sizes are unknown, the target grid is that of the files, or has `config.shape`.
+
     Args:
         dataset: the data set.
         config: the wanted preprocessing.
         facts: case_id -> facts, for all training cases.
 
     Raises:
-        ValueError: spacing or shape has another number of axes than the data.
+        ValueError: spacing or shape has another number of axes than the data, or spacing is in mm
+            and the voxel sizes are unknown.
         FileError: intensity ct, but no foreground in the training labels.
     """
     dims = dataset.spatial_dims
     training = [facts[case_id] for case_id in dataset.split["train"]]
     spacing: tuple[float, ...] | None = None
+    canonical = [
+        Orientation.of(fact.affine, dims).sizes(fact.spacing)
+        for fact in training
+        if fact.spacing is not None
+    ]
     if config.shape is None and not isinstance(config.spacing, str):
         spacing = tuple(float(size) for size in config.spacing)
-    elif config.shape is None and config.spacing == "median":
-        canonical = [Orientation.of(fact.affine, dims).sizes(fact.spacing) for fact in training]
+        if not canonical:
+            raise ValueError(
+                f"preprocess.spacing: expected median or native, because the size of the pixels is "
+                f"unknown, got {spacing} mm"
+            )
+    elif config.shape is None and config.spacing == "median" and canonical:
         spacing = tuple(float(size) for size in np.median(np.array(canonical), axis=0))
     for name, sizes in (("spacing", spacing), ("shape", config.shape)):
         if sizes is not None and len(sizes) != dims:
@@ -221,7 +260,9 @@ def make_plan(dataset: Dataset, config: PreprocessConfig, facts: Mapping[str, Ca
             _channel_intensity(name, config.intensity, values)
             for name, values in zip(dataset.channel_names, foreground, strict=True)
         ),
+        pixel_size=config.pixel_size if canonical else "ignore",
         upright=config.shape is None
+        and bool(canonical)
         and all(fact.affine is not None and is_upright(fact.affine) for fact in training),
     )
 
@@ -235,30 +276,36 @@ def preprocess_image(volumes: Sequence[Volume], plan: Plan, *, case_id: str = ""
         case_id: name of the case.
 
     Raises:
-        FileError: the number of channels or axes is wrong, the grids of the channels differ, or
-            there are NaN or Inf.
+        FileError: the number of channels or axes is wrong, the grids of the channels differ,
+            there are NaN or Inf, or the plan needs a voxel size that is unknown.
     """
     if len(volumes) != len(plan.channel_names):
         raise FileError(
             f"{case_id or 'image'}: expected channels {plan.channel_names}, "
             f"got {len(volumes)} files {[volume.path.name for volume in volumes]}"
         )
+    volumes = [sized(volume, plan.pixel_size) for volume in volumes]
     if findings := image_findings(volumes, plan.spatial_dims):
         raise FileError("; ".join(finding.text for finding in findings))
     first = volumes[0]
+    if plan.spacing is not None and first.spacing is None:
+        raise FileError(unknown_size(first))
     orientation = Orientation.of(first.affine, plan.spatial_dims)
-    spacing = orientation.sizes(first.spacing)
+    voxel_size = (1.0,) * plan.spatial_dims if plan.unit == "pixels" else first.spacing
+    spacing = None if voxel_size is None else orientation.sizes(voxel_size)
     image = torch.stack([torch.from_numpy(v.array.astype(np.float32)) for v in volumes])
     upright = None
-    if plan.upright and first.affine is not None and not is_upright(first.affine):
-        upright = UprightGrid.around(image, first.affine, plan.spacing or spacing)
+    target = plan.spacing or spacing
+    if plan.upright and target and first.affine is not None and not is_upright(first.affine):
+        upright = UprightGrid.around(image, first.affine, target)
     for channel, intensity in zip(image, plan.intensities, strict=True):
         channel.copy_(intensity.apply(channel))
     if upright is None:
         image = orientation.apply(image)
         shape = _target_shape(tuple(image.shape[1:]), spacing, plan)
-        zoomed = zip(spacing, image.shape[1:], shape, strict=True)
-        spacing = tuple(size * old / new for size, old, new in zoomed)
+        if spacing is not None:
+            zoomed = zip(spacing, image.shape[1:], shape, strict=True)
+            spacing = tuple(size * old / new for size, old, new in zoomed)
         image = resample(image, shape, kernel=plan.kernel)
     else:
         spacing = upright.spacing
@@ -334,16 +381,16 @@ def native_label(case: PreparedCase) -> Tensor:
     """
     if case.label_path is None:
         raise ValueError(f"case: expected a case with a label, got {case.case_id} without")
-    label = torch.from_numpy(read_volume(case.label_path).array.astype(np.uint8))
+    label = torch.from_numpy(read_label(case.label_path).array.astype(np.uint8))
     return case.classes.target(label)
 
 
 def _target_shape(
-    shape: tuple[int, ...], spacing: tuple[float, ...], plan: Plan
+    shape: tuple[int, ...], spacing: tuple[float, ...] | None, plan: Plan
 ) -> tuple[int, ...]:
     if plan.shape is not None:
         return plan.shape
-    if plan.spacing is None:
+    if plan.spacing is None or spacing is None:
         return shape
     sizes = zip(shape, spacing, plan.spacing, strict=True)
     return tuple(max(1, round(size * mm / target)) for size, mm, target in sizes)

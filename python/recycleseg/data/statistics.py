@@ -59,7 +59,7 @@ class StatisticsOfClasses:
         """Take one more case into account."""
         first = case.volumes[0]
         self._dims = first.array.ndim
-        self._sized &= first.spacing_known
+        self._sized &= first.spacing is not None
         channels = [volume.array.reshape(-1) for volume in case.volumes]
         places = np.flatnonzero(case.label.array)
         values = case.label.array.reshape(-1)[places]
@@ -69,7 +69,7 @@ class StatisticsOfClasses:
                 continue
             taken = of_class[:: -(-len(of_class) // _SAMPLES_PER_CASE)]
             self._voxels[name].append(len(of_class))
-            self._voxel_sizes[name].append(math.prod(first.spacing))
+            self._voxel_sizes[name].append(math.prod(first.spacing or ()))
             self._samples[name].append(np.stack([c[taken].astype(np.float32) for c in channels]))
 
     def result(self) -> list[ClassStatistics]:

@@ -24,6 +24,7 @@ from recycleseg.data.findings import (
     Kind,
 )
 from recycleseg.data.layout import Dataset
+from recycleseg.data.sizes import mixed_sizes
 from recycleseg.files import shortened
 
 Facts = Mapping[str, CaseFacts]
@@ -49,7 +50,7 @@ def survey(dataset: Dataset, facts: Facts) -> list[Finding]:
     """
     side_of = {case_id: part for part, case_ids in dataset.split.items() for case_id in case_ids}
     return [
-        *_mixed_sizes(facts),
+        *_mixed_sizes(dataset, facts),
         *_repeated_scans(facts, side_of),
         *_repeated_channels(facts, dataset.channel_names),
         *_unusual_grids(facts),
@@ -83,16 +84,14 @@ def _sides(cases_of: Mapping[str, Sequence[str]]) -> str:
     return ", ".join(f"{shortened(cases, 2)} in {part}" for part, cases in cases_of.items())
 
 
-def _mixed_sizes(facts: Facts) -> Iterator[Finding]:
-    sized = [case_id for case_id, of_case in facts.items() if of_case.canonical_spacing]
-    unsized = [case_id for case_id in facts if case_id not in set(sized)]
-    if sized and unsized:
-        yield Finding(
-            MIXED_SIZES,
-            "",
-            f"expected a voxel size in all cases or in none, got {len(sized)} with one, such as "
-            f"{sized[0]}, and {len(unsized)} without, such as {unsized[0]}",
-        )
+def _mixed_sizes(dataset: Dataset, facts: Facts) -> Iterator[Finding]:
+    first = {case_id: dataset.cases[case_id].image_paths[0].name for case_id in facts}
+    for text in mixed_sizes(
+        [first[case_id] for case_id, of_case in facts.items() if of_case.spacing is not None],
+        [first[case_id] for case_id, of_case in facts.items() if of_case.spacing is None],
+        sum(of_case.screen_spacing is not None for of_case in facts.values()),
+    ):
+        yield Finding(MIXED_SIZES, "", text)
 
 
 def _repeated_scans(facts: Facts, side_of: Mapping[str, str]) -> Iterator[Finding]:

@@ -141,7 +141,7 @@ def higher_is_better(metric: str) -> bool:
 def headline_metrics(scores: Scores) -> tuple[str, ...]:
     """Dice, surface Dice, Hausdorff percentile and average surface distance of each definition."""
     single = "nsd" in scores.table or "surfel_nsd" in scores.table
-    nsd = tuple(tolerance_names(scores.tolerances_mm, single=single))
+    nsd = tuple(tolerance_names(scores.tolerances_mm, single=single, unit=scores.unit))
     names = ["dice"]
     for definition in scores.definitions:
         prefix = "" if definition == "voxel" else f"{definition}_"

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from recycleseg.classes import Labels, parse_labels
 from recycleseg.data.check import grid_problems
-from recycleseg.data.volumes import Volume, read_volume
+from recycleseg.data.sizes import mixed_sizes, screen_note
+from recycleseg.data.volumes import PixelSize, Volume, read_label, sized
 from recycleseg.evaluation.labels import find_labels
 from recycleseg.evaluation.pairs import Pair, Pairs, find_pairs
 from recycleseg.files import FileError, listed, shortened
@@ -24,6 +25,8 @@ from recycleseg.metrics.aggregate import mean_of_means
 from recycleseg.metrics.evaluate import evaluate
 from recycleseg.metrics.scores import Scores
 from recycleseg.progress import Progress, followed
+
+OPTION = "--pixel-size"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class FolderScores:
         prediction_files: case_id -> file of the final prediction.
         reference_files: case_id -> file of the reference.
         prediction_root: folder of the predictions.
+        pixel_size: which voxel sizes of the files count; see `recycleseg.data.volumes.sized`.
         failed: case_id -> why the case could not be evaluated. No other attribute has this case.
         notes: remarks for the user, one line each.
     """
@@ -48,6 +52,7 @@ class FolderScores:
     prediction_files: dict[str, Path]
     reference_files: dict[str, Path]
     prediction_root: Path
+    pixel_size: PixelSize = "auto"
     failed: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -59,7 +64,7 @@ class FolderScores:
         """The options that the values of the metrics depend on."""
         final = self.by_step[-1]
         return {
-            "tolerances_mm": list(final.tolerances_mm),
+            f"tolerances_{final.unit}": list(final.tolerances_mm),
             "definitions": list(final.definitions),
             "percentile": final.percentile,
             "border_is_outside": final.border_is_outside,
@@ -75,6 +80,7 @@ def evaluate_folder(
     percentile: float = 95.0,
     definitions: Sequence[str] = ("voxel",),
     border_is_outside: bool = True,
+    pixel_size: PixelSize = "auto",
     workers: int | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -85,20 +91,24 @@ def evaluate_folder(
     to `failed` and the others are still evaluated.
 
     Args:
-        pred, ref: folders of CASE.nii.gz, .nii or .png of any program, or one file each.
+        pred, ref: folders of label maps of any program, or one file each.
             References without a prediction are left out. `pred/steps/step_1` ... hold the maps
             after each sampling step.
         labels: name -> value, or values of a region. None takes the names from predict.json or
             dataset.json beside the maps; without these files, every value found is a label, named
             "1", "2", ...
         tolerance_mm, percentile, definitions, border_is_outside: see :func:`recycleseg.evaluate`.
+        pixel_size: which pixel sizes of the files count: "auto" takes all but 72 and 96 dots per
+            inch, which are a screen's; "file" takes all, "ignore" none. If the size of a case is
+            unknown, its lengths are in pixels; all cases must have the same unit. If only one of
+            prediction and reference gives the size, it is used for both.
         workers: how many cases to read and evaluate at the same time; None takes one per core.
         device: "cpu" or "cuda", where the metrics are computed.
         progress: called with the number of cases done and the number of all cases.
 
     Raises:
-        FileError: a prediction has no reference, a step lacks a case, or no case can be
-            evaluated.
+        FileError: a prediction has no reference, a step lacks a case, no case can be evaluated, or
+            some cases have a pixel size and others do not.
         ValueError: an option is invalid.
     """
     pred, ref = Path(pred), Path(ref)
@@ -113,30 +123,41 @@ def evaluate_folder(
     _check_options(options, device)
     with _pool(workers) as pool:
         known, notes = _labels(pred, ref, labels, pairs.cases, pool)
-        work = pool.map(lambda pair: _try_case(pair, known, options, device), pairs.cases)
+        work = pool.map(
+            lambda pair: _try_case(pair, known, options, pixel_size, device), pairs.cases
+        )
         work = followed(work, len(pairs.cases), progress)
         results = {p.case_id: result for p, result in zip(pairs.cases, work, strict=True)}
     if all(isinstance(result, str) for result in results.values()):
         raise FileError(listed(f"{pred}: no case can be evaluated", [*map(str, results.values())]))
-    return _gather(pairs, known, results, notes)
+    return _gather(pairs, known, results, notes, pixel_size)
 
 
 @dataclass(frozen=True)
 class _Result:
+    """Scores of a case after every sampling step, and what its two files tell of the voxel size.
+
+    Attributes:
+        by_step: the scores.
+        one_sized: whether only one of the files gives the voxel size.
+        screen: whether a file gives the resolution of a screen instead.
+    """
+
     by_step: tuple[Scores, ...]
-    spacing_known: bool
+    one_sized: bool
+    screen: bool
 
 
 def _gather(
-    pairs: Pairs, labels: Labels, results: Mapping[str, _Result | str], notes: list[str]
+    pairs: Pairs,
+    labels: Labels,
+    results: Mapping[str, _Result | str],
+    notes: list[str],
+    pixel_size: PixelSize,
 ) -> FolderScores:
     """The scores of all cases; a result that is text says why its case failed."""
     done = {case_id: r for case_id, r in results.items() if not isinstance(r, str)}
-    if num_unknown := sum(not r.spacing_known for r in done.values()):
-        notes.append(
-            f"{num_unknown} of {len(done)} cases: no file gives the pixel size, so 1 mm is "
-            "assumed and distances are in pixels"
-        )
+    notes.extend(_size_notes(pairs.root, done))
     return FolderScores(
         case_ids=tuple(done),
         labels=labels,
@@ -146,9 +167,34 @@ def _gather(
         prediction_files={p.case_id: p.predictions[-1] for p in pairs.cases if p.case_id in done},
         reference_files={p.case_id: p.reference for p in pairs.cases if p.case_id in done},
         prediction_root=pairs.root,
+        pixel_size=pixel_size,
         failed={case_id: r for case_id, r in results.items() if isinstance(r, str)},
         notes=(*pairs.notes, *notes),
     )
+
+
+def _size_notes(root: Path, results: Mapping[str, _Result]) -> Iterator[str]:
+    """What to tell the user about voxel sizes.
+
+    Raises:
+        FileError: some cases have one and others do not, so that no mean has a unit.
+    """
+    known, unknown = (
+        [c for c, result in results.items() if result.by_step[-1].unit == unit]
+        for unit in ("mm", "pixels")
+    )
+    num_screen = sum(results[case_id].screen for case_id in unknown)
+    if problems := mixed_sizes(known, unknown, num_screen, what="cases", option=OPTION):
+        raise FileError(f"{root}: {problems[0]}")
+    if unknown:
+        yield "no file gives a pixel size that counts, so all lengths are in pixels"
+    if num_screen:
+        yield screen_note(num_screen, len(results), "cases", OPTION)
+    if number := sum(result.one_sized for result in results.values()):
+        yield (
+            f"{number} of {len(results)} cases: only one of prediction and reference gives the "
+            "pixel size; it is used for both"
+        )
 
 
 def _num_workers(workers: int | None, num_cases: int) -> int:
@@ -212,29 +258,34 @@ def _values_of_case(pair: Pair) -> set[int]:
     return values
 
 
-def _try_case(pair: Pair, labels: Labels, options: dict[str, Any], device: str) -> _Result | str:
+def _try_case(
+    pair: Pair, labels: Labels, options: dict[str, Any], pixel_size: PixelSize, device: str
+) -> _Result | str:
     """The scores of a case after every sampling step, or what is wrong with the case."""
     try:
-        return _evaluate_case(pair, labels, options, device)
+        return _evaluate_case(pair, labels, options, pixel_size, device)
     except FileError as error:
         return str(error)
 
 
-def _evaluate_case(pair: Pair, labels: Labels, options: dict[str, Any], device: str) -> _Result:
+def _evaluate_case(
+    pair: Pair, labels: Labels, options: dict[str, Any], pixel_size: PixelSize, device: str
+) -> _Result:
     reference, ref = _read_label(pair.reference)
+    reference = sized(reference, pixel_size)
     ref_on_device = torch.from_numpy(ref).to(device)
     by_step = []
     for path in pair.predictions:
         prediction, pred = _read_label(path)
+        prediction = sized(prediction, pixel_size)
         if problems := grid_problems(prediction, reference, there=str(reference.path)):
             raise FileError("; ".join(problems))
-        sized = reference if reference.spacing_known else prediction
         try:
             by_step.append(
                 evaluate(
                     torch.from_numpy(pred).to(device),
                     ref_on_device,
-                    spacing=sized.spacing,
+                    spacing=reference.spacing or prediction.spacing,
                     labels=labels,
                     **options,
                 )
@@ -242,7 +293,11 @@ def _evaluate_case(pair: Pair, labels: Labels, options: dict[str, Any], device: 
         except ValueError as error:
             unknown = _unknown_labels({path: pred, pair.reference: ref}, labels)
             raise FileError("; ".join(unknown) or f"{path}: {error}") from error
-    return _Result(tuple(by_step), sized.spacing_known)
+    return _Result(
+        tuple(by_step),
+        one_sized=(prediction.spacing is None) != (reference.spacing is None),
+        screen=any(v.screen_spacing is not None for v in (prediction, reference)),
+    )
 
 
 def _read_label(path: Path) -> tuple[Volume, NDArray[Any]]:
@@ -251,21 +306,11 @@ def _read_label(path: Path) -> tuple[Volume, NDArray[Any]]:
     Raises:
         FileError: the file cannot be read, is empty, or holds values that are not whole numbers.
     """
-    volume = read_volume(path)
+    volume = read_label(path)
     array = volume.array
-    if array.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
-            whole = array.astype(np.int32)
-        wrong = array != whole
-        if wrong.any():
-            raise FileError(
-                f"{path}: expected labels that are whole numbers, got {array[wrong].flat[0]:g} "
-                f"({int(wrong.sum())} voxels are not whole numbers)"
-            )
-        array = whole
     if array.size == 0:
         raise FileError(f"{path}: expected voxels, got shape {array.shape}")
-    return volume, np.require(array, dtype=array.dtype.newbyteorder("="), requirements="W")
+    return volume, np.require(array, requirements="W")
 
 
 def _unknown_labels(maps: Mapping[Path, NDArray[Any]], labels: Labels) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recycleseg.data.volumes import SPATIAL_DIMS, file_ending
+from recycleseg.data.volumes import SPATIAL_DIMS, case_name, file_ending
 from recycleseg.files import FileError, read_json_object, shortened
 
 
@@ -117,7 +117,7 @@ def find_images(
     wanted = set(case_ids)
     channels: dict[str, list[Path]] = {}
     for path in _files(folder):
-        name = path.name.removesuffix(file_ending(path))
+        name = case_name(path)
         case_id = name if name in wanted else re.sub(r"_\d{4}$", "", name)
         if case_id in wanted:
             channels.setdefault(case_id, []).append(path)
@@ -178,10 +178,9 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _case_id(path: Path) -> str:
-    ending = file_ending(path)
-    if not ending:
+    if not file_ending(path):
         raise FileError(f"{path}: expected a file ending in {', '.join(SPATIAL_DIMS)}")
-    return path.name.removesuffix(ending)
+    return case_name(path)
 
 
 def _find_steps(pred: Path, case_ids: tuple[str, ...]) -> list[dict[str, Path]]:

@@ -20,7 +20,7 @@ def scores_table(scores: FolderScores) -> Group:
     final = scores.by_step[-1]
     metrics = headline_metrics(final)
     plural = "s" if final.num_cases > 1 else ""
-    title = f"mean of {final.num_cases} case{plural}; distances in mm"
+    title = f"mean of {final.num_cases} case{plural}; distances in {final.unit}"
     table = _table()
     table.add_column("label", overflow="fold")
     for metric in metrics:

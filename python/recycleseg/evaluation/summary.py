@@ -113,6 +113,7 @@ def summarise_folder(scores: FolderScores) -> dict[str, Any]:
             reference_files=[str(scores.reference_files[c]) for c in scores.case_ids],
             by_step=scores.mean_dice_by_step(),
         ),
+        "unit": final.unit,
         "settings": scores.settings(),
         "failed": dict(scores.failed),
     }

@@ -47,6 +47,7 @@ def read_evaluation(folder: Path) -> FolderScores:
     summary = read_json_object(path)
     try:
         settings, names = summary["settings"], summary["class_names"]
+        unit = summary.get("unit", "mm")  # evaluations of earlier versions lack it
         labels = parse_labels({name: _values(key) for key, name in names.items()}, str(path))
         files = [
             (Path(case["prediction_file"]), Path(case["reference_file"]))
@@ -57,7 +58,8 @@ def read_evaluation(folder: Path) -> FolderScores:
             table={},
             batched=True,
             spacing=None,
-            tolerances_mm=tuple(settings["tolerances_mm"]),
+            unit=unit,
+            tolerances_mm=tuple(settings[f"tolerances_{unit}"]),
             percentile=settings["percentile"],
             definitions=tuple(settings["definitions"]),
             border_is_outside=settings["border_is_outside"],

@@ -17,6 +17,7 @@ from recycleseg.metrics.scores import Scores
 from recycleseg.metrics.surface import surface_metrics, tolerance_names
 from recycleseg.ops.distance_transform import MAX_SPACING, MIN_SPACING
 from recycleseg.ops.surface_distances import DEFINITIONS
+from recycleseg.units import unit_of
 
 # The dtype that holds the values of one that the operations do not take.
 _WIDER = {
@@ -32,7 +33,7 @@ def evaluate(
     pred: Any,
     ref: Any,
     *,
-    spacing: Sequence[float],
+    spacing: Sequence[float] | None,
     labels: Mapping[str, int | tuple[int, ...]] | Sequence[str],
     tolerance_mm: float | Sequence[float] = 1.0,
     percentile: float = 95.0,
@@ -47,10 +48,13 @@ def evaluate(
             booleans or integers, of one shape. Where `labels` is a mapping: label maps (*S), or a
             batch (B, *S). Where it is a sequence: masks (C, *S) or (B, C, *S), nonzero inside. S
             has as many axes as `spacing` has numbers, 2 or 3; one axis more makes a batch.
-        spacing: mm between voxels along each axis of S, in the order of the array's axes.
+        spacing: mm between voxels along each axis of S, in the order of the array's axes. None
+            means unknown: then pred and ref are one case, not a batch, and all lengths (also
+            `tolerance_mm`) are in pixels, the steps from voxel to voxel.
         labels: name -> label value of each structure, from 0 to 4095, or a tuple of values whose
             union it is; structures may overlap. Or the names of the C masks.
         tolerance_mm: of surface Dice. One number gives "nsd"; a sequence "nsd_1mm", "nsd_2mm" ...
+            (in pixels "nsd_1pixels", "nsd_2pixels" ...).
         percentile: of the Hausdorff distance, whose name it gives: 95 is "hd95".
         definitions: "voxel", "surfel" or both; see recycleseg.ops.surface_distances. Names of
             "surfel" metrics begin with "surfel_".
@@ -59,12 +63,13 @@ def evaluate(
 
     Returns:
         Scores: label -> metric -> float, of a batch an array (B,). Metrics: dice, iou, precision,
-        recall; pred_volume_ml, ref_volume_ml (2D: pred_area_mm2, ref_area_mm2); in mm,
-        centroid_distance, hd, hd95 (the larger of the two directed percentiles), assd (mean over
-        both surfaces together), masd (mean of the directed means), mean_pred_to_ref,
-        mean_ref_to_pred, hd95_pooled (percentile of both directions' distances together); nsd.
-        Where neither map has a structure all but its size is NaN. Where only one has it, dice, iou,
-        precision, recall and nsd are 0, and all distances inf.
+        recall; pred_volume_ml, ref_volume_ml (2D: pred_area_mm2, ref_area_mm2; without spacing:
+        pred_volume_voxels, ref_volume_voxels, pred_area_pixels, ref_area_pixels); in mm (without
+        spacing in pixels), centroid_distance, hd, hd95 (the larger of the two directed
+        percentiles), assd (mean over both surfaces together), masd (mean of the directed means),
+        mean_pred_to_ref, mean_ref_to_pred, hd95_pooled (percentile of both directions' distances
+        together); nsd. Where neither map has a structure all but its size is NaN. Where only one
+        has it, dice, iou, precision, recall and nsd are 0, and all distances inf.
 
     Raises:
         TypeError: pred or ref is no array.
@@ -73,18 +78,20 @@ def evaluate(
         RuntimeError: the backend was not built.
     """
     names, structures = _structures(labels)
-    spacing = _numbers("spacing", spacing)
+    pred, ref = _array("pred", pred), _array("ref", ref)
+    unit = unit_of(spacing)
+    sizes = _steps(pred, structures) if spacing is None else _numbers("spacing", spacing)
     tolerances = _numbers("tolerance_mm", tolerance_mm)
     percentile = _numbers("percentile", percentile)[0] if np.ndim(percentile) == 0 else math.nan
     if not 0 <= percentile <= 100:
         raise ValueError("percentile: expected one number from 0 to 100")
-    nsd_names = tolerance_names(tolerances, single=np.ndim(tolerance_mm) == 0)
-    _check_options(spacing, tolerances, nsd_names, definitions, border_is_outside)
-    pred_maps, ref_maps, batched = _maps(pred, ref, len(spacing), None if structures else names)
+    nsd_names = tolerance_names(tolerances, single=np.ndim(tolerance_mm) == 0, unit=unit)
+    _check_options(sizes, tolerances, nsd_names, definitions, border_is_outside)
+    pred_maps, ref_maps, batched = _maps(pred, ref, len(sizes), None if structures else names)
     if "surfel" not in definitions:  # whose areas depend on the order of axes
-        pred_maps, ref_maps, spacing_of_maps = _in_memory_order(pred_maps, ref_maps, spacing)
+        pred_maps, ref_maps, spacing_of_maps = _in_memory_order(pred_maps, ref_maps, sizes)
     else:
-        spacing_of_maps = spacing
+        spacing_of_maps = sizes
 
     if batched and structures and max(map(max, structures)) > 1 and _is_bool(pred_maps):
         raise ValueError(
@@ -102,7 +109,7 @@ def evaluate(
         border_is_outside=border_is_outside,
         backend=backend,
     )
-    table = overlap_metrics(measured.counts, measured.coordinate_sums, spacing_of_maps)
+    table = overlap_metrics(measured.counts, measured.coordinate_sums, spacing_of_maps, unit)
     for definition, (directed, pooled) in measured.distances.items():
         table |= surface_metrics(
             directed, pooled, percentile=percentile, tolerances=[*nsd_names], definition=definition
@@ -111,12 +118,13 @@ def evaluate(
         labels=names,
         table=table,
         batched=batched,
-        spacing=spacing,
+        spacing=None if spacing is None else sizes,
+        unit=unit,
         tolerances_mm=tolerances,
         percentile=percentile,
         definitions=tuple(definitions),
         border_is_outside=border_is_outside,
-        outcomes=outcomes(measured.counts, math.prod(pred_maps.shape[-len(spacing) :])),
+        outcomes=outcomes(measured.counts, math.prod(pred_maps.shape[-len(sizes) :])),
     )
 
 
@@ -154,6 +162,18 @@ def _structures(
     return tuple(labels), structures
 
 
+def _steps(pred: Maps, structures: Structures | None) -> tuple[float, ...]:
+    """One pixel for each axis of S of one case."""
+    num_axes = pred.ndim - (structures is None)
+    if num_axes not in (2, 3):
+        kind = "(C, *S)" if structures is None else "(*S)"
+        raise ValueError(
+            f"pred: expected one case {kind} with 2 or 3 axes in S, because spacing is None, got "
+            f"shape {tuple(pred.shape)}"
+        )
+    return (1.0,) * num_axes
+
+
 def _numbers(name: str, values: Any) -> tuple[float, ...]:
     """One number or several, as floats."""
     try:
@@ -185,10 +205,9 @@ def _check_options(
 
 
 def _maps(
-    pred: Any, ref: Any, num_axes: int, mask_names: tuple[str, ...] | None
+    pred: Maps, ref: Maps, num_axes: int, mask_names: tuple[str, ...] | None
 ) -> tuple[Maps, Maps, bool]:
     """Both with a batch axis, masks as bool; and whether they came with that axis."""
-    pred, ref = _array("pred", pred), _array("ref", ref)
     one = num_axes + (mask_names is not None)
     if pred.ndim not in (one, one + 1):
         kind = "(*S) or (B, *S)" if mask_names is None else "(C, *S) or (B, C, *S)"

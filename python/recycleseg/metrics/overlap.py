@@ -13,11 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recycleseg.units import Unit
+
 Array = NDArray[np.float64]
 # counts: (..., 3) true positives, predicted and reference voxels, as recycleseg.ops.overlap_counts
 # gives them.
 Counts = NDArray[Any]
 
+# Unit of lengths -> number of axes -> what the names of sizes end with.
+SIZES: dict[Unit, dict[int, str]] = {
+    "mm": {2: "area_mm2", 3: "volume_ml"},
+    "pixels": {2: "area_pixels", 3: "volume_voxels"},
+}
 # From true positives, predicted and reference voxels to the outcomes, but that the true negatives
 # lack the number of all voxels.
 _OUTCOMES = np.array([[1, -1, -1, 1], [0, 1, 0, -1], [0, 0, 1, -1]])
@@ -59,21 +66,24 @@ def outcomes(counts: Counts, num_voxels: int) -> NDArray[np.int64]:
     return table
 
 
-def volumes(counts: Counts, spacing: Sequence[float]) -> Array:
-    """Sizes (..., 2), predicted and reference, in ml; in mm^2 where spacing (mm) has two axes."""
-    mm = math.prod(spacing)
-    return counts[..., 1:] * (mm / 1000 if len(spacing) == 3 else mm)
+def volumes(counts: Counts, spacing: Sequence[float], unit: Unit = "mm") -> Array:
+    """Sizes (..., 2), predicted and reference.
+
+    They are in ml; in mm^2 where spacing has two axes; in voxels where the unit is "pixels".
+    """
+    size = math.prod(spacing)
+    return counts[..., 1:] * (size / 1000 if len(spacing) == 3 and unit == "mm" else size)
 
 
 def centroid_distance(
     counts: Counts, coordinate_sums: NDArray[Any], spacing: Sequence[float]
 ) -> Array:
-    """Distance (...) in mm between the centroids of a structure in both maps.
+    """Distance (...) between the centroids of a structure in both maps, in the unit of spacing.
 
     Args:
         counts: (..., 3).
         coordinate_sums: (..., 2, D) sums of voxel indices, predicted and reference.
-        spacing: D numbers, in mm.
+        spacing: D numbers, in mm or pixels.
 
     Returns:
         float64 (...); inf where one map lacks the structure, NaN where both do.
@@ -88,10 +98,13 @@ def centroid_distance(
 
 
 def overlap_metrics(
-    counts: Counts, coordinate_sums: NDArray[Any], spacing: Sequence[float]
+    counts: Counts, coordinate_sums: NDArray[Any], spacing: Sequence[float], unit: Unit = "mm"
 ) -> dict[str, Array]:
-    """Every metric above, by name; the arguments are those of :func:`centroid_distance`."""
-    sizes = volumes(counts, spacing)
+    """Every metric above, by name; the arguments are those of :func:`centroid_distance`.
+
+    `unit` is that of spacing.
+    """
+    sizes = volumes(counts, spacing, unit)
     values = (
         dice(counts),
         iou(counts),
@@ -101,13 +114,13 @@ def overlap_metrics(
         sizes[..., 1],
         centroid_distance(counts, coordinate_sums, spacing),
     )
-    return dict(zip(overlap_names(spacing), values, strict=True))
+    return dict(zip(overlap_names(spacing, unit), values, strict=True))
 
 
-def overlap_names(spacing: Sequence[float]) -> list[str]:
-    """The metrics' names, for spacing (mm) of 2 or 3 axes."""
-    unit = "volume_ml" if len(spacing) == 3 else "area_mm2"
-    names = ["dice", "iou", "precision", "recall", f"pred_{unit}", f"ref_{unit}"]
+def overlap_names(spacing: Sequence[float], unit: Unit = "mm") -> list[str]:
+    """The metrics' names, for spacing of 2 or 3 axes in this unit."""
+    size = SIZES[unit][len(spacing)]
+    names = ["dice", "iou", "precision", "recall", f"pred_{size}", f"ref_{size}"]
     return [*names, "centroid_distance"]
 
 

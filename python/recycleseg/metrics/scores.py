@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recycleseg.metrics.aggregate import Summary, summarise
+from recycleseg.units import Unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,10 +20,12 @@ class Scores(Mapping[str, dict[str, Any]]):
     """Metrics of every structure: `scores["liver"]["hd95"]` is a float, of a batch an array (B,).
 
     labels: the C structures' names. table: metric -> float64 (B, C). batched: whether a batch was
-    evaluated, rather than one case, where B is 1. spacing: in mm; None where cases of different
-    spacing were joined. tolerances_mm, percentile, definitions, border_is_outside: as they were
-    asked for; see `evaluate`. outcomes: int64 (B, C, 4), voxels that are true positives, false
-    positives, false negatives and true negatives; None where scores were read from a file.
+    evaluated, rather than one case, where B is 1. unit: of distances and tolerances: "mm", or
+    "pixels" where the spacing is unknown. spacing: in mm; None where it is unknown, or where cases
+    of different spacing were joined. tolerances_mm (in `unit`), percentile, definitions,
+    border_is_outside: as they were asked for; see `evaluate`. outcomes: int64 (B, C, 4), voxels
+    that are true positives, false positives, false negatives and true negatives; None where scores
+    were read from a file.
     """
 
     labels: tuple[str, ...]
@@ -34,6 +37,7 @@ class Scores(Mapping[str, dict[str, Any]]):
     definitions: tuple[str, ...]
     border_is_outside: bool
     outcomes: NDArray[np.int64] | None = None
+    unit: Unit = "mm"
 
     @classmethod
     def join(cls, scores: Iterable[Scores]) -> Scores:
@@ -43,7 +47,7 @@ class Scores(Mapping[str, dict[str, Any]]):
             raise ValueError("scores: expected at least one, got none")
         first = parts[0]
         for other in parts[1:]:
-            for name in ("labels", "tolerances_mm", "percentile", "definitions"):
+            for name in ("labels", "unit", "tolerances_mm", "percentile", "definitions"):
                 expected, got = getattr(first, name), getattr(other, name)
                 if expected != got:
                     raise ValueError(f"scores: expected the same {name}, got {expected} and {got}")
@@ -131,10 +135,11 @@ class Scores(Mapping[str, dict[str, Any]]):
         return "\n".join([*lines, self._conditions()])
 
     def _conditions(self) -> str:
-        spacing = " x ".join(f"{s:g}" for s in self.spacing) if self.spacing else "different"
+        sizes = " x ".join(f"{s:g}" for s in self.spacing) if self.spacing else "different"
+        spacing = f"{sizes} mm" if self.unit == "mm" else "unknown, so distances are in pixels"
         tolerances = ", ".join(f"{t:g}" for t in self.tolerances_mm)
         border = "outside" if self.border_is_outside else "inside"
         return (
-            f"surfaces: {', '.join(self.definitions)}; spacing {spacing} mm; "
-            f"tolerance {tolerances} mm; the volume's border counts as {border}"
+            f"surfaces: {', '.join(self.definitions)}; spacing {spacing}; "
+            f"tolerance {tolerances} {self.unit}; the volume's border counts as {border}"
         )

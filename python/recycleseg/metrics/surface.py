@@ -2,7 +2,8 @@
 
 Each takes `directed` of recycleseg.ops.surface_distances as a NumPy array (..., 2, 3 + P + K). A
 structure that neither map has gives NaN, "not applicable"; one that only one of them has gives inf
-and a surface Dice of 0, so that a missed structure never improves a mean.
+and a surface Dice of 0, so that a missed structure never improves a mean. Distances have the unit
+of the spacing that they were measured with: mm, or pixels.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recycleseg.metrics.overlap import ratio
+from recycleseg.units import Unit
 
 Array = NDArray[np.float64]
 _SIZE, _MEAN, _MAXIMUM, _FIRST_PERCENTILE = range(4)
 
 
 def hausdorff(directed: Array) -> Array:
-    """Hausdorff distance (...) in mm: the larger of the two directed maxima."""
+    """Hausdorff distance (...): the larger of the two directed maxima."""
     return _larger(directed[..., _MAXIMUM])
 
 
 def percentile_hausdorff(directed: Array, index: int = 0) -> Array:
-    """Percentile Hausdorff distance (...) in mm, HD95 of the 95th: the larger of both directions.
+    """Percentile Hausdorff distance (...), HD95 of the 95th: the larger of both directions.
 
     Args:
         directed: see the top of this file.
@@ -34,13 +36,13 @@ def percentile_hausdorff(directed: Array, index: int = 0) -> Array:
 
 
 def directed_means(directed: Array) -> Array:
-    """Mean distance (..., 2) in mm from pred to ref and from ref to pred."""
+    """Mean distance (..., 2) from pred to ref and from ref to pred."""
     means = directed[..., _MEAN]
     return np.where(np.isnan(means), means[..., ::-1], means)
 
 
 def assd(directed: Array) -> Array:
-    """Average symmetric surface distance (...) in mm: the mean over both surfaces together."""
+    """Average symmetric surface distance (...): the mean over both surfaces together."""
     sizes = directed[..., _SIZE]
     weighted = sizes * directed[..., _MEAN]
     weighted[sizes == 0] = 0.0
@@ -48,7 +50,7 @@ def assd(directed: Array) -> Array:
 
 
 def masd(directed: Array) -> Array:
-    """Mean average surface distance (...) in mm: the mean of the two directed means."""
+    """Mean average surface distance (...): the mean of the two directed means."""
     means = directed_means(directed)
     return 0.5 * (means[..., 0] + means[..., 1])
 
@@ -101,9 +103,11 @@ def surface_names(percentile: float, tolerances: Sequence[str], definition: str)
     return [f"{definition}_{name}" for name in (*names, *tolerances)]
 
 
-def tolerance_names(tolerances: Sequence[float], single: bool) -> dict[str, float]:
-    """Name of the surface Dice at each tolerance in mm: "nsd" of one alone, else "nsd_2mm"."""
-    return {"nsd" if single else f"nsd_{t:g}mm": t for t in tolerances}
+def tolerance_names(
+    tolerances: Sequence[float], single: bool, unit: Unit = "mm"
+) -> dict[str, float]:
+    """Name of the surface Dice at each tolerance in a unit: "nsd" of one alone, else "nsd_2mm"."""
+    return {"nsd" if single else f"nsd_{t:g}{unit}": t for t in tolerances}
 
 
 def _larger(both: Array) -> Array:

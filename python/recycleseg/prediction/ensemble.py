@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -81,7 +81,7 @@ class Ensemble:
         """
         options, exclusive = self.options, self.classes.exclusive
         thresholds = options.thresholds or (0.5,)
-        grid = read_volume(self.members[0].maps[case_id])
+        grid = self._grid(case_id)
         as_labels = exclusive and not any(member.has_probs for member in self.members)
         vote = ensemble_vote(
             self._read_one_by_one(case_id, grid, as_labels),
@@ -108,6 +108,15 @@ class Ensemble:
                 None if x is None else x.sum(0) for x in (entropy, disagreement)
             )
         return Prediction(label, probs, entropy, disagreement, steps=(), volume=grid)
+
+    def _grid(self, case_id: str) -> Volume:
+        """The first member's label map, with the pixel size of the first member that gives one."""
+        grid = read_volume(self.members[0].maps[case_id])
+        for member in self.members[1:]:
+            if grid.spacing is not None:
+                break
+            grid = replace(grid, spacing=read_volume(member.maps[case_id]).spacing)
+        return grid
 
     def _read_one_by_one(self, case_id: str, grid: Volume, as_labels: bool) -> Iterator[Tensor]:
         for member in self.members:

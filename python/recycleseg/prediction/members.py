@@ -13,7 +13,7 @@ import numpy as np
 
 from recycleseg.classes import Classes
 from recycleseg.data.probabilities import read_probabilities
-from recycleseg.data.volumes import Volume, file_ending, read_volume
+from recycleseg.data.volumes import SPATIAL_DIMS, Volume, case_name, file_ending, read_label
 from recycleseg.files import FileError, read_json_object, shortened
 
 
@@ -47,13 +47,10 @@ class Member:
         Raises:
             FileError: the file is damaged or holds other values.
         """
-        volume = read_volume(self.maps[case_id])
+        volume = read_label(self.maps[case_id])
         array = volume.array
         label = array.astype(np.uint8, copy=False)
-        # Comparisons with NaN are false; a value that is not whole changes when it becomes uint8.
-        if not (array.size and array.min() >= 0 and array.max() <= values[-1]) or (
-            label is not array and (label != array).any()
-        ):
+        if not (array.size and array.min() >= 0 and array.max() <= values[-1]):
             shown = shortened(np.unique(array).tolist())
             raise FileError(f"{volume.path}: expected labels from 0 to {values[-1]}, got {shown}")
         return replace(volume, array=label)
@@ -97,18 +94,18 @@ def read_member(root: Path) -> Member:
             continue
         if path.suffix == ".npz":
             probs.add(path.stem)
-        elif ending := file_ending(path):
-            case_id = path.name.removesuffix(ending)
+        elif file_ending(path):
+            case_id = case_name(path)
             if case_id in maps:
                 raise FileError(f"{path}: expected one label map per case, got {maps[case_id]} too")
             maps[case_id] = path
     if alone := sorted(probs - set(maps)):
         raise FileError(
-            f"{root / alone[0]}.npz: expected a label map {alone[0]}.nii.gz, .nii or .png beside "
-            "it, which tells the grid, got none"
+            f"{root / alone[0]}.npz: expected a label map beside it ({alone[0]} and one of "
+            f"{', '.join(SPATIAL_DIMS)}), which tells the grid, got none"
         )
     if not maps:
-        raise FileError(f"{root}: expected label maps CASE.nii.gz, .nii or .png, got none")
+        raise FileError(f"{root}: expected label maps ({', '.join(SPATIAL_DIMS)}), got none")
     description, described_by, images = _read_description(root)
     return Member(root, maps, bool(probs), description, described_by, images)
 

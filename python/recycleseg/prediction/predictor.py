@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from recycleseg.data.preprocess import preprocess_image
-from recycleseg.data.volumes import Volume, file_ending, read_volume, write_like
+from recycleseg.data.volumes import Volume, case_name, read_image, write_like
 from recycleseg.prediction.model import Model
 from recycleseg.prediction.native import Prepared, to_native
 from recycleseg.prediction.postprocess import cleaned
@@ -53,6 +53,9 @@ class Prediction:
 
 class Predictor:
     """Segments images of any size and spacing, with one trained run or the mean of several.
+
+    A model that was trained without voxel sizes takes each image by its pixels, whatever size its
+    file gives. A model that resamples to a spacing in mm refuses an image of unknown size.
 
     Memory: one volume on the prepared grid for each model's probabilities, and one more for the
     state while a model samples. The way back to the file's grid goes slab by slab.
@@ -131,7 +134,7 @@ class Predictor:
         if return_steps and number > 1:
             raise ValueError(f"return_steps: expected one model, got {number}")
         paths = [Path(p) for p in ([images] if isinstance(images, (str, Path)) else images)]
-        volumes = [read_volume(path) for path in paths]
+        volumes = read_image(paths, len(self.models[0].plan.channel_names))
         results: list[Prepared] = []
         steps: list[Tensor] = []
         for index, model in enumerate(self.models):
@@ -172,7 +175,7 @@ def case_id_of(paths: Sequence[Path]) -> str:
     Args:
         paths: the images of the case, one per channel.
     """
-    name = paths[0].name.removesuffix(file_ending(paths[0]))
+    name = case_name(paths[0])
     return re.sub(r"_\d{4}$" if len(paths) > 1 else "_0000$", "", name)
 
 

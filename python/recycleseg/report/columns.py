@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recycleseg.metrics.scores import Scores
+from recycleseg.metrics.surface import tolerance_names
 
 Array = NDArray[np.float64]
 
@@ -22,7 +23,7 @@ class Column:
     Attributes:
         key: name of the metric.
         heading: what the report calls it.
-        unit: "mm", "ml" or "mm²"; empty for a share.
+        unit: "mm", "ml" or "mm²", or "pixels" or "voxels"; empty for a share.
         digits: digits behind the point.
         signed: whether positive values get a plus sign.
         values: (B, C); NaN where the metric does not apply, inf for a distance to a structure that
@@ -75,13 +76,14 @@ def shown_columns(scores: Scores) -> list[Column]:
     )
     columns = [Column("dice", "Dice", "", 3, False, table["dice"], _DICE)]
     single = f"{prefix}nsd" in table
-    for tolerance in scores.tolerances_mm:
-        key = f"{prefix}nsd" if single else f"{prefix}nsd_{tolerance:g}mm"
+    names = tolerance_names(scores.tolerances_mm, single, scores.unit)
+    for name, tolerance in names.items():
+        key = prefix + name
         about = (
             f"Normalised surface Dice: the share of both surfaces that lies within "
-            f"{tolerance:g} mm of the other. 1 is best."
+            f"{tolerance:g} {scores.unit} of the other. 1 is best."
         )
-        heading = f"NSD at {tolerance:g} mm"
+        heading = f"NSD at {tolerance:g} {scores.unit}"
         columns.append(Column(key, heading, "", 3, False, table[key], about))
     hausdorff = (
         f"Hausdorff distance at the {percentile}th percentile {where}: the larger of the two "
@@ -89,7 +91,7 @@ def shown_columns(scores: Scores) -> list[Column]:
     )
     average = f"Average symmetric distance {where}, over both surfaces together. 0 is best."
     columns += [
-        Column(key, heading, "mm", 2, False, table[key], about)
+        Column(key, heading, scores.unit, 2, False, table[key], about)
         for key, heading, about in (
             (f"{prefix}hd{percentile}", f"HD{percentile}", hausdorff),
             (f"{prefix}assd", "ASSD", average),
@@ -100,20 +102,26 @@ def shown_columns(scores: Scores) -> list[Column]:
 
 def sizes(table: dict[str, Array]) -> tuple[Array, Array, str]:
     """Sizes of prediction and reference (B, C), and their unit."""
-    if "pred_volume_ml" in table:
-        return table["pred_volume_ml"], table["ref_volume_ml"], "ml"
-    return table["pred_area_mm2"], table["ref_area_mm2"], "mm²"
+    name = next(key for key in table if key.startswith(("pred_volume_", "pred_area_")))
+    size = name.removeprefix("pred_")
+    unit = size.split("_")[1].replace("mm2", "mm²")
+    return table[name], table[f"ref_{size}"], unit
 
 
 def _size_error(table: dict[str, Array]) -> Column:
     pred, ref, unit = sizes(table)
     error = np.where((pred == 0) & (ref == 0), np.nan, pred - ref)
-    what = "Volume" if unit == "ml" else "Area"
+    what = size_name(unit)
     about = (
         f"{what} of the prediction minus {what.lower()} of the reference: below 0 if the "
         "prediction is too small. 0 is best."
     )
     return Column("size_error", f"{what} error", unit, size_digits(ref), True, error, about)
+
+
+def size_name(unit: str) -> str:
+    """ "Volume" or "Area", from the unit of `sizes`."""
+    return "Volume" if unit in ("ml", "voxels") else "Area"
 
 
 def size_digits(ref: Array) -> int:

@@ -66,7 +66,7 @@ def panel_of(case_id: str, image: Volume, label: Volume) -> Panel:
     """
     dims = image.array.ndim
     orientation = Orientation.of(image.affine, dims)
-    spacing = orientation.sizes(image.spacing)
+    spacing = orientation.sizes(image.spacing or (1.0,) * dims)
     plane = _plane_for(spacing) if dims == 3 else PLANE_2D[0]
     name, across, down, through, edges = plane
     labels = as_viewed(label.array, orientation)

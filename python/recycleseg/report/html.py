@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -28,6 +29,7 @@ from recycleseg.report.columns import (
     format_number,
     shown_columns,
     size_digits,
+    size_name,
     sizes,
 )
 from recycleseg.report.figures import PALETTE
@@ -41,6 +43,7 @@ from recycleseg.report.intervals import (
     overall_mean,
     trend,
 )
+from recycleseg.units import Unit
 
 WORST, BEST = 4, 2
 
@@ -237,7 +240,7 @@ def _summary_rows(scores: Scores, columns: Sequence[Column]) -> list[SummaryRow]
 def _plotted(columns: Sequence[Column]) -> list[Column]:
     """Dice, the Hausdorff percentile and surface Dice at the first tolerance."""
     shares = [column for column in columns if not column.unit]
-    distances = [column for column in columns if column.unit == "mm"]
+    distances = [column for column in columns if column.unit in get_args(Unit)]
     return [shares[0], distances[0], *shares[1:2]]
 
 
@@ -268,6 +271,7 @@ def _case_cards(
                 prediction,
                 scores.reference_files[case_id],
                 scores.labels,
+                pixel_size=scores.pixel_size,
                 images=images.get(case_id, ()),
                 entropy=entropy if entropy.is_file() else None,
                 max_entropy=greatest,
@@ -313,17 +317,18 @@ def _case_rows(scores: FolderScores, columns: Sequence[Column]) -> list[CaseRow]
 
 def _size_heading(scores: Scores) -> tuple[str, str]:
     unit = sizes(scores.table)[2]
-    what = "Volume" if unit == "ml" else "Area"
+    what = size_name(unit)
     return f"{what}, predicted ({unit})", f"{what}, reference ({unit})"
 
 
 def _conditions(scores: Scores) -> str:
     border = "outside" if scores.border_is_outside else "inside"
-    spacing = (
-        f"Spacing {' × '.join(f'{s:.3g}' for s in scores.spacing)} mm"
-        if scores.spacing
-        else "Spacing differs between cases"
-    )
+    if scores.unit == "pixels":
+        spacing = "The size of the pixels is unknown, so all lengths are in pixels"
+    elif scores.spacing:
+        spacing = f"Spacing {' × '.join(f'{s:.3g}' for s in scores.spacing)} mm"
+    else:
+        spacing = "Spacing differs between cases"
     return (
         f"{spacing}. The surface is all voxels of a structure with a face neighbour outside it; "
         f"the space beyond the border of the image counts as {border}."

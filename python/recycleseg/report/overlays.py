@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from PIL import Image
 
 from recycleseg.classes import Labels
 from recycleseg.data.geometry import Orientation
-from recycleseg.data.volumes import read_volume
+from recycleseg.data.volumes import PixelSize, Volume, read_image, read_label, read_volume, sized
 from recycleseg.files import FileError
 from recycleseg.report.figures import PALETTE
+from recycleseg.units import Unit, unit_of
 
 Map = NDArray[Any]
 
@@ -63,12 +64,14 @@ class Overlay:
 
     Attributes:
         planes: three slices, or one of a 2D case.
-        bar: length of the scale bar in mm, and in units of SIDE.
+        bar: length of the scale bar in `unit`, and in units of SIDE.
+        unit: "mm", or "pixels" if the pixel size is unknown.
         note: what is not shown and why, else empty.
     """
 
     planes: list[Plane]
     bar: tuple[float, float]
+    unit: Unit
     note: str
 
 
@@ -80,7 +83,8 @@ class _Case:
         pred, ref: label maps.
         image: intensities, or None.
         entropy: as a fraction of the greatest possible value, or None.
-        spacing: mm per axis.
+        spacing: length of a voxel along each axis.
+        unit: of lengths.
     """
 
     pred: Map
@@ -88,6 +92,7 @@ class _Case:
     image: Map | None
     entropy: Map | None
     spacing: tuple[float, ...]
+    unit: Unit
 
 
 ViewPlane = tuple[str, int, int, int | None, tuple[str, str, str, str]]
@@ -106,6 +111,7 @@ def draw_overlay(
     reference: Path,
     labels: Labels,
     *,
+    pixel_size: PixelSize = "auto",
     images: Sequence[Path] = (),
     entropy: Path | None = None,
     max_entropy: float = 1.0,
@@ -117,6 +123,7 @@ def draw_overlay(
     Args:
         prediction, reference: label maps on the same grid.
         labels: name -> value, or values of a region.
+        pixel_size: which voxel sizes of the label maps count; see `sized`.
         images: one file per channel; the first is shown. Without it the outlines are on black.
         entropy: file of the entropy in nats; in a PNG, 65535 stands for the greatest value.
         max_entropy: greatest possible entropy in nats.
@@ -124,7 +131,7 @@ def draw_overlay(
     Raises:
         FileError: a label map cannot be read.
     """
-    case, note = _read_case(prediction, reference, images, entropy, max_entropy)
+    case, note = _read_case(prediction, reference, pixel_size, images, entropy, max_entropy)
     centre, side = _field_of_view(case, labels)
     wrong = _any_label(case.pred, case.ref, labels)
     grey = _grey_range(case, centre, side)
@@ -133,7 +140,7 @@ def draw_overlay(
         for plane in (PLANES if case.pred.ndim == 3 else PLANE_2D)
     ]
     bar = max(n for n in _BARS if n <= max(0.4 * side, _BARS[0]))
-    return Overlay(planes, (bar, bar * SIDE / side), note)
+    return Overlay(planes, (bar, bar * SIDE / side), case.unit, note)
 
 
 _BARS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
@@ -148,18 +155,19 @@ def uncertainty_scale() -> str:
 def _read_case(
     prediction: Path,
     reference: Path,
+    pixel_size: PixelSize,
     images: Sequence[Path],
     entropy: Path | None,
     max_entropy: float,
 ) -> tuple[_Case, str]:
-    volume = read_volume(prediction)
+    volume = sized(read_label(prediction), pixel_size)
     shape, dims = volume.array.shape, volume.array.ndim
     orientation = Orientation.of(volume.affine, dims)
     notes = []
 
-    def read(path: Path, what: str) -> Map | None:
+    def read(path: Path, what: str, reader: Callable[[Path], Volume]) -> Map | None:
         try:
-            array = read_volume(path).array
+            array = reader(path).array
         except FileError as error:
             notes.append(f"{what} not shown: {error}")
             return None
@@ -168,16 +176,21 @@ def _read_case(
             return None
         return as_viewed(array, orientation)
 
-    ref = read_volume(reference)
-    sized = volume if volume.spacing_known else ref
-    image = read(images[0], "image") if images else None
-    uncertain = read(entropy, "uncertainty") if entropy is not None else None
+    ref = sized(read_label(reference), pixel_size)
+    image = read(images[0], "image", lambda path: read_image([path])[0]) if images else None
+    uncertain = read(entropy, "uncertainty", read_volume) if entropy is not None else None
     if uncertain is not None:
         greatest = 65535.0 if dims == 2 else max_entropy
         uncertain = np.clip(uncertain / greatest, 0.0, 1.0)
-    spacing = tuple(orientation.sizes(sized.spacing))
-    pred = as_viewed(volume.array, orientation)
-    case = _Case(pred, as_viewed(ref.array, orientation), image, uncertain, spacing)
+    known = ref.spacing or volume.spacing
+    case = _Case(
+        pred=as_viewed(volume.array, orientation),
+        ref=as_viewed(ref.array, orientation),
+        image=image,
+        entropy=uncertain,
+        spacing=orientation.sizes(known or (1.0,) * dims),
+        unit=unit_of(known),
+    )
     return case, "; ".join(notes)
 
 
@@ -224,7 +237,7 @@ def _any_label(pred: Map, ref: Map, labels: Labels) -> NDArray[np.bool_]:
 
 
 def _field_of_view(case: _Case, labels: Labels) -> tuple[tuple[float, ...], float]:
-    """Centre and side in mm of a square or cube around all structures, with a margin."""
+    """Centre and side of a square or cube around all structures, with a margin."""
     present = (case.pred > 0) | (case.ref > 0)
     size, low, high = np.array(case.spacing), [], []
     for axis in range(present.ndim):

@@ -32,6 +32,8 @@ def load_training_data(config: TrainConfig, console: Console) -> PreparedDataset
     else:
         root = Path(config.data)
     dataset = read_dataset(root, seed=config.seed)
+    for note in dataset.notes:
+        console.print(note, soft_wrap=True, markup=False, highlight=False)
     place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
     with stages(console, "checking", "preprocessing") as progress:
         folder = cache / f"{dataset.name}-{place}"

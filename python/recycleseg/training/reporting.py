@@ -15,6 +15,7 @@ from torch import Tensor
 from recycleseg.classes import Classes
 from recycleseg.data.cache import PreparedDataset
 from recycleseg.data.preprocess import PreparedCase
+from recycleseg.data.sizes import TRAINING_OPTION, screen_note
 from recycleseg.files import as_json, read_json_object, write_json, write_text
 from recycleseg.metrics.aggregate import finite_mean
 from recycleseg.progress import format_duration
@@ -97,7 +98,9 @@ def plan_table(
         "classes": ", ".join(dataset.classes.names)
         + ("" if dataset.classes.exclusive else " (overlapping)"),
         "channels": ", ".join(dataset.channel_names),
-        "spacing": " x ".join(f"{size:g}" for size in data.spacing) + " mm",
+        "spacing": " x ".join(f"{size:g}" for size in data.spacing)
+        + f" {data.plan.unit}"
+        + ("" if data.plan.unit == "mm" else ", because no size in mm is known"),
         "patch": " x ".join(map(str, patch_size))
         + (f" ({padded} training images are smaller: padded)" if padded else ""),
         "strategy": config.strategy,
@@ -109,6 +112,10 @@ def plan_table(
         "expected time": f"{format_duration(seconds)} and validations",
         "run folder": str(run_folder),
     }
+    if data.num_screen_sizes and config.preprocess.pixel_size == "auto":
+        rows["pixel size"] = screen_note(
+            data.num_screen_sizes, len(data.records), "cases", TRAINING_OPTION
+        )
     table = Table(box=None, show_header=False, pad_edge=False)
     for row in rows.items():
         table.add_row(*row)

@@ -241,9 +241,11 @@ def test_voxel_size_in_some_files_only(tmp_path: Path, capsys: pytest.CaptureFix
         "file_ending": ".png",
     }
     (root / "dataset.json").write_text(json.dumps(description))
-    assert main(["check", str(root)]) == 2
+    assert main(["check", str(root), "--pixel-size", "ignore"]) == 0
+    capsys.readouterr()
+    assert main(["check", str(root), "--all"]) == 2
     said = capsys.readouterr().out
-    assert "got 2 with one, such as c1, and 1 without, such as c0" in said
+    assert "got 2 with it, such as c1_0000.png, and 1 without, such as c0_0000.png" in said
 
 
 def test_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from recycleseg.cli._common import print_line
+from recycleseg.cli.data._options import add_pixel_size
 from recycleseg.data.check import check_dataset
 from recycleseg.data.findings import DESCRIPTION, Finding, Kind
 from recycleseg.data.layout import Dataset, read_dataset_with_problems
@@ -32,6 +33,7 @@ def add_parser(subparsers: Any) -> None:
     add = parser.add_argument
     add("dir", type=str, help="data set in the nnU-Net raw layout")
     add("--all", action="store_true", help="list every problem on its own line")
+    add_pixel_size(parser)
     add("--workers", type=int, default=1, help="cases in memory at the same time")
     subparsers.add_subcommand("check", parser, help="list all problems of a data set")
 
@@ -46,7 +48,12 @@ def run(parsed: Namespace) -> int:
     if not console.is_terminal:
         console.width = _WIDTH_OF_FILES
     with stages(console, "checking") as progress:
-        findings += check_dataset(dataset, workers=parsed.workers, progress=progress)[1]
+        _, found = check_dataset(
+            dataset, pixel_size=parsed.pixel_size, workers=parsed.workers, progress=progress
+        )
+    findings += found
+    for note in dataset.notes:
+        print_line(console, note)
     if parsed.all:
         for finding in findings:
             title = f"{finding.severity}: {finding.kind.title}"

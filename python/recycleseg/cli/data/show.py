@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from recycleseg.cli._common import exit_code_of, print_line
+from recycleseg.cli.data._options import add_pixel_size
 from recycleseg.data.check import SoundCase, read_case
 from recycleseg.data.layout import Dataset, read_dataset
 from recycleseg.data.statistics import ClassStatistics, StatisticsOfClasses
@@ -32,6 +33,7 @@ def add_parser(subparsers: Any) -> None:
     add = parser.add_argument
     add("dir", type=str, help="data set in the nnU-Net raw layout")
     add("-o", "--out", type=str, help="PNG to write; by default NAME.png in this folder")
+    add_pixel_size(parser)
     add("--cases", type=int, default=12, help="how many cases to draw")
     subparsers.add_subcommand("show", parser, help="draw cases, and print numbers of each class")
 
@@ -47,7 +49,7 @@ def run(parsed: Namespace) -> int:
     console = Console()
     if not console.is_terminal:
         console.width = _WIDTH_OF_FILES
-    panels, statistics, failures = _look_at(dataset, parsed.cases, console)
+    panels, statistics, failures = _look_at(dataset, parsed, console)
     if panels:
         save_contact_sheet(out, panels, dataset.classes.foreground)
         console.print(_table(statistics, dataset.channel_names))
@@ -56,18 +58,18 @@ def run(parsed: Namespace) -> int:
 
 
 def _look_at(
-    dataset: Dataset, num_drawn: int, console: Console
+    dataset: Dataset, parsed: Namespace, console: Console
 ) -> tuple[list[Panel], list[ClassStatistics], list[str]]:
     """Panels of some cases from first to last, statistics of all, and what cannot be read."""
     case_ids = list(dataset.cases)
-    places = np.linspace(0, len(case_ids) - 1, min(num_drawn, len(case_ids))).round().astype(int)
+    places = np.linspace(0, len(case_ids) - 1, min(parsed.cases, len(case_ids))).round().astype(int)
     drawn = {case_ids[place] for place in places}
     panels: list[Panel] = []
     failures: list[str] = []
     statistics = StatisticsOfClasses(dataset.classes, len(dataset.channel_names))
     with stages(console, "reading") as progress:
         for case in followed(dataset.cases.values(), len(dataset.cases), progress):
-            found = read_case(case, dataset)
+            found = read_case(case, dataset, parsed.pixel_size)
             if not isinstance(found, SoundCase):
                 failures.extend(finding.text for finding in found)
                 continue

@@ -1,0 +1,115 @@
+"""MHA, MHD, NRRD and GIPL, through SimpleITK."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recycleseg.data.formats.extra import needed
+from recycleseg.data.formats.metaimage import check_metaimage
+from recycleseg.data.formats.volume import (
+    Array,
+    Content,
+    Names,
+    Volume,
+    kind_of,
+    swap_lps_ras,
+    voxel_sizes,
+)
+from recycleseg.files import FileError, written_whole
+
+# ITK's own choice of a reader does not know endings in upper case.
+_READERS = {
+    ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
+    ".nrrd": "NrrdImageIO",
+    ".gipl": "GiplImageIO",
+}
+_GIPL_HEADER = 256  # bytes
+
+
+def read_itk(path: Path, content: Content) -> list[Volume]:
+    """The channels of a file of ITK: (x, y, z), or one slice; a fourth axis holds channels."""
+    sitk = needed("SimpleITK", path)
+    if path.suffix.lower() in (".mha", ".mhd"):
+        check_metaimage(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(_READERS[path.suffix.lower()])
+    try:
+        reader.ReadImageInformation()
+        if reader.GetDimension() not in (2, 3, 4):
+            raise FileError(f"{path}: expected 3 axes, got {reader.GetDimension()}")
+        if path.suffix.lower() == ".gipl":
+            _check_gipl(path, reader)
+        image = reader.Execute()
+    except RuntimeError as error:  # several lines, of which the last tells the reason
+        with path.open("rb") as file:
+            start = file.read(132)
+        reason = str(error).strip().splitlines()[-1].split("): ", 1)[-1].strip()
+        raise ValueError(f"{reason} ({kind_of(start)})") from error
+    array = sitk.GetArrayFromImage(image)
+    if array.dtype.kind not in "buif":
+        raise FileError(f"{path}: expected real numbers, got {array.dtype}")
+    affine = swap_lps_ras(_affine_of(image))
+    if not abs(np.linalg.det(affine)) > 0:
+        raise FileError(f"{path}: expected an invertible affine, got {affine.tolist()}")
+    number = image.GetNumberOfComponentsPerPixel()
+    if image.GetDimension() == 2:
+        array = array[None]
+    if number > 1:
+        channels = [array[..., c] for c in range(number)]
+    else:
+        channels = list(array) if array.ndim == 4 else [array]
+    spacing = voxel_sizes(affine)
+    return [Volume(channel.transpose(2, 1, 0), spacing, affine, path) for channel in channels]
+
+
+def write_itk(path: Path, array: Array, grid: Volume, names: Names | None) -> None:
+    """Write an array (x, y, z), compressed."""
+    sitk = needed("SimpleITK", path)
+    if grid.affine is None and grid.spacing is None:
+        raise ValueError(f"spacing: expected mm for {path.suffix}, got None")
+    affine = np.diag([*(grid.spacing or ()), 1.0]) if grid.affine is None else grid.affine
+    lps, spacing = swap_lps_ras(affine), voxel_sizes(affine)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0)))
+    image.SetSpacing(spacing)
+    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO(_READERS[path.suffix.lower()])
+    writer.UseCompressionOn()
+    with written_whole(path) as temporary:
+        # An .mhd file may hold the voxels too, as an .mha file does; then it is one file.
+        packed = temporary.with_suffix(".mha") if path.suffix.lower() == ".mhd" else temporary
+        writer.SetFileName(str(packed))
+        try:
+            writer.Execute(image)
+            packed.replace(temporary)
+        except BaseException:
+            packed.unlink(missing_ok=True)
+            raise
+
+
+def _check_gipl(path: Path, reader: Any) -> None:
+    """Raise ValueError for missing voxels, because ITK would fill them in."""
+    sitk = needed("SimpleITK", path)
+    itemsize = sitk.GetArrayFromImage(sitk.Image([1, 1], reader.GetPixelID())).itemsize
+    voxels, there = math.prod(reader.GetSize()) * itemsize, path.stat().st_size - _GIPL_HEADER
+    if there < voxels:
+        raise ValueError(f"{max(there, 0)} of {voxels} bytes of voxels")
+
+
+def _affine_of(image: Any) -> Array:
+    """Voxel index -> left, posterior, superior in mm; (4, 4) also for one slice."""
+    dims = image.GetDimension()
+    direction = np.eye(4)
+    direction[:dims, :dims] = np.reshape(image.GetDirection(), (dims, dims))
+    spacing, affine = np.ones(4), np.eye(4)
+    spacing[:dims] = image.GetSpacing()
+    affine[:3, :3] = direction[:3, :3] * spacing[:3]
+    affine[: min(dims, 3), 3] = image.GetOrigin()[:3]
+    return affine

@@ -1,0 +1,61 @@
+"""The channels of a 2D image that Pillow has opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from recycleseg.data.formats.volume import Array, Content
+from recycleseg.files import FileError
+
+_GREY = ("1", "L", "I;16", "I;16B", "I;16L", "I", "F")
+_COLOURS = ("RGB", "RGBA", "RGBX")
+_WITH_ALPHA = ("LA", "PA", "RGBA")
+
+
+def channels_of(image: Image.Image, path: Path, content: Content) -> list[Array]:
+    """The channels (height, width) of a page.
+
+    A palette gives its indices as a label, and its colours otherwise. Red, green and blue that are
+    equal everywhere are one grey channel, unless all channels are asked for.
+
+    Raises:
+        FileError: pixels are transparent, or there are colours where one channel is expected.
+    """
+    if image.mode in ("P", "PA") and content != "label":
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    mode = image.mode
+    if mode not in (*_GREY, *_COLOURS, *_WITH_ALPHA, "P"):
+        raise FileError(f"{path}: expected grey, a palette or RGB, got mode {mode}")
+    array = np.array(image)
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8)
+    if array.ndim == 2:
+        return [array]
+    channels = [np.ascontiguousarray(channel) for channel in np.moveaxis(array, -1, 0)]
+    if mode in _WITH_ALPHA and (clear := int((channels[-1] != 255).sum())):
+        raise FileError(
+            f"{path}: expected opaque pixels, got {clear} with transparency; remove the alpha "
+            "channel"
+        )
+    channels = channels[:3] if mode in _COLOURS else channels[:1]
+    if content == "channels":
+        return channels
+    different = sum(channel != channels[0] for channel in channels[1:])
+    if np.any(different):
+        raise _colours(path, content, int(np.count_nonzero(different)))
+    return channels[:1]
+
+
+def _colours(path: Path, content: Content, number: int) -> FileError:
+    if content == "label":
+        return FileError(
+            f"{path}: expected a label map, got colours in {number} pixels; save it as grey or "
+            "palette, where the value of a pixel is the label of its class"
+        )
+    return FileError(
+        f"{path}: expected one grey channel, got colours in {number} pixels; name three channels "
+        'in dataset.json ("channel_names": red, green, blue), or save the image as grey'
+    )
