@@ -12,11 +12,10 @@ import pytest
 
 from recycleseg.classes import Classes
 from recycleseg.data import findings as kinds
-from recycleseg.data.facts import CaseFacts, facts_of, value_counts
+from recycleseg.data.facts import CaseFacts
 from recycleseg.data.findings import Finding, Kind
 from recycleseg.data.layout import Case, Dataset
 from recycleseg.data.survey import patients_on_two_sides, survey
-from recycleseg.data.volumes import Volume
 
 CASES = tuple(f"c{case}" for case in range(12))
 SPLIT = {"train": CASES[:8], "val": CASES[8:10], "test": CASES[10:]}
@@ -184,25 +183,3 @@ def test_patients_on_two_sides() -> None:
     assert finding.kind is kinds.TWO_SIDES
     assert finding.text == "anna: c0, c1 in train, c8 in val"
     assert patients_on_two_sides(SPLIT, {}) == []
-
-
-def digest_of(array: np.ndarray, affine: np.ndarray | None) -> str:
-    volume = Volume(array, (1.0,) * array.ndim, affine, Path("x"))
-    label = dataclasses.replace(volume, array=np.zeros(array.shape, np.uint8))
-    counts = value_counts(label.array)
-    (digest,) = facts_of([volume], label, counts, Classes(("background", "a"))).image_digests
-    return digest
-
-
-def test_equal_voxels_have_equal_digests_however_they_are_stored() -> None:
-    array = np.random.default_rng(0).integers(0, 99, (4, 5, 6)).astype(np.int16)
-    digest = digest_of(array, np.eye(4))
-    assert digest == digest_of(array.astype(np.float64), np.eye(4))
-    assert digest == digest_of(np.asfortranarray(array), np.eye(4))
-    stored = array.transpose(2, 0, 1)[:, ::-1, ::-1]  # towards superior, left and posterior
-    assert digest == digest_of(stored, SLP)
-    assert digest != digest_of(array.reshape(5, 4, 6), np.eye(4))
-    changed = array.copy()
-    changed[3, 4, 5] += 1
-    assert digest != digest_of(changed, np.eye(4))
-    assert digest_of(np.full((3, 3), 7), None) == ""

@@ -32,6 +32,7 @@ def panel(affine: np.ndarray, spacing: tuple[float, ...] = (1.0, 1.0, 1.0)) -> P
         "c1",
         Volume(image, spacing, affine, Path("image")),
         Volume(label, spacing, affine, Path("label")),
+        {"first": 1, "second": 2},
     )
 
 
@@ -61,7 +62,7 @@ def test_a_case_without_foreground_shows_its_middle() -> None:
     image = np.arange(6.0).reshape(1, 2, 3) * np.ones((4, 1, 1))
     empty = np.zeros(image.shape, np.uint8)
     volumes = (Volume(array, (1.0,) * 3, RAS, Path("x")) for array in (image, empty))
-    drawn = panel_of("c2", *volumes)
+    drawn = panel_of("c2", *volumes, {"a": 1})
     assert drawn.title == "c2, no foreground"
     assert (drawn.image == image[0, 0, 1]).sum() == 4  # the column y = 0, z = 1
 
@@ -69,7 +70,7 @@ def test_a_case_without_foreground_shows_its_middle() -> None:
 def test_2d_stays_as_it_is() -> None:
     image = np.arange(20, dtype=np.uint8).reshape(4, 5)
     volumes = (Volume(array, (0.5, 0.25), None, Path("x")) for array in (image, image > 5))
-    drawn = panel_of("c3", *volumes)
+    drawn = panel_of("c3", *volumes, {"a": 1, "b": (1, 2)})
     np.testing.assert_array_equal(drawn.image, image)
     assert (drawn.title, drawn.edges, drawn.aspect) == ("c3", ("", ""), 2.0)
 

@@ -25,7 +25,7 @@ class CaseFacts:
     Attributes:
         spacing: mm along the axes of the file; None if unknown.
         affine: (4, 4) of the first channel; None for PNG.
-        foreground: (C, N) float32 intensities at up to 10 000 foreground voxels.
+        foreground: (C, N) float32 intensities at up to 10 000 voxels of foreground classes.
         shape: number of voxels along canonical axes (see `Orientation`).
         class_voxels: (F,) int64 voxels of each foreground class, in the order of
             `Classes.foreground`; a voxel of several regions counts in each.
@@ -68,13 +68,14 @@ def facts_of(
     """
     first = volumes[0]
     orientation = Orientation.of(first.affine, first.array.ndim)
+    foreground = _foreground(label.array, counts, classes)
     return CaseFacts(
         spacing=first.spacing,
         affine=first.affine,
-        foreground=_foreground_samples(volumes, label),
+        foreground=_samples(volumes, foreground),
         shape=tuple(label.array.shape[axis] for axis in orientation.permutation),
         class_voxels=_class_voxels(counts, classes),
-        foreground_box=_foreground_box(label.array, orientation),
+        foreground_box=_box(foreground, orientation),
         screen_spacing=first.screen_spacing,
         image_digests=tuple(_digest(volume.array, orientation) for volume in volumes),
         label_digest=_digest(label.array, orientation),
@@ -98,19 +99,33 @@ def _are_indices(array: np.ndarray[Any, Any]) -> bool:
     return bool(array.min() >= 0 and array.max() < MAX_CLASSES)
 
 
+def _members(classes: Classes) -> list[tuple[int, ...]]:
+    """The label values of each foreground class."""
+    return [v if isinstance(v, tuple) else (v,) for v in classes.foreground.values()]
+
+
 def _class_voxels(counts: Mapping[float, int], classes: Classes) -> np.ndarray[Any, Any]:
-    members = (v if isinstance(v, tuple) else (v,) for v in classes.foreground.values())
-    return np.array([sum(counts.get(v, 0) for v in values) for values in members], np.int64)
+    voxels = [sum(counts.get(value, 0) for value in values) for values in _members(classes)]
+    return np.array(voxels, np.int64)
 
 
-def _foreground_box(
-    label: np.ndarray[Any, Any], orientation: Orientation
-) -> np.ndarray[Any, Any] | None:
+def _foreground(
+    label: np.ndarray[Any, Any], counts: Mapping[float, int], classes: Classes
+) -> np.ndarray[Any, Any]:
+    """Mask (*S) of all foreground classes."""
+    members = {value for values in _members(classes) for value in values}
+    foreground: np.ndarray[Any, Any] = label != 0
+    for value in set(counts) - members - {0}:
+        foreground &= label != value
+    return foreground
+
+
+def _box(mask: np.ndarray[Any, Any], orientation: Orientation) -> np.ndarray[Any, Any] | None:
     """See `CaseFacts.foreground_box`."""
     ends = []
-    for axis, size in enumerate(label.shape):
-        others = tuple(other for other in range(label.ndim) if other != axis)
-        places = np.flatnonzero(label.any(axis=others))
+    for axis, size in enumerate(mask.shape):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        places = np.flatnonzero(mask.any(axis=others))
         if len(places) == 0:
             return None
         low, high = int(places[0]), int(places[-1]) + 1
@@ -118,8 +133,8 @@ def _foreground_box(
     return np.transpose(np.array([ends[axis] for axis in orientation.permutation], np.int64))
 
 
-def _foreground_samples(volumes: Sequence[Volume], label: Volume) -> np.ndarray[Any, Any]:
-    voxels = np.flatnonzero(label.array)
+def _samples(volumes: Sequence[Volume], mask: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    voxels = np.flatnonzero(mask)
     step = -(-len(voxels) // _SAMPLES_PER_CASE) or 1
     return np.stack([v.array.reshape(-1)[voxels[::step]].astype(np.float32) for v in volumes])
 

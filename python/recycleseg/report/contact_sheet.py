@@ -54,7 +54,7 @@ class Panel:
     edges: tuple[str, str]
 
 
-def panel_of(case_id: str, image: Volume, label: Volume) -> Panel:
+def panel_of(case_id: str, image: Volume, label: Volume, labels: Labels) -> Panel:
     """The slice of a case with the most foreground, turned as radiologists view it.
 
     A 3D case is cut axially, or across its thick slices if they lie in another plane.
@@ -63,24 +63,25 @@ def panel_of(case_id: str, image: Volume, label: Volume) -> Panel:
         case_id: name of the case.
         image: one channel.
         label: on the same grid.
+        labels: name -> value, or values of a region.
     """
     dims = image.array.ndim
     orientation = Orientation.of(image.affine, dims)
     spacing = orientation.sizes(image.spacing or (1.0,) * dims)
     plane = _plane_for(spacing) if dims == 3 else PLANE_2D[0]
     name, across, down, through, edges = plane
-    labels = as_viewed(label.array, orientation)
-    index = fullest_slice(labels > 0, through)
-    title = case_id
-    if not labels.any():
+    label_map = as_viewed(label.array, orientation)
+    foreground = inside(label_map, tuple(np.hstack(list(labels.values())).tolist()))
+    index, title = fullest_slice(foreground, through), case_id
+    if not foreground.any():
         title += ", no foreground"
-        index = 0 if through is None else labels.shape[through] // 2
+        index = 0 if through is None else label_map.shape[through] // 2
     elif name:
         title += f", {name}"
     return Panel(
         title=title,
         image=plane_of(as_viewed(image.array, orientation), plane, index).copy(),
-        label=plane_of(labels, plane, index).copy(),
+        label=plane_of(label_map, plane, index).copy(),
         aspect=spacing[down] / spacing[across],
         edges=(edges[0], edges[2]),
     )

@@ -75,7 +75,8 @@ def _look_at(
                 continue
             statistics.add(found)
             if case.case_id in drawn:
-                panels.append(panel_of(case.case_id, found.volumes[0], found.label))
+                labels = dataset.classes.foreground
+                panels.append(panel_of(case.case_id, found.volumes[0], found.label, labels))
     return panels, statistics.result(), failures
 
 
