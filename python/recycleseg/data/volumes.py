@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeVar
 import nibabel as nib
 import numpy as np
 
+from recycleseg.data.formats.dicom import is_series, read_dicom
+from recycleseg.data.formats.dicom_seg import write_dicom_seg
 from recycleseg.data.formats.itk import read_itk, write_itk
 from recycleseg.data.formats.nifti import read_nifti, write_nifti
 from recycleseg.data.formats.png import read_png, write_png
@@ -23,6 +25,8 @@ __all__ = [
     "Volume",
     "case_name",
     "file_ending",
+    "is_series",
+    "map_name",
     "read_image",
     "read_label",
     "read_volume",
@@ -44,6 +48,7 @@ class _Format:
     write: Callable[[Path, np.ndarray[Any, Any], Volume, Names | None], None]
 
 
+_DICOM = ".dcm"
 _NIFTI = _Format((3,), read_nifti, write_nifti)
 _TIFF = _Format((2, 3), read_tiff, write_tiff)
 _ITK = _Format((3,), read_itk, write_itk)
@@ -57,6 +62,7 @@ _FORMATS = {
     ".mhd": _ITK,
     ".nrrd": _ITK,
     ".gipl": _ITK,
+    _DICOM: _Format((3,), read_dicom, write_dicom_seg),
 }
 # The numbers of axes that a file with an ending may have.
 SPATIAL_DIMS = {ending: format.dims for ending, format in _FORMATS.items()}
@@ -70,14 +76,27 @@ _WHOLE = 1e-3
 
 
 def file_ending(path: Path) -> str:
-    """The ending of a supported file in lower case, such as ".nii.gz", or "" for any other."""
-    name = path.name.lower()
-    return next((ending for ending in _FORMATS if name.endswith(ending)), "")
+    """The ending of a supported file in lower case, such as ".nii.gz", or "" for any other.
+
+    A folder with a DICOM series has ".dcm", whatever its name.
+    """
+    ending = _ending_of(path.name)
+    return _DICOM if not ending and is_series(path) else ending
 
 
 def case_name(path: Path) -> str:
-    """The name of a file without its ending."""
-    return path.name[: len(path.name) - len(file_ending(path))]
+    """The name of a file or folder without its ending."""
+    return path.name[: len(path.name) - len(_ending_of(path.name))]
+
+
+def map_name(name: str) -> str:
+    """The name of a file of real numbers beside a label map; DICOM-SEG holds labels alone."""
+    ending = _ending_of(name)
+    return name[: -len(ending)] + ".nii.gz" if ending == _DICOM else name
+
+
+def _ending_of(name: str) -> str:
+    return next((ending for ending in _FORMATS if name.lower().endswith(ending)), "")
 
 
 def spatial_dims_of(path: Path) -> int:
@@ -229,7 +248,7 @@ def _read(path: Path, content: Content) -> list[Volume]:
 
 def _from(path: Path, read: Callable[[Path], _Result]) -> _Result:
     """What a function reads; its errors name the file."""
-    if not path.is_file():
+    if not path.is_file() and not (file_ending(path) == _DICOM and path.is_dir()):
         got = "a folder" if path.is_dir() else "a path that does not exist"
         got = "a link to nothing" if path.is_symlink() and not path.exists() else got
         raise FileError(f"{path}: expected a file, got {got}")

@@ -115,8 +115,6 @@ def test_channels_and_slices(tmp_path: Path, ending: str) -> None:
     channels = read_image([tmp_path / f"x{ending}"], 3)
     stacked = np.stack([c.array for c in channels])
     np.testing.assert_array_equal(stacked, array.transpose(3, 2, 1, 0))
-        np.stack([c.array for c in channels]), array.transpose(3, 2, 1, 0)
-    )
     series = save(tmp_path / f"y{ending}", values((2, 4, 5, 6)))
     channels = read_image([series], 2)
     np.testing.assert_array_equal(
