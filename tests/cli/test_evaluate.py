@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.pixel_sizes import write_png
 
 from recycleseg.cli.evaluate import main
 from recycleseg.data.volumes import read_volume, write_volume
@@ -78,6 +79,29 @@ def test_options(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFix
     assert summary["settings"]["definitions"] == ["surfel"]
     assert summary["class_names"] == {"(1, 2)": "all", "2": "tumour"}
     assert "surfel_nsd_2.5mm" in capsys.readouterr().out
+
+
+def test_lengths_of_images_without_size_are_in_pixels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label = np.zeros((20, 20), np.uint8)
+    label[4:12, 4:12] = 1
+    for case, dpi in enumerate((None, 72)):
+        write_png(tmp_path / f"pred/c{case}.png", np.roll(label, 1, axis=0), dpi)
+        write_png(tmp_path / f"ref/c{case}.png", label, dpi)
+    out = tmp_path / "out"
+    arguments = ["-p", str(tmp_path / "pred"), "-r", str(tmp_path / "ref"), "-o", str(out)]
+    assert main([*arguments, "--tolerance-mm", "1", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "no file gives a pixel size that counts, so all lengths are in pixels" in said
+    assert "1 of 2 cases give 72 or 96 dots per inch, the resolution of a screen" in said
+    assert "distances in pixels" in said and "nsd_2pixels" in said
+    table = (out / "metrics.csv").read_text()
+    assert "pred_area_pixels" in table and "mm" not in table
+    assert json.loads((out / "summary.json").read_text())["settings"]["tolerances_pixels"] == [1, 2]
+    assert "1 pixels, 2 pixels" in (out / "report.html").read_text()
+    assert main([*arguments, "--pixel-size", "file", "--overwrite"]) == 2
+    assert "expected the size of the pixels in all cases or in none" in error_of(capsys)
 
 
 def test_steps_are_shown(

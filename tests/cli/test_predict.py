@@ -12,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from rich.console import Console
+from tests.pixel_sizes import write_png
 from tests.tiny_runs import write_tiny_run
 
 from recycleseg.cli._progress import CaseProgress
@@ -159,6 +160,45 @@ def test_image_keeps_its_pixel_size(tmp_path: Path, spacing: tuple[float, float]
         probs = saved["probabilities"]
     assert probs.shape == (3, 1, 12, 17)
     np.testing.assert_array_equal(probs[:, 0].argmax(0), label_of(out / "x.png"))
+
+
+def test_a_model_of_pixels_says_which_sizes_it_does_not_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_tiny_run(tmp_path / "run", spatial_dims=2, pixel_size="ignore")
+    grey = np.random.default_rng(0).integers(0, 256, (12, 17)).astype(np.uint8)
+    for name, dpi in (("a", None), ("b", 72), ("c", 300), ("d", None)):
+        write_png(tmp_path / f"scans/{name}.png", grey, dpi)
+    assert predict("-m", run, "-i", tmp_path / "scans", "-o", tmp_path / "out") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert (
+        said.count(
+            "2 of 4 images give the size of their pixels (1 of them 72 or 96 dots per inch, the "
+            "resolution of a screen); it is not used, because the model was trained in pixels"
+        )
+        == 1
+    )
+    made = [read_volume(tmp_path / f"out/{name}.png") for name in "abcd"]
+    assert [volume.spacing is None for volume in made] == [True, True, False, True]
+    assert made[1].screen_spacing is not None
+    one = ("-i", tmp_path / "scans/a.png", "-o", tmp_path / "one")
+    assert predict("-m", run, *one) == 0
+    assert "size of their pixels" not in capsys.readouterr().out
+
+
+def test_a_model_of_mm_refuses_images_without_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_tiny_run(tmp_path / "run", spatial_dims=2, spacing=(0.1, 0.1))
+    grey = np.random.default_rng(0).integers(0, 256, (12, 17)).astype(np.uint8)
+    for name, dpi in (("a", None), ("b", 72), ("c", 300)):
+        write_png(tmp_path / f"scans/{name}.png", grey, dpi)
+    assert predict("-m", run, "-i", tmp_path / "scans", "-o", tmp_path / "out") == 3
+    first, *reasons = capsys.readouterr().err.splitlines()
+    assert first == "recycle-predict: 2 failed"
+    for reason, name in zip(reasons, "ab", strict=True):
+        assert f"{name}.png: expected the size of its pixels, because the model was tr" in reason
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["c.png", "predict.json"]
 
 
 def test_postprocessing_is_the_runs_own_unless_told_otherwise(tmp_path: Path) -> None:

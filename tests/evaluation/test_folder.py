@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.evaluation.maps import SPACING, cube_map, write_map
+from tests.pixel_sizes import write_png
 
 from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.evaluation import evaluate_folder
@@ -192,14 +193,6 @@ def test_only_background_has_no_labels_to_find(tmp_path: Path) -> None:
         evaluate_folder(tmp_path / "pred", tmp_path / "ref")
 
 
-def write_png(path: Path, label: np.ndarray, spacing: float | None) -> None:
-    from PIL import Image
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    dpi = {} if spacing is None else {"dpi": (25.4 / spacing, 25.4 / spacing)}
-    Image.fromarray(label).save(path, **dpi)
-
-
 @pytest.mark.parametrize(
     ("pred_mm", "ref_mm", "expected"),
     [(None, 0.5, 0.5), (0.5, None, 0.5), (0.25, 0.25, 0.25), (None, None, 1.0)],
@@ -208,8 +201,8 @@ def test_pixel_size_is_that_of_either_file(
     tmp_path: Path, pred_mm: float | None, ref_mm: float | None, expected: float
 ) -> None:
     label = cube_map()[:, :, 4]
-    write_png(tmp_path / "pred/a.png", np.roll(label, 1, axis=0), pred_mm)
-    write_png(tmp_path / "ref/a.png", label, ref_mm)
+    write_png(tmp_path / "pred/a.png", np.roll(label, 1, axis=0), pred_mm and 25.4 / pred_mm)
+    write_png(tmp_path / "ref/a.png", label, ref_mm and 25.4 / ref_mm)
     scores = evaluate_folder(tmp_path / "pred", tmp_path / "ref", labels={"whole": (1, 2)})
     # A pHYs chunk holds whole pixels per metre.
     assert scores.by_step[0]["whole"]["hd"] == pytest.approx([expected], rel=1e-3)
@@ -221,6 +214,52 @@ def test_pixel_size_is_that_of_either_file(
     notes = {(None, None): (unknown,), (0.25, 0.25): ()}.get((pred_mm, ref_mm), (one,))
     assert scores.notes == notes
     assert scores.by_step[0].unit == ("pixels" if notes == (unknown,) else "mm")
+
+
+def write_pairs(root: Path, *dpi: tuple[float | None, float | None]) -> tuple[Path, Path]:
+    """A prediction and a reference with these dots per inch for each case."""
+    label = cube_map()[:, :, 4]
+    for case, (of_pred, of_ref) in enumerate(dpi):
+        write_png(root / f"pred/c{case}.png", np.roll(label, 1, axis=0), of_pred)
+        write_png(root / f"ref/c{case}.png", label, of_ref)
+    return root / "pred", root / "ref"
+
+
+def test_resolution_of_a_screen_is_no_pixel_size(tmp_path: Path) -> None:
+    folders = write_pairs(tmp_path, (72, 72), (None, None), (96, None))
+    scores = evaluate_folder(*folders, labels=LABELS)
+    assert scores.by_step[0].unit == "pixels"
+    np.testing.assert_array_equal(scores.by_step[0]["whole"]["hd"], [1.0, 1.0, 1.0])
+    assert scores.notes[1].startswith("2 of 3 cases give 72 or 96 dots per inch, the resolution of")
+    assert "use --pixel-size file, otherwise write the real size" in scores.notes[1]
+
+
+def test_a_screen_is_believed_if_asked(tmp_path: Path) -> None:
+    folders = write_pairs(tmp_path, (72, 72), (96, None))
+    scores = evaluate_folder(*folders, labels=LABELS, pixel_size="file")
+    # A file holds whole pixels per metre.
+    assert scores.by_step[0]["whole"]["hd"] == pytest.approx([25.4 / 72, 25.4 / 96], rel=1e-3)
+    assert (scores.by_step[0].unit, scores.pixel_size) == ("mm", "file")
+
+
+def test_cases_in_mm_and_in_pixels_have_no_mean(tmp_path: Path) -> None:
+    folders = write_pairs(tmp_path, (None, None), (300, 300), (72, None))
+    message = (
+        r"pred: expected the size of the pixels in all cases or in none, got 1 with it, such as "
+        r"c1, and 2 without, such as c0 \(1 give 72 or 96 dots per inch"
+    )
+    with pytest.raises(FileError, match=message):
+        evaluate_folder(*folders, labels=LABELS)
+    scores = evaluate_folder(*folders, labels=LABELS, pixel_size="ignore")
+    np.testing.assert_array_equal(scores.by_step[0]["whole"]["hd"], [1.0, 1.0, 1.0])
+
+
+def test_scans_can_be_counted_in_voxels(folders: tuple[Path, Path]) -> None:
+    scores = evaluate_folder(*folders, labels=LABELS, pixel_size="ignore").by_step[0]
+    expected = evaluate(cube_map(shift=1), cube_map(), spacing=None, labels=LABELS)
+    assert scores.unit == "pixels"
+    for metric, values in expected.table.items():
+        np.testing.assert_array_equal(scores.table[metric][1], values[0])
 
 
 def test_real_references_against_themselves(data_root: Path) -> None:

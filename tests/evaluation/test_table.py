@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.evaluation.maps import cube_map, write_map
+from tests.pixel_sizes import write_png
 
 from recycleseg.evaluation import FolderScores, evaluate_folder, summarise_folder
 from recycleseg.evaluation.table import metrics_csv, read_evaluation
@@ -63,6 +64,21 @@ def test_reading_back_gives_the_same_numbers(scores: FolderScores, evaluation: P
         assert list(again.table) == list(once.table)
         for metric, values in once.table.items():
             np.testing.assert_array_equal(again.table[metric], values)
+
+
+def test_reading_back_keeps_the_unit(tmp_path: Path) -> None:
+    for folder, shift in (("pred", 1), ("ref", 0)):
+        write_png(tmp_path / folder / "a.png", cube_map(shift)[:, :, 4], None)
+    scores = evaluate_folder(tmp_path / "pred", tmp_path / "ref", tolerance_mm=[1.0, 2.0])
+    table, summary = metrics_csv(scores), json.dumps(summarise_folder(scores))
+    assert '"unit": "pixels"' in summary
+    assert "mm" not in table and "mm" not in summary.replace("summary", "")
+    (tmp_path / "metrics.csv").write_text(table)
+    (tmp_path / "summary.json").write_text(summary)
+    read = read_evaluation(tmp_path)
+    assert read.by_step[-1].unit == "pixels"
+    assert read.settings() == scores.settings()
+    assert read.settings()["tolerances_pixels"] == [1.0, 2.0]
 
 
 def replaced(name: str, old: str, new: str) -> Callable[[Path], None]:

@@ -86,6 +86,34 @@ def test_label_maps_match_scipy(shape: tuple[int, ...], spacing: tuple[float, ..
     assert (scores.definitions, scores.border_is_outside) == (("voxel",), True)
 
 
+@pytest.mark.parametrize("shape", [(12, 14, 13), (40, 37)], ids=["3D", "2D"])
+def test_without_spacing_lengths_are_in_pixels(shape: tuple[int, ...]) -> None:
+    pred, ref = label_map(shape, 4, 2), label_map(shape, 4, 3)
+    options = {"labels": LABELS, "tolerance_mm": (1.0, 2.0), "definitions": ("voxel", "surfel")}
+    scores = evaluate(pred, ref, spacing=None, **options)
+    ones = evaluate(pred, ref, spacing=(1.0,) * len(shape), **options)
+    assert (scores.unit, scores.spacing, ones.unit) == ("pixels", None, "mm")
+    renamed = {"area_mm2": "area_pixels", "volume_ml": "volume_voxels", "mm": "pixels"}
+    for name, values in ones.table.items():
+        old = next((old for old in renamed if name.endswith(old)), "")
+        new = name.removesuffix(old) + renamed.get(old, "")
+        voxels = 1000.0 if old == "volume_ml" else 1.0
+        np.testing.assert_allclose(scores.table[new], voxels * values, rtol=1e-12)
+    assert len(scores.table) == len(ones.table)
+    assert not any("mm" in name or "ml" in name for name in scores.table)
+    masks = [np.stack([np.isin(x, values) for values in LABELS.values()]) for x in (pred, ref)]
+    of_masks = evaluate(*map(torch.from_numpy, masks), spacing=None, labels=list(LABELS))
+    np.testing.assert_array_equal(of_masks.table["hd95"], scores.table["hd95"])
+
+
+def test_without_spacing_there_is_no_batch() -> None:
+    maps = np.zeros((2, 5, 5, 5), np.uint8)
+    with pytest.raises(ValueError, match=r"^pred: expected one case \(\*S\) with 2 or 3 axes"):
+        evaluate(maps, maps, spacing=None, labels={"a": 1})
+    with pytest.raises(ValueError, match=r"^pred: expected one case \(C, \*S\) with 2 or 3 axes"):
+        evaluate(maps[None], maps[None], spacing=None, labels=["a"])
+
+
 def test_is_exported() -> None:
     assert rs.evaluate is evaluate
     assert rs.Scores is Scores

@@ -93,6 +93,7 @@ def test_joining_cases() -> None:
         ({"labels": ("left", "wrong")}, "expected the same labels, got .*'wrong'"),
         ({"percentile": 99.0}, r"expected the same percentile, got 95\.0 and 99\.0"),
         ({"tolerances_mm": (2.0,)}, "expected the same tolerances_mm"),
+        ({"unit": "pixels"}, "expected the same unit, got mm and pixels"),
         ({"table": {"dice": np.zeros((1, 2))}}, "expected the same metrics"),
         ({"border_is_outside": False}, "expected the same metrics of the same surfaces"),
     ],
@@ -113,6 +114,11 @@ def test_prints_an_aligned_table() -> None:
         "surfaces: voxel; spacing 1 x 2.5 mm; tolerance 1 mm; "
         "the volume's border counts as outside",
     ]
+    of_pixels = make_scores({"dice": [[0.5, 0.25]]}, spacing=None, unit="pixels")
+    assert str(of_pixels).splitlines()[-1] == (
+        "surfaces: voxel; spacing unknown, so distances are in pixels; tolerance 1 pixels; "
+        "the volume's border counts as outside"
+    )
     lines = str(BATCH).splitlines()
     assert lines[0] == "case  label  dice   hd"
     assert lines[5] == "2     left      0  inf"

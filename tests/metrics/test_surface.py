@@ -52,3 +52,4 @@ def test_names_never_serve_two_definitions(definition: str) -> None:
 def test_one_tolerance_is_plain_nsd() -> None:
     assert surface.tolerance_names((2.0,), single=True) == {"nsd": 2.0}
     assert surface.tolerance_names((2.0,), single=False) == {"nsd_2mm": 2.0}
+    assert surface.tolerance_names((2.0,), single=False, unit="pixels") == {"nsd_2pixels": 2.0}

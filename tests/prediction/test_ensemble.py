@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.pixel_sizes import set_dpi
 
 from recycleseg.data.probabilities import write_probabilities
 from recycleseg.data.volumes import read_volume, write_volume
@@ -174,6 +175,21 @@ def test_label_maps_of_overlapping_regions(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         ensemble_of(*folders)("c").label, np.where(core, 2, np.where(whole, 1, 0))
     )
+
+
+def test_pixel_size_is_that_of_the_first_member_that_gives_it(tmp_path: Path) -> None:
+    label = label_of(random_probs(0, 2))
+    folders = [write_maps(tmp_path / name, {"c": label}, EXCLUSIVE) for name in "abc"]
+    set_dpi(folders[0] / "c.png", None)
+    vote = ensemble_of(*folders)("c")
+    assert vote.volume.spacing == SPACING[2]  # exact for whole pixels per metre
+    assert vote.volume.path == folders[0] / "c.png"
+    set_dpi(folders[1] / "c.png", 300)
+    with pytest.raises(FileError, match="c/c.png: expected pixel size"):
+        ensemble_of(*folders)("c")
+    for folder in folders:
+        set_dpi(folder / "c.png", None)
+    assert ensemble_of(*folders)("c").volume.spacing is None
 
 
 def test_cases_and_labels_that_members_share(tmp_path: Path) -> None:

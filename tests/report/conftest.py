@@ -25,6 +25,7 @@ def evaluated(tmp_path: Path) -> Callable[..., Evaluated]:
         case_ids: tuple[str, ...] = ("a", "b", "c", "d", "e", "f", "g"),
         labels: Mapping[str, int | tuple[int, ...]] | None = None,
         dims: int = 3,
+        sized: bool = True,
         steps: int = 1,
         entropy: bool = False,
         missed: tuple[int, ...] = (),
@@ -37,6 +38,7 @@ def evaluated(tmp_path: Path) -> Callable[..., Evaluated]:
             case_ids: names of the cases.
             labels: name -> value, or values of a region.
             dims: 2 (PNG) or 3 (NIfTI).
+            sized: whether the files of 2D images give the size of their pixels.
             steps: number of sampling steps.
             entropy: whether to write entropy maps.
             missed, extra, absent: indices of the cases in which the first label is only in the
@@ -48,6 +50,8 @@ def evaluated(tmp_path: Path) -> Callable[..., Evaluated]:
         labels = {"shell": 1, "core": 2} if labels is None else dict(labels)
         ending = ".nii.gz" if dims == 3 else ".png"
         shape, spacing = ((20, 24, 16), (1.0, 0.5, 2.0)) if dims == 3 else ((20, 24), (0.5, 1.0))
+        if not sized:
+            spacing = None
         pred_root, ref_root, image_root = (tmp_path / name for name in ("pred", "ref", "images"))
         for folder in (pred_root / "entropy", ref_root, image_root):
             folder.mkdir(parents=True, exist_ok=True)

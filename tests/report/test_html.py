@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from recycleseg.evaluation import compare
+from recycleseg.metrics import evaluate
 from recycleseg.report.columns import shown_columns
 from recycleseg.report.html import write_report
 from recycleseg.report.intervals import Presence
@@ -103,6 +104,30 @@ def check_structure(parsed: Parsed, page: str) -> None:
         assert all(rows[0])
     headers = [a.get("scope") for tag, a in parsed.elements if tag == "th"]
     assert set(headers) == {"col", "row"}
+
+
+def test_lengths_without_pixel_sizes_are_in_pixels(report: Callable[..., Any]) -> None:
+    scores, parsed = report(dims=2, sized=False)
+    assert scores.by_step[-1].unit == "pixels"
+    header = parsed.tables["case-table"][0]
+    assert header[2:7] == [
+        "Dice",
+        "NSD at 1 pixels",
+        "HD95 (pixels)",
+        "ASSD (pixels)",
+        "Area error (pixels)",
+    ]
+    assert header[-3:-1] == ["Area, predicted (pixels)", "Area, reference (pixels)"]
+    assert "The size of the pixels is unknown, so all lengths are in pixels." in parsed.text
+    assert re.search(r"Bar: \d+ pixels\.", parsed.text)
+    assert not re.search(r"\bmm\b|mm²", parsed.text)
+
+
+def test_volumes_without_voxel_sizes_are_in_voxels() -> None:
+    box = np.zeros((6, 6, 6), np.uint8)
+    box[1:4, 1:4, 1:4] = 1
+    columns = shown_columns(evaluate(np.roll(box, 1, 0), box, spacing=None, labels={"a": 1}))
+    assert [column.title for column in columns][-2:] == ["ASSD (pixels)", "Volume error (voxels)"]
 
 
 def test_table_holds_the_scores(report: Callable[..., Any]) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.pixel_sizes import write_png
 
-from recycleseg.data.volumes import write_volume
+from recycleseg.data.volumes import PixelSize, write_volume
 from recycleseg.report.overlays import CONFUSED, EXTRA, MISSED, SIDE, draw_overlay
 
 SHAPE = (10, 14, 12)
@@ -154,6 +155,28 @@ def test_large_pictures_shrink_and_missing_ones_are_told(tmp_path: Path) -> None
     assert overlay.planes[0].picture == ""
     assert "i.png has shape (899, 1200), not (900, 1200)" in overlay.note
     assert "uncertainty not shown" in overlay.note
+
+
+@pytest.mark.parametrize(
+    ("dpi", "pixel_size", "unit", "bar"),
+    [
+        (None, "auto", "pixels", 5.0),
+        (72, "auto", "pixels", 5.0),
+        (72, "file", "mm", 2.0),  # of a field of view of 16 pixels, 0.35 mm each
+        (300, "auto", "mm", 0.5),
+        (300, "ignore", "pixels", 5.0),
+    ],
+)
+def test_scale_bar_has_the_unit_that_the_files_give(
+    tmp_path: Path, dpi: float | None, pixel_size: PixelSize, unit: str, bar: float
+) -> None:
+    label = np.zeros((20, 20), np.uint8)
+    label[6:12, 6:12] = 1
+    paths = [tmp_path / "p.png", tmp_path / "r.png"]
+    for path, dots in zip(paths, (None, dpi), strict=True):  # either file may give the size
+        write_png(path, label, dots)
+    overlay = draw_overlay(*paths, {"a": 1}, pixel_size=pixel_size)
+    assert (overlay.unit, overlay.bar[0]) == (unit, bar)
 
 
 def test_nothing_labelled_shows_the_whole(tmp_path: Path) -> None:

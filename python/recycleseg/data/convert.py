@@ -30,6 +30,8 @@ from recycleseg.progress import Progress, followed
 
 # Formats without a second file beside them, so that a copy is whole.
 _SINGLE_FILES = (".nii.gz", ".nii", ".png", ".mha", ".nrrd")
+# DICOM can be written for labels only.
+_KEPT = set(SPATIAL_DIMS) - {".dcm"}
 _ENDING_FOR = {2: ".png", 3: ".nii.gz"}
 
 
@@ -166,7 +168,7 @@ def _read_all(pairs: Sequence[Pair], progress: Progress | None) -> _Content:
         FileError: files cannot be read or do not fit; the message lists all.
     """
     endings = {file_ending(path) for pair in pairs for path in (*pair.images, pair.mask)}
-    kept = endings.pop() if len(endings) == 1 and endings <= set(SPATIAL_DIMS) else None
+    kept = endings.pop() if len(endings) == 1 and endings <= _KEPT else None
     values: set[int] = set()
     dims: dict[int, Path] = {}
     channels: dict[int, Path] = {}

@@ -8,7 +8,9 @@ from recycleseg.data.volumes import Volume
 
 _SCREEN = "72 or 96 dots per inch, the resolution of a screen"
 _WRITE = "write the real size into the files (PNG: chunk pHYs)"
+# The options that say which sizes count, in training and in evaluation.
 TRAINING_OPTION = "--preprocess.pixel_size"
+EVALUATION_OPTION = "--pixel-size"
 
 
 def screen_note(number: int, total: int, what: str, option: str) -> str:
@@ -72,7 +74,8 @@ def mixed_sizes(
     if not known or not unknown:
         return []
     screen = f" ({num_screen} give {_SCREEN})" if num_screen else ""
-    believe = f", or believe these with {option} file" if num_screen else ""
+    all_screen = num_screen == len(unknown)
+    believe = f", or believe these with {option} file" if all_screen else ""
     return [
         f"expected the size of the pixels in all {what} or in none, got {len(known)} with it, such "
         f"as {known[0]}, and {len(unknown)} without, such as {unknown[0]}{screen}; {_WRITE}"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from recycleseg.classes import Labels, parse_labels
 from recycleseg.data.check import grid_problems
-from recycleseg.data.sizes import mixed_sizes, screen_note
+from recycleseg.data.sizes import EVALUATION_OPTION, mixed_sizes, screen_note
 from recycleseg.data.volumes import PixelSize, Volume, read_label, sized
 from recycleseg.evaluation.labels import find_labels
 from recycleseg.evaluation.pairs import Pair, Pairs, find_pairs
@@ -25,8 +25,6 @@ from recycleseg.metrics.aggregate import mean_of_means
 from recycleseg.metrics.evaluate import evaluate
 from recycleseg.metrics.scores import Scores
 from recycleseg.progress import Progress, followed
-
-OPTION = "--pixel-size"
 
 
 @dataclass(frozen=True)
@@ -184,12 +182,12 @@ def _size_notes(root: Path, results: Mapping[str, _Result]) -> Iterator[str]:
         for unit in ("mm", "pixels")
     )
     num_screen = sum(results[case_id].screen for case_id in unknown)
-    if problems := mixed_sizes(known, unknown, num_screen, what="cases", option=OPTION):
+    if problems := mixed_sizes(known, unknown, num_screen, what="cases", option=EVALUATION_OPTION):
         raise FileError(f"{root}: {problems[0]}")
     if unknown:
         yield "no file gives a pixel size that counts, so all lengths are in pixels"
     if num_screen:
-        yield screen_note(num_screen, len(results), "cases", OPTION)
+        yield screen_note(num_screen, len(results), "cases", EVALUATION_OPTION)
     if number := sum(result.one_sized for result in results.values()):
         yield (
             f"{number} of {len(results)} cases: only one of prediction and reference gives the "

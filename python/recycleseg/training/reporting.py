@@ -100,7 +100,7 @@ def plan_table(
         "channels": ", ".join(dataset.channel_names),
         "spacing": " x ".join(f"{size:g}" for size in data.spacing)
         + f" {data.plan.unit}"
-        + ("" if data.plan.unit == "mm" else ", because no size in mm is known"),
+        + ("" if data.plan.unit == "mm" else ", without sizes in mm"),
         "patch": " x ".join(map(str, patch_size))
         + (f" ({padded} training images are smaller: padded)" if padded else ""),
         "strategy": config.strategy,
