@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from recycleseg.data.check import check_dataset
 from recycleseg.data.convert import convert
 from recycleseg.data.layout import read_dataset
-from recycleseg.data.volumes import read_volume, write_volume
+from recycleseg.data.volumes import read_volume, write_like, write_volume
 from recycleseg.files import FileError
 
 LPS = np.diag([-1.0, -2.0, 3.0, 1.0])
@@ -176,3 +177,62 @@ def test_channels_must_fit(sources: Sources) -> None:
         FileError, match="numbers of channels in all images, got 1 in .*a.png, 2 in .*b_0000.png"
     ):
         convert(sources.images, sources.masks, sources.out)
+
+
+def test_colour_stays_one_file_of_three_channels(sources: Sources) -> None:
+    for case in range(3):
+        sources.add(f"{case}.png", shape=(8, 9), values=(255,))
+        colour = sources.rng.integers(0, 255, (8, 9, 3)).astype(np.uint8)
+        Image.fromarray(colour).save(sources.images / f"{case}.png")
+    names = ["red", "green", "blue"]
+    convert(sources.images, sources.masks, sources.out, channel_names=names)
+    dataset = read_dataset(sources.out)
+    assert dataset.channel_names == tuple(names)
+    facts, findings = check_dataset(dataset)
+    assert findings == [] and facts["1"].foreground.shape[0] == 3
+
+
+def write_series(folder: Path, array: np.ndarray) -> None:
+    """A DICOM series of (columns, rows, slices) with voxels of 1 x 1 x 2 mm."""
+    pydicom = pytest.importorskip("pydicom")
+    folder.mkdir()
+    series = pydicom.uid.generate_uid()
+    for index in range(array.shape[2]):
+        meta = pydicom.dataset.FileMetaDataset()
+        meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+        meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+        part = pydicom.dataset.FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+        part.SOPClassUID, part.SOPInstanceUID = meta[0x20002].value, meta[0x20003].value
+        part.SeriesInstanceUID, part.Modality = series, "CT"
+        part.Columns, part.Rows, _ = array.shape
+        part.PixelSpacing, part.SliceThickness = [1.0, 1.0], 2.0
+        part.ImagePositionPatient = [0.0, 0.0, 2.0 * index]
+        part.ImageOrientationPatient = [1.0, 0, 0, 0, 1.0, 0]
+        part.SamplesPerPixel, part.PhotometricInterpretation = 1, "MONOCHROME2"
+        part.BitsAllocated, part.BitsStored, part.HighBit, part.PixelRepresentation = 16, 16, 15, 1
+        part.RescaleSlope, part.RescaleIntercept = 1, -1024
+        part.PixelData = np.ascontiguousarray(array[:, :, index].T, "<i2").tobytes()
+        part.save_as(folder / f"{index}.dcm", enforce_file_format=True)
+
+
+def test_dicom_series_and_nrrd(sources: Sources) -> None:
+    pytest.importorskip("SimpleITK")
+    array = sources.rng.integers(0, 2000, SHAPE).astype(np.int16)
+    write_series(sources.images / "patient_1", array)
+    series = read_volume(sources.images / "patient_1")
+    write_like(sources.images / "patient_2.nrrd", array + np.int16(1), series)
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[1:3, 2:5, 1:3] = 1
+    for name in ("patient_1.nii.gz", "patient_2_mask.nrrd"):
+        write_like(sources.masks / name, mask, series)
+    assert convert(sources.images, sources.masks, sources.out).file_ending == ".nii.gz"
+    assert sorted(p.name for p in (sources.out / "imagesTr").iterdir()) == [
+        "patient_1_0000.nii.gz",
+        "patient_2_0000.nii.gz",
+    ]
+    image = read_volume(sources.out / "imagesTr/patient_1_0000.nii.gz")
+    np.testing.assert_array_equal(image.array, array - 1024)
+    np.testing.assert_allclose(image.affine, np.diag([-1.0, -1.0, 2.0, 1.0]), atol=1e-6)
+    label = read_volume(sources.out / "labelsTr/patient_2.nii.gz")
+    np.testing.assert_array_equal(label.array, mask)
