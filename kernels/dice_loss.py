@@ -2,7 +2,8 @@
 
 The forward kernel reads logits and label once and writes a row of sums per program, the backward
 kernel reads them once more and recomputes the probabilities. Rows have 3 C + 2 columns: overlap,
-probability and count of each class, focal loss, cross entropy.
+probability and count of each class, focal loss, cross entropy. A voxel that is not known adds
+nothing, as one beyond the last.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
@@ -64,6 +65,7 @@ def _power(w, EXPONENT: tl.constexpr):
 def _load(
     logits_ptr,
     label_ptr,
+    known_ptr,
     voxel,
     channel,
     num_voxels,
@@ -74,18 +76,21 @@ def _load(
     C: tl.constexpr,
     IS_MASK: tl.constexpr,
 ):
-    """Logits and target (BLOCK, C_PAD) in float32, and which of them there are.
+    """Logits and target (BLOCK, C_PAD) in float32, and which of them count.
 
     A label that is no class makes its voxel NaN, of every class.
     """
-    valid = (voxel < num_voxels) & (channel < C)
+    here = voxel < num_voxels
+    if known_ptr is not None:
+        here = here & (tl.load(known_ptr + voxel, mask=here, other=0) != 0)
+    valid = here & (channel < C)
     logits = tl.load(logits_ptr + voxel * stride_xv + channel * stride_xc, mask=valid, other=0.0)
     logits = logits.to(tl.float32)
     if IS_MASK:
         target = tl.load(label_ptr + voxel * stride_lv + channel * stride_lc, mask=valid, other=0)
         target = target.to(tl.float32)
     else:
-        label = tl.load(label_ptr + voxel * stride_lv, mask=voxel < num_voxels, other=0)
+        label = tl.load(label_ptr + voxel * stride_lv, mask=here, other=0)
         label = label.to(tl.int64)
         no_class = (label < 0) | (label >= C)
         target = (((label == channel) | no_class) & valid).to(tl.float32)
@@ -122,6 +127,7 @@ def _sigmoid(logits):
 def _dice_loss_fwd_kernel(
     logits_ptr,
     label_ptr,
+    known_ptr,
     row_ptr,
     num_voxels,
     programs,
@@ -144,6 +150,8 @@ def _dice_loss_fwd_kernel(
     first = (program - sample * programs) * tiles * BLOCK
     logits_ptr += sample * stride_xb
     label_ptr += sample * stride_lb
+    if known_ptr is not None:
+        known_ptr += sample * num_voxels
     channel = tl.arange(0, C_PAD).to(tl.int64)[None, :]
     overlap = tl.zeros((BLOCK, C_PAD), tl.float32)
     probability = tl.zeros((BLOCK, C_PAD), tl.float32)
@@ -153,7 +161,7 @@ def _dice_loss_fwd_kernel(
     for tile in range(tiles):
         voxel = first + tile * BLOCK + tl.arange(0, BLOCK)[:, None]
         logits, target, valid = _load(
-            logits_ptr, label_ptr, voxel, channel, num_voxels,
+            logits_ptr, label_ptr, known_ptr, voxel, channel, num_voxels,
             stride_xc, stride_xv, stride_lc, stride_lv, C, IS_MASK,
         )  # fmt: skip
         if EXCLUSIVE:
@@ -189,6 +197,7 @@ def _dice_loss_fwd_kernel(
 def _dice_loss_bwd_kernel(
     logits_ptr,
     label_ptr,
+    known_ptr,
     grad_row_ptr,
     grad_ptr,
     num_voxels,
@@ -213,8 +222,11 @@ def _dice_loss_bwd_kernel(
     sample = program // programs
     channel = tl.arange(0, C_PAD).to(tl.int64)[None, :]
     voxel = (program - sample * programs) * BLOCK + tl.arange(0, BLOCK)[:, None]
+    if known_ptr is not None:
+        known_ptr += sample * num_voxels
     logits, target, valid = _load(
-        logits_ptr + sample * stride_xb, label_ptr + sample * stride_lb, voxel, channel, num_voxels,
+        logits_ptr + sample * stride_xb, label_ptr + sample * stride_lb, known_ptr,
+        voxel, channel, num_voxels,
         stride_xc, stride_xv, stride_lc, stride_lv, C, IS_MASK,
     )  # fmt: skip
     grad_row_ptr += sample * (3 * C + 2)
@@ -242,16 +254,23 @@ def _dice_loss_bwd_kernel(
         false = _power(p, GAMMA) * (p - GAMMA * not_p * log_not_p)
         focal = (1.0 - target) * false - target * true
         grad = of_p * p * not_p + of_focal * focal + of_entropy * (p - target)
+    if known_ptr is not None:
+        grad = tl.where(valid, grad, 0.0)
     tl.store(
         grad_ptr + sample * stride_gb + voxel * stride_gv + channel * stride_gc,
         grad.to(grad_ptr.dtype.element_ty),
-        mask=valid,
+        mask=(voxel < num_voxels) & (channel < C),
     )
 
 
 @triton_op("recycleseg::dice_loss", mutates_args=())
-def dice_loss_fwd(logits: Tensor, label: Tensor, exclusive: bool, gamma: float) -> Tensor:
-    """Sums (B, 3 C + 2) in float32 over logits (B, C, V) and label (B, V) or mask (B, C, V)."""
+def dice_loss_fwd(
+    logits: Tensor, label: Tensor, known: Tensor | None, exclusive: bool, gamma: float
+) -> Tensor:
+    """Sums (B, 3 C + 2) in float32 over logits (B, C, V) and label (B, V) or mask (B, C, V).
+
+    known: (B, V) uint8, contiguous, 0 where a voxel adds nothing; None for all.
+    """
     batch, classes, num_voxels = logits.shape
     block, num_warps = launch_shape(classes)
     tiles_of_sample = triton.cdiv(num_voxels, block)
@@ -265,6 +284,7 @@ def dice_loss_fwd(logits: Tensor, label: Tensor, exclusive: bool, gamma: float) 
     kernel[(batch * programs,)](
         logits,
         label,
+        known,
         rows,
         num_voxels,
         programs,
@@ -284,7 +304,12 @@ def dice_loss_fwd(logits: Tensor, label: Tensor, exclusive: bool, gamma: float) 
 
 @triton_op("recycleseg::dice_loss_backward", mutates_args=())
 def dice_loss_bwd(
-    grad_sums: Tensor, logits: Tensor, label: Tensor, exclusive: bool, gamma: float
+    grad_sums: Tensor,
+    logits: Tensor,
+    label: Tensor,
+    known: Tensor | None,
+    exclusive: bool,
+    gamma: float,
 ) -> Tensor:
     """Gradient (B, C, V) of the logits, in their dtype and layout, from that of the sums."""
     batch, classes, num_voxels = logits.shape
@@ -295,6 +320,7 @@ def dice_loss_bwd(
     kernel[(batch * programs,)](
         logits,
         label,
+        known,
         grad_sums.contiguous(),
         grad,
         num_voxels,
@@ -314,13 +340,13 @@ def dice_loss_bwd(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    logits, label, ctx.exclusive, ctx.gamma = inputs
-    ctx.save_for_backward(logits, label)
+    logits, label, known, ctx.exclusive, ctx.gamma = inputs
+    ctx.save_for_backward(logits, label, known)
 
 
 def _backward(ctx: Any, grad_sums: Tensor) -> tuple[Tensor | None, ...]:
     grad = dice_loss_bwd(grad_sums, *ctx.saved_tensors, ctx.exclusive, ctx.gamma)
-    return grad, None, None, None
+    return grad, None, None, None, None
 
 
 dice_loss_fwd.register_autograd(_backward, setup_context=_setup_context)

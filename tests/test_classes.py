@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,7 +36,10 @@ def test_background_is_left_out_and_regions_are_sorted() -> None:
         ({"a": -1}, "from 0 to 4095, got"),
         ({"a": 4096}, "from 0 to 4095, got"),
         ({"background": 0}, "expected a foreground label, got only background"),
-        ({"a": 1, "ignore": 2}, 'expected no "ignore" label'),
+        ({"a": 2, "ignore": 1}, 'expected "ignore" as the highest value, above 2, got 1'),
+        ({"a": 2, "ignore": 2}, 'expected "ignore" as the highest value, above 2, got 2'),
+        ({"a": [1, 3], "ignore": [4]}, 'expected "ignore" as the highest value, above 3, got .4'),
+        ({"background": 0, "ignore": 1}, "expected a foreground label, got only background"),
         ({"a": [1, 2], "b": [2, 1]}, "one name per structure, got 'a' and 'b' for"),
     ],
 )
@@ -50,10 +55,18 @@ def test_invalid_labels_are_named(labels: Any, message: str) -> None:
         ({"a": 1}, 'x: labels: expected "background": 0, got null'),
         ({"background": 1, "a": 2}, 'expected "background": 0, got 1'),
         ({"air": 0, "a": 1}, 'expected "background": 0, got null'),
-        ({"background": 0, "a": 1, "b": 3}, r"consecutive values from 0, got \[0, 1, 3\]"),
+        (
+            {"background": 0, "a": 1, "b": 3},
+            r"consecutive values from 0, got \[0, 1, 3\]; replace 3 by 2 in x and in all label",
+        ),
+        ({"background": 0, "a": 1, "ignore": 3}, r"got \[0, 1, 3\]; replace 3 by 2 in x"),
         ({"background": 0, "a": [2]}, r"consecutive values from 0, got \[0, 2\]"),
         (
             {"background": 0, **{f"c{value}": value for value in range(1, 257)}},
+            "expected at most 256, got 257",
+        ),
+        (
+            {"background": 0, **{f"c{value}": value for value in range(1, 256)}, "ignore": 256},
             "expected at most 256, got 257",
         ),
     ],
@@ -73,13 +86,95 @@ def test_exclusive_classes_are_in_the_order_of_their_values() -> None:
 
 
 @pytest.mark.parametrize("background", [0, [0]])
-def test_one_list_makes_all_classes_regions(background: Any) -> None:
+def test_one_list_of_several_makes_all_classes_regions(background: Any) -> None:
     classes = Classes.of({"background": background, "whole": [3, 1, 2], "core": [3], "e": 2}, "x")
     assert classes == Classes(("whole", "core", "e"), ((1, 2, 3), (3,), (2,)))
     assert not classes.exclusive and len(classes) == 3 and list(classes.values) == [0, 1, 2, 3]
     assert classes.foreground == {"whole": (1, 2, 3), "core": 3, "e": 2}
     assert classes.labels == {"background": 0, "whole": [1, 2, 3], "core": [3], "e": [2]}
     assert Classes.of(classes.labels, "x") == classes
+
+
+def test_lists_of_one_value_are_exclusive_classes() -> None:
+    # as in nnU-Net, whose network then has a channel for the background
+    assert Classes.of({"background": 0, "a": [1], "b": [2]}, "x").names == ("background", "a", "b")
+
+
+IGNORING: list[tuple[dict[str, Any], list[int] | None]] = [
+    ({"background": 0, "a": 1, "b": 2, "ignore": 3}, None),
+    ({"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}, None),
+    ({"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}, [1, 2]),
+]
+
+
+@pytest.mark.parametrize(("labels", "order"), IGNORING)
+def test_an_ignored_voxel_is_of_no_class(labels: dict[str, Any], order: list[int] | None) -> None:
+    classes = Classes.of(labels, "x", order)
+    plain = {name: entry for name, entry in labels.items() if name != "ignore"}
+    assert len(classes) == len(Classes.of(plain, "x"))
+    assert (list(classes.values), list(classes.values_in_files)) == ([0, 1, 2], [0, 1, 2, 3])
+    assert classes.foreground == Classes.of(plain, "x").foreground
+    assert classes.labels == labels
+    description = json.loads(json.dumps(classes.description))
+    again = Classes.of(description["labels"], "x", description.get("regions_class_order"))
+    assert again == classes
+    assert max_entropy(classes.labels) == max_entropy(plain)
+
+    label = torch.tensor([[0, 1, 3], [2, 3, 3]], dtype=torch.uint8)
+    target = classes.target(label)
+    without, known = classes.split(target)
+    assert known is not None and torch.equal(known, label != 3)
+    background = label * known
+    assert torch.equal(without, Classes.of(plain, "x").target(background))
+    assert without.dtype == torch.uint8 and torch.equal(classes.label_map(without), background)
+    of_batch, known_of_batch = classes.split(torch.stack([target, target]), dim=1)
+    assert torch.equal(of_batch[1], without)
+    assert known_of_batch is not None and torch.equal(known_of_batch[1], known)
+
+
+def test_without_ignore_label_every_value_is_a_class() -> None:
+    classes = Classes(("background", *(f"c{value}" for value in range(1, 256))))
+    label = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(classes.target(label), label)
+    assert classes.split(label) == (label, None)
+
+
+def painted_by_nnunet(probs: torch.Tensor, regions_class_order: list[int]) -> torch.Tensor:
+    """nnU-Net's convert_probabilities_to_segmentation of regions."""
+    label = torch.zeros(probs.shape[1:], dtype=torch.uint8)
+    for prob, value in zip(probs, regions_class_order, strict=True):
+        label[prob > 0.5] = value
+    return label
+
+
+@pytest.mark.parametrize("order", [[1, 2, 3], [3, 2, 1], [2, 1, 3]])
+def test_regions_are_painted_in_nnunets_order(order: list[int]) -> None:
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "ring": [1, 3], "ignore": 4}
+    classes = Classes.of(labels, "x", order)
+    probs = torch.rand(3, 40, 30, generator=torch.Generator().manual_seed(0))
+    painted = classes.label_map(classes.decide(probs))
+    assert torch.equal(painted, painted_by_nnunet(probs, order))
+    assert classes.regions_class_order == tuple(order)
+
+
+@pytest.mark.parametrize("order", [[1], [1, 2, 3], [1, 4], [1, 3], "12", [1, "2"], [1, True], {}])
+def test_a_painting_order_that_does_not_fit_is_named(order: Any) -> None:
+    labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
+    message = "x: regions_class_order: expected 2 label values from 0 to 2, one for each of whole, "
+    with pytest.raises(FileError, match=message):
+        Classes.of(labels, "x", order)
+    exclusive = {"background": 0, "a": 1}
+    assert Classes.of(exclusive, "x", order) == Classes.of(exclusive, "x")  # nnU-Net takes it too
+
+
+def test_classes_are_joined_unless_they_contradict() -> None:
+    plain = Classes(("whole", "core"), ((1, 2), (2,)))
+    ordered = replace(plain, regions_class_order=(1, 2))
+    ignoring = replace(plain, ignore_label=3)
+    assert plain.joined(ordered) == ordered.joined(plain) == ordered
+    assert ordered.joined(ignoring) == replace(ordered, ignore_label=3)
+    assert ordered.joined(replace(plain, regions_class_order=(2, 1))) is None
+    assert plain.joined(Classes(("whole", "core"), ((1, 2), (1,)))) is None
 
 
 def test_probabilities_of_logits() -> None:
@@ -160,7 +255,8 @@ def test_entropy_is_greatest_where_all_is_equal() -> None:
         ({"a": 1, "b": 2}, math.log(3)),
         ({"background": 0, "all": [1, 2], "b": [2]}, 2 * math.log(2)),
         ({"all": (1, 2), "b": 2}, 2 * math.log(2)),
-        ({"background": 0, "a": [1], "b": [2], "c": [3]}, 3 * math.log(2)),  # no value is shared
+        ({"background": 0, "a": [1], "b": [2], "c": [3]}, math.log(4)),
+        ({"background": 0, "all": [1, 2], "b": [2], "ignore": 3}, 2 * math.log(2)),
     ],
 )
 def test_greatest_entropy(labels: dict[str, Any], expected: float) -> None:

@@ -25,6 +25,7 @@ LAYERS = [
     {"diffusion"},
     {"sampling"},
     {"run"},
+    {"planning"},
     {"prediction"},
     {"evaluation"},
     {"report"},

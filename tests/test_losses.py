@@ -365,3 +365,38 @@ def close(ours: Tensor, theirs: Tensor, what: str) -> None:
     torch.testing.assert_close(
         ours, theirs, equal_nan=True, msg=lambda m: f"{what}: {m}", **ROUNDING
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_loss_of_the_known_voxels_alone(exclusive: bool, dtype: Any) -> None:
+    logits, label = random_case(exclusive=exclusive, dtype=dtype)
+    known = torch.rand(3, 6, 5, generator=torch.Generator().manual_seed(1)) < 0.4
+    loss = SegmentationLoss(1.0, 20.0, 0.5, exclusive=exclusive)
+    leaf = logits.clone().requires_grad_()
+    value = loss(leaf, label, known)
+    value.sum().backward()
+    assert leaf.grad is not None
+    assert (leaf.grad.movedim(1, -1)[~known] == 0).all()
+    for b in range(3):
+        alone = logits[b : b + 1, :, known[b]].requires_grad_()
+        expected = loss(alone, label[b : b + 1][..., known[b]])
+        expected.sum().backward()
+        torch.testing.assert_close(value[b : b + 1], expected, **ROUNDING)
+        assert alone.grad is not None
+        # sums in another order, then rounded to the dtype of the logits
+        rtol = max(ROUNDING["rtol"], torch.finfo(dtype).eps)
+        torch.testing.assert_close(
+            leaf.grad[b : b + 1, :, known[b]], alone.grad, rtol=rtol, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_sample_without_known_voxels_costs_nothing(exclusive: bool) -> None:
+    logits, label = random_case(exclusive=exclusive)
+    leaf = logits.requires_grad_()
+    known = torch.zeros(3, 6, 5, dtype=torch.bool)
+    loss = SegmentationLoss(1.0, 20.0, 0.5, exclusive=exclusive)(leaf, label, known)
+    loss.sum().backward()
+    assert loss.tolist() == [0.0] * 3
+    assert leaf.grad is not None and (leaf.grad == 0).all()

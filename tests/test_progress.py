@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from recycleseg.progress import followed, format_duration, part_of, stages
+from recycleseg.progress import Bar, followed, format_duration, part_of, stages
 
 
 def test_progress_is_told_after_each_item() -> None:
@@ -56,3 +56,16 @@ def test_each_stage_has_a_bar_that_begins_with_its_first_case() -> None:
 )
 def test_durations_are_short(seconds: float, expected: str) -> None:
     assert format_duration(seconds) == expected
+
+
+def test_a_part_has_its_own_bar_while_it_runs() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with Bar(console, "training", 10, done=4) as bar:
+        with bar.part("validation", 3) as part:
+            part.reach(1.5)
+            tasks = bar._bar.tasks
+            assert [(t.description, t.completed, t.total) for t in tasks] == [
+                ("training", 4, 10),
+                ("validation", 1.5, 3),
+            ]
+        assert [task.description for task in bar._bar.tasks] == ["training"]

@@ -68,11 +68,20 @@ def read_json_object(path: Path) -> dict[str, Any]:
     Raises:
         FileError: the file cannot be read or holds something else.
     """
+    return _object(read_json(path), str(path))
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a file.
+
+    Raises:
+        FileError: the file cannot be read or holds something else.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise FileError(f"{path}: expected JSON, got: {error}") from error
-    return parse_json_object(content, str(path))
+    return _parse_json(content, str(path))
 
 
 def parse_json_object(text: str | bytes, source: str) -> dict[str, Any]:
@@ -85,10 +94,17 @@ def parse_json_object(text: str | bytes, source: str) -> dict[str, Any]:
     Raises:
         FileError: the text is something else.
     """
+    return _object(_parse_json(text, source), source)
+
+
+def _parse_json(text: str | bytes, source: str) -> Any:
     try:
-        content = json.loads(text)
+        return json.loads(text)
     except ValueError as error:
         raise FileError(f"{source}: expected JSON, got: {error}") from error
+
+
+def _object(content: Any, source: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise FileError(f"{source}: expected a JSON object, got {type(content).__name__}")
     return content

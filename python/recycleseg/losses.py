@@ -109,21 +109,22 @@ class SegmentationLoss(nn.Module):
         self.focal_gamma = focal_gamma
         self.imgx_compat = imgx_compat
 
-    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, label: Tensor, known: Tensor | None = None) -> Tensor:
         """The weighted sum.
 
         Args:
             logits: (B, C, *S).
             label: integers (B, *S) or a mask (B, C, *S).
+            known: (B, *S) bool; the loss is that of these voxels alone. None: of all.
 
         Returns:
-            (B,) in float32 (float64 for float64 logits).
+            (B,) in float32 (float64 for float64 logits); 0 for a sample without known voxels.
 
         Raises:
-            ValueError: logits and label do not fit.
+            ValueError: logits, label and known do not fit.
         """
         needed = tuple(name for name, weight in self.weights.items() if weight)
-        terms = self._terms(logits, label, needed)
+        terms = self._terms(logits, label, needed, known)
         loss = terms.focal.new_zeros(logits.shape[0])
         if self.weights["dice"]:
             loss = loss + self.weights["dice"] * self._mean_dice(terms)
@@ -143,9 +144,20 @@ class SegmentationLoss(nn.Module):
             "cross_entropy": terms.cross_entropy,
         }
 
-    def _terms(self, logits: Tensor, label: Tensor, needed: tuple[str, ...]) -> LossTerms:
+    def _terms(
+        self,
+        logits: Tensor,
+        label: Tensor,
+        needed: tuple[str, ...],
+        known: Tensor | None = None,
+    ) -> LossTerms:
         return loss_terms(
-            logits, label, exclusive=self.exclusive, gamma=self.focal_gamma, terms=needed
+            logits,
+            label,
+            exclusive=self.exclusive,
+            gamma=self.focal_gamma,
+            known=known,
+            terms=needed,
         )
 
     def _mean_dice(self, terms: LossTerms) -> Tensor:

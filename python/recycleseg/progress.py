@@ -1,7 +1,9 @@
-"""Progress bars for the terminal."""
+"""Progress bars for the terminal, and durations as people write them."""
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
@@ -12,6 +14,7 @@ from rich.console import Console
 # Called with the amount of work done and the whole amount.
 Progress = Callable[[int, int], None]
 Item = TypeVar("Item")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Bar:
@@ -45,6 +48,16 @@ class Bar:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+    @contextmanager
+    def part(self, name: str, total: int) -> Iterator[Bar]:
+        """A second bar below this one for a part of the work; it goes when the block ends."""
+        bar = copy.copy(self)
+        bar._task = self._bar.add_task(name, total=total, note="")
+        try:
+            yield bar
+        finally:
+            self._bar.remove_task(bar._task)
 
     def reach(self, done: float) -> None:
         """Show the amount done so far."""
@@ -102,3 +115,15 @@ def format_duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {m} min"
     return f"{m} min {s} s" if m else f"{s} s"
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from a text such as "90s", "30m", "1.5h" or "2d".
+
+    Raises:
+        ValueError: another text, or no time at all.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise ValueError(f"time: expected a time such as 90s, 30m, 2h or 1d, got {text!r}")
+    return float(match[1]) * _SECONDS[match[2]]

@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from recycleseg.cli import _common
 from recycleseg.data.volumes import write_volume
+
+
+@pytest.fixture(autouse=True)
+def own_memo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands do not write hashes to the cache of the user."""
+    monkeypatch.setattr(_common, "cache_root", lambda: tmp_path / "user_cache")
 
 
 @pytest.fixture

@@ -228,7 +228,7 @@ def test_comparing_with_what_is_overwritten(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*arguments, "--compare", str(tmp_path)]) == 2  # a folder without label maps
-    assert "expected predictions (.nii.gz, .nii, .png), got none" in error_of(capsys)
+    assert "expected predictions (.nii.gz, .nii, .png, " in error_of(capsys)
     assert (tmp_path / "out/summary.json").exists()  # the first results are not lost
     options = ["--compare", str(tmp_path / "out"), "--overwrite"]
     assert main([*arguments, *options]) == 2
@@ -259,7 +259,7 @@ def test_the_report_gets_scores_images_and_comparison(
     first, second = calls
     assert first["images"] == second["images"] == {"c0": tuple(paths)}
     assert (first["comparison"].name_b, second["comparison"]) == ("perfect", None)
-    assert first["scores"].prediction_root == pred
+    assert first["scores"].prediction_roots == (pred,)
     assert all(isinstance(value, str) for value in first["details"].values())
     assert (tmp_path / "out/report.html").exists()
     assert main([*arguments, "--images", str(tmp_path / "data"), "--overwrite"]) == 2
@@ -276,3 +276,21 @@ def test_images_are_looked_for_before_the_evaluation(
     assert main([*arguments, "--images", str(tmp_path / "data")]) == 2
     assert "data: expected images c0_0000<ending> or c0<ending> of the cases" in error_of(capsys)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_ignore_label(arguments: list[str], pred: Path, ref: Path, tmp_path: Path) -> None:
+    for path in ref.glob("*.nii.gz"):
+        label = read_volume(path).array.copy()
+        label[:4] = 3
+        write_volume(path, label, spacing=(1.0, 1.0, 1.0))
+    labels = ["--labels", '{"organ": [1, 2], "tumour": 2, "ignore": 3}']
+    arguments = [*arguments, "--compare", str(pred), "--names", "a", "b", *labels]
+    arguments.remove("--no-report")
+    assert main(arguments) == 0
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["settings"]["ignore_label"] == 3
+    assert summary["class_names"] == {"(1, 2)": "organ", "2": "tumour"}
+    case = summary["metric_per_case"][0]["metrics"]["(1, 2)"]
+    # of 14x8x8 voxels the first four rows are ignored; rows 4 to 6 are in both, row 7 in pred alone
+    assert (case["TP"], case["FP"], case["FN"], case["TN"]) == (75, 25, 0, 540)
+    assert "label 3" in (tmp_path / "out/report.html").read_text(encoding="utf-8")

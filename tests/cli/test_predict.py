@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,16 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 from tests.pixel_sizes import write_png
 from tests.tiny_runs import write_tiny_run
 
+from recycleseg.cli import _common
 from recycleseg.cli._progress import CaseProgress
+from recycleseg.cli.evaluate import main as evaluate
 from recycleseg.cli.predict import build_parser, main, parse_command
+from recycleseg.data import identity
 from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.prediction.postprocess import postprocess
 from recycleseg.prediction.predictor import Predictor
@@ -302,6 +307,41 @@ def test_goes_on_where_it_stopped(
     assert json.loads((tmp_path / "out/predict.json").read_text())["failed"] == {}
 
 
+def test_replaced_and_moved_scans(
+    tmp_path: Path, tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, out = write_scans(tmp_path / "images", "a.nii", "b.nii"), tmp_path / "out"
+    monkeypatch.setattr(identity, "_RACY_NS", 0)
+    assert predict("-m", tiny, "-i", images, "-o", out) == 0
+    assert (tmp_path / "user_cache" / identity.MEMO).is_file()
+    time.sleep(0.05)  # so that the clock gives the new file another time
+    write_volume(images / "b.nii", scan((6, 6, 6), seed=5), spacing=(2.0, 2.0, 2.0))
+    moved, run = images.rename(tmp_path / "moved"), tiny.rename(tmp_path / "renamed")
+    capsys.readouterr()
+    assert predict("-m", run, "-i", moved, "-o", out) == 2  # it could be another patient
+    assert f"holds case b predicted from {images}/b.nii, not" in capsys.readouterr().err
+    moved.rename(images)
+    assert predict("-m", run, "-i", images, "-o", out) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("done again, because the content of the input has changed: b\n")
+    assert "predicted 1, already there 1, failed 0" in said
+    assert label_of(out / "b.nii").shape == (6, 6, 6)
+    images.rename(moved)
+    assert predict("-m", run, "-i", moved, "-o", out) == 0
+    assert "predicted 0, already there 2, failed 0" in capsys.readouterr().out
+
+
+def test_a_user_without_home_predicts(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(_common, "cache_root", refuse)
+    images = write_scans(tmp_path / "images", "a.nii")
+    assert predict("-m", tiny, "-i", images, "-o", tmp_path / "out") == 0
+
+
 def test_several_runs(tmp_path: Path, tiny: Path) -> None:
     images = write_scans(tmp_path / "images", "x.nii")
     other = write_tiny_run(tmp_path / "other", seed=1)
@@ -362,9 +402,9 @@ def test_all_missing_channels_are_told_before_work(
         (["--stesp", "3"], "unknown option stesp; did you mean steps?"),
         (["--save-probs"], "unknown option save-probs; did you mean save-probabilities?"),
         (["-m", "nowhere"], "nowhere"),
-        (["-i", "nowhere"], "nowhere: expected a folder or a file ending in .nii.gz or .nii"),
+        (["-i", "nowhere"], "nowhere: expected a folder or a file ending in .nii.gz, .nii, "),
         (["-i", "nowhere.nii"], "nowhere.nii: expected a file or folder, got a path that does"),
-        (["-i", "."], "expected images ending in .nii.gz or .nii, got an empty folder"),
+        (["-i", "."], "expected images ending in .nii.gz, .nii, "),
         (["-i", "a", "b", "--split", "test"], "--split: expected one data set as --input, got 2"),
         (["-i", ".", "--split", "test"], "expected a data set in the nnU-Net raw layout"),
         (["-m", "a", "b", "--save-steps"], "--save-steps: expected one run as --models, got 2"),
@@ -420,3 +460,41 @@ def test_progress_on_a_terminal() -> None:
     assert "predicting" in said and "2/2" in said
     assert "failed: c: expected [x], got [y]" in said
     assert "[1/2]" not in said
+
+
+@pytest.fixture
+def folds(data: Path, tmp_path: Path) -> list[Path]:
+    """Runs of the five folds that the seed draws from the training and validation cases."""
+    runs = [write_tiny_run(tmp_path / f"fold{fold}") for fold in range(5)]
+    for fold, run in enumerate(runs):
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        (run / "config.yaml").write_text(yaml.safe_dump({**config, "fold": fold}))
+    return runs
+
+
+def test_predictions_of_all_folds_evaluate_as_one(
+    data: Path, folds: list[Path], tmp_path: Path
+) -> None:
+    preds = [tmp_path / f"val{fold}" for fold in range(5)]
+    for run, pred in zip(folds, preds, strict=True):
+        assert predict("-m", run, "-i", data, "--split", "val", "-o", pred) == 0
+    found = [sorted(path.name for path in pred.glob("*.nii.gz")) for pred in preds]
+    assert sorted(sum(found, [])) == [f"c{case}.nii.gz" for case in range(8)]
+    assert min(map(len, found)) == 1
+    out = tmp_path / "evaluation"
+    arguments = ["-p", *preds, "-r", data / "labelsTr", "-o", out, "--no-report"]
+    assert evaluate(list(map(str, arguments))) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert len(summary["metric_per_case"]) == 8
+
+
+def test_a_fold_of_one_run_is_training_data_of_another(
+    data: Path, folds: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["-m", *folds[:2], "-i", data, "-o", tmp_path / "out", "--split"]
+    assert predict(*arguments, "val") == 2
+    error = capsys.readouterr().err
+    assert f"--split val: expected runs with the same cases in this part, got {folds[0]}" in error
+    assert not (tmp_path / "out").exists()
+    assert predict(*arguments, "test") == 0
+    assert (tmp_path / "out/c8.nii.gz").is_file()

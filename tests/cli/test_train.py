@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import yaml
 
 from recycleseg.cli.train import build_parser, main, parse_command
+from recycleseg.data.splits import SplitRule
 from recycleseg.run.config import load_preset, preset_names
 
 
@@ -45,10 +48,19 @@ def test_options_win_over_files_over_the_preset(tmp_path: Path) -> None:
 
 def test_tuples_and_unions() -> None:
     arguments = ["--patch.size", "[40, 56, 40]", "--preprocess.spacing", "[1, 1, 2.5]"]
-    config = parse_command([*arguments, "--model.first_scale", "[2, 2, 1]"]).config
+    arguments += ["--model.scales", "[[2,2,1],2]", "--model.kernels", "[[3, 3, 1], 3, 3]"]
+    config = parse_command(arguments).config
     assert config.patch.size == (40, 56, 40)
     assert config.preprocess.spacing == (1.0, 1.0, 2.5)
-    assert config.model.first_scale == (2, 2, 1)
+    assert config.model.scales == ((2, 2, 1), 2)
+    assert config.model.kernels == ((3, 3, 1), 3, 3)
+
+
+@pytest.mark.parametrize(("given", "fold"), [("3", 3), ("all", "all"), ("null", None)])
+def test_split_options(given: str, fold: object) -> None:
+    arguments = ["--fold", given, "--group_by", "^p([0-9]+)", "--split_file", "x.json"]
+    rule = parse_command([*arguments, "--seed", "4"]).config.split_rule
+    assert rule == SplitRule(Path("x.json"), fold, "^p([0-9]+)", 4)
 
 
 def test_print_config_is_a_configuration_file(
@@ -101,11 +113,14 @@ def test_help_documents_every_option() -> None:
         (["--strategi", "standard"], "unknown option strategi; did you mean strategy?"),
         (["--preset", "tinny"], "preset: expected one of"),
         (["--optim.steps", "many"], "optim.steps"),
-        (["--optim.steps", "0"], "optim.steps: expected at least 1, got 0"),
-        (["--sampling.num_steps", "1"], "sampling.num_steps: expected 2 to"),
+        (["--optim.steps", "-1"], "optim.steps: expected at least 0, got -1"),
+        (["--time", "soon"], "time: expected a time such as 90s, 30m, 2h or 1d, got soon"),
+        (["--sampling.num_steps", "0"], "sampling.num_steps: expected 1 to"),
         (["--strategy", "recycle"], "strategy"),
         (["--resume", "--overwrite"], "expected at most one of them, got both"),
         (["--augment.rotation", "-5"], "augment.rotation: expected"),
+        (["--fold", "-1"], "fold: expected all or at least 0, got -1"),
+        (["--fold", "last"], "fold"),
         (["--preprocess.spacing", "[1, -1]"], "preprocess.spacing: expected positive mm"),
         (["--sampling.eta", "2"], "sampling.eta: expected 0 to 1, got 2.0"),
         (["--preset"], "expected one argument"),
@@ -140,9 +155,62 @@ def test_unwritable_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_interruption_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("recycleseg.cli.train.Trainer", interrupted)
     assert main([]) == 130
-    assert "--resume" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("recycle-train: interrupted; run the same command again")
+    assert "--resume" in error
+
+
+def test_sigterm_before_the_training_ends_with_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "recycleseg.cli.train.Trainer", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    assert main([]) == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert "recycle-train: interrupted; run the same command again" in capsys.readouterr().err
+
+
+def write_run(root: Path, **model: object) -> Path:
+    root.mkdir()
+    (root / "config.yaml").write_text(yaml.safe_dump({"model": model, "optim": {"steps": 99}}))
+    return root
+
+
+def test_init_from_takes_over_the_network(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "first", channels=[4, 8], num_heads=2, dropout=0.3)
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"init_from: {run}\noptim: {{steps: 7}}\n")
+    for arguments in (["--init-from", str(run)], [f"--init_from={run}"], ["--config", str(file)]):
+        config = parse_command(arguments).config
+        assert config.init_from == str(run)
+        assert (config.model.channels, config.model.num_heads) == ((4, 8), 2)
+        assert config.model.dropout == 0.3
+        assert config.optim.steps != 99  # the network alone is taken over
+    changed = parse_command(["--model.dropout", "0.1", "--init-from", str(run)]).config
+    assert (changed.model.channels, changed.model.dropout) == ((4, 8), 0.1)
+
+
+def test_a_resumed_run_does_not_need_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, gone = write_run(tmp_path / "second", channels=[4, 8]), str(tmp_path / "gone")
+    command = ["--init-from", gone, "--out", str(out)]
+    assert parse_command([*command, "--resume"]).config.model.channels == (4, 8)
+    assert parse_command(["--init-from", gone, "--resume"]).config.init_from == gone
+    assert main(command) == 2
+    assert f"{gone}/config.yaml: expected a run's config.yaml" in capsys.readouterr().err
+
+
+def test_dashes_in_options(capsys: pytest.CaptureFixture[str]) -> None:
+    config = parse_command(["--final-split", "val", "--optim.batch-size=3"]).config
+    assert (config.final_split, config.optim.batch_size) == ("val", 3)
+    assert parse_command(["--out", "my-run"]).config.out == "my-run"
+    assert main(["--init-form", "x"]) == 2
+    assert "unknown option init_form; did you mean init_from?" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recycleseg.classes import IGNORED
 from recycleseg.data.augment import (
     AugmentConfig,
     adjust_gamma,
@@ -362,3 +363,18 @@ def test_builders_and_resample_refuse() -> None:
         shear_matrix(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="order: expected 0, or 1 for floating point"):
         resample(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), torch.zeros(1, 2, 4, 4), 1)
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_a_moved_label_has_no_new_values(overlapping: bool) -> None:
+    """Neither has an ignored one, whose value is far from those of the classes."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (3, 2, 20, 18) if overlapping else (3, 20, 18)
+    label = torch.randint(0, 2, shape, generator=generator).to(torch.uint8)
+    label[..., 5:12, 4:9] = IGNORED
+    config = AugmentConfig(rotation=40.0, zoom=0.3, shear=10.0, probability=1.0)
+    image = torch.rand(3, 1, 20, 18, generator=generator)
+    _, moved = augment(image, label, config, spacing=(1.0, 2.0), generator=generator)
+    assert moved.unique().tolist() == [0, 1, IGNORED]
+    if overlapping:
+        assert torch.equal(moved[:, 0] == IGNORED, moved[:, 1] == IGNORED)

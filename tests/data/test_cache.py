@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -39,11 +40,11 @@ def rewrite_image(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def touch_label(dataset: Dataset) -> Dataset:
-    path = dataset.cases["c0"].label_path
-    assert path is not None
-    os.utime(path, ns=(0, 0))
-    return dataset
+def rename_case(dataset: Dataset) -> Dataset:
+    for path in (*dataset.cases["c0"].image_paths, dataset.cases["c0"].label_path):
+        assert path is not None
+        path.rename(path.with_name(path.name.replace("c0", "c9")))
+    return read_dataset(dataset.root)
 
 
 def rename_class(dataset: Dataset) -> Dataset:
@@ -106,7 +107,7 @@ def test_second_time_nothing_is_computed(
 
 
 @pytest.mark.parametrize(
-    "change", [rewrite_image, touch_label, rename_class, drop_training_case, None]
+    "change", [rewrite_image, rename_case, rename_class, drop_training_case, None]
 )
 def test_changed_inputs_are_prepared_again(
     make_dataset: MakeDataset,
@@ -123,6 +124,100 @@ def test_changed_inputs_are_prepared_again(
     assert second.folder != first.folder
     if change is rewrite_image:
         assert torch.equal(second.case("c0").image, first.case("c0").image.flip(1))
+
+
+def touch(root: Path) -> Path:
+    for path in root.rglob("*"):
+        os.utime(path, ns=(0, 0))
+    return root
+
+
+def describe(root: Path) -> Path:
+    path = root / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "licence": "CC0"}, indent=4))
+    return root
+
+
+def move(root: Path) -> Path:
+    return root.rename(root.with_name("Dataset007_Moved"))
+
+
+def copy_to_names_in_brackets(root: Path) -> Path:
+    copied: Path = shutil.copytree(root, root.parent / "[1] other/data")
+    shutil.rmtree(root)
+    return copied
+
+
+@pytest.mark.parametrize("change", [touch, describe, move, copy_to_names_in_brackets])
+def test_the_same_contents_are_prepared_once(
+    make_dataset: MakeDataset,
+    tmp_path: Path,
+    change: Callable[[Path], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = prepare_dataset(read_dataset(make_dataset()), CONFIG, tmp_path / "cache")
+    forbid_work(monkeypatch)
+    dataset = read_dataset(change(first.dataset.root))
+    second = prepare_dataset(dataset, CONFIG, tmp_path / "cache")
+    assert second.folder == first.folder and second.contents == first.contents
+    assert torch.equal(second.case("c0").image, first.case("c0").image)
+
+
+def test_corrected_labels_of_the_same_size_and_time_are_seen(
+    make_dataset: MakeDataset, tmp_path: Path
+) -> None:
+    dataset = read_dataset(make_dataset(shape=(12, 10)))
+    path = dataset.cases["c0"].label_path
+    assert path is not None
+
+    def write(values: tuple[int, int]) -> None:
+        label = np.zeros((12, 10), np.uint8)
+        label[2:4], label[6:8] = values
+        write_volume(path, label, spacing=(1.0, 1.0))
+        path.write_bytes(path.read_bytes().ljust(200, b"\0"))  # readers ignore what follows
+        os.utime(path, (315532800, 315532800))
+
+    write((1, 2))
+    before = path.stat()
+    prepare_dataset(dataset, CONFIG, tmp_path / "cache")
+    write((2, 1))
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    label = prepare_dataset(dataset, CONFIG, tmp_path / "cache").case("c0").label
+    assert label is not None
+    np.testing.assert_array_equal(label.numpy(), read_volume(path).array)
+
+
+@pytest.mark.parametrize("name", ["Dataset004_Hippocampus", "Two words", "a/b", ".."])
+def test_folder_has_the_name_of_the_data_set(
+    make_dataset: MakeDataset, tmp_path: Path, name: str
+) -> None:
+    dataset = replace(read_dataset(make_dataset()), name=name)
+    prepared = prepare_dataset(dataset, CONFIG, tmp_path / "cache")
+    (found,) = (tmp_path / "cache").glob(f"{name.replace('/', '_')}-*/*/plan.json")
+    assert found.parent == prepared.folder
+    shapes = {
+        case_id: case["shape"] for case_id, case in json.loads(found.read_text())["cases"].items()
+    }
+    assert shapes == {case_id: [6, 7, 5] for case_id in dataset.cases}
+
+
+def test_files_that_change_while_they_are_prepared_are_named(
+    make_dataset: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = read_dataset(make_dataset())
+
+    def prepare_and_change(*args: Any) -> Any:
+        made = prepare(*args)
+        if args[0].case_id == "c2":
+            rewrite_image(dataset)
+        return made
+
+    prepare = cache._prepare
+    monkeypatch.setattr(cache, "_prepare", prepare_and_change)
+    with pytest.raises(FileError, match="stay the same while .*, got a change of image of c0"):
+        prepare_dataset(dataset, CONFIG, tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("plan.json"))
 
 
 def test_configurations_live_side_by_side(

@@ -191,3 +191,17 @@ def test_findings_name_case_and_kind(root: Path) -> None:
     found = [(finding.case_id, finding.kind, finding.severity) for finding in findings]
     assert found == [("c2", UNREADABLE, "error"), ("c4", MISSING, "error")]
     assert list(facts) == ["c0", "c1", "c3", "c5"]
+
+
+def test_ignored_voxels_are_no_foreground(make_dataset: MakeDataset) -> None:
+    root = make_dataset(labels={"background": 0, "shell": 1, "ignore": 2})
+    facts = inspect_dataset(read_dataset(root))
+    label = read_volume(root / "labelsTr/c2.nii.gz").array
+    image = read_volume(root / "imagesTr/c2_0000.nii.gz").array
+    assert (label == 2).any()
+    np.testing.assert_array_equal(facts["c2"].foreground, image[label == 1][None])
+    rewrite(root / "labelsTr/c2.nii.gz", np.full((6, 7, 5), 3, np.uint8))
+    with pytest.raises(
+        FileError, match=r"expected label values \[0, 1, 2\] of dataset.json, got 3"
+    ):
+        inspect_dataset(read_dataset(root))

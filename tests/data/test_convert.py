@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from tests.data.dicom_series import write_series
 
 from recycleseg.data.check import check_dataset
 from recycleseg.data.convert import convert
 from recycleseg.data.layout import read_dataset
-from recycleseg.data.volumes import read_volume, write_like, write_volume
+from recycleseg.data.volumes import read_label, read_volume, write_like, write_volume
 from recycleseg.files import FileError
 
 LPS = np.diag([-1.0, -2.0, 3.0, 1.0])
@@ -192,40 +194,72 @@ def test_colour_stays_one_file_of_three_channels(sources: Sources) -> None:
     assert findings == [] and facts["1"].foreground.shape[0] == 3
 
 
-def write_series(folder: Path, array: np.ndarray) -> None:
-    """A DICOM series of (columns, rows, slices) with voxels of 1 x 1 x 2 mm."""
-    pydicom = pytest.importorskip("pydicom")
-    folder.mkdir()
-    series = pydicom.uid.generate_uid()
-    for index in range(array.shape[2]):
-        meta = pydicom.dataset.FileMetaDataset()
-        meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
-        meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-        part = pydicom.dataset.FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-        part.SOPClassUID, part.SOPInstanceUID = meta[0x20002].value, meta[0x20003].value
-        part.SeriesInstanceUID, part.Modality = series, "CT"
-        part.Columns, part.Rows, _ = array.shape
-        part.PixelSpacing, part.SliceThickness = [1.0, 1.0], 2.0
-        part.ImagePositionPatient = [0.0, 0.0, 2.0 * index]
-        part.ImageOrientationPatient = [1.0, 0, 0, 0, 1.0, 0]
-        part.SamplesPerPixel, part.PhotometricInterpretation = 1, "MONOCHROME2"
-        part.BitsAllocated, part.BitsStored, part.HighBit, part.PixelRepresentation = 16, 16, 15, 1
-        part.RescaleSlope, part.RescaleIntercept = 1, -1024
-        part.PixelData = np.ascontiguousarray(array[:, :, index].T, "<i2").tobytes()
-        part.save_as(folder / f"{index}.dcm", enforce_file_format=True)
+def test_grey_stored_as_colour_is_one_channel(sources: Sources) -> None:
+    for name in "abc":
+        sources.add(f"{name}.png", shape=(8, 9), values=(1,))
+    grey = Image.open(sources.images / "b.png")
+    grey.convert("RGB").save(sources.images / "b.png", dpi=grey.info["dpi"])
+    convert(sources.images, sources.masks, sources.out)
+    dataset = read_dataset(sources.out)
+    assert dataset.channel_names == ("image",)
+    assert check_dataset(dataset)[1] == []
+
+
+def test_channels_in_one_file_beside_channels_in_files(sources: Sources) -> None:
+    for name in "ab":
+        for channel in range(2):
+            sources.add(f"{name}_{channel:04d}.nii.gz", f"{name}.nii.gz", values=(1,))
+    paths = [sources.images / f"b_{channel:04d}.nii.gz" for channel in range(2)]
+    arrays = [read_volume(path).array for path in paths]
+    for path in paths:
+        path.unlink()
+    nib.save(nib.Nifti1Image(np.stack(arrays, -1), LPS), sources.images / "b.nii.gz")
+    convert(sources.images, sources.masks, sources.out)
+    dataset = read_dataset(sources.out)
+    assert check_dataset(dataset)[1] == []
+    for path, array in zip(dataset.cases["b"].image_paths, arrays, strict=True):
+        np.testing.assert_array_equal(read_volume(path).array, array)
+
+
+def test_tiff_volumes_keep_values_and_voxel_size(sources: Sources) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    array = sources.rng.integers(-1000, 2000, SHAPE).astype(np.int16)
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[1:3, 2:5, 1:3] = 255
+    for folder, content in ((sources.images, array), (sources.masks, mask)):
+        tifffile.imwrite(folder / "a.tif", content.transpose())
+        (folder / "a.json").write_text('{"spacing": [3, 0.5, 0.25]}')
+    converted = convert(sources.images, sources.masks, sources.out)
+    assert converted.file_ending == ".tif"
+    assert not any("a.json" in note for note in converted.notes)
+    dataset = read_dataset(sources.out)
+    assert check_dataset(dataset)[1] == []
+    image = read_volume(dataset.cases["a"].image_paths[0])
+    np.testing.assert_array_equal(image.array, array)
+    assert image.spacing == (0.25, 0.5, 3.0)
+    np.testing.assert_array_equal(read_label(sources.out / "labelsTr/a.tif").array, mask > 0)
+
+
+def test_a_volume_without_voxel_size_is_no_nifti(sources: Sources) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    sources.add("a.nii.gz")
+    (sources.images / "a.nii.gz").unlink()
+    tifffile.imwrite(sources.images / "a.tif", np.zeros(SHAPE[::-1], np.uint8))
+    with pytest.raises(FileError, match="a.tif: expected a voxel size, because .* NIfTI, got none"):
+        convert(sources.images, sources.masks, sources.out)
 
 
 def test_dicom_series_and_nrrd(sources: Sources) -> None:
-    pytest.importorskip("SimpleITK")
+    for module in ("SimpleITK", "pydicom", "highdicom"):
+        pytest.importorskip(module)
     array = sources.rng.integers(0, 2000, SHAPE).astype(np.int16)
-    write_series(sources.images / "patient_1", array)
+    write_series(sources.images / "patient_1", array.transpose(), intercept=-1024)
     series = read_volume(sources.images / "patient_1")
     write_like(sources.images / "patient_2.nrrd", array + np.int16(1), series)
     mask = np.zeros(SHAPE, np.uint8)
     mask[1:3, 2:5, 1:3] = 1
-    for name in ("patient_1.nii.gz", "patient_2_mask.nrrd"):
-        write_like(sources.masks / name, mask, series)
+    write_like(sources.masks / "patient_1.dcm", mask, series, {"organ": 1})
+    write_like(sources.masks / "patient_2_mask.nrrd", mask, series)
     assert convert(sources.images, sources.masks, sources.out).file_ending == ".nii.gz"
     assert sorted(p.name for p in (sources.out / "imagesTr").iterdir()) == [
         "patient_1_0000.nii.gz",
@@ -233,6 +267,7 @@ def test_dicom_series_and_nrrd(sources: Sources) -> None:
     ]
     image = read_volume(sources.out / "imagesTr/patient_1_0000.nii.gz")
     np.testing.assert_array_equal(image.array, array - 1024)
-    np.testing.assert_allclose(image.affine, np.diag([-1.0, -1.0, 2.0, 1.0]), atol=1e-6)
-    label = read_volume(sources.out / "labelsTr/patient_2.nii.gz")
-    np.testing.assert_array_equal(label.array, mask)
+    np.testing.assert_allclose(image.affine, series.affine, rtol=0, atol=1e-5)  # stored as float32
+    for case in (1, 2):
+        label = read_volume(sources.out / f"labelsTr/patient_{case}.nii.gz")
+        np.testing.assert_array_equal(label.array, mask)

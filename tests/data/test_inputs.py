@@ -10,6 +10,7 @@ import pytest
 
 from recycleseg.data.inputs import find_cases, find_split_cases
 from recycleseg.data.layout import read_dataset
+from recycleseg.data.splits import SplitRule
 from recycleseg.files import FileError
 
 ONE, TWO = ("MRI",), ("T1", "T2")
@@ -130,11 +131,12 @@ def test_names_without_a_channel_of_the_run(tmp_path: Path) -> None:
 
 def test_nothing_to_predict(tmp_path: Path) -> None:
     empty = touch(tmp_path / "empty")
-    volumes = ".nii.gz, .nii, .tif, .tiff, .mha, .mhd, .nrrd, .gipl"
+    volumes = ".nii.gz, .nii, .tif, .tiff, .mha, .mhd, .nrrd, .gipl, .dcm"
     assert problem(empty) == f"{empty}: expected images ending in {volumes}, got an empty folder"
     texts = touch(tmp_path / "texts", "a.txt", "b.txt")
     assert problem(texts, dims=2) == (
-        f"{texts}: expected images ending in .png, .tif, .tiff, got 2 other files such as a.txt"
+        f"{texts}: expected images ending in .png, .bmp, .tif, .tiff, "
+        "got 2 other files such as a.txt"
     )
     assert problem(tmp_path / "x.nii") == (
         f"{tmp_path}/x.nii: expected a file or folder, got a path that does not exist"
@@ -173,5 +175,11 @@ def test_split_of_a_data_set(make_dataset: Callable[..., Path]) -> None:
 def test_split_that_the_training_drew(make_dataset: Callable[..., Path]) -> None:
     root = make_dataset(num_cases=9)
     for seed in (0, 1, 2):
-        cases = find_split_cases(root, "test", ONE, 3, seed=seed)
-        assert tuple(case.case_id for case in cases) == read_dataset(root, seed=seed).split["test"]
+        for rule, part in ((SplitRule(seed=seed), "test"), (SplitRule(fold=2, seed=seed), "val")):
+            cases = find_split_cases(root, part, ONE, 3, rule)
+            assert tuple(case.case_id for case in cases) == read_dataset(root, rule).split[part]
+
+
+def test_a_case_in_two_parts_is_predicted_once(make_dataset: Callable[..., Path]) -> None:
+    root = make_dataset(split={"train": ["c0", "c1"], "val": ["c0"]})
+    assert [case.case_id for case in find_split_cases(root, "all", ONE, 3)] == ["c0", "c1"]

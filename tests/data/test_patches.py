@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recycleseg.classes import Classes
+from recycleseg.classes import IGNORED, Classes
 from recycleseg.data.geometry import Orientation
 from recycleseg.data.patches import PatchSampler
 from recycleseg.data.preprocess import PreparedCase
@@ -145,6 +146,47 @@ def test_foreground_probability_is_kept() -> None:
     hits = sum(int(patch.any()) for step in range(10) for patch in sampler.batch(step)[1])
     # 1000 draws have a standard deviation of 14.5; a hit by chance has probability 1 / 63**2.
     assert abs(hits - 300) < 73
+
+
+def sparse_case(overlapping: bool) -> PreparedCase:
+    """Only four of 40x40 voxels are known, and none of them is background."""
+    regions = ((1, 2), (2,)) if overlapping else None
+    names = ("whole", "core") if overlapping else ("background", "a", "b")
+    classes = Classes(names, regions, ignore_label=3)
+    label = torch.full((40, 40), 3, dtype=torch.uint8)
+    label[4, 5], label[30, 8:11] = 1, 2
+    case = case_of(torch.zeros(1, 40, 40), classes.target(label))
+    return replace(case, classes=classes)
+
+
+@pytest.mark.parametrize("foreground_probability", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_every_patch_of_a_sparse_case_holds_a_known_voxel(
+    overlapping: bool, foreground_probability: float
+) -> None:
+    case = sparse_case(overlapping)
+    sampler = PatchSampler([case], (3, 3), 200, foreground_probability=foreground_probability)
+    _, known = case.classes.split(sampler.batch(0)[1], dim=1)
+    assert known is not None and known.flatten(1).any(1).all()
+
+
+def test_the_lowest_class_of_a_case_without_background_is_drawn() -> None:
+    label = torch.ones(8, 8, dtype=torch.uint8)
+    label[0, 0] = 2
+    sampler = PatchSampler(
+        [case_of(torch.zeros(1, 8, 8), label)], (1, 1), 200, foreground_probability=1.0
+    )
+    ones = int((sampler.batch(0)[1] == 1).sum())
+    assert abs(ones - 100) < 36  # half of 200 draws; five standard deviations
+
+
+def test_a_case_without_known_voxels_is_sampled_anywhere() -> None:
+    label = torch.full((6, 6), IGNORED, dtype=torch.uint8)
+    case = numbered_case((6, 6), label)
+    case = replace(case, classes=Classes(("background", "a"), ignore_label=2))
+    images, labels = PatchSampler([case], (2, 2), 40).batch(0)
+    assert len({start_of(patch, (6, 6)) for patch in images}) > 10
+    assert (labels == IGNORED).all()
 
 
 def test_case_without_foreground_is_sampled_anywhere() -> None:

@@ -312,9 +312,25 @@ def test_bad_config(options: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize("regions", [None, ((1, 2), (2,))])
+def test_ignored_voxels_stay_ignored(regions: Any) -> None:
+    """Also where the grid changes: there the value with the largest share of a voxel wins."""
+    names = ("background", "a", "b") if regions is None else ("whole", "core")
+    classes = Classes(names, regions, ignore_label=3)
+    label = np.repeat(np.array([[0, 3], [1, 3], [2, 3]], np.uint8), 2, axis=1)
+    image = volume_of(random_image((3, 4)), None)
+    for width, expected in ((4, [0, 0, 3, 3]), (2, [0, 3]), (8, [0] * 4 + [3] * 4)):
+        plan = plan_with(classes=classes, spatial_dims=2, shape=(3, width))
+        target = preprocess_label(volume_of(label, None), preprocess_image([image], plan), plan)
+        without, known = classes.split(target)
+        assert known is not None and known.tolist() == [[e != 3 for e in expected]] * 3
+        rows = [[row * (e != 3) for e in expected] for row in range(3)]
+        assert classes.label_map(without).tolist() == rows
+
+
+@pytest.mark.parametrize("regions", [None, ((1, 2), (2,))])
 def test_plan_survives_json(regions: Any) -> None:
     plan = plan_with(
-        classes=Classes(("a", "b"), regions),
+        classes=Classes(("a", "b"), regions, None if regions is None else (1, 2), 3),
         spacing=(0.1, 1 / 3, 2.0),
         shape=(4, 5, 6),
         intensities=(ChannelIntensity("ct", -150.3, 250.1, 1 / 7, 31.0),),

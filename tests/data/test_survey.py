@@ -15,7 +15,7 @@ from recycleseg.data import findings as kinds
 from recycleseg.data.facts import CaseFacts
 from recycleseg.data.findings import Finding, Kind
 from recycleseg.data.layout import Case, Dataset
-from recycleseg.data.survey import patients_on_two_sides, survey
+from recycleseg.data.survey import survey
 
 CASES = tuple(f"c{case}" for case in range(12))
 SPLIT = {"train": CASES[:8], "val": CASES[8:10], "test": CASES[10:]}
@@ -45,19 +45,20 @@ def facts_with(**changes: Mapping[str, Any]) -> dict[str, CaseFacts]:
     return facts
 
 
+DATASET = Dataset(
+    root=Path("set"),
+    name="set",
+    channel_names=("CT", "PET"),
+    file_ending=".nii.gz",
+    classes=Classes(("background", "organ", "tumour")),
+    cases={case_id: Case(case_id, (Path(f"{case_id}_0000.nii.gz"),), None) for case_id in CASES},
+    split=SPLIT,
+    patients={case_id: case_id for case_id in CASES},
+)
+
+
 def found_in(facts: Mapping[str, CaseFacts]) -> list[Finding]:
-    dataset = Dataset(
-        root=Path("set"),
-        name="set",
-        channel_names=("CT", "PET"),
-        file_ending=".nii.gz",
-        classes=Classes(("background", "organ", "tumour")),
-        cases={
-            case_id: Case(case_id, (Path(f"{case_id}_0000.nii.gz"),), None) for case_id in facts
-        },
-        split=SPLIT,
-    )
-    return survey(dataset, facts)
+    return survey(DATASET, facts)
 
 
 def only(facts: Mapping[str, CaseFacts], kind: Kind) -> str:
@@ -136,7 +137,7 @@ def test_no_foreground() -> None:
         "foreground_box": {"c6": None},
         "class_voxels": {"c6": np.zeros(2, np.int64)},
     }
-    assert only(facts_with(**empty), kinds.NO_FOREGROUND) == "c6: every voxel is background"
+    assert only(facts_with(**empty), kinds.NO_FOREGROUND) == "c6: no voxel belongs to a class"
 
 
 @pytest.mark.parametrize(
@@ -178,8 +179,16 @@ def test_voxel_size_in_some_files_only() -> None:
 
 
 def test_patients_on_two_sides() -> None:
-    groups = {"c0": "anna", "c1": "anna", "c8": "anna", "c10": "berta", "c11": "berta"}
-    (finding,) = patients_on_two_sides(SPLIT, groups)
+    patients = {case_id: case_id for case_id in CASES} | {"c1": "c0", "c8": "c0", "c11": "c10"}
+    (finding,) = survey(dataclasses.replace(DATASET, patients=patients), facts_with())
     assert finding.kind is kinds.TWO_SIDES
-    assert finding.text == "anna: c0, c1 in train, c8 in val"
-    assert patients_on_two_sides(SPLIT, {}) == []
+    assert finding.text == (
+        "1 of 2 validation patients have another scan in training (for example c8 and c0)"
+    )
+
+
+def test_a_case_in_two_parts() -> None:
+    split = {**SPLIT, "val": ("c8", "c9", "c0")}
+    (finding,) = survey(dataclasses.replace(DATASET, split=split), facts_with())
+    assert finding.kind is kinds.TWO_SIDES
+    assert finding.text.startswith("1 case stands in several parts (c0 in train, val)")

@@ -269,10 +269,39 @@ def test_sampling_finds_what_a_perfect_network_knows(sampler: Any) -> None:
     def network(image: Tensor, mask: Tensor | None = None, t: Tensor | None = None) -> Tensor:
         return 20 * x_start
 
-    for steps in (2, 5, 1001):
+    for steps in (1, 2, 5, 1001):
         arguments = (network, diffusion_of(steps), torch.zeros(2, 1, 6, 5), 3)
         *_, probs = sample(*arguments, sampler=sampler, noise=noise_of(2, 3, 6, 5))
         assert probs.argmax(1).equal(label)
+
+
+@pytest.mark.parametrize("imgx_compat", [False, True])
+@pytest.mark.parametrize("prediction_type", ["x_start", "noise"])
+@pytest.mark.parametrize(
+    "variance_type", ["fixed_small", "fixed_large", "learned", "learned_range"]
+)
+@pytest.mark.parametrize("options", [{}, {"eta": 1.0}, {"sampler": "ddpm"}], ids=str)
+def test_one_step_is_one_prediction_from_noise(
+    options: dict[str, Any], variance_type: str, prediction_type: str, imgx_compat: bool
+) -> None:
+    if imgx_compat:
+        options = {**options, "eta": 0.0}  # ImgX's sigma is NaN above
+    types = {"prediction_type": prediction_type, "variance_type": variance_type}
+    diffusion = diffusion_of(1, imgx_compat=imgx_compat, **types)
+    channels = 4 if diffusion.learns_variance else 2
+    # float64, because x_start from the noise at T - 1 is a difference of large numbers. The
+    # variance is large as well, up to a sigmoid of 1.
+    model_out = torch.randn(1, channels, 4, 3, generator=seeded(), dtype=torch.float64)
+    model_out[:, 2:].mul_(60)
+    network = Recorder(model_out - 1)
+    image, x_T = torch.zeros(1, 1, 4, 3), noise_of(1, 2, 4, 3)().double()
+    (probs,) = sample(network, diffusion, image, 2, noise=lambda: x_T, **options)
+    assert torch.cat(network.times).tolist() == [1.0]
+    t = torch.zeros(1, dtype=torch.int64)
+    x_start = diffusion.predict_x_start(model_out, x_T, t)
+    torch.testing.assert_close(probs, x_to_mask(x_start))
+    x_0, _ = reverse_step(diffusion, model_out, x_T, t, noise=x_T, **options)
+    torch.testing.assert_close(x_0, x_start)
 
 
 def test_bad_arguments() -> None:

@@ -121,6 +121,24 @@ def test_respace_keeps_noise_levels(name: str) -> None:
         )
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_single_step_is_the_last(name: str) -> None:
+    schedule = NoiseSchedule(name, 101)
+    one = schedule.respace(1)
+    assert (one.num_timesteps, one.num_train_timesteps) == (1, 101)
+    assert one.train_t_index.tolist() == [100]
+    # 1 - (1 - alphas_cumprod), of which the cosine schedule's last is 2e-7 of the one before
+    torch.testing.assert_close(
+        one.alphas_cumprod, schedule.alphas_cumprod[-1:], rtol=1e-9, atol=1e-15
+    )
+    # q(x_{-1} | x_0, x_t) is x_0 itself
+    assert one.posterior_mean_coef_start.tolist() == [1.0]
+    assert one.posterior_mean_coef_t.tolist() == [0.0]
+    assert one.posterior_variance.tolist() == [0.0]
+    assert one.posterior_log_variance_clipped.equal(one.betas.log())
+    assert one.respace(1).alphas_cumprod.equal(one.alphas_cumprod)
+
+
 def test_respace_twice_refers_to_training() -> None:
     schedule = NoiseSchedule("linear", 1001).respace(101).respace(5)
     assert schedule.train_t_index.tolist() == [0, 250, 500, 750, 1000]
@@ -149,9 +167,9 @@ def test_from_betas_takes_any_numbers() -> None:
         (lambda: NoiseSchedule(num_timesteps=1), "num_timesteps must be at least 2, got 1"),
         (lambda: NoiseSchedule(beta_end=1.0), "beta_end < 1, got .* beta_end=1.0"),
         (lambda: NoiseSchedule(beta_start=0.0), "0 < beta_start .*beta_start=0.0"),
-        (lambda: NoiseSchedule().respace(1), r"in \[2, 1001\].* got 1"),
-        (lambda: NoiseSchedule().respace(1002), r"in \[2, 1001\].* got 1002"),
-        (lambda: NoiseSchedule.from_betas([0.1]), r"shape \(T,\).*got \(1,\)"),
+        (lambda: NoiseSchedule().respace(0), r"in \[1, 1001\].* got 0"),
+        (lambda: NoiseSchedule().respace(1002), r"in \[1, 1001\].* got 1002"),
+        (lambda: NoiseSchedule.from_betas([]), r"shape \(T,\).*got \(0,\)"),
         (lambda: NoiseSchedule.from_betas([0.1, 1.5]), r"lie in \(0, 1\), got 0.1 ... 1.5"),
         (lambda: NoiseSchedule.from_betas([0.1, math.nan]), r"lie in \(0, 1\)"),
         (

@@ -239,3 +239,58 @@ def test_wrong_options_are_named(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         make(make_objective(**DICE_FOCAL))
+
+
+def every_strategy(exclusive: bool) -> list[Strategy]:
+    """All of them with all loss terms, and a network that predicts noise and variance too."""
+    strategies: list[Strategy] = [Supervised(SegmentationLoss(1.0, 20.0, 0.5, exclusive=exclusive))]
+    for prediction_type in ("x_start", "noise"):
+        diffusion = GaussianDiffusion(
+            NoiseSchedule("linear", 1001),
+            prediction_type=prediction_type,
+            variance_type="learned_range",
+            exclusive=exclusive,
+        )
+        loss = SegmentationLoss(1.0, 20.0, 0.5, exclusive=exclusive)
+        objective = DiffusionObjective(diffusion, loss, mse=0.3, vlb=0.1)
+        strategies += [
+            Standard(objective, NUM_CLASSES),
+            Recycling(objective, NUM_CLASSES, "max"),
+            Recycling(objective, NUM_CLASSES, "next", True),
+            SelfConditioning(objective, NUM_CLASSES, "same", 0.5),
+        ]
+    return strategies
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+@pytest.mark.parametrize("number", range(9))
+def test_only_known_voxels_are_learned_from(number: int, exclusive: bool) -> None:
+    """The loss and its gradient are those of an image that has these voxels alone."""
+    strategy = every_strategy(exclusive)[number]
+    supervised = isinstance(strategy, Supervised)
+    generator = torch.Generator().manual_seed(0)
+    channels = NUM_CLASSES if supervised else 2 * NUM_CLASSES
+    logits = torch.randn(2, channels, 6, 5, generator=generator)
+    num_noises = 0 if isinstance(strategy, Supervised) else strategy.num_noises
+    noises = [torch.randn(2, NUM_CLASSES, 6, 5, generator=generator) for _ in range(num_noises)]
+    shape = (2, 6, 5) if exclusive else (2, NUM_CLASSES, 6, 5)
+    label = torch.randint(NUM_CLASSES if exclusive else 2, shape, generator=generator)
+    label[..., 3:] = 0
+    known = torch.zeros(2, 6, 5, dtype=torch.bool)
+    known[..., :3] = True
+
+    def step(width: int, known: Tensor | None) -> tuple[Tensor, Tensor]:
+        network = RecordingNetwork(logits[..., :width].detach().clone())
+        kept = tuple(noise[..., :width] for noise in noises)
+        draws = Draws(torch.tensor([0, 400]), torch.ones(2), kept, torch.zeros(2))
+        result = strategy(network, torch.zeros(2, 1, 6, width), label[..., :width], draws, known)
+        result.loss.backward()
+        assert network.logits.grad is not None
+        return result.loss_per_sample, network.logits.grad
+
+    loss, grad = step(5, known)
+    expected, expected_grad = step(3, None)
+    # float32 sums in another order; predicted noise multiplies their rounding
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(grad[..., :3], expected_grad, rtol=1e-4, atol=1e-6)
+    assert (grad[..., 3:] == 0).all()

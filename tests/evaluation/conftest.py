@@ -45,6 +45,6 @@ def make_scores() -> Callable[..., FolderScores]:
             border_is_outside=True,
         )
         files = {case_id: Path(root, case_id) for case_id in case_ids}
-        return FolderScores(case_ids, {"tumour": 1}, (scores,), files, files, Path(root))
+        return FolderScores(case_ids, {"tumour": 1}, (scores,), files, files, (Path(root),))
 
     return make

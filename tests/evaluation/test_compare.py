@@ -173,6 +173,21 @@ def test_folders(folders: tuple[Path, Path]) -> None:
         compare(a, evaluate_folder(ref, ref, labels={"all": (1, 2)}))
 
 
+def test_corrected_references_are_refused(make_scores: Make) -> None:
+    a, b, c = (
+        dataclasses.replace(make_scores(root, dice=[1.0, 1.0]), reference_hashes=hashes)
+        for root, hashes in (
+            ("x", {"c0": "1", "c1": "2"}),
+            ("moved", {"c0": "1", "c1": "2"}),
+            ("x", {"c0": "1", "c1": "3"}),
+        )
+    )
+    assert len(compare(a, b, metrics=("dice",)).case_ids) == 2
+    message = "of case c1 for both, got x/c1 and x/c1; it has changed between the evaluations"
+    with pytest.raises(ValueError, match=message):
+        compare(a, c, metrics=("dice",))
+
+
 def test_other_references_are_refused(make_scores: Make, tmp_path: Path) -> None:
     def scores(root: str, reference: str) -> FolderScores:
         references = {"c0": tmp_path / "same/c0.nii", "c1": tmp_path / reference}

@@ -27,7 +27,7 @@ def test_scores_are_those_of_evaluate(folders: tuple[Path, Path]) -> None:
     scores = evaluate_folder(pred, ref, labels=LABELS, **options)
     assert scores.case_ids == ("c0", "c1", "c2")
     assert scores.labels == LABELS
-    assert (scores.prediction_root, scores.failed) == (pred, {})
+    assert (scores.prediction_roots, scores.failed) == ((pred,), {})
     assert scores.prediction_files["c1"] == pred / "c1.nii.gz"
     assert scores.reference_files["c1"] == ref / "c1.nii.gz"
     (final,) = scores.by_step
@@ -283,3 +283,62 @@ def test_cuda_agrees_with_the_cpu(folders: tuple[Path, Path]) -> None:
     for metric, values in on_cpu.table.items():
         # The device rounds distances to float32.
         np.testing.assert_allclose(on_gpu.table[metric], values, rtol=1e-6)
+
+
+def test_several_folders_score_as_one(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    pred, ref = folders
+    whole = evaluate_folder(pred, ref, labels=LABELS)
+    parts = (tmp_path / "fold0", tmp_path / "fold1")
+    for part in parts:
+        part.mkdir()
+    for number, case in enumerate(("c0", "c1", "c2")):
+        (pred / f"{case}.nii.gz").rename(parts[number % 2] / f"{case}.nii.gz")
+    scores = evaluate_folder(parts, ref, labels=LABELS)
+    assert scores.prediction_roots == parts
+    assert scores.case_ids == ("c0", "c2", "c1")
+    for metric, values in whole.by_step[0].table.items():
+        np.testing.assert_array_equal(scores.by_step[0].table[metric], values[[0, 2, 1]])
+
+
+def test_folders_with_other_labels_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    pred, ref = folders
+    other = tmp_path / "other"
+    write_map(other / "c3.nii.gz", cube_map())
+    for folder, labels in ((pred, {"rim": 1, "core": 2}), (other, {"core": 1, "rim": 2})):
+        (folder / "predict.json").write_text(json.dumps({"dataset": {"labels": labels}}))
+    with pytest.raises(FileError, match=f"{other}: expected the labels of {pred}, .*'core': 2"):
+        evaluate_folder([pred, other], ref)
+    assert evaluate_folder([pred, other], ref, labels=LABELS).case_ids == ("c0", "c1", "c2", "c3")
+
+
+def test_ignored_voxels_count_nowhere(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    reference = cube_map()
+    reference[:4] = 3
+    for case in range(5):
+        write_map(ref / f"c{case}.nii.gz", reference)
+    labels = {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}
+    (ref.parent / "dataset.json").write_text(json.dumps({"labels": labels}))
+    found, given = evaluate_folder(pred, ref), evaluate_folder(pred, ref, labels=labels)
+    for scores in (found, given):
+        assert (scores.labels, scores.ignore_label) == (LABELS, 3)
+        assert scores.all_labels == {**LABELS, "ignore": 3}
+        assert scores.settings()["ignore_label"] == 3
+        assert scores.failed == {}
+    for case, label in enumerate((cube_map(), cube_map(shift=1), cube_map(core=False))):
+        known = np.arange(12).reshape(12, 1, 1) >= 4
+        alone = evaluate(label * known, cube_map() * known, spacing=SPACING, labels=LABELS)
+        for metric, values in alone.table.items():
+            np.testing.assert_array_equal(found.by_step[-1].table[metric][case], values[0])
+    assert found.by_step[-1].outcomes is not None
+    assert found.by_step[-1].outcomes.sum(-1).tolist() == [[8 * 8 * 8] * 2] * 3
+
+
+def test_ignored_values_are_for_references_alone(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    wrong = cube_map()
+    wrong[0, 0, 0] = 3
+    write_map(pred / "c1.nii.gz", wrong)
+    scores = evaluate_folder(pred, ref, labels={**LABELS, "ignore": 3})
+    message = f"{pred / 'c1.nii.gz'}: expected label values 0, 1, 2, got 3"
+    assert scores.failed == {"c1": message}

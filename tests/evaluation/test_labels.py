@@ -24,6 +24,13 @@ def test_option_is_json_or_a_file(tmp_path: Path) -> None:
         read_labels(str(path))
 
 
+def test_the_ignore_label_is_kept(tmp_path: Path) -> None:
+    labels = {"a": 1, "ignore": 2}
+    assert read_labels(json.dumps(labels)) == labels
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, **labels}}))
+    assert find_labels(tmp_path, tmp_path) == (labels, tmp_path / "dataset.json")
+
+
 def test_descriptions_are_looked_for_in_order(tmp_path: Path) -> None:
     pred, ref = tmp_path / "pred", tmp_path / "data/labelsTr"
     pred.mkdir()

@@ -12,7 +12,7 @@ import pytest
 from tests.evaluation.maps import cube_map, write_map
 from tests.pixel_sizes import write_png
 
-from recycleseg.evaluation import FolderScores, evaluate_folder, summarise_folder
+from recycleseg.evaluation import FolderScores, compare, evaluate_folder, summarise_folder
 from recycleseg.evaluation.table import metrics_csv, read_evaluation
 from recycleseg.files import FileError
 
@@ -59,7 +59,7 @@ def test_reading_back_gives_the_same_numbers(scores: FolderScores, evaluation: P
     assert read.settings() == scores.settings()
     assert read.prediction_files == scores.prediction_files
     assert read.reference_files == scores.reference_files
-    assert read.prediction_root == scores.prediction_root
+    assert read.prediction_roots == scores.prediction_roots
     for again, once in zip(read.by_step, scores.by_step, strict=True):
         assert list(again.table) == list(once.table)
         for metric, values in once.table.items():
@@ -109,3 +109,16 @@ def test_what_is_no_evaluation(
     change(evaluation)
     with pytest.raises(FileError, match=message):
         read_evaluation(evaluation)
+
+
+def test_the_ignore_label_is_read_back(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    scores = evaluate_folder(*folders, labels={"whole": (1, 2), "ignore": 3})
+    (tmp_path / "metrics.csv").write_text(metrics_csv(scores))
+    (tmp_path / "summary.json").write_text(json.dumps(summarise_folder(scores)))
+    read = read_evaluation(tmp_path)
+    assert read.ignore_label == 3
+    assert read.all_labels == scores.all_labels == {"whole": (1, 2), "ignore": 3}
+    assert compare(read, scores).rows
+    plain = evaluate_folder(*folders, labels={"whole": (1, 2)})
+    with pytest.raises(ValueError, match="expected the same settings, got .*'ignore_label': 3"):
+        compare(scores, plain)

@@ -99,6 +99,7 @@ def dice_loss() -> Iterator[Launch]:
             "logits_ptr": f"*{half}",
             "label_ptr": f"*{label}",
             "grad_ptr": f"*{half}",
+            "known_ptr": "*u8" if channels_last else None,
         }
         for kernel in (_dice_loss_fwd_kernel, _dice_loss_bwd_kernel):
             yield (

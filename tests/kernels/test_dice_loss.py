@@ -51,12 +51,17 @@ def random_case(shape: tuple[int, ...], target: str, device: Device) -> tuple[Te
 
 
 def run(
-    logits: Tensor, label: Tensor, target: str, gamma: float = 2.0, backend: str = "auto"
+    logits: Tensor,
+    label: Tensor,
+    target: str,
+    gamma: float = 2.0,
+    backend: str = "auto",
+    known: Tensor | None = None,
 ) -> tuple[LossTerms, Tensor]:
     """The terms, and the gradient of a sum in which each value has a weight of its own."""
     leaf = logits.detach().requires_grad_()
     exclusive = target != "overlapping"
-    terms = dice_loss(leaf, label, exclusive=exclusive, gamma=gamma, backend=backend)
+    terms = dice_loss(leaf, label, exclusive=exclusive, gamma=gamma, known=known, backend=backend)
     generator = torch.Generator().manual_seed(1)
     loss = terms.counts.new_zeros(())
     for term in (terms.dice, terms.focal, terms.cross_entropy):
@@ -67,11 +72,16 @@ def run(
 
 
 def assert_equals_reference(
-    logits: Tensor, label: Tensor, target: str, tolerance: float, gamma: float = 2.0
+    logits: Tensor,
+    label: Tensor,
+    target: str,
+    tolerance: float,
+    gamma: float = 2.0,
+    known: Tensor | None = None,
 ) -> None:
-    ours, grad = run(logits, label, target, gamma)
+    ours, grad = run(logits, label, target, gamma, known=known)
     wide = label.double() if label.is_floating_point() else label
-    exact, exact_grad = run(logits.double(), wide, target, gamma, backend="reference")
+    exact, exact_grad = run(logits.double(), wide, target, gamma, "reference", known)
     for value, expected in zip(ours, exact, strict=True):
         assert value.dtype == torch.float32
         # sums of many classes' losses are above 1
@@ -91,6 +101,34 @@ def test_equals_the_reference(
     shape: tuple[int, ...], target: str, device: Device, tolerance: float
 ) -> None:
     assert_equals_reference(*random_case(shape, target, device), target, tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("shape", [(3, 3, 9, 7), (3, 5, 700), (3, 33, 8, 9)], ids=str)
+def test_voxels_that_are_not_known_add_nothing(
+    shape: tuple[int, ...],
+    target: str,
+    dtype: torch.dtype,
+    device: Device,
+    tolerance: float,
+    poisoned_memory: None,
+) -> None:
+    logits, label = random_case(shape, target, device)
+    logits, label = logits.to(dtype), label.to(dtype) if target == "soft" else label
+    generator = torch.Generator().manual_seed(1)
+    known = torch.rand((shape[0], *shape[2:]), generator=generator).to(device) < 0.4
+    known[1] = False
+    assert_equals_reference(logits, label, target, tolerance, known=known)
+
+    unknown = ~known if label.ndim < logits.ndim else ~known.unsqueeze(1)
+    expected, expected_grad = run(logits, label, target, known=known)
+    wild = logits.masked_fill(~known.unsqueeze(1), torch.nan)
+    terms, grad = run(wild, label.masked_fill(unknown, 99), target, known=known)
+    assert all(a.equal(b) for a, b in zip(terms, expected, strict=True))
+    assert grad.equal(expected_grad)
+    assert (grad.masked_select(~known.unsqueeze(1)) == 0).all()
+    assert terms.focal[1] == 0 and terms.counts[1].sum() == 0
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.5])
@@ -285,6 +323,7 @@ def test_is_a_well_formed_operator(
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 20, device=device, requires_grad=True)
     label = torch.randint(3, (2, 20), device=device) if exclusive else logits.detach().sigmoid()
-    opcheck(dice_loss_fwd, (logits, label, exclusive, 2.0))
     grad_sums = torch.randn(2, 11, device=device)
-    opcheck(dice_loss_bwd, (grad_sums, logits.detach(), label, exclusive, 2.0))
+    for known in (None, torch.randint(2, (2, 20), dtype=torch.uint8, device=device)):
+        opcheck(dice_loss_fwd, (logits, label, known, exclusive, 2.0))
+        opcheck(dice_loss_bwd, (grad_sums, logits.detach(), label, known, exclusive, 2.0))

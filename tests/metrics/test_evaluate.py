@@ -71,6 +71,43 @@ SPACING = (1.2, 0.7, 2.5)
 LABELS = {"a": 1, "b": (2,), "bc": (2, 3), "all": (1, 2, 3)}
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("definitions", [("voxel",), ("surfel", "voxel")], ids=str)
+@pytest.mark.parametrize("is_batch", [False, True], ids=["one", "batch"])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("convert", [np.asarray, np.asfortranarray, torch.from_numpy])
+def test_surfaces_of_one_slice_are_those_of_the_image(
+    convert: Callable[..., Any],
+    backend: str,
+    is_batch: bool,
+    definitions: tuple[str, ...],
+    axis: int,
+) -> None:
+    shape = (2, 20, 18) if is_batch else (20, 18)
+    pred, ref = label_map(shape, 3, 4), label_map(shape, 3, 5)
+    options: dict[str, Any] = {"labels": {"a": 1, "ab": (1, 2)}, "definitions": definitions}
+    image = evaluate(pred, ref, spacing=(0.7, 0.9), **options)
+    spacing = [0.7, 0.9]
+    spacing.insert(axis, 5.0)
+    slices = (convert(np.expand_dims(maps, len(shape) - 2 + axis)) for maps in (pred, ref))
+    volume = evaluate(*slices, spacing=spacing, backend=backend, **options)
+    for label, metrics in image.items():
+        for name, value in metrics.items():
+            if name.endswith("area_mm2"):  # the volume has a thickness
+                name, value = name.replace("area_mm2", "volume_ml"), np.multiply(value, 5 / 1000)
+            # "reference" sums in another order.
+            np.testing.assert_allclose(volume[label][name], value, rtol=1e-12, err_msg=name)
+
+
+def test_a_structure_in_one_slice_of_many_has_a_surface_on_both_sides() -> None:
+    pred, ref = np.zeros((12, 12, 3), np.uint8), np.zeros((12, 12, 3), np.uint8)
+    pred[2:9, 2:9, 1] = 1
+    ref[3:8, 3:8, 1] = 1
+    scores = evaluate(pred, ref, spacing=(1, 1, 5), labels={"a": 1}, tolerance_mm=0.5)
+    # Every voxel is surface: 49 and 25, of which 25 coincide.
+    assert scores["a"]["nsd"] == pytest.approx(2 * 25 / (49 + 25), rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("shape", "spacing"), [((12, 14, 13), SPACING), ((40, 37), (0.7, 0.9))], ids=["3D", "2D"]
 )
@@ -409,3 +446,81 @@ def test_masks_with_labels_are_not_taken_for_a_batch() -> None:
     with pytest.raises(ValueError, match="labels: expected names alone, one for each mask"):
         evaluate(masks, masks, spacing=(1.0, 1.0), labels={"a": 1, "b": 2})
     assert evaluate(masks, masks, spacing=(1.0, 1.0), labels=["a", "b"])["b"]["dice"] == 1.0
+
+
+def counts_of_nnunet(pred: np.ndarray, ref: np.ndarray, ignore: int, values: Any) -> list[int]:
+    """TP, FP, FN and TN as nnU-Net counts them, over the voxels that are not ignored."""
+    use, in_pred, in_ref = ref != ignore, np.isin(pred, values), np.isin(ref, values)
+    pairs = ((in_ref, in_pred), (~in_ref, in_pred), (in_ref, ~in_pred), (~in_ref, ~in_pred))
+    return [int((r & p & use).sum()) for r, p in pairs]
+
+
+IGNORED_REF = REF.copy()
+IGNORED_REF[4:9, :, 3:8] = 4
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16])
+@pytest.mark.parametrize("kind", ["numpy", "torch", "fortran"])
+def test_ignored_voxels_count_nowhere(kind: str, dtype: Any) -> None:
+    pred, ref = PRED.astype(dtype), IGNORED_REF.astype(dtype)
+    if kind == "fortran":
+        pred, ref = np.asfortranarray(pred), np.asfortranarray(ref)
+    maps = (pred, ref) if kind != "torch" else (torch.from_numpy(pred), torch.from_numpy(ref))
+    labels = {**LABELS, "ignore": 4}
+    scores = evaluate(*maps, spacing=SPACING, labels=labels)
+    assert list(scores) == list(LABELS)
+    known = IGNORED_REF != 4
+    expected = evaluate(PRED * known, IGNORED_REF * known, spacing=SPACING, labels=LABELS)
+    for label in LABELS:
+        assert scores[label] == expected[label]
+    assert scores.outcomes is not None
+    for outcome, values in zip(scores.outcomes[0].tolist(), LABELS.values(), strict=True):
+        assert outcome == counts_of_nnunet(PRED, IGNORED_REF, 4, values)
+    assert np.asarray(maps[1]).max() == 4  # the argument is not changed
+
+
+def test_each_map_of_a_batch_has_its_own_ignored_voxels() -> None:
+    labels = {"a": 1, "bc": (2, 3), "ignore": 4}
+    batch = evaluate(
+        np.stack([PRED, REF]), np.stack([IGNORED_REF, PRED]), spacing=SPACING, labels=labels
+    )
+    assert batch.outcomes is not None
+    for b, (pred, ref) in enumerate(((PRED, IGNORED_REF), (REF, PRED))):
+        alone = evaluate(pred, ref, spacing=SPACING, labels=labels)
+        np.testing.assert_array_equal(batch.outcomes[b], alone.outcomes[0])
+        assert {m: v[b] for m, v in batch["bc"].items()} == alone["bc"]
+
+
+def test_an_ignore_label_that_no_map_can_hold_changes_nothing() -> None:
+    for maps in ((PRED, REF), (torch.from_numpy(PRED), torch.from_numpy(REF))):
+        labels = {"all": (1, 2, 3)}
+        ignoring = evaluate(*maps, spacing=SPACING, labels={**labels, "ignore": 256 + 1})
+        assert ignoring["all"] == evaluate(*maps, spacing=SPACING, labels=labels)["all"]
+
+
+def test_a_prediction_may_not_hold_the_ignore_label() -> None:
+    pred = PRED.copy()
+    pred[0, 0, 0] = 4
+    with pytest.raises(ValueError, match=r"pred: expected 0 and the labels 1, 2, 3, got 4 \(1 vox"):
+        evaluate(pred, IGNORED_REF, spacing=SPACING, labels={**LABELS, "ignore": 4})
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"a": 3, "ignore": 3}, r"labels\['ignore'\]: expected the highest value, .* above 3"),
+        ({"a": (1, 3), "ignore": 2}, r"an integer above 3 and below 4096, got 2"),
+        ({"a": 1, "ignore": (2, 3)}, r"got \(2, 3\)"),
+        ({"a": 1, "ignore": 4096}, "below 4096, got 4096"),
+        ({"ignore": 3}, "labels: expected a structure beside 'ignore', got none"),
+    ],
+)
+def test_ignore_labels_that_do_not_fit(labels: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate(PRED, REF, spacing=SPACING, labels=labels)
+
+
+def test_no_mask_can_be_ignored() -> None:
+    masks = np.zeros((2, 4, 4), bool)
+    with pytest.raises(ValueError, match="labels: expected no mask 'ignore', because"):
+        evaluate(masks, masks, spacing=(1.0, 1.0), labels=["a", "ignore"])

@@ -37,6 +37,12 @@ def load_json() -> Callable[[str], dict[str, Any]]:
     return load
 
 
+def scales_of(entry: dict[str, Any]) -> tuple[tuple[int, ...], ...]:
+    """ImgX's patch_size is its first factor, scale_factor each further one."""
+    further = len(entry["num_channels"]) - 2
+    return (tuple(entry["patch_size"]), *[tuple(entry["scale_factor"])] * further)
+
+
 def build(name: str, entry: dict[str, Any]) -> UNet:
     """The network of one entry of param_counts, without storage."""
     mask_channels = entry["num_classes"]
@@ -51,8 +57,7 @@ def build(name: str, entry: dict[str, Any]) -> UNet:
             entry["out_channels"],
             entry["num_channels"],
             mask_channels=mask_channels,
-            first_scale=entry["patch_size"],
-            scale=entry["scale_factor"],
+            scales=scales_of(entry),
             time_conditioning="imgx",
         )
 
@@ -91,7 +96,7 @@ def test_parameter_names_and_shapes_of_the_default_networks(
 
     arguments = infer_arguments({n: np.broadcast_to(0.0, s) for n, s in shapes.items()})
     assert arguments["channels"] == tuple(entry["num_channels"])
-    assert arguments["first_scale"] == tuple(entry["patch_size"])
+    assert arguments["scales"] == scales_of(entry)
     assert arguments["in_channels"] == entry["image_channels"]
     assert (arguments["num_heads"], arguments["widening_factor"]) == (8, 4)
 
@@ -100,7 +105,8 @@ def test_parameter_names_and_shapes_of_the_default_networks(
     ("spatial_dims", "kwargs"),
     [
         (2, {"channels": (4, 8)}),
-        (3, {"channels": (4, 8, 8), "first_scale": (2, 2, 1), "num_res_blocks": 1}),
+        (3, {"channels": (4, 8, 8), "scales": ((2, 2, 1), 3), "num_res_blocks": 1}),
+        (2, {"channels": (4, 8, 8), "scales": (4, (1, 2)), "kernels": 5}),
         (3, {"channels": (8,), "mask_channels": 0, "num_transformer_layers": 2}),
         (2, {"channels": (4, 8), "mask_channels": 6, "num_heads": 2, "widening_factor": 2}),
     ],

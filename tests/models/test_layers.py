@@ -53,11 +53,11 @@ def build(layer: str, dims: int) -> tuple[nn.Module, dict[str, str]]:
     if kind == "InstanceNorm":
         return InstanceNorm(4), OURS
     if kind == "ConvNormAct":
-        return ConvNormAct(dims, 4, 6), OURS
+        return ConvNormAct(4, 6, (3,) * dims), OURS
     if kind == "ConvResBlockWithTime":
-        return ResBlock(dims, 4, time_channels=16, time_conditioning="imgx"), OURS_IN_BLOCK
+        return ResBlock(4, (3,) * dims, time_channels=16, time_conditioning="imgx"), OURS_IN_BLOCK
     if kind == "ConvResBlockWithoutTime":
-        return ResBlock(dims, 4), OURS_IN_BLOCK
+        return ResBlock(4, (3,) * dims), OURS_IN_BLOCK
     if kind == "ConvDownSample":
         return DownSample(4, 6, scale), OURS
     assert kind == "ConvUpSample", layer
@@ -152,7 +152,7 @@ def test_sinusoidal_embedding_tells_neighbouring_steps_apart() -> None:
 
 def test_initial_standard_deviation_is_lecun_normal() -> None:
     torch.manual_seed(0)
-    block = ResBlock(3, 32, time_channels=16)
+    block = ResBlock(32, (3, 3, 3), time_channels=16)
     fan_in = 32 * 27
     # 27648 draws: the standard deviation of the estimate is 0.4 %.
     assert block.conv1.weight.std().item() == pytest.approx(fan_in**-0.5, rel=0.02)

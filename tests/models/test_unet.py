@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recycleseg.models.imgx import convert_array, parameter_names
+from recycleseg.models.layers import InstanceNorm, Transformer
 from recycleseg.models.unet import UNet
 from recycleseg.run.device import choose_precision
 
 ARRAYS = ("g_unet_2d", "g_unet_2d_vanilla", "g_unet_3d")
+# A network for thick slices: the upper level and the step below it mix none.
+FLAT = {"kernels": ((3, 3, 1), 3), "scales": ((2, 2, 1),)}
 INPUTS = ("image", "mask", "t")
 
 
@@ -138,9 +142,10 @@ def test_remat_names_give_the_same_network(
     ("spatial_dims", "shape", "kwargs"),
     [
         (2, (13, 7), {}),
-        (2, (1, 5), {"channels": (4, 8, 8), "first_scale": (4, 2)}),
-        (3, (7, 6, 5), {"first_scale": (2, 2, 1)}),
-        (3, (9, 4, 11), {"scale": (2, 1, 2), "channels": (4, 8, 8)}),
+        (2, (1, 5), {"channels": (4, 8, 8), "scales": ((4, 2), 2)}),
+        (3, (7, 6, 5), {"scales": ((2, 2, 1),), "kernels": ((3, 3, 1), 3)}),
+        (3, (9, 4, 11), {"scales": (2, (2, 1, 2)), "channels": (4, 8, 8)}),
+        (3, (5, 1, 3), {"scales": 1, "kernels": (5, (1, 7, 3))}),
         (3, (6, 5, 4), {"mask_channels": 6, "num_transformer_layers": 2, "dropout": 0.1}),
     ],
 )
@@ -196,6 +201,65 @@ def test_2d_network_takes_a_volume_slice_by_slice(mask_channels: int) -> None:
             torch.testing.assert_close(logits[..., index], network(*slices), rtol=1e-4, atol=1e-4)
 
 
+def flat_pair(channels: tuple[int, ...] = (4, 8, 8)) -> tuple[UNet, UNet]:
+    """A 3D network that mixes no slices in any convolution, and the 2D network of its weights."""
+    volumes = small_unet(3, channels=channels, kernels=((3, 3, 1),) * 3, scales=((2, 2, 1),) * 2)
+    slices = small_unet(2, channels=channels)
+    randomise(slices)
+    volumes.load_state_dict(
+        {
+            name: weight[..., None] if weight.ndim == 4 else weight
+            for name, weight in slices.state_dict().items()
+        }
+    )
+    return volumes, slices
+
+
+def pointwise_norm(
+    self: InstanceNorm,
+    x: Tensor,
+    residual: Tensor | None = None,
+    film: tuple[Tensor, Tensor] | None = None,
+    *,
+    activation: bool = True,
+) -> Tensor:
+    """The norm without its statistics, which it takes over all slices."""
+    shape = (-1, x.shape[1], *(1,) * (x.ndim - 2))
+    y = x * self.weight.view(shape) + self.bias.view(shape)
+    if film is not None:
+        y = y * (1 + film[0].view(shape)) + film[1].view(shape)
+    if residual is not None:
+        y = y + residual
+    return F.gelu(y, approximate="tanh") if activation else y
+
+
+def test_flat_kernels_and_factors_mix_no_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Statistics and attention are over all voxels of a volume, so they are left out here.
+    monkeypatch.setattr(InstanceNorm, "forward", pointwise_norm)
+    monkeypatch.setattr(Transformer, "forward", lambda _self, x: x)
+    volumes, slices = flat_pair()
+    image, mask, t = random_inputs(slices, (11, 6, 5))
+    with torch.no_grad():
+        # A 2D network takes a volume slice by slice. The same sums, in another order.
+        torch.testing.assert_close(volumes(image, mask, t), slices(image, mask, t))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_flat_network_on_one_slice_is_the_2d_network(batch: int) -> None:
+    volumes, slices = flat_pair()
+    results = []
+    for network in (volumes, slices):
+        inputs = [x[:batch] for x in random_inputs(slices, (11, 6, 1))]
+        logits = network(
+            *(inputs if network is volumes else [x.squeeze(4) if x.ndim > 1 else x for x in inputs])
+        )
+        logits.square().mean().backward()
+        gradients = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
+        results.append([logits.detach().flatten(), *gradients])
+    # The same sums, in another order, through some 20 norms.
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
 def test_checkpointing_gives_the_same_gradients() -> None:
     gradients = []
     for enabled in (False, True):
@@ -208,11 +272,14 @@ def test_checkpointing_gives_the_same_gradients() -> None:
         torch.testing.assert_close(left, right, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_bfloat16_autocast_is_close_and_keeps_channels_last(spatial_dims: int) -> None:
-    network = small_unet(spatial_dims)
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(("spatial_dims", "kwargs"), [(2, {}), (3, {}), (3, FLAT)])
+def test_bfloat16_autocast_is_close_and_keeps_channels_last(
+    spatial_dims: int, kwargs: dict[str, Any], batch: int
+) -> None:
+    network = small_unet(spatial_dims, **kwargs)
     randomise(network)
-    inputs = random_inputs(network, (10, 9, 8)[:spatial_dims])
+    inputs = random_inputs(network, (10, 9, 8)[:spatial_dims], batch)
     dtypes = set()
 
     def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
@@ -243,10 +310,12 @@ def test_one_autocast_context_serves_a_pass_without_and_one_with_gradient() -> N
     assert all(p.grad is not None for p in network.parameters())
 
 
-@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize(("spatial_dims", "kwargs"), [(2, {}), (3, FLAT)])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_compiled_full_graph_equals_eager(spatial_dims: int, batch: int) -> None:
-    network = small_unet(spatial_dims)
+def test_compiled_full_graph_equals_eager(
+    spatial_dims: int, kwargs: dict[str, Any], batch: int
+) -> None:
+    network = small_unet(spatial_dims, **kwargs)
     randomise(network)
     inputs = [x[:batch] for x in random_inputs(network, (7, 6, 5)[:spatial_dims], batch=2)]
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
@@ -266,8 +335,14 @@ def test_compiled_full_graph_equals_eager(spatial_dims: int, batch: int) -> None
         ({"spatial_dims": 4}, "spatial_dims: expected 2 or 3, got 4"),
         ({"channels": (4, 6)}, "expected a multiple of widening_factor 4, got 6"),
         ({"channels": ()}, "channels: expected positive integers"),
-        ({"first_scale": (2, 2, 2)}, "first_scale: expected a positive integer or 2 of them"),
-        ({"scale": 0}, "scale: expected a positive integer"),
+        ({"scales": (2, 2)}, r"scales: expected one integer or 3 entries, got \(2, 2\)"),
+        (
+            {"scales": ((2, 2, 1), 2, 2)},
+            r"scales: expected for each level a positive integer or 2 of them, got \(2, 2, 1\)",
+        ),
+        ({"scales": 0}, "scales: expected for each level a positive integer or 2 of them, got 0"),
+        ({"kernels": (3, 3, 3)}, r"kernels: expected one integer or 4 entries, got \(3, 3, 3\)"),
+        ({"kernels": (3, (3, 2), 3, 3)}, r"kernels: expected odd sizes, got \(3, \(3, 2\), 3, 3\)"),
         ({"time_conditioning": "add"}, "time_conditioning: expected 'film' or 'imgx', got 'add'"),
     ],
 )

@@ -124,6 +124,17 @@ CASES: dict[str, tuple[np.ndarray, np.ndarray, tuple[float, ...]]] = {
 }
 
 
+def as_image(
+    pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, ...]
+) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
+    """A volume of one slice without the axis across it."""
+    for axis in (2, 1, 0):
+        if pred.ndim == 3 and pred.shape[axis] == 1:
+            kept = (*spacing[:axis], *spacing[axis + 1 :])
+            return pred.squeeze(axis), ref.squeeze(axis), kept
+    return pred, ref, spacing
+
+
 def oracle(
     pred: np.ndarray,
     ref: np.ndarray,
@@ -133,6 +144,7 @@ def oracle(
     border_is_outside: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(2, 3 + P + K) and (P,) of two bool arrays by SciPy's erosion and distance transform."""
+    pred, ref, spacing = as_image(pred, ref, spacing)
     surfaces = [
         mask & ~ndimage.binary_erosion(mask, border_value=not border_is_outside)
         for mask in (pred, ref)
@@ -169,6 +181,7 @@ def oracle(
 def surfel_oracle(pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
     """As `oracle`, with the tables of DeepMind's package and the steps of its functions."""
     tables = pytest.importorskip("surface_distance.lookup_tables")
+    pred, ref, spacing = as_image(pred, ref, spacing)
     if len(spacing) == 3:
         kernel = tables.ENCODE_NEIGHBOURHOOD_3D_KERNEL
         areas = tables.create_table_neighbour_code_to_surface_area(spacing)

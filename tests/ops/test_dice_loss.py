@@ -133,10 +133,12 @@ def test_keeps_the_dtype_of_its_arithmetic(target: str) -> None:
         assert all(a.equal(b) for a, b in zip(terms, expected, strict=True))
 
 
+@pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("target", TARGETS)
-def test_compiled_full_graph_equals_eager(target: str) -> None:
+def test_compiled_full_graph_equals_eager(target: str, sparse: bool) -> None:
     logits, label, kind = random_case((2, 3, 4, 5), target)
-    loss = lambda z: total(dice_loss(z, label, **kind))  # noqa: E731
+    known = label.reshape(2, -1, 4, 5)[:, 0] > 0 if sparse else None
+    loss = lambda z: total(dice_loss(z, label, known=known, **kind))  # noqa: E731
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     leaves = [logits.clone().requires_grad_() for _ in range(2)]
     for run, leaf in zip((compiled, loss), leaves, strict=True):
@@ -232,13 +234,15 @@ def test_gpu_equals_the_reference_in_float64(
 
 @pytest.mark.gpu
 @needs_gpu
+@pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("target", TARGETS)
-def test_gpu_compiled_full_graph_equals_eager(target: str) -> None:
+def test_gpu_compiled_full_graph_equals_eager(target: str, sparse: bool) -> None:
     logits, label, kind = random_case((2, 3, 20, 30), target)
     label = label.float().cuda() if label.is_floating_point() else label.cuda()
+    known = label.reshape(2, -1, 20, 30)[:, 0] > 0 if sparse else None
 
     def loss(z: Tensor) -> Tensor:
-        terms = dice_loss(2 * z, label, backend="triton", **kind)
+        terms = dice_loss(2 * z, label, known=known, backend="triton", **kind)
         return terms.dice.sum() + 20 * terms.focal.sum() + terms.cross_entropy.sum()
 
     leaves = [logits.float().cuda().requires_grad_() for _ in range(2)]
@@ -273,3 +277,47 @@ def test_gpu_reaches_past_two_to_the_31_elements() -> None:
     (grad,) = torch.autograd.grad(terms.dice[0, 4], logits)
     assert grad[0, :, -7:].abs().max() < grad[0, 4, :7].abs().max()
     assert (grad[0, 4, :-7] > 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("target", TARGETS)
+def test_is_that_of_the_known_voxels_alone(target: str, dtype: torch.dtype) -> None:
+    """Whatever logits and label are elsewhere; the last sample has no known voxel."""
+    logits, label, kind = random_case((3, 4, 50), target)
+    logits, label = logits.to(dtype), label.to(dtype) if target == "soft" else label
+    known = torch.rand(3, 50, generator=torch.Generator().manual_seed(1)) < 0.3
+    known[-1] = False
+    unknown = ~known.unsqueeze(1)
+    wild = logits.masked_fill(unknown, torch.nan).requires_grad_()
+    nowhere = unknown.squeeze(1) if label.ndim == 2 else unknown
+    ours = dice_loss(wild, label.masked_fill(nowhere, 99), known=known, **kind)
+    (grad,) = torch.autograd.grad(total(ours), wild)
+    assert (grad.masked_select(unknown) == 0).all()
+    # float32 sums of the same terms in another order; bfloat16 gradients are rounded to 8 bits
+    eps = torch.finfo(torch.promote_types(dtype, torch.float32)).eps
+    close = {"rtol": 20 * eps, "atol": 20 * eps}
+    weights = torch.linspace(0.5, 1.5, 12, dtype=ours.dice.dtype).view(3, 4)
+    for b in range(2):
+        leaf = logits[b : b + 1, :, known[b]].requires_grad_()
+        alone = dice_loss(leaf, label[b : b + 1][..., known[b]], **kind)
+        for value, expected in zip(ours, alone, strict=True):
+            torch.testing.assert_close(value[b : b + 1], expected, **close)
+        loss = (alone.dice * weights[b]).sum() + (20 * alone.focal + 3 * alone.cross_entropy).sum()
+        (expected,) = torch.autograd.grad(loss, leaf)
+        close_grad = {"rtol": max(20 * eps, torch.finfo(dtype).eps), "atol": 20 * eps}
+        torch.testing.assert_close(grad[b : b + 1, :, known[b]], expected, **close_grad)
+    assert ours.counts[2].tolist() == [0] * 4
+    assert (ours.focal[2], ours.cross_entropy[2]) == (0, 0)
+    assert ours.dice[2].tolist() == [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        (torch.ones(2, 6), "known must be bool with shape .2, 7., got torch.float32 .2, 6."),
+        (torch.ones(2, 7), "known must be bool with shape .2, 7., got torch.float32 .2, 7."),
+    ],
+)
+def test_known_voxels_that_do_not_fit(known: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dice_loss(torch.zeros(2, 3, 7), torch.zeros(2, 7, dtype=torch.uint8), known=known)

@@ -97,6 +97,31 @@ def test_surfels_match_those_of_deepmind(case: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("definition", ["voxel", "surfel"])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("as_masks", [False, True], ids=["labels", "masks"])
+def test_one_slice_is_measured_as_an_image(
+    as_masks: bool, axis: int, definition: str, backend: str
+) -> None:
+    shape = (3, 2, 21, 17) if as_masks else (3, 21, 17)
+    pred, ref = (label_maps(shape, 3, torch.uint8, seed) for seed in (60, 61))
+    across = pred.ndim - 2 + axis
+    arguments: dict[str, Any] = {
+        "labels": None if as_masks else [1, (1, 2)],
+        "definition": definition,
+        "tolerances": TOLERANCES,
+        "backend": backend,
+    }
+    spacing = [0.7, 0.9]
+    image = surface_distances(pred, ref, spacing=spacing, **arguments)
+    spacing.insert(axis, 5.0)
+    volume = surface_distances(
+        pred.unsqueeze(across), ref.unsqueeze(across), spacing=spacing, **arguments
+    )
+    torch.testing.assert_close(volume, image, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_empty_surfaces_by_their_definition(backend: str) -> None:
     nothing, blob = torch.zeros(1, 5, 6, 7, dtype=torch.bool), torch.ones(1, 5, 6, 7).bool()
     arguments: dict[str, Any] = {"labels": [1], "spacing": (1, 1, 1), "backend": backend}

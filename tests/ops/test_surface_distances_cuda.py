@@ -40,7 +40,8 @@ def by_transforms(
     query = surfaces.Query(
         labels, spacing, tolerances, PERCENTILES, definition == "surfel", border_is_outside
     )
-    return SurfaceDistances(*_measure_by_transforms(pred.to(device), ref.to(device), query))
+    asked = surfaces.slice_as_image(pred.to(device), ref.to(device), query)
+    return SurfaceDistances(*_measure_by_transforms(*asked))
 
 
 def by_reference(

@@ -209,6 +209,32 @@ def test_cases_and_labels_that_members_share(tmp_path: Path) -> None:
         shared_classes([members[0], read_member(other)], None)
 
 
+def test_ignore_label_and_painting_order_of_the_members(tmp_path: Path) -> None:
+    probs = [random_probs(seed, 2, exclusive=False) for seed in range(2)]
+    labels = {**REGIONS, "ignore": 3}
+    folders = [
+        write_ours(tmp_path / "a", {"c": probs[0]}, REGIONS),  # of a data set of that time
+        write_foreign(tmp_path / "b", {"c": probs[1]}, labels),
+    ]
+    foreign = json.loads((folders[1] / "dataset.json").read_text())
+    foreign["regions_class_order"] = [2, 1]
+    (folders[1] / "dataset.json").write_text(json.dumps(foreign))
+    ensemble = ensemble_of(*folders)
+    made = make_ensemble_record(ensemble, environment={})
+    assert made["dataset"]["labels"] == labels
+    assert made["dataset"]["regions_class_order"] == [2, 1]
+    whole, core = (sum(p / 2 for p in pair) >= 0.5 for pair in zip(*probs, strict=True))
+    np.testing.assert_array_equal(ensemble("c").label, np.where(core, 1, np.where(whole, 2, 0)))
+    known = json.loads((folders[0] / "predict.json").read_text())
+    known["dataset"]["regions_class_order"] = [1, 2]
+    (folders[0] / "predict.json").write_text(json.dumps(known))
+    message = r"regions_class_order \[1, 2\] as .*regions_class_order \[2, 1\]"
+    with pytest.raises(FileError, match=message):
+        ensemble_of(*folders)
+    alone = ensemble_of(folders[0], labels=folders[1] / "dataset.json")
+    assert alone.classes.regions_class_order == (2, 1) and alone.classes.ignore_label == 3
+
+
 def test_record_and_images_that_members_know(tmp_path: Path) -> None:
     probs = random_probs(0, 2)
     folders = [
@@ -306,3 +332,14 @@ def test_options_that_do_not_fit(
         ensemble_of(a, b, **options)
     with pytest.raises(ValueError, match="--weights: expected none with --method max"):
         ensemble_of(a, a, method="max", weights=(1.0, 1.0))
+
+
+def test_endings_in_upper_case(tmp_path: Path) -> None:
+    probs = random_probs(0, 3)
+    folder = write_foreign(tmp_path / "a", {"c": probs}, EXCLUSIVE)
+    (folder / "c.nii.gz").rename(folder / "c.NII.GZ")
+    (folder / "c.npz").rename(folder / "c.NPZ")
+    member = read_member(folder)
+    assert member.has_probs and list(member.maps) == ["c"]
+    shape = member.read_label("c", range(3)).array.shape
+    assert member.read_probs("c", shape, ("x", "y", "z")).shape == (3, *shape)

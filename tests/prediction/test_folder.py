@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from recycleseg.data.identity import content_hash
 from recycleseg.data.layout import Case
 from recycleseg.data.volumes import file_ending, read_volume, write_volume
 from recycleseg.files import FileError
@@ -82,6 +84,7 @@ class Stub:
             disagreement=array / 1000 if return_uncertainty else None,
             steps=(array % 2, label) if return_steps else (),
             volume=volume,
+            names=None,
         )
 
 
@@ -335,10 +338,97 @@ def test_files_of_others_are_left_alone(tmp_path: Path, overwrite: bool) -> None
 def test_the_same_case_of_other_images(tmp_path: Path) -> None:
     cases = write_images(tmp_path / "left", "a.nii")
     others = write_images(tmp_path / "right", "a.nii")
+    replace_image(others[0], 7)
     predict(tmp_path / "out", cases, Stub())
     said = refusal(tmp_path / "out", others)
     assert f"holds case a predicted from {tmp_path}/left/a.nii, not {tmp_path}/right/a.nii" in said
     assert predict(tmp_path / "out", others, Stub(), overwrite=True) == [("a", None)]
+
+
+def replace_image(case: Case, seed: int) -> None:
+    """Another scan under the same name, of the same size and time."""
+    path = case.image_paths[0]
+    status = path.stat()
+    array = np.random.default_rng(seed).integers(0, 256, SHAPE).astype(np.uint8)
+    write_volume(path, array, spacing=(1.0, 1.0, 1.0))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_replaced_scan_is_predicted_anew(tmp_path: Path) -> None:
+    cases = write_images(tmp_path / "images", "a.nii", "b.nii", "c.nii")
+    out, stub = tmp_path / "out", Stub()
+    predict(out, cases, stub, EVERYTHING)
+    replace_image(cases[1], 7)
+    stub.asked, folder = [], folder_of(out, cases, record())
+    assert process(folder, cases, stub, EVERYTHING) == [("b", None)]
+    assert folder.notes == ["done again, because the content of the input has changed: b"]
+    np.testing.assert_array_equal(
+        read_volume(out / "b.nii").array, read_volume(cases[1].image_paths[0]).array % 3
+    )
+    contents = {case.case_id: content_hash(case.image_paths[0]) for case in cases}
+    assert saved_record(out)["contents"] == contents
+    folder = folder_of(out, cases, record())
+    assert folder.open(overwrite=False) == [] and folder.notes == []
+
+
+def test_a_replaced_scan_is_not_forgotten(tmp_path: Path) -> None:
+    cases = write_images(tmp_path / "images", "a.nii", "b.nii")
+    out, stub = tmp_path / "out", Stub()
+    predict(out, cases, stub, EVERYTHING)
+    for seed, case in enumerate(cases, 7):
+        replace_image(case, seed)
+    stub.errors = {"a": FileError("a.nii: expected this"), "b": KeyboardInterrupt()}
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            predict(out, cases, stub, EVERYTHING)
+        # No segmentation of the old scan stands under the name of the new one.
+        assert files_in(out) == ["predict.json"]
+    stub.errors = {}
+    assert predict(out, cases, stub, EVERYTHING) == [("a", None), ("b", None)]
+
+
+def test_a_scan_that_is_replaced_while_it_is_predicted_is_predicted_anew(tmp_path: Path) -> None:
+    (case,) = write_images(tmp_path / "images", "a.nii")
+    out, stub = tmp_path / "out", Stub()
+
+    def replaced(case_id: str) -> Any:
+        made = stub(case.image_paths, case_id=case_id)
+        replace_image(case, 7)
+        return made
+
+    folder = folder_of(out, [case], record())
+    assert list(process_cases(folder.open(overwrite=False), replaced, folder))
+    assert predict(out, [case], stub) == [("a", None)]
+    assert predict(out, [case], stub) == []
+
+
+def test_moved_scans_are_done(tmp_path: Path) -> None:
+    cases = write_images(tmp_path / "images", "a.nii", "b.nii")
+    out, stub = tmp_path / "out", Stub()
+    predict(out, cases, stub)
+    (tmp_path / "images").rename(tmp_path / "moved")
+    moved = [Case(c.case_id, (tmp_path / "moved" / c.image_paths[0].name,), None) for c in cases]
+    assert predict(out, moved, stub) == []
+    known = saved_record(out)
+    assert known["images"] == {case.case_id: [str(case.image_paths[0])] for case in moved}
+    moved[1].image_paths[0].unlink()
+    assert predict(out, moved, stub) == []  # a scan that is away does not delete its prediction
+    assert saved_record(out)["contents"] == known["contents"]
+
+
+def test_a_record_without_contents_is_said(tmp_path: Path) -> None:
+    cases = write_images(tmp_path / "images", "a.nii", "b.nii")
+    out = tmp_path / "out"
+    predict(out, cases, Stub())
+    known = saved_record(out)
+    del known["contents"]
+    (out / "predict.json").write_text(json.dumps(known))
+    folder = folder_of(out, cases, record())
+    assert folder.open(overwrite=False) == []
+    assert folder.notes == [
+        "counted as done, although predict.json does not say from which content they were made: "
+        "a, b; --overwrite makes them again"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.tiny_runs import write_tiny_run
 
+from recycleseg.data.identity import content_hash
 from recycleseg.data.preprocess import Plan
 from recycleseg.prediction.record import make_record
 from recycleseg.run.config import load_config
@@ -26,7 +27,8 @@ def test_record_of_runs(tmp_path: Path) -> None:
     )
     assert json.loads(json.dumps(made, allow_nan=False)) == made
     assert [model["run"] for model in made["models"]] == [str(run) for run in runs]
-    assert made["models"][0]["sha256"] != made["models"][1]["sha256"]
+    hashes = [content_hash(run / "checkpoints/best.safetensors") for run in runs]
+    assert [model["sha256"] for model in made["models"]] == hashes and len(set(hashes)) == 2
     assert (made["options"]["num_steps"], made["options"]["seed"]) == (2, [0, 1])
     assert made["options"]["save_steps"] is False
     assert made["dataset"] == {

@@ -82,7 +82,7 @@ def evaluated(tmp_path: Path) -> Callable[..., Evaluated]:
             by_step=tuple(Scores.join(step) for step in by_step),
             prediction_files={c: pred_root / f"{c}{ending}" for c in case_ids},
             reference_files={c: ref_root / f"{c}{ending}" for c in case_ids},
-            prediction_root=pred_root,
+            prediction_roots=(pred_root,),
         )
         return scores, {c: [image_root / f"{c}_0000{ending}"] for c in case_ids}
 

@@ -306,7 +306,7 @@ def test_presence_counts_each_case_once(evaluated: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        ({"background": 0, "shell": [1], "core": [2], "rim": [3]}, 3 * math.log(2)),
+        ({"background": 0, "whole": [1, 2, 3], "core": [2, 3], "rim": [3]}, 3 * math.log(2)),
         ({"background": 0}, math.log(3)),  # without a foreground, the evaluated labels count
         (None, math.log(3)),
     ],
@@ -317,7 +317,7 @@ def test_greatest_entropy_is_that_of_the_predicted_labels(
     scores, images = evaluated(case_ids=("a",), dims=2, entropy=True)
     if labels is not None:
         record = json.dumps({"dataset": {"labels": labels}})
-        (scores.prediction_root / "predict.json").write_text(record)
+        (scores.prediction_roots[0] / "predict.json").write_text(record)
     write_report(tmp_path / "report.html", scores, title="t", images=images)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert f"{expected:.2f} nats" in page

@@ -111,6 +111,21 @@ def test_errors_have_a_colour_each(tmp_path: Path) -> None:
     assert height / width == pytest.approx(errors.shape[0] * 0.5 / (errors.shape[1] * 0.25), 0.01)
 
 
+def test_ignored_voxels_are_not_shown(tmp_path: Path) -> None:
+    ref = np.zeros((24, 24), np.uint8)
+    ref[4:20, 4:20] = 1
+    pred = ref.copy()
+    pred[6:8, 6:8], pred[15:19, 15:19] = 0, 0
+    ref[12:] = 2
+    for name, label in (("p", pred), ("r", ref)):
+        write_volume(tmp_path / f"{name}.png", label, spacing=(1.0, 1.0))
+    paths = tmp_path / "p.png", tmp_path / "r.png"
+    (plane,) = draw_overlay(*paths, {"a": 1}, ignore_label=2).planes
+    errors = pixels(plane.errors)
+    assert [tuple(c) for c in errors[errors[..., 3] > 0][:, :3]] == [rgb(MISSED)] * 4
+    assert [reference for _, reference, _ in plane.outlines] == [False, True]
+
+
 def test_hole_and_border_are_outlined(tmp_path: Path) -> None:
     label = np.zeros((24, 24), np.uint8)
     label[0:12, 0:12] = 1

@@ -31,11 +31,14 @@ def mask_network(image: Tensor, mask: Tensor | None = None, t: Tensor | None = N
     return 8.0 * image[:, 1:]
 
 
+def diffusion_of(steps: int = 5) -> GaussianDiffusion:
+    return GaussianDiffusion(NoiseSchedule("linear", 1001).respace(steps))
+
+
 def make_sampler(**options: object) -> VolumeSampler:
-    diffusion = GaussianDiffusion(NoiseSchedule("linear", 1001).respace(5))
     defaults: dict[str, object] = {
         "network": brightness_network,
-        "diffusion": diffusion,
+        "diffusion": diffusion_of(),
         "num_classes": 2,
         "exclusive": True,
         "patch_size": (8, 6),
@@ -58,13 +61,14 @@ def generator() -> torch.Generator:
 @pytest.mark.parametrize("shape", [(8, 6), (5, 4), (3, 20), (19, 23), (1, 1)])
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("steps", [1, 5])
 def test_every_size_gives_every_step_of_every_voxel(
-    shape: tuple[int, ...], overlap: float, fusion: str
+    steps: int, shape: tuple[int, ...], overlap: float, fusion: str
 ) -> None:
     image = torch.randn(1, *shape, generator=generator())
-    sampler = make_sampler(overlap=overlap, fusion=fusion)
+    sampler = make_sampler(overlap=overlap, fusion=fusion, diffusion=diffusion_of(steps))
     probs = all_steps(sampler, image, generator())
-    assert probs.shape == (5, 2, *shape)
+    assert probs.shape == (steps, 2, *shape)
     # The network works voxel by voxel, so all windows agree and their mean is exact.
     expected = brightness_network(image[None]).softmax(1)[0]
     for step in probs:
@@ -101,7 +105,7 @@ def test_noise_of_a_window_does_not_depend_on_the_batch(
     options: dict[str, object], fusion: str, device: str
 ) -> None:
     image = torch.zeros(1, 17, 13, device=device)
-    diffusion = GaussianDiffusion(NoiseSchedule("linear", 1001).respace(5)).to(device)
+    diffusion = diffusion_of().to(device)
 
     def probs(window_batch: int) -> Tensor:
         sampler = make_sampler(
@@ -129,9 +133,10 @@ def test_a_compiled_network_sees_batches_of_one_size(fusion: str) -> None:
         return mask_network(image)
 
     image = torch.zeros(1, 17, 13)
-    for options in ({}, {"eta": 1.0}, {"sampler": "ddpm"}, {"diffusion": None}):
+    one_step = {"diffusion": diffusion_of(1)}
+    for options in ({}, {"eta": 1.0}, {"sampler": "ddpm"}, one_step, {"diffusion": None}):
         options = {"fusion": fusion, **options}
-        if "diffusion" in options:
+        if options.get("diffusion", ...) is None:
             image = torch.zeros(3, 17, 13)  # mask_network takes its classes from channels 1 and 2
         expected = make_sampler(network=mask_network, **options)(image, generator())
         for window_batch in (1, 5, 20):  # there are 16 windows
@@ -146,8 +151,9 @@ def test_a_compiled_network_sees_batches_of_one_size(fusion: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_a_cuda_graph_gives_what_eager_gives(fusion: str) -> None:
-    diffusion = GaussianDiffusion(NoiseSchedule("linear", 1001).respace(5)).to("cuda")
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_cuda_graph_gives_what_eager_gives(steps: int, fusion: str) -> None:
+    diffusion = diffusion_of(steps).to("cuda")
 
     def network(image: Tensor, mask: Tensor | None = None, t: Tensor | None = None) -> Tensor:
         assert t is not None

@@ -19,6 +19,7 @@ from recycleseg.run.options import (
     RuntimeConfig,
     ValidationConfig,
 )
+from recycleseg.training.trainer import Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -60,18 +61,32 @@ def disc_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def small_config(disc_dataset: Path, tmp_path: Path) -> TrainConfig:
-    """Twelve steps of a small network, in seconds."""
+def make_config(dataset: Path, folder: Path) -> TrainConfig:
+    """Twelve steps of a small network, in seconds, which leave their files in a folder."""
     return TrainConfig(
-        data=str(disc_dataset),
-        out=str(tmp_path / "run"),
+        data=str(dataset),
+        out=str(folder / "run"),
         patch=PatchConfig(size=(32, 24), overlap=0.25),
         augment=AugmentConfig(rotation=10.0, zoom=0.1, shift=0.05, gamma=0.2),
         model=ModelConfig(channels=(8, 16), num_res_blocks=1, num_heads=2, dropout=0.1),
         optim=OptimConfig(steps=12, batch_size=2, warmup_steps=2, ema_decay=0.9),
         validation=ValidationConfig(every=6, save_every=2),
         runtime=RuntimeConfig(
-            device="cpu", precision="float32", threads=1, log_every=1, cache=str(tmp_path / "cache")
+            device="cpu", precision="float32", threads=1, log_every=1, cache=str(folder / "cache")
         ),
     )
+
+
+@pytest.fixture
+def small_config(disc_dataset: Path, tmp_path: Path) -> TrainConfig:
+    """A run that no other test sees."""
+    return make_config(disc_dataset, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def whole_run(disc_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run like `small_config`, to the end; tests read it only."""
+    torch.set_num_threads(1)
+    config = make_config(disc_dataset, tmp_path_factory.mktemp("whole"))
+    Trainer(config).fit()
+    return Path(config.out or "")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ import torch
 from recycleseg.classes import Classes
 from recycleseg.data.layout import Case, Dataset
 from recycleseg.data.preprocess import PreprocessConfig
-from recycleseg.data.volumes import read_volume
+from recycleseg.data.volumes import read_volume, write_volume
+from recycleseg.evaluation import evaluate_folder, summarise_folder
 from recycleseg.metrics.overlap import dice
 from recycleseg.ops.overlap_counts import overlap_counts
 from recycleseg.prediction.predictor import Predictor
@@ -116,9 +119,10 @@ def test_a_class_nowhere_has_no_mean() -> None:
         (SamplingConfig(num_steps=3), PostprocessConfig()),
         (SamplingConfig(num_steps=3, samples=2, mirror=True), PostprocessConfig()),
         (SamplingConfig(num_steps=3, fusion="trajectory", sampler="ddpm"), PostprocessConfig()),
+        (SamplingConfig(num_steps=1, samples=2), PostprocessConfig()),
         (SamplingConfig(num_steps=3), PostprocessConfig(keep_largest="all", fill_holes="all")),
     ],
-    ids=["default", "samples", "ddpm", "postprocess"],
+    ids=["default", "samples", "ddpm", "one step", "postprocess"],
 )
 def test_prediction_repeats_the_trainers_numbers(
     small_config: TrainConfig, sampling: SamplingConfig, postprocess: PostprocessConfig
@@ -147,3 +151,74 @@ def test_prediction_repeats_the_trainers_numbers(
             assert (metrics["TP"], metrics["n_pred"], metrics["n_ref"]) == (tp, n_pred, n_ref)
     of_classes = np.nanmean(dice(torch.stack(by_step).numpy()), axis=0)
     assert of_classes.mean(-1).tolist() == pytest.approx(summary["by_step"], abs=1e-12)
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_ignored_voxels_are_not_counted(overlapping: bool) -> None:
+    names = ("whole", "core") if overlapping else ("background", "a", "b")
+    classes = Classes(names, ((1, 2), (2,)) if overlapping else None, ignore_label=3)
+    label = torch.tensor([[0, 1, 2, 2, 3, 3]], dtype=torch.uint8)
+    predicted = torch.tensor([[1, 1, 2, 0, 2, 0]], dtype=torch.uint8)
+    reference, known = classes.split(classes.target(label))
+    counts = foreground_counts(classes.target(predicted), reference, classes, known)
+    # TP, predicted and reference over the first four voxels
+    expected = [[2, 3, 3], [1, 1, 2]] if overlapping else [[1, 2, 1], [1, 1, 2]]
+    assert counts.tolist() == expected
+
+
+SPARSE: dict[str, dict[str, Any]] = {
+    "exclusive": {"labels": {"background": 0, "ring": 1, "core": 2, "ignore": 3}},
+    "regions": {
+        "labels": {"background": 0, "disc": [1, 2], "core": [2], "ignore": 3},
+        "regions_class_order": [1, 2],
+    },
+}
+
+
+@pytest.mark.parametrize("strategy", ["recycling", "standard", "supervised"])
+@pytest.mark.parametrize("description", SPARSE)
+def test_scribbles_are_enough_to_train(
+    small_config: TrainConfig, tmp_path: Path, description: str, strategy: Any
+) -> None:
+    """No case has a voxel of background; from the data set to the evaluation of predictions."""
+    root = tmp_path / "Dataset002_Scribbles"
+    shutil.copytree(str(small_config.data), root)
+    content = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps({**content, **SPARSE[description]}))
+    for path in (root / "labelsTr").iterdir():
+        label = read_volume(path).array.copy()
+        lines = np.arange(label.shape[0])[:, None] % 3 == 0
+        label[~lines | (label == 0)] = 3
+        write_volume(path, label, spacing=(0.5, 0.5))
+    config = replace(
+        small_config,
+        data=str(root),
+        strategy=strategy,
+        patch=PatchConfig(size=(16, 16), overlap=0.25),
+        sampling=SamplingConfig(num_steps=2),
+        optim=replace(small_config.optim, steps=4),
+    )
+    summary = Trainer(config).fit()
+    assert config.out is not None
+    lines_of_log = (Path(config.out) / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line) for line in lines_of_log]
+    assert all(line["loss"] > 0 for line in losses if "loss" in line)
+    assert summary["settings"] == {"ignore_label": 3}
+
+    predictor = Predictor.load(config.out, device="cpu")
+    (tmp_path / "predicted").mkdir()
+    for case_id in ("disc_6", "disc_7"):
+        prediction = predictor(root / f"imagesTr/{case_id}_0000.png")
+        assert set(prediction.label.unique().tolist()) <= {0, 1, 2}
+        prediction.save(tmp_path / f"predicted/{case_id}.png")
+    scores = evaluate_folder(tmp_path / "predicted", root / "labelsTr")
+    assert scores.ignore_label == 3
+    evaluated = summarise_folder(scores)
+    for ours, theirs in zip(summary["metric_per_case"], evaluated["metric_per_case"], strict=True):
+        for key, metrics in ours["metrics"].items():
+            counted = {name: theirs["metrics"][key][name] for name in metrics}
+            if description == "exclusive":  # a painted map cannot hold every set of regions
+                assert counted == metrics
+            assert sum(counted[n] for n in ("TP", "FP", "FN", "TN")) == int(
+                (read_volume(root / "labelsTr" / ours["reference_file"]).array != 3).sum()
+            )

@@ -1,59 +1,102 @@
-"""What a run says of its data."""
+"""A resumed run goes on with the same data wherever they are, and names what has changed."""
 
 from __future__ import annotations
 
 import io
+import json
+import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 from tests.pixel_sizes import set_dpi
 
-from recycleseg.data.preprocess import PreprocessConfig
-from recycleseg.data.volumes import PixelSize
+from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.run.config import TrainConfig
 from recycleseg.training.trainer import Trainer
 
 
+@pytest.fixture
+def config(small_config: TrainConfig, tmp_path: Path) -> TrainConfig:
+    """A run on a data set of its own, which is begun."""
+    data = shutil.copytree(small_config.data or "", tmp_path / "data")
+    config = replace(small_config, data=str(data))
+    trainer(config).start(resume=False, overwrite=False)
+    return config
+
+
+def trainer(config: TrainConfig) -> Trainer:
+    return Trainer(config, console=Console(file=io.StringIO()))
+
+
+def resume(config: TrainConfig) -> None:
+    trainer(config).start(resume=True, overwrite=False)
+
+
+def moved(data: Path) -> str:
+    return str(data.rename(data.with_name("renamed")))
+
+
+def copied(data: Path) -> str:
+    return str(shutil.copytree(data, data.parent / "deep/copy", copy_function=shutil.copyfile))
+
+
 @pytest.mark.parametrize(
-    ("num_screen", "num_none", "pixel_size", "spacing"),
+    "spelling",
     [
-        (0, 0, "auto", "0.5 x 0.5 mm"),
-        (3, 5, "auto", "1 x 1 pixels, without sizes in mm"),
-        (3, 0, "ignore", "1 x 1 pixels, without sizes in mm"),
-        (8, 0, "file", "0.352734 x 0.352734 mm"),  # 2835 pixels per metre
+        lambda data: f"{data}/",
+        lambda data: os.path.relpath(data),
+        lambda data: f"{data.parent}/./data/../data",
+        moved,
+        copied,
     ],
 )
-def test_the_plan_tells_what_it_knows_of_pixel_sizes(
-    small_config: TrainConfig,
-    tmp_path: Path,
-    num_screen: int,
-    num_none: int,
-    pixel_size: PixelSize,
-    spacing: str,
+def test_the_same_data_go_on(config: TrainConfig, spelling: Callable[[Path], str]) -> None:
+    other = spelling(Path(config.data or ""))
+    assert other != config.data
+    resume(replace(config, data=other))
+    saved = json.loads((Path(config.out or "") / "dataset.json").read_text())
+    assert list(saved["contents"]) == [f"disc_{case}" for case in range(6)]
+
+
+def test_changed_cases_are_named(config: TrainConfig) -> None:
+    data = Path(config.data or "")
+    rng = np.random.default_rng(1)
+    for name, values in (("labelsTr/disc_4.png", 3), ("imagesTr/disc_1_0000.png", 256)):
+        volume = read_volume(data / name)
+        array = rng.integers(0, values, volume.array.shape).astype(np.uint8)
+        write_volume(data / name, array, spacing=volume.spacing)
+    with pytest.raises(ValueError, match="--resume: image of disc_1, label of disc_4 of the data"):
+        resume(config)
+
+
+def test_changed_test_cases_do_not_matter(config: TrainConfig) -> None:
+    path = Path(config.data or "") / "imagesTr/disc_7_0000.png"
+    shutil.copyfile(path.with_name("disc_6_0000.png"), path)
+    resume(config)
+
+
+@pytest.mark.parametrize("sized", [True, False])
+def test_run_of_an_earlier_version_goes_on(
+    small_config: TrainConfig, tmp_path: Path, sized: bool
 ) -> None:
-    root = tmp_path / "data"
-    shutil.copytree(str(small_config.data), root)
-    for case, path in enumerate(sorted((root / "imagesTr").iterdir())):
-        if case < num_screen + num_none:
-            dpi = 72 if case < num_screen else None
-            set_dpi(path, dpi)
-            set_dpi(root / "labelsTr" / path.name.replace("_0000", ""), dpi)
-    preprocess = PreprocessConfig(pixel_size=pixel_size)
-    console = Console(file=(said := io.StringIO()), width=400)
-    config = replace(small_config, data=str(root), preprocess=preprocess)
-    Trainer(config, console=console).print_plan()
-    rows = dict(
-        line.strip().split("  ", 1) for line in said.getvalue().splitlines() if "  " in line
-    )
-    assert rows["spacing"].strip() == spacing
-    assert ("pixel size" in rows) == (pixel_size == "auto" and num_screen > 0)
-    if "pixel size" in rows:
-        assert rows["pixel size"].strip() == (
-            "3 of 8 cases give 72 or 96 dots per inch, the resolution of a screen, so the size of "
-            "their pixels in mm counts as unknown; if it is the real size, use "
-            "--preprocess.pixel_size file, otherwise write the real size into the files (PNG: "
-            "chunk pHYs)"
-        )
+    data = shutil.copytree(small_config.data or "", tmp_path / "data")
+    for image in data.glob("*/*.png") if not sized else ():
+        set_dpi(image, None)
+    config = replace(small_config, data=str(data))
+    trainer(config).start(resume=False, overwrite=False)
+    path = Path(config.out or "") / "dataset.json"
+    saved = json.loads(path.read_text())
+    old = {key: saved[key] for key in saved if key not in ("contents", "pixel_size")}
+    if not sized:
+        old["spacing"] = [1.0, 1.0]  # what an unknown size counted as
+    path.write_text(json.dumps(old))
+    resume(config)
+    assert json.loads(path.read_text()) == saved
+    path.write_text(json.dumps({**old, "spacing": [0.75, 0.75]}))
+    with pytest.raises(ValueError, match="--resume: spacing of the data set differ"):
+        resume(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -9,13 +10,16 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
+from recycleseg.classes import Classes
 from recycleseg.prediction.predictor import Predictor
 from recycleseg.run.checkpoint import load_checkpoint
 from recycleseg.run.config import TrainConfig, load_config
@@ -26,6 +30,7 @@ from recycleseg.run.options import (
     StrategyName,
     ValidationConfig,
 )
+from recycleseg.training.reporting import PictureMaker
 from recycleseg.training.trainer import Trainer
 
 
@@ -59,6 +64,7 @@ def test_run_leaves_everything_behind(small_config: TrainConfig) -> None:
         "validation-000012.png",
     ]
     assert any((run / "tensorboard").iterdir())
+    assert (run / "learning_curve.png").stat().st_size > 0
     assert json.loads((run / "summary.json").read_text()) == summary
     assert len(summary["by_step"]) == 5
     assert len(summary["metric_per_case"]) == 2
@@ -97,10 +103,7 @@ def test_learned_variance_importance_sampling_and_ddpm_run(small_config: TrainCo
     assert int(last.tensors["timesteps/loss_count"].sum()) == 48
 
 
-def test_resumed_run_ends_with_the_same_bits(small_config: TrainConfig, tmp_path: Path) -> None:
-    whole = replace(small_config, out=str(tmp_path / "whole"))
-    Trainer(whole).fit()
-
+def test_resumed_run_ends_with_the_same_bits(small_config: TrainConfig, whole_run: Path) -> None:
     class Killed(Exception):
         pass
 
@@ -118,17 +121,13 @@ def test_resumed_run_ends_with_the_same_bits(small_config: TrainConfig, tmp_path
     Trainer(small_config).fit(resume=True)
     run = Path(small_config.out or "")
     for name in ("last.safetensors", "best.safetensors"):
-        assert_same_checkpoint(run / "checkpoints" / name, tmp_path / "whole/checkpoints" / name)
-    assert [m["step"] for m in metrics_of(run)] == [
-        m["step"] for m in metrics_of(tmp_path / "whole")
-    ]
+        assert_same_checkpoint(run / "checkpoints" / name, whole_run / "checkpoints" / name)
+    assert [m["step"] for m in metrics_of(run)] == [m["step"] for m in metrics_of(whole_run)]
 
 
 def test_killed_process_resumes_to_the_same_weights(
-    small_config: TrainConfig, tmp_path: Path
+    small_config: TrainConfig, whole_run: Path, tmp_path: Path
 ) -> None:
-    whole = replace(small_config, out=str(tmp_path / "whole"))
-    Trainer(whole).fit()
     config_file = tmp_path / "config.yaml"
     config_file.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(small_config)))))
     main = "import sys; from recycleseg.cli.train import main; sys.exit(main())"
@@ -142,7 +141,7 @@ def test_killed_process_resumes_to_the_same_weights(
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     last = Path("checkpoints/last.safetensors")
-    assert_same_checkpoint(Path(small_config.out or "") / last, tmp_path / "whole" / last)
+    assert_same_checkpoint(Path(small_config.out or "") / last, whole_run / last)
 
 
 def test_existing_run_folder_is_refused(small_config: TrainConfig) -> None:
@@ -176,14 +175,80 @@ def test_resuming_with_other_settings_is_refused(small_config: TrainConfig) -> N
     Trainer(replace(small_config, validation=ValidationConfig(every=3))).fit(resume=True)
 
 
-def test_a_split_without_cases_is_named(small_config: TrainConfig, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(small_config.data or "", data)
-    split = json.loads((data / "split.json").read_text())
-    (data / "split.json").write_text(json.dumps({**split, "test": []}))
-    with pytest.raises(ValueError, match=r"expected cases in split 'test', got none"):
-        Trainer(replace(small_config, data=str(data)))
-    Trainer(replace(small_config, data=str(data), final_split="val"))
+@dataclass
+class Planned:
+    """A run that has trained, and what it printed."""
+
+    trainer: Trainer
+    summary: dict[str, Any]
+    said: str
+
+
+def fit_with_split(config: TrainConfig, root: Path, split: dict[str, list[str]]) -> Planned:
+    """Train on a copy of the data set in `root` with another split.json."""
+    shutil.copytree(config.data or "", root)
+    (root / "split.json").write_text(json.dumps(split))
+    text = io.StringIO()
+    trainer = Trainer(replace(config, data=str(root)), console=Console(file=text, width=80))
+    return Planned(trainer, trainer.fit(), text.getvalue())
+
+
+def test_without_test_cases_the_table_shows_validation_cases(
+    small_config: TrainConfig, tmp_path: Path
+) -> None:
+    run = fit_with_split(small_config, tmp_path / "data", {"train": ["disc_0"], "val": ["disc_1"]})
+    assert run.summary["split"] == "val"
+    note = "no test cases: the table at the end shows validation cases, which chose the weights"
+    assert any(line.startswith(note) for line in run.said.splitlines())
+    assert "no validation cases" not in run.said
+
+
+@pytest.mark.parametrize(("test", "shown"), [([], "train"), (["disc_7"], "test")])
+def test_without_validation_cases_the_last_weights_are_the_result(
+    small_config: TrainConfig, tmp_path: Path, test: list[str], shown: str
+) -> None:
+    run = fit_with_split(
+        small_config, tmp_path / "data", {"train": ["disc_0", "disc_1"], "test": test}
+    )
+    assert (run.summary["split"], run.summary["step"]) == (shown, 12)
+    folder = run.trainer.folder
+    assert_same_checkpoint(folder.best, folder.last)
+    assert not any("val_dice" in line for line in metrics_of(folder.root))
+    assert "no validation cases: the last weights are the result" in run.said
+    assert ("no held-out cases: the table at the end shows training cases" in run.said) == (
+        not test
+    )
+
+
+def test_one_case_everywhere_trains_with_a_warning(
+    small_config: TrainConfig, tmp_path: Path
+) -> None:
+    everywhere = {part: ["disc_0"] for part in ("train", "val", "test")}
+    run = fit_with_split(small_config, tmp_path / "data", everywhere)
+    assert len(run.summary["metric_per_case"]) == 1
+    assert "warning: 1 case stands in several parts (disc_0 in train, val, test)" in run.said
+
+
+def test_a_fold_is_part_of_the_run(small_config: TrainConfig, tmp_path: Path) -> None:
+    table = tmp_path / "patients.csv"
+    table.write_text("".join(f"disc_{case},{case // 2}\n" for case in range(8)))
+    root = tmp_path / "data"
+    shutil.copytree(small_config.data or "", root)
+    (root / "split.json").unlink()
+    folds = [{"train": [f"disc_{case}" for case in range(6)], "val": ["disc_6", "disc_7"]}]
+    (root / "splits_final.json").write_text(json.dumps(folds))
+    config = replace(small_config, data=str(root), fold=0, group_by=os.path.relpath(table))
+    summary = Trainer(config).fit()
+    run = Path(small_config.out or "")
+    assert [case["reference_file"] for case in summary["metric_per_case"]] == [
+        "disc_6.png",
+        "disc_7.png",
+    ]
+    # The file stays found if the run is used elsewhere.
+    assert load_config(run / "config.yaml") == replace(config, group_by=str(table))
+    Trainer(config).fit(resume=True)
+    with pytest.raises(ValueError, match="--resume: fold is 0 in the run, 'all' now"):
+        Trainer(replace(config, fold="all")).fit(resume=True)
 
 
 def test_resuming_on_other_data_is_refused(small_config: TrainConfig, tmp_path: Path) -> None:
@@ -260,3 +325,36 @@ def test_rules_are_checked_against_the_classes(small_config: TrainConfig) -> Non
     with pytest.raises(ValueError, match="postprocess.keep_largest: .* ring, core, got 'lung'"):
         Trainer(replace(small_config, postprocess=rules))
     assert small_config.out is not None and not Path(small_config.out).exists()
+
+
+def test_a_picture_shows_overlapping_classes_inside_each_other() -> None:
+    classes = Classes(("whole", "core", "rim"), ((1, 2, 3), (2,), (1, 3)))
+    masks = torch.tensor([[0, 1, 1, 1, 1], [0, 0, 1, 0, 1], [0, 0, 0, 1, 1]], dtype=torch.uint8)
+    assert PictureMaker(classes)._numbers(masks).tolist() == [0, 1, 2, 3, 2]
+
+
+def test_number_of_steps_fits_the_time_and_stays(small_config: TrainConfig) -> None:
+    config = replace(
+        small_config,
+        time="20s",
+        optim=replace(small_config.optim, steps=0, warmup_steps=5),
+        validation=ValidationConfig(every=0),
+    )
+    trainer = Trainer(config)
+    trainer.start(resume=False, overwrite=False)
+    fixed = trainer.config
+    assert fixed.optim.steps >= 10
+    assert fixed.validation.every == -(-fixed.optim.steps // 4)
+    assert load_config(trainer.folder.config) == fixed
+    again = Trainer(config)
+    again.start(resume=True, overwrite=False)
+    assert again.config == fixed
+
+
+def test_measured_speed_is_of_all_cases(small_config: TrainConfig) -> None:
+    trainer = Trainer(small_config)
+    speed = trainer.measure_speed()
+    split = trainer.dataset.split
+    assert (len(speed.validation), len(speed.final)) == (len(split["val"]), len(split["test"]))
+    assert min(speed.step, *speed.validation, *speed.final) > 0
+    assert all(p.grad is None for p in trainer.network.parameters())

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import difflib
 import re
+import signal
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
+from recycleseg.data.identity import ContentMemo
 from recycleseg.files import listed
+from recycleseg.run.factory import cache_root
+from recycleseg.training.stopping import Stopped, signals_to
 
 # Exit code if some cases failed and the others are done.
 CASES_FAILED = 3
@@ -28,16 +34,21 @@ def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
         interrupted: what to tell the user after Ctrl-C.
 
     Returns:
-        The exit code of the command; 2 if its input is wrong, 130 after Ctrl-C.
+        The exit code of the command; 2 if its input is wrong, 130 after Ctrl-C, 143 after SIGTERM.
     """
     try:
-        return command()
+        with signals_to(_raise, signal.SIGTERM):
+            return command()
     except (ValueError, OSError) as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; {interrupted}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"{name}: {str(stop) or f'interrupted; {interrupted}'}", file=sys.stderr)
+        return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+
+
+def _raise(number: int, _: FrameType | None) -> NoReturn:
+    raise Stopped(number)
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
@@ -67,6 +78,14 @@ def exit_code_of(name: str, what: str, failures: Sequence[str]) -> int:
         return 0
     print(listed(f"{name}: {len(failures)} {what}", failures), file=sys.stderr)
     return CASES_FAILED
+
+
+def user_memo() -> ContentMemo:
+    """The memo in the user's cache; it remembers nothing if the user has no home folder."""
+    try:
+        return ContentMemo(cache_root())
+    except RuntimeError:
+        return ContentMemo(None)
 
 
 def print_line(console: Console, line: str) -> None:

@@ -8,8 +8,18 @@ from collections.abc import Iterable
 from rich.console import Console
 
 from recycleseg.cli._common import print_line
-from recycleseg.prediction.folder import Outcome
-from recycleseg.progress import Bar, format_duration
+from recycleseg.prediction.folder import Outcome, PredictionFolder
+from recycleseg.progress import Bar, format_duration, stages
+
+
+def open_folder(folder: PredictionFolder, console: Console, *, overwrite: bool) -> list[str]:
+    """Open a folder of predictions, and print its notes; see `PredictionFolder.open`."""
+    with stages(console, "reading") as progress:
+        shown = progress if console.is_terminal else None
+        left = folder.open(overwrite=overwrite, progress=shown)
+    for note in folder.notes:
+        print_line(console, note)
+    return left
 
 
 class CaseProgress:

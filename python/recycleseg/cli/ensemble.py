@@ -10,9 +10,10 @@ from typing import get_args
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from recycleseg.cli._common import CONTINUE, exit_code_of, parse, print_line, run_command
-from recycleseg.cli._progress import CaseProgress
-from recycleseg.data.volumes import file_ending
+from recycleseg.cli._common import CONTINUE, exit_code_of, parse, print_line, run_command, user_memo
+from recycleseg.cli._progress import CaseProgress, open_folder
+from recycleseg.data.identity import ContentMemo
+from recycleseg.data.volumes import file_ending, map_name
 from recycleseg.ops.build_info import build_info
 from recycleseg.prediction.ensemble import Ensemble, EnsembleOptions, Method
 from recycleseg.prediction.folder import PredictionFolder, process_cases
@@ -79,11 +80,12 @@ def _combine(arguments: Sequence[str]) -> int:
         save_uncertainty=options.save_uncertainty,
     )
     ensemble = Ensemble(members, classes, settings)
-    folder = _folder(Path(options.out), ensemble, case_ids)
-    left = folder.open(overwrite=options.overwrite)
-    print_line(console, _plan(members, ensemble, len(case_ids), len(left)))
-    with CaseProgress(console, "combining", len(left)) as progress:
-        failures = progress.follow(process_cases(left, ensemble, folder))
+    with user_memo() as memo:
+        folder = _folder(Path(options.out), ensemble, case_ids, memo)
+        left = open_folder(folder, console, overwrite=options.overwrite)
+        print_line(console, _plan(members, ensemble, len(case_ids), len(left)))
+        with CaseProgress(console, "combining", len(left)) as progress:
+            failures = progress.follow(process_cases(left, ensemble, folder))
     print_line(console, f"{len(case_ids) - len(failures)} cases are in {folder.root}")
     return exit_code_of("recycle-ensemble", "cases could not be combined", failures)
 
@@ -96,15 +98,24 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     return options
 
 
-def _folder(root: Path, ensemble: Ensemble, case_ids: Sequence[str]) -> PredictionFolder:
+def _folder(
+    root: Path, ensemble: Ensemble, case_ids: Sequence[str], memo: ContentMemo
+) -> PredictionFolder:
     members = ensemble.members
     return PredictionFolder(
         root,
         make_ensemble_record(ensemble, environment=build_info()),
-        endings={case_id: file_ending(members[0].maps[case_id]) for case_id in case_ids},
+        endings={case_id: _ending(members[0].maps[case_id]) for case_id in case_ids},
         images=known_images(members, case_ids),
         sources=[member.root for member in members],
+        inputs={case_id: [p for m in members for p in m.files(case_id)] for case_id in case_ids},
+        memo=memo,
     )
+
+
+def _ending(label_map: Path) -> str:
+    # DICOM-SEG refers to a series, which the members' label maps do not hold.
+    return file_ending(label_map.with_name(map_name(label_map.name)))
 
 
 def _plan(members: Sequence[Member], ensemble: Ensemble, number: int, left: int) -> str:

@@ -40,7 +40,15 @@ def build_parser() -> ArgumentParser:
         exit_on_error=False,
     )
     add = parser.add_argument
-    add("-p", "--pred", type=str, required=True, help="folder of label maps, or one file")
+    add(
+        "-p",
+        "--pred",
+        type=str,
+        nargs="+",
+        required=True,
+        help="folders of label maps with "
+        "different cases, such as the folds of a cross-validation; or one file",
+    )
     add("-r", "--ref", type=str, required=True, help="folder of references, or one file")
     add("-o", "--out", type=str, required=True, help="folder for the results")
     add("--labels", type=str, help="dataset.json, or JSON text: name -> value or list of values")
@@ -67,7 +75,12 @@ def build_parser() -> ArgumentParser:
     )
     add("--workers", type=int, help="cases at the same time; by default one per core")
     add("--device", type=str, default="cpu", help="cpu or cuda: where metrics are computed")
-    add("--compare", type=str, help="other predictions of the same cases, or their evaluation")
+    add(
+        "--compare",
+        type=str,
+        nargs="+",
+        help="other predictions of the same cases, or their evaluation",
+    )
     add("--names", type=str, nargs=2, help="what to call PRED and the predictions of --compare")
     add("--images", type=str, help="folder of the images that the report shows")
     add("--no-report", action="store_true", help="write no report.html")
@@ -85,14 +98,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _evaluate(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
-    out, pred = Path(options.out), Path(options.pred)
+    out, preds = Path(options.out), tuple(map(Path, options.pred))
     _check_folders(options)
     labels = None if options.labels is None else read_labels(options.labels)
     console = Console()
     if not console.is_terminal:
         console.width = _WIDTH_OF_FILES
     images = {} if options.no_report else _find_images(options)
-    scores = _scores_of(pred, options, labels, console)
+    scores = _scores_of(preds, options, labels, console)
     # Write first what took the time, because the comparison can still fail.
     _write_scores(out, scores)
     _print_scores(console, scores)
@@ -130,31 +143,32 @@ def _check_folders(options: Namespace) -> None:
             f"--out: expected a folder without results, got {', '.join(there)} in {out}; use "
             "--overwrite to replace them, or choose another folder"
         )
-    if options.compare is not None and not Path(options.compare).exists():
-        raise ValueError(
-            f"--compare: expected predictions or an evaluation, got {options.compare}, which does "
-            "not exist"
-        )
-    if options.compare is not None and Path(options.compare).resolve() == out.resolve():
-        raise ValueError(f"--compare: expected another folder than --out, got {out} for both")
+    for other in options.compare or ():
+        if not Path(other).exists():
+            raise ValueError(
+                f"--compare: expected predictions or an evaluation, got {other}, which does not "
+                "exist"
+            )
+        if Path(other).resolve() == out.resolve():
+            raise ValueError(f"--compare: expected another folder than --out, got {out} for both")
     if options.images is not None and not Path(options.images).is_dir():
         raise ValueError(f"--images: expected a folder, got {options.images}")
 
 
 def _find_images(options: Namespace) -> dict[str, tuple[Path, ...]]:
     """Find the images of all cases before the evaluation, because this takes time."""
-    pred = Path(options.pred)
-    case_ids = [pair.case_id for pair in find_pairs(pred, Path(options.ref)).cases]
-    return find_images(pred, case_ids, None if options.images is None else Path(options.images))
+    preds = tuple(map(Path, options.pred))
+    case_ids = [pair.case_id for pair in find_pairs(preds, Path(options.ref)).cases]
+    return find_images(preds, case_ids, None if options.images is None else Path(options.images))
 
 
 def _scores_of(
-    pred: Path, options: Namespace, labels: Labels | None, console: Console
+    preds: Sequence[Path], options: Namespace, labels: Labels | None, console: Console
 ) -> FolderScores:
     tolerances = options.tolerance_mm
-    with stages(console, f"evaluating {pred.name}") as progress:
+    with stages(console, f"evaluating {', '.join(pred.name for pred in preds)}") as progress:
         return evaluate_folder(
-            pred,
+            preds,
             options.ref,
             labels=labels,
             tolerance_mm=tolerances[0] if len(tolerances) == 1 else tolerances,
@@ -168,10 +182,10 @@ def _scores_of(
 
 def _other_scores(scores: FolderScores, options: Namespace, console: Console) -> FolderScores:
     """The scores of `--compare`: read from an evaluation, or of predictions evaluated now."""
-    other = Path(options.compare)
-    if (other / "metrics.csv").is_file():
-        return read_evaluation(other)
-    return _scores_of(other, options, scores.labels, console)
+    others = tuple(map(Path, options.compare))
+    if len(others) == 1 and (others[0] / "metrics.csv").is_file():
+        return read_evaluation(others[0])
+    return _scores_of(others, options, scores.all_labels, console)
 
 
 def _write_scores(out: Path, scores: FolderScores) -> None:
@@ -192,15 +206,16 @@ def _write_report(
 ) -> None:
     final = scores.by_step[-1]
     details = {
-        **describe_origin(scores.prediction_root),
+        **describe_origin(scores.prediction_roots),
         "reference": options.ref,
         "tolerance": ", ".join(f"{t:g} {final.unit}" for t in final.tolerances_mm),
         "surfaces": ", ".join(final.definitions),
+        **({} if scores.ignore_label is None else {"ignored": f"label {scores.ignore_label}"}),
     }
     write_report(
         Path(options.out) / "report.html",
         scores,
-        title=f"Evaluation of {options.pred}",
+        title=f"Evaluation of {', '.join(options.pred)}",
         images=images,
         comparison=comparison,
         details={name.capitalize(): value for name, value in details.items()},

@@ -12,8 +12,9 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from recycleseg.cli._common import CONTINUE, exit_code_of, parse, run_command
-from recycleseg.cli._progress import CaseProgress
+from recycleseg.cli._common import CONTINUE, exit_code_of, parse, run_command, user_memo
+from recycleseg.cli._progress import CaseProgress, open_folder
+from recycleseg.data.identity import ContentMemo
 from recycleseg.data.inputs import SplitName, find_cases, find_split_cases
 from recycleseg.data.layout import Case
 from recycleseg.data.sizes import unused_note
@@ -198,12 +199,20 @@ def _predict(arguments: Sequence[str]) -> int:
         torch.set_num_threads(command.threads)
     predictor = _load(command)
     cases = _find(command, predictor)
-    folder = _folder(command, predictor, cases)
-    left = folder.open(overwrite=command.overwrite)
+    with user_memo() as memo:
+        return _predict_cases(command, predictor, cases, memo)
+
+
+def _predict_cases(
+    command: Command, predictor: Predictor, cases: Sequence[Case], memo: ContentMemo
+) -> int:
+    console = Console()
+    folder = _folder(command, predictor, cases, memo)
+    left = open_folder(folder, console, overwrite=command.overwrite)
     images = {case.case_id: case.image_paths for case in cases}
     extras = command.extras
     sizes: list[_Sizes] = []
-    with CaseProgress(Console(), "predicting", len(left)) as progress:
+    with CaseProgress(console, "predicting", len(left)) as progress:
 
         def segment(case_id: str) -> Prediction:
             prediction = predictor(
@@ -256,18 +265,32 @@ def _find(command: Command, predictor: Predictor) -> tuple[Case, ...]:
     channels, dims = model.plan.channel_names, model.plan.spatial_dims
     if command.split is None:
         return find_cases(command.inputs, channels, dims)
-    # With the seed of the training, a random split is the same as in the training.
-    seed = load_config(RunFolder(command.runs[0]).config).seed
-    return find_split_cases(command.inputs[0], command.split, channels, dims, seed=seed)
+    # The rule of the training gives the split of the training.
+    found: dict[tuple[str, ...], tuple[Path, tuple[Case, ...]]] = {}
+    for run in command.runs:
+        rule = load_config(RunFolder(run).config).split_rule
+        cases = find_split_cases(command.inputs[0], command.split, channels, dims, rule)
+        found.setdefault(tuple(case.case_id for case in cases), (run, cases))
+    if len(found) > 1:
+        (one, _), (other, _) = list(found.values())[:2]
+        raise ValueError(
+            f"--split {command.split}: expected runs with the same cases in this part, got {one} "
+            f"and {other}, which differ in seed, fold or patients; predict each alone, or the test "
+            "part"
+        )
+    return next(cases for _, cases in found.values())
 
 
-def _folder(command: Command, predictor: Predictor, cases: Sequence[Case]) -> PredictionFolder:
+def _folder(
+    command: Command, predictor: Predictor, cases: Sequence[Case], memo: ContentMemo
+) -> PredictionFolder:
     return PredictionFolder(
         command.out,
         _record(command, predictor, cases),
         endings={case.case_id: file_ending(case.image_paths[0]) for case in cases},
         images={case.case_id: [str(p.absolute()) for p in case.image_paths] for case in cases},
         sources={path.parent for case in cases for path in case.image_paths},
+        memo=memo,
     )
 
 

@@ -1,28 +1,38 @@
-"""`recycle-train`: train a segmentation network from a preset and options."""
+"""`recycle-train`: train a segmentation network on a data set or on the built-in phantom."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from rich.console import Console
 
-from recycleseg.cli._common import run_command, with_suggestion
+from recycleseg.cli._common import print_line, run_command, with_suggestion
+from recycleseg.data.layout import read_dataset
+from recycleseg.data.phantom import phantom_name
+from recycleseg.files import as_json
+from recycleseg.planning.data import plan_for_data
+from recycleseg.planning.description import plan_yaml
 from recycleseg.run.config import (
     TrainConfig,
     add_config_arguments,
     config_from,
+    load_config,
     preset_file,
     preset_names,
 )
+from recycleseg.run.folder import RunFolder, run_root
+from recycleseg.run.options import PhantomConfig
 from recycleseg.training.trainer import Trainer
 
-DEFAULT_PRESET = "tiny"
+PHANTOM_PRESET = "tiny"
 
 
 class Command(NamedTuple):
@@ -43,73 +53,136 @@ def build_parser() -> ArgumentParser:
     """The command's parser; most options are the fields of TrainConfig."""
     parser = ArgumentParser(
         prog="recycle-train",
-        description="Train a diffusion model for medical image segmentation by recycling. "
+        description="Train a diffusion model for medical image segmentation by recycling. With "
+        "--data, patch, network and all else are planned from the data, the memory and --time. "
         "Without --data it trains on a built-in phantom.",
         exit_on_error=False,
     )
     parser.add_argument(
         "--preset",
         type=str,
-        default=DEFAULT_PRESET,
-        help=f"settings to start from; other options change them: {', '.join(preset_names())}",
+        default=None,
+        help=f"settings that replace those of the plan: {', '.join(preset_names())}",
     )
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file that changes settings")
+    parser.add_argument(
+        "--memory", type=str, help="memory that the plan may use, such as 8G; else 3/4 of the free"
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
     add_config_arguments(parser)
     return parser
 
 
-def parse_command(arguments: Sequence[str]) -> Command:
+def parse_command(arguments: Sequence[str], base: str | None = None) -> Command:
     """Parse the arguments of the command line.
 
-    Settings come from the preset, then from files and options in their order; later ones win.
+    Settings come from the base, then from the preset, then, with --init-from, the model of that
+    run, then from files and options in their order; later ones win. A run that is resumed has its
+    own settings as base, and neither preset nor first run change them again.
+
+    Args:
+        arguments: the command line.
+        base: YAML of the plan, or of the run to resume; None takes what is right without data.
 
     Raises:
         ValueError: an option is unknown (the message suggests a similar one), or a value is wrong.
     """
+    own = _given(arguments)
+    if own.get("resume") and own.get("overwrite"):
+        raise ValueError("--resume, --overwrite: expected at most one of them, got both")
+    values = _parse(arguments, own, base)
+    return Command(config_from(values), values.resume, values.overwrite)
+
+
+def given_options(arguments: Sequence[str]) -> dict[str, Any]:
+    """What a plan has to fit to: all options but the base's, by their dotted names.
+
+    Raises:
+        ValueError: see `parse_command`.
+    """
+    own = _without_printing(arguments)
+    return dict(_parse(own, _given(own), None, defaults=False).items())
+
+
+def _given(arguments: Sequence[str]) -> dict[str, Any]:
+    """The options of the command line and of its files."""
+    with _suggesting() as parser:
+        given = parser.parse_args(_with_underscores(_without_printing(arguments)), defaults=False)
+        return dict(given.items())
+
+
+def _parse(
+    arguments: Sequence[str], own: Mapping[str, Any], base: str | None, *, defaults: bool = True
+) -> Namespace:
+    layers = [] if base is None else ["--config", base]
+    with _suggesting() as parser, ExitStack() as stack:
+        if not own.get("resume"):
+            preset = own.get("preset") or (None if own.get("data") else PHANTOM_PRESET)
+            if preset is not None:
+                layers += ["--config", str(stack.enter_context(preset_file(preset)))]
+            if defaults and "time" in own and "optim.steps" not in own:
+                layers += ["--optim.steps", "0"]  # the preset's number is for another time
+            if own.get("init_from") is not None:
+                model = load_config(RunFolder(Path(own["init_from"])).config).model
+                layers += ["--config", yaml.safe_dump({"model": as_json(asdict(model))})]
+        return parser.parse_args([*layers, *_with_underscores(arguments)], defaults=defaults)
+
+
+def _with_underscores(arguments: Sequence[str]) -> list[str]:
+    """Options of several words as in files: --init_from for --init-from."""
+    found = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            name = f"--{name[2:].replace('-', '_')}"
+        found.append(f"{name}{equals}{value}")
+    return found
+
+
+def _without_printing(arguments: Sequence[str]) -> list[str]:
+    """Without --print_config, which ends the program once all settings are known."""
+    return [argument for argument in arguments if not argument.startswith("--print_config")]
+
+
+@contextmanager
+def _suggesting() -> Iterator[ArgumentParser]:
+    """The parser; its errors become ValueErrors, which suggest the names of similar options."""
     parser = build_parser()
     try:
-        preset = _chosen_preset(arguments)
-        with preset_file(preset) as path:
-            parsed = parser.parse_args(["--config", str(path), *arguments, "--preset", preset])
+        yield parser
     except ArgumentError as error:
         raise ValueError(with_suggestion(str(error), parser)) from error
-    if parsed.resume and parsed.overwrite:
-        raise ValueError("--resume, --overwrite: expected at most one of them, got both")
-    return Command(config_from(parsed), parsed.resume, parsed.overwrite)
-
-
-def _chosen_preset(arguments: Sequence[str]) -> str:
-    """The value of `--preset`, else `preset` of the last file that has it, else the default.
-
-    The preset must be known first, because all other options change it.
-    """
-    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    options.add_argument("--preset")
-    options.add_argument("--config", action="append", default=[])
-    known, _ = options.parse_known_args(arguments)
-    if known.preset is not None:
-        return str(known.preset)
-    for given in reversed(known.config):
-        try:
-            is_file = Path(given).is_file()
-            content = yaml.safe_load(Path(given).read_text(encoding="utf-8") if is_file else given)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
-            continue  # the parser of all options will say what is wrong with the file
-        if isinstance(content, dict) and "preset" in content:
-            return str(content["preset"])
-    return DEFAULT_PRESET
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `recycle-train`; gives the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    interrupted = "use --resume to continue from the last checkpoint"
+    interrupted = "run the same command again, with --resume if training had begun"
     return run_command("recycle-train", lambda: _train(given), interrupted)
 
 
 def _train(arguments: Sequence[str]) -> int:
-    command = parse_command(arguments)
-    Trainer(command.config).fit(resume=command.resume, overwrite=command.overwrite)
+    console = Console()
+    given = given_options(arguments)
+    base = plan = None
+    if given.get("resume"):
+        base = _options_of_run(given)
+    elif given.get("data") is not None:
+        base = plan = plan_yaml(plan_for_data(given, console), f"Plan for {given['data']}")
+        print_line(console, plan)
+    command = parse_command(arguments, base)
+    trainer = Trainer(command.config, console=console, plan=plan)
+    trainer.fit(resume=command.resume, overwrite=command.overwrite)
     return 0
+
+
+def _options_of_run(given: Mapping[str, Any]) -> str | None:
+    """The file of the options with which the run to resume began; None if there is none."""
+    if given.get("data") is None:
+        name = phantom_name(given.get("phantom.spatial_dims", PhantomConfig.spatial_dims))
+    else:
+        name = read_dataset(given["data"]).name
+    root = run_root(given.get("out"), name, given.get("strategy", TrainConfig.strategy))
+    config = RunFolder(root).config
+    return str(config) if config.is_file() else None

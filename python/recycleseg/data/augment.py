@@ -26,11 +26,12 @@ class AugmentConfig:
     with `probability` uniformly from its range, otherwise it changes nothing.
 
     Attributes:
-        rotation: largest angle in each plane, degrees, in both directions.
-        zoom: each axis is scaled by 1 - zoom to 1 + zoom.
+        rotation: largest angle around each axis, degrees, in both directions; one number, or in 3D
+            one per axis. Around an axis means in the plane of the two others.
+        zoom: each axis is scaled by 1 - zoom to 1 + zoom; one number, or one per axis.
         shear: largest shear angle, degrees, in both directions.
         shift: largest shift of each axis, as a fraction of the size of the patch, in both
-            directions.
+            directions; one number, or one per axis.
         flip: axes to mirror: all, none, or one flag per axis. If the flip of an axis is drawn,
             the axis is mirrored with probability 1/2.
         gamma: intensities are raised to a power from exp(-gamma) to exp(gamma), uniform in the
@@ -38,10 +39,10 @@ class AugmentConfig:
         probability: chance that a parameter is drawn.
     """
 
-    rotation: float = 15.0
-    zoom: float = 0.15
+    rotation: float | tuple[float, ...] = 15.0
+    zoom: float | tuple[float, ...] = 0.15
     shear: float = 0.0
-    shift: float = 0.1
+    shift: float | tuple[float, ...] = 0.1
     flip: bool | tuple[bool, ...] = False
     gamma: float = 0.3
     probability: float = 0.5
@@ -49,9 +50,10 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         bounds = {"rotation": 360, "zoom": 1, "shear": 90, "shift": math.inf, "gamma": math.inf}
         for name, bound in bounds.items():
-            value = getattr(self, name)
-            if not 0 <= value < bound:
-                raise ValueError(f"{name}: expected 0 <= {name} < {bound}, got {value}")
+            given = getattr(self, name)
+            for value in given if isinstance(given, tuple) else (given,):
+                if not 0 <= value < bound:
+                    raise ValueError(f"{name}: expected 0 <= {name} < {bound}, got {value}")
         if not 0 <= self.probability <= 1:
             raise ValueError(f"probability: expected 0 to 1, got {self.probability}")
 
@@ -115,18 +117,16 @@ def random_parameters(
         Matrices (B, n + 1, n + 1) and gammas (B,), float32 on the device of the generator.
 
     Raises:
-        ValueError: config.flip has another number of axes than shape.
+        ValueError: an option of config has another number of values than shape has axes.
     """
     n = len(shape)
-    flip = (config.flip,) * n if isinstance(config.flip, bool) else config.flip
-    if len(flip) != n:
-        raise ValueError(f"flip: expected one flag for each of {n} axes, got {config.flip}")
+    shift = _each("shift", config.shift, n)
     limits = {
-        "rotation": [math.radians(config.rotation)] * len(_PLANES[n]),
-        "zoom": [config.zoom] * n,
+        "rotation": [math.radians(a) for a in _each("rotation", config.rotation, len(_PLANES[n]))],
+        "zoom": _each("zoom", config.zoom, n),
         "shear": [math.radians(config.shear)] * (n * (n - 1)),
-        "shift": [config.shift * size * mm for size, mm in zip(shape, spacing, strict=True)],
-        "flip": [float(flag) for flag in flip],
+        "shift": [s * size * mm for s, size, mm in zip(shift, shape, spacing, strict=True)],
+        "flip": _each("flip", config.flip, n),
         "gamma": [config.gamma],
     }
     device = generator.device
@@ -148,6 +148,14 @@ def random_parameters(
     mirror = torch.where(flips < 0, -1.0, 1.0)
     matrix[:, :, :n] *= mirror[:, None, :]
     return matrix, gamma[:, 0].exp()
+
+
+def _each(name: str, given: float | tuple[float, ...], number: int) -> list[float]:
+    """One value per axis or plane."""
+    values = given if isinstance(given, tuple) else (given,) * number
+    if len(values) != number:
+        raise ValueError(f"{name}: expected one value or {number}, got {given}")
+    return [float(value) for value in values]
 
 
 def warp(image: Tensor, label: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,9 @@
-"""Prepared cases on disk: preprocessing runs again only if a file or a setting changes."""
+"""Prepared cases on disk: preprocessing runs again only if a content or a setting changes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from recycleseg.data.check import inspect_dataset
 from recycleseg.data.geometry import Orientation
-from recycleseg.data.layout import Case, Dataset
+from recycleseg.data.identity import ContentMemo, Contents, case_contents, changed_contents
+from recycleseg.data.layout import Case, Dataset, dataset_error
 from recycleseg.data.preprocess import (
     Plan,
     PreparedCase,
@@ -43,12 +43,14 @@ class PreparedDataset:
         dataset: the files that it was made from.
         plan: how to prepare other images in the same way.
         folder: where the arrays are.
+        contents: case_id -> "image" and "label" -> hash of the files that it was made from.
         records: case_id -> what the arrays alone do not tell (spacing, orientation, ...).
     """
 
     dataset: Dataset
     plan: Plan
     folder: Path
+    contents: Contents
     records: Mapping[str, Mapping[str, Any]]
 
     @property
@@ -100,40 +102,71 @@ class PreparedDataset:
         return np.array([self.records[case_id][key] for case_id in self.dataset.split["train"]])
 
 
+def read_contents(
+    dataset: Dataset,
+    cache_dir: Path | str,
+    *,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> Contents:
+    """The hashes of all files of a data set, which are read only if the cache does not know them.
+
+    Args:
+        dataset: the data set.
+        cache_dir: the folder of all caches.
+        workers: how many files to read at the same time.
+        progress: called with the number of files read and to read, if there is one to read.
+    """
+    with ContentMemo(Path(cache_dir)) as memo:
+        cases = dataset.cases.values()
+        return case_contents(cases, memo, workers=workers, progress=progress)
+
+
 def prepare_dataset(
     dataset: Dataset,
     config: PreprocessConfig,
     cache_dir: Path | str,
     *,
+    contents: Contents | None = None,
     workers: int = 2,
     progress: Progress | None = None,
 ) -> PreparedDataset:
     """Check and preprocess a data set, or find it in the cache.
 
-    The result is in a folder of `cache_dir`. The name of the folder is a hash of the names, sizes
-    and modification times of the files, `dataset.json`, the training split, the configuration and
-    the version of the code; if one of them changes, another folder is used. A file gets its name
-    only when it is complete, and `plan.json` comes last; a folder without it is prepared again.
-    Images are float32, so a case from the cache equals the same image prepared for inference bit
-    for bit.
+    The result is in CACHE_DIR/NAME-FILES/SETTINGS. FILES is a hash of the names of the cases and
+    the contents of their files, so copies of a data set share what is prepared, whatever the name
+    and place of their folders. SETTINGS is a hash of channels, classes, training cases,
+    configuration and the version of the code. A file gets its name only when it is complete, and
+    `plan.json` comes last; a folder without it is prepared again. Images are float32, so a case
+    from the cache equals the same image prepared for inference bit for bit.
 
     Args:
         dataset: the data set.
         config: settings of preprocessing.
         cache_dir: the folder of all caches.
+        contents: what `read_contents` gave; None calls it.
         workers: how many cases to check or prepare at the same time.
         progress: called with the number of cases done and of all cases; all cases count twice,
             first while they are checked, then while they are prepared.
 
     Raises:
-        FileError: see `inspect_dataset`.
+        FileError: see `inspect_dataset`; or a file changed while it was prepared.
     """
-    folder = Path(cache_dir) / _cache_key(dataset, config)
+    cache_dir = Path(cache_dir)
+    if contents is None:
+        contents = read_contents(dataset, cache_dir, workers=workers)
+    folder = _set_folder(cache_dir, dataset.name, contents) / _settings_key(dataset, config)
     plan_path = folder / "plan.json"
     if not plan_path.exists():
-        _build(dataset, config, folder, workers, progress)
+        plan, records = _build(dataset, config, folder, workers, progress)
+        now = read_contents(dataset, cache_dir, workers=workers)
+        if changed := changed_contents(contents, now):
+            problem = "expected files that stay the same while they are prepared, got a change of"
+            raise dataset_error(dataset.root, [f"{problem} {part}" for part in changed])
+        write_json(plan_path, {"plan": plan.to_dict(), "cases": records})
     content = read_json_object(plan_path)
-    return PreparedDataset(dataset, Plan.from_dict(content["plan"]), folder, content["cases"])
+    plan = Plan.from_dict(content["plan"])
+    return PreparedDataset(dataset, plan, folder, contents, content["cases"])
 
 
 def _build(
@@ -142,18 +175,17 @@ def _build(
     folder: Path,
     workers: int,
     progress: Progress | None,
-) -> None:
-    plan = make_plan(
-        dataset,
-        config,
-        inspect_dataset(dataset, pixel_size=config.pixel_size, workers=workers, progress=progress),
+) -> tuple[Plan, dict[str, Any]]:
+    """Write all arrays; the plan, and case_id -> record."""
+    facts = inspect_dataset(
+        dataset, pixel_size=config.pixel_size, workers=workers, progress=progress
     )
+    plan = make_plan(dataset, config, facts)
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(workers) as pool:
         prepared = pool.map(lambda case: _prepare(case, plan, folder), dataset.cases.values())
         prepared = followed(prepared, len(dataset.cases), progress)
-        records = dict(zip(dataset.cases, prepared, strict=True))
-    write_json(folder / "plan.json", {"plan": plan.to_dict(), "cases": records})
+        return plan, dict(zip(dataset.cases, prepared, strict=True))
 
 
 def _prepare(case: Case, plan: Plan, folder: Path) -> dict[str, Any]:
@@ -175,22 +207,28 @@ def _prepare(case: Case, plan: Plan, folder: Path) -> dict[str, Any]:
     }
 
 
-def _cache_key(dataset: Dataset, config: PreprocessConfig) -> str:
-    """Hexadecimal hash of everything that the prepared arrays depend on."""
-    files = {}
-    for case in dataset.cases.values():
-        for path in (*case.image_paths, case.label_path):
-            if path is not None and path.exists():
-                status = path.stat()
-                files[os.path.relpath(path, dataset.root)] = (status.st_size, status.st_mtime_ns)
+def _set_folder(cache_dir: Path, name: str, contents: Contents) -> Path:
+    """The folder of a data set, which may have the name of a copy that was prepared first."""
+    key = _key(contents)[:12]
+    there = sorted(cache_dir.glob(f"*-{key}"))
+    return there[0] if there else cache_dir / f"{name.replace('/', '_')}-{key}"
+
+
+def _settings_key(dataset: Dataset, config: PreprocessConfig) -> str:
+    """Hash of everything but the files that the prepared arrays and the plan depend on."""
     inputs = {
         "version": _VERSION,
         "config": asdict(config),
-        "description": (dataset.root / "dataset.json").read_text(encoding="utf-8"),
+        "file_ending": dataset.file_ending,
+        "channel_names": dataset.channel_names,
+        "classes": asdict(dataset.classes),
         "train": dataset.split["train"],
-        "files": files,
     }
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+    return _key(inputs)[:16]
+
+
+def _key(inputs: Any) -> str:
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def _save_array(path: Path, array: Tensor) -> None:

@@ -55,9 +55,14 @@ def inspect_dataset(
     facts, findings = check_dataset(
         dataset, pixel_size=pixel_size, workers=workers, progress=progress
     )
+    refuse_errors(dataset, findings)
+    return facts
+
+
+def refuse_errors(dataset: Dataset, findings: Iterable[Finding]) -> None:
+    """Raise the FileError of `inspect_dataset` if a finding is an error."""
     if errors := [finding.text for finding in findings if finding.severity == "error"]:
         raise dataset_error(dataset.root, errors)
-    return facts
 
 
 def check_dataset(
@@ -177,7 +182,7 @@ def read_case(case: Case, dataset: Dataset, pixel_size: PixelSize) -> SoundCase 
     if label is None:
         return findings
     counts = value_counts(label.array)
-    of_kinds = {LABEL_VALUES: _label_problems(label, counts, dataset.classes.values)}
+    of_kinds = {LABEL_VALUES: _label_problems(label, counts, dataset.classes.values_in_files)}
     if volumes:
         of_kinds[GRID] = grid_problems(label, volumes[0])
     for kind, problems in of_kinds.items():

@@ -29,7 +29,7 @@ from recycleseg.files import FileError, listed, shortened, write_json
 from recycleseg.progress import Progress, followed
 
 # Formats without a second file beside them, so that a copy is whole.
-_SINGLE_FILES = (".nii.gz", ".nii", ".png", ".mha", ".nrrd")
+_SINGLE_FILES = (".nii.gz", ".nii", ".png", ".bmp", ".mha", ".nrrd", ".gipl")
 # DICOM can be written for labels only.
 _KEPT = set(SPATIAL_DIMS) - {".dcm"}
 _ENDING_FOR = {2: ".png", 3: ".nii.gz"}
@@ -150,7 +150,7 @@ class _Content:
 
     Attributes:
         ending: for all files of the data set.
-        kept: whether all files have this ending already.
+        kept: whether all files have this ending already, and all images as many files.
         num_channels: of every case.
         values: in the masks.
     """
@@ -168,36 +168,49 @@ def _read_all(pairs: Sequence[Pair], progress: Progress | None) -> _Content:
         FileError: files cannot be read or do not fit; the message lists all.
     """
     endings = {file_ending(path) for pair in pairs for path in (*pair.images, pair.mask)}
-    kept = endings.pop() if len(endings) == 1 and endings <= _KEPT else None
+    alike = len(endings) == 1 and len({len(pair.images) for pair in pairs}) == 1
+    kept = endings.pop() if alike and endings <= _KEPT else None
     values: set[int] = set()
     dims: dict[int, Path] = {}
-    channels: dict[int, Path] = {}
+    channels: dict[tuple[Path, ...], int] = {}
     problems: list[str] = []
     for pair in followed(pairs, len(pairs), progress):
         try:
-            images, mask = read_image(pair.images), read_label(pair.mask)
+            images, mask = _read_fewest(pair.images), read_label(pair.mask)
         except FileError as error:
             problems.append(str(error))
             continue
         first = images[0]
         dims.setdefault(first.array.ndim, first.path)
-        channels.setdefault(len(images), first.path)
+        channels[pair.images] = len(images)
         for volume in (*images[1:], mask):
             problems.extend(grid_problems(volume, first, there=str(first.path)))
-        if kept is None and first.array.ndim == 2:
-            problems.extend(problem for image in images for problem in _png_problems(image))
+        if kept is None:
+            problems.extend(problem for image in images for problem in _new_format_problems(image))
         found = value_counts(mask.array)
         if negative := [value for value in found if value < 0]:
             problems.append(f"{mask.path}: expected label values from 0, got {shortened(negative)}")
         values.update(map(int, found))
-    for what, several in (("axes", dims), ("channels", channels)):
+    if len(set(channels.values())) > 1:
+        # Images that look grey may have colours too.
+        channels = {paths: len(read_image(paths)) for paths in channels}
+    of_numbers = dict(sorted((number, paths[0]) for paths, number in channels.items()))
+    for what, several in (("axes", dims), ("channels", of_numbers)):
         if len(several) > 1:
             got = ", ".join(f"{number} in {path}" for number, path in several.items())
             problems.append(f"expected equal numbers of {what} in all images, got {got}")
     if problems:
         raise FileError(listed(f"{len(problems)} problems", problems))
     ending = kept or _ENDING_FOR[next(iter(dims))]
-    return _Content(ending, kept is not None, next(iter(channels)), sorted(values))
+    return _Content(ending, kept is not None, next(iter(of_numbers)), sorted(values))
+
+
+def _read_fewest(paths: Sequence[Path]) -> list[Volume]:
+    """One channel per file if that is all that the files have, such as grey stored as RGB."""
+    try:
+        return read_image(paths, len(paths))
+    except FileError:
+        return read_image(paths)
 
 
 def _channel_names(number: int, given: Sequence[str] | None) -> Sequence[str]:
@@ -208,9 +221,12 @@ def _channel_names(number: int, given: Sequence[str] | None) -> Sequence[str]:
     return given
 
 
-def _png_problems(image: Volume) -> list[str]:
-    """One line if the intensities do not fit into a PNG."""
+def _new_format_problems(image: Volume) -> list[str]:
+    """One line if a volume has no voxel size for NIfTI, or intensities do not fit into a PNG."""
     array = image.array
+    if array.ndim == 3:
+        wanted = "expected a voxel size, because the data set is written as NIfTI, got none"
+        return [] if image.spacing else [f"{image.path}: {wanted}"]
     with np.errstate(invalid="ignore"):
         if np.array_equal(array, array.astype(np.uint16)):
             return []
@@ -225,14 +241,15 @@ def _write_case(
 ) -> None:
     ending = content.ending
     may_copy = content.kept and ending in _SINGLE_FILES
-    images: Sequence[Path | Volume] = pair.images if may_copy else read_image(pair.images)
+    images: Sequence[Path | Volume] = pair.images
+    if not may_copy:
+        images = read_image(pair.images, content.num_channels)
     for channel, image in enumerate(images):
         target = folder / "imagesTr" / f"{pair.case_id}_{channel:04d}{ending}"
         if isinstance(image, Path):
             _copy(image, target, link)
         else:
-            fits = ending != ".png" or image.array.dtype == np.uint8
-            write_like(target, image.array if fits else image.array.astype(np.uint16), image)
+            write_like(target, _storable(image.array, ending), image)
     target = folder / "labelsTr" / f"{pair.case_id}{ending}"
     if may_copy and all(old == new for old, new in new_value.items()):
         _copy(pair.mask, target, link)
@@ -242,6 +259,15 @@ def _write_case(
     for old, new in new_value.items():
         label[mask.array == old] = new
     write_like(target, label, mask)
+
+
+def _storable(array: np.ndarray[Any, Any], ending: str) -> np.ndarray[Any, Any]:
+    """Equal values of a dtype that the format holds."""
+    if ending == ".png" and array.dtype != np.uint8:
+        return array.astype(np.uint16)
+    if ending in (".tif", ".tiff") and array.dtype not in (np.uint8, np.uint16, np.float32):
+        return array.astype(np.float32 if array.dtype.kind == "f" else np.int32)
+    return array
 
 
 def _copy(path: Path, target: Path, link: bool) -> None:

@@ -141,7 +141,7 @@ def _samples(volumes: Sequence[Volume], mask: np.ndarray[Any, Any]) -> np.ndarra
 
 def _digest(array: np.ndarray[Any, Any], orientation: Orientation) -> str:
     """Hash of the voxels as float32 along canonical axes, whatever their dtype and order are."""
-    canonical = np.flip(array, orientation.flipped).transpose(orientation.permutation)
+    canonical = orientation.canonical(array)
     if array.size == 0 or array.min() == array.max():
         return ""
     digest = hashlib.blake2b(str(canonical.shape).encode(), digest_size=16)

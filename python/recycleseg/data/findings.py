@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+from recycleseg.files import shortened
 
 Severity = Literal["error", "warning"]
 
@@ -60,3 +63,22 @@ SHAPE = Kind("unusual shape", "warning", "check that it is the right scan, whole
 INTENSITY = Kind("unusual intensities", "warning", "check unit and scaling, e.g. HU against 0 to 1")
 NO_FOREGROUND = Kind("label without foreground", "warning", "check that the structure is not there")
 RARE_CLASS = Kind("class in few cases", "warning", "add cases, or merge the class with another")
+
+
+def by_kind(findings: Iterable[Finding]) -> dict[Kind, list[Finding]]:
+    """The findings of each kind, in their order."""
+    kinds: dict[Kind, list[Finding]] = {}
+    for finding in findings:
+        kinds.setdefault(finding.kind, []).append(finding)
+    return kinds
+
+
+def warning_lines(findings: Iterable[Finding]) -> list[str]:
+    """One short line for each kind of warning, with the cases or else the first text."""
+    warnings = (finding for finding in findings if finding.severity == "warning")
+    lines = []
+    for kind, alike in by_kind(warnings).items():
+        cases = [finding.case_id for finding in alike if finding.case_id]
+        what = shortened(cases, 3) if cases else alike[0].text
+        lines.append(f"warning: {kind.title} ({len(alike)}): {what}; {kind.advice}")
+    return lines

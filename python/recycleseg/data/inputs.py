@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from recycleseg.data.layout import SPLITS, Case, read_dataset
-from recycleseg.data.volumes import SPATIAL_DIMS, case_name, file_ending
+from recycleseg.data.layout import Case, read_dataset
+from recycleseg.data.split_files import SPLITS
+from recycleseg.data.splits import SplitRule
+from recycleseg.data.volumes import SPATIAL_DIMS, case_name, file_ending, is_series
 from recycleseg.files import FileError, listed
 
 SplitName = Literal["train", "val", "test", "all"]
@@ -20,7 +22,8 @@ def find_cases(
 ) -> tuple[Case, ...]:
     """Find cases in image files and folders of images, without opening an image.
 
-    In a folder, only files with an ending that fits the number of axes count. If a case has several
+    In a folder, only files with an ending that fits the number of axes count, and folders with a
+    DICOM series; a folder that has only DICOM files is a case itself. If a case has several
     channels, its files are CASE_0000, CASE_0001, ..., and one of them stands for all of them in its
     folder. If a case has one channel, or no file is named CASE_0001, its file is CASE or CASE_0000.
 
@@ -68,8 +71,7 @@ def find_split_cases(
     split: SplitName,
     channel_names: Sequence[str],
     spatial_dims: int,
-    *,
-    seed: int = 0,
+    rule: SplitRule = SplitRule(),  # noqa: B008
 ) -> tuple[Case, ...]:
     """Find the cases of one part of a data set in the nnU-Net raw layout, in its imagesTr.
 
@@ -78,7 +80,7 @@ def find_split_cases(
         split: the part.
         channel_names: one per channel.
         spatial_dims: 2 or 3.
-        seed: of the random split, if the data set has no split.json; see `read_dataset`.
+        rule: how the data set is split; see `choose_split`.
 
     Returns:
         The cases, sorted by id.
@@ -86,8 +88,9 @@ def find_split_cases(
     Raises:
         FileError: `root` is not a data set or has other channels or axes, a channel is missing,
             or the part has no case.
+        ValueError: the rule does not fit the data set.
     """
-    dataset = read_dataset(root, seed=seed)
+    dataset = read_dataset(root, rule)
     for name, expected, got in (
         ("channels", len(channel_names), len(dataset.channel_names)),
         ("axes", spatial_dims, dataset.spatial_dims),
@@ -95,7 +98,7 @@ def find_split_cases(
         if expected != got:
             raise FileError(f"{root}: expected images with {expected} {name}, got {got}")
     parts = SPLITS if split == "all" else (split,)
-    case_ids = sorted(case_id for part in parts for case_id in dataset.split[part])
+    case_ids = sorted({case_id for part in parts for case_id in dataset.split[part]})
     if not case_ids:
         raise FileError(f"{root}: expected cases in the {split} split, got none")
     cases = tuple(Case(name, dataset.cases[name].image_paths, None) for name in case_ids)
@@ -124,7 +127,9 @@ def _files_of(
         )
         return []
     names = sorted(path.name for path in source.iterdir() if not path.name.startswith("."))
-    images = [source / name for name in names if file_ending(source / name) in endings]
+    images = [source / name for name in names if _is_image(source / name, endings)]
+    if not images and ".dcm" in endings and is_series(source):
+        return [source.absolute(), *_siblings(source.absolute(), num_channels)]
     if not images:
         got = f"{len(names)} other files such as {names[0]}" if names else "an empty folder"
         problems.append(f"{source}: expected images ending in {expected}, got {got}")
@@ -138,6 +143,12 @@ def _siblings(path: Path, num_channels: int) -> list[Path]:
         return []
     names = [f"{match[1]}_{c:04d}{_ending_as_written(path)}" for c in range(num_channels)]
     return [path.with_name(name) for name in names if path.with_name(name).exists()]
+
+
+def _is_image(path: Path, endings: tuple[str, ...]) -> bool:
+    # A .dcm file in a folder is a slice of its series.
+    ending = file_ending(path)
+    return ending in endings and (ending != ".dcm" or path.is_dir())
 
 
 def _channel_of(path: Path) -> int:

@@ -1,9 +1,10 @@
 """Data sets in the nnU-Net raw layout: which cases there are, their classes and their split.
 
-ROOT/dataset.json                 channel_names, labels, file_ending
-ROOT/imagesTr/CASE_0000.nii.gz    one file per channel, or one file with all channels
+ROOT/dataset.json                 channel_names, labels, file_ending; regions_class_order
+ROOT/imagesTr/CASE_0000.nii.gz    one file (or folder with a DICOM series) per channel, or one
+                                  file with all channels
 ROOT/labelsTr/CASE.nii.gz
-ROOT/split.json                   optional {"train": [...], "val": [...], "test": [...]}
+ROOT/split.json                   optional, as is splits_final.json; see split_files.py
 
 In place of the two folders, dataset.json may list the files of each case, also outside ROOT:
 "dataset": {CASE: {"images": [...], "label": ...}}.
@@ -14,19 +15,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from recycleseg.classes import Classes
+from recycleseg.data.splits import Split, SplitRule, choose_split
 from recycleseg.data.volumes import SPATIAL_DIMS, case_name, file_ending, spatial_dims_of
 from recycleseg.files import FileError, listed, read_json_object, shortened
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,8 @@ class Dataset:
         classes: of the label files.
         cases: case_id -> files, sorted; only the cases of the split.
         split: "train" | "val" | "test" -> case_ids.
+        patients: case_id -> patient, of all cases.
+        split_source: where the split comes from, in words.
         notes: remarks for the user, one line each.
     """
 
@@ -66,6 +65,8 @@ class Dataset:
     classes: Classes
     cases: Mapping[str, Case]
     split: Mapping[str, tuple[str, ...]]
+    patients: Mapping[str, str] = field(default_factory=dict)
+    split_source: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -80,33 +81,41 @@ class Dataset:
         return dims[0]
 
 
-def read_dataset(root: Path | str, *, seed: int = 0) -> Dataset:
+def read_dataset(
+    root: Path | str,
+    rule: SplitRule | None = SplitRule(),  # noqa: B008
+) -> Dataset:
     """Read the description of a data set, without opening an image.
 
     Args:
         root: the folder.
-        seed: without `split.json`, it shuffles the sorted cases before they are divided 80/10/10.
-            Cases that are not in `split.json` are not used.
+        rule: how to split the cases; see `choose_split`. Cases in no part are not used. None reads
+            no split file and puts every case into train.
 
     Raises:
-        FileError: the folder, `dataset.json` or `split.json` is invalid; the message lists every
+        FileError: the folder, `dataset.json` or a split file is invalid; the message lists every
             problem.
+        ValueError: the rule does not fit the data set.
     """
-    dataset, problems = read_dataset_with_problems(root, seed=seed)
+    dataset, problems = read_dataset_with_problems(root, rule)
     if problems:
         raise dataset_error(dataset.root, problems)
     return dataset
 
 
-def read_dataset_with_problems(root: Path | str, *, seed: int = 0) -> tuple[Dataset, list[str]]:
+def read_dataset_with_problems(
+    root: Path | str,
+    rule: SplitRule | None = SplitRule(),  # noqa: B008
+) -> tuple[Dataset, list[str]]:
     """`read_dataset` that goes on, so that the files can be checked too.
 
     Returns:
-        The data set, and one line per problem of file names and `split.json`. If `split.json` is
-        useless, the split is that without it.
+        The data set, and one line per problem of file names and split files. If a split file is
+        invalid, every case is in train.
 
     Raises:
         FileError: `dataset.json` is invalid, or there are no cases.
+        ValueError: the rule does not fit the data set.
     """
     root = Path(root)
     description = _read_description(root)
@@ -120,7 +129,8 @@ def read_dataset_with_problems(root: Path | str, *, seed: int = 0) -> tuple[Data
         problems.append(f"dataset.json: file_ending: expected one of {known}, got {given!r}")
         raise dataset_error(root, problems)
     try:
-        classes = Classes.of(description.get("labels"), "dataset.json")
+        order = description.get("regions_class_order")
+        classes = Classes.of(description.get("labels"), "dataset.json", order)
     except FileError as error:
         problems.append(str(error))
     described = not problems
@@ -128,20 +138,25 @@ def read_dataset_with_problems(root: Path | str, *, seed: int = 0) -> tuple[Data
         cases = _listed_cases(root, description["dataset"], problems)
     else:
         cases = _find_cases(root, ending, len(channel_names), problems, notes)
-    split = _read_split(root, cases, seed, problems) if cases else {}
+    split: Split | None = None
+    try:
+        split = choose_split(root, tuple(cases), rule) if cases else None
+    except FileError as error:
+        problems.append(str(error))
     if not described or not cases:
         raise dataset_error(root, problems)
-    split = split or _seeded_split(tuple(cases), seed, problems=[])
-    used = {case_id for case_ids in split.values() for case_id in case_ids}
+    split = split or choose_split(root, tuple(cases), None)
     dataset = Dataset(
         root=root,
         name=str(description.get("name", root.name)),
         channel_names=channel_names,
         file_ending=ending,
         classes=classes,
-        cases={case_id: case for case_id, case in cases.items() if case_id in used},
-        split=split,
-        notes=tuple(notes),
+        cases={case_id: case for case_id, case in cases.items() if case_id in split.patients},
+        split=split.parts,
+        patients=split.patients,
+        split_source=split.source,
+        notes=(*notes, *split.notes),
     )
     return dataset, problems
 
@@ -223,8 +238,8 @@ def _find_cases(
             _add(found.setdefault(match[1], {}), int(match[2]), path, problems)
     if others:
         notes.append(
-            f"{images}: {len(others)} images do not end in {ending}, the file_ending of "
-            f"dataset.json, and are left out: {shortened(others)}"
+            f"{images}: left out, because the file_ending of dataset.json is {ending}: "
+            f"{shortened(others)}"
         )
     if not found and not problems:
         got = f"{len(others)} with another ending, such as {others[0]}" if others else "none"
@@ -232,7 +247,8 @@ def _find_cases(
         return {}
     label_paths: dict[str, Path] = {}
     for path in _files(labels):
-        if file_ending(path) == ending:
+        # A DICOM series has no label map of its own kind but DICOM-SEG, which few programs write.
+        if file_ending(path) == ending or (ending == ".dcm" and file_ending(path)):
             _add(label_paths, case_name(path), path, problems)
     # If no file has the number of a second channel, each file holds all channels.
     together = not any(channel for channels in found.values() for channel in channels)
@@ -257,44 +273,3 @@ def _add(found: dict[Any, Path], key: Any, path: Path, problems: list[str]) -> N
     if key in found:
         problems.append(f"{found[key]}, {path}: expected one file, got two")
     found[key] = path
-
-
-def _read_split(
-    root: Path, cases: Mapping[str, Case], seed: int, problems: list[str]
-) -> dict[str, tuple[str, ...]]:
-    path = root / "split.json"
-    if not path.exists():
-        return _seeded_split(tuple(cases), seed, problems)
-    try:
-        split = read_json_object(path)
-    except FileError as error:
-        problems.append(str(error))
-        return {}
-    if not set(split) <= set(SPLITS) or not all(isinstance(ids, list) for ids in split.values()):
-        problems.append(
-            f"split.json: expected lists of case names under {SPLITS}, got {sorted(split)}"
-        )
-        return {}
-    counts = Counter(str(case_id) for case_ids in split.values() for case_id in case_ids)
-    if unknown := sorted(set(counts) - set(cases)):
-        problems.append(f"split.json: expected cases of imagesTr, got unknown {unknown}")
-    if twice := sorted(case_id for case_id, count in counts.items() if count > 1):
-        problems.append(f"split.json: expected every case once, got {twice} more than once")
-    if not split.get("train"):
-        problems.append("split.json: expected at least one case under train, got none")
-    return {part: tuple(map(str, split.get(part, ()))) for part in SPLITS}
-
-
-def _seeded_split(
-    case_ids: tuple[str, ...], seed: int, problems: list[str]
-) -> dict[str, tuple[str, ...]]:
-    if len(case_ids) < len(SPLITS):
-        problems.append(f"expected at least {len(SPLITS)} cases to split, got {len(case_ids)}")
-    order = np.random.default_rng(seed).permutation(len(case_ids))
-    held_out = max(1, round(0.1 * len(case_ids)))
-    parts = {
-        "test": order[:held_out],
-        "val": order[held_out : 2 * held_out],
-        "train": order[2 * held_out :],
-    }
-    return {part: tuple(case_ids[index] for index in sorted(parts[part])) for part in SPLITS}

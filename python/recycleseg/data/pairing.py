@@ -17,6 +17,8 @@ _MASK_WORDS = (
     *("ground[-_ ]?truth", "truth", "annotations?", "manual", "roi"),
 )
 _SEPARATOR = r"[-_. ]+"
+# Files that go with an image of the same name.
+_COMPANIONS = (".json", ".raw", ".zraw")
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
@@ -96,7 +98,12 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
         raise FileError(f"{folder}: expected a folder, got {got}")
     paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     known = [path for path in paths if file_ending(path) or path.is_dir()]
-    return known, [path for path in paths if path not in set(known)]
+    names = {case_name(path) for path in known} | {_without_channel(path) for path in known}
+    return known, [
+        path
+        for path in paths
+        if path not in set(known) and not (path.suffix in _COMPANIONS and path.stem in names)
+    ]
 
 
 def _grouped(paths: Sequence[Path], keys: Sequence[str]) -> dict[str, list[Path]]:

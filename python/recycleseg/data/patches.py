@@ -20,7 +20,8 @@ class PatchSampler:
     Every case comes once per epoch, and each epoch has a new random order. A patch starts at any
     position where it fits, from the first to the last. If an image is smaller than the patch, it
     is centred and padded: the image with 0 (its mean after normalisation), the label with
-    background.
+    background. If there is an ignore label, every patch contains a voxel that is not ignored, if
+    the case has one, because other patches teach nothing.
 
     Args:
         cases: training cases with labels.
@@ -66,6 +67,7 @@ class PatchSampler:
         self.seed = seed
         self.imgx_compat = imgx_compat
         self._positions: dict[int, list[np.ndarray[Any, Any]]] = {}
+        self._known_positions: dict[int, np.ndarray[Any, Any]] = {}
         self._epoch: tuple[int, np.ndarray[Any, Any]] = (-1, np.empty(0))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
@@ -103,7 +105,9 @@ class PatchSampler:
         high = np.subtract(shape, self.patch_size)
         centred = high // 2
         too_small = high < 0
-        if rng.random() < self.foreground_probability and (classes := self._foreground(index)):
+        wants_foreground = rng.random() < self.foreground_probability
+        classes = self._foreground(index) if wants_foreground else []
+        if classes or (classes := self._known(index)):
             flat = rng.choice(classes[rng.integers(len(classes))])
             voxel = np.array(np.unravel_index(flat, shape))
             low = np.maximum(low, voxel - np.array(self.patch_size) + 1)
@@ -116,16 +120,32 @@ class PatchSampler:
     def _foreground(self, index: int) -> list[np.ndarray[Any, Any]]:
         """Flat voxel indices of every class in a case, at most 20 000 per class."""
         if index not in self._positions:
-            label = self._label(index)
+            label, _ = self.cases[index].classes.split(self._label(index))
             overlapping = label.ndim == self.cases[index].image.ndim
             flat = label.flatten(1).numpy() if overlapping else label.flatten()[None].numpy()
-            present = [1] if overlapping else np.flatnonzero(np.bincount(flat[0]))[1:]
-            found = [np.flatnonzero(row == value) for row in flat for value in present]
+            present = [1] if overlapping else np.flatnonzero(np.bincount(flat[0]))
+            found = [np.flatnonzero(row == value) for row in flat for value in present if value]
             rng = np.random.default_rng((self.seed, 2, index))
             self._positions[index] = [
                 rng.permutation(positions)[:_MAX_POSITIONS] for positions in found if positions.size
             ]
         return self._positions[index]
+
+    def _known(self, index: int) -> list[np.ndarray[Any, Any]]:
+        """Flat indices of voxels that are not ignored, as of one class; empty without ignore label.
+
+        They are up to 20 000 random ones, because all of them may be almost the whole image.
+        """
+        if index not in self._known_positions:
+            _, known = self.cases[index].classes.split(self._label(index))
+            flat = np.zeros(1, np.bool_) if known is None else known.flatten().numpy()
+            rng = np.random.default_rng((self.seed, 3, index))
+            drawn = rng.integers(flat.size, size=_MAX_POSITIONS)
+            found = drawn[flat[drawn]]
+            found = found if found.size else rng.permutation(np.flatnonzero(flat))[:_MAX_POSITIONS]
+            self._known_positions[index] = found
+        found = self._known_positions[index]
+        return [found] if found.size else []
 
 
 def _copy_patch(x: Tensor, starts: Sequence[int], patch: Tensor) -> None:

@@ -44,6 +44,11 @@ _SPECKLE = 0.13
 _NOISE = 0.03
 
 
+def phantom_name(spatial_dims: int) -> str:
+    """Name of the data set."""
+    return f"Phantom{spatial_dims}D"
+
+
 def write_phantom(
     root: Path | str,
     *,
@@ -91,7 +96,7 @@ def write_phantom(
     train, val, _ = np.cumsum(num_cases).tolist()
     split = {"train": case_ids[:train], "val": case_ids[train:val], "test": case_ids[val:]}
     description = {
-        "name": f"Phantom{spatial_dims}D",
+        "name": phantom_name(spatial_dims),
         "channel_names": {"0": "phantom"},
         "labels": {"background": 0, **{o.name: k for k, o in enumerate(_ORGANS, start=1)}},
         "numTraining": len(case_ids),

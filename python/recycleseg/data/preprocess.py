@@ -157,6 +157,8 @@ class Plan:
             **{name: value for name, value in asdict(self).items() if name != "classes"},
             "class_names": self.classes.names,
             "regions": self.classes.regions,
+            "regions_class_order": self.classes.regions_class_order,
+            "ignore_label": self.classes.ignore_label,
             "label_values": tuple(self.classes.values),
         }
 
@@ -167,7 +169,7 @@ class Plan:
         Plans of older runs lack `pixel_size`. They took 1 mm where the file of a 2D image gave no
         size, and believed every size that a file gave.
         """
-        regions = values["regions"]
+        regions, order = values["regions"], values.get("regions_class_order")
         spacing = None if values["spacing"] is None else tuple(values["spacing"])
         pixel_size = values.get("pixel_size", "ignore" if spacing == (1.0, 1.0) else "file")
         return cls(
@@ -175,6 +177,8 @@ class Plan:
             classes=Classes(
                 tuple(values["class_names"]),
                 None if regions is None else tuple(map(tuple, regions)),
+                None if order is None else tuple(order),
+                values.get("ignore_label"),
             ),
             spatial_dims=values["spatial_dims"],
             spacing=None if pixel_size == "ignore" else spacing,
@@ -193,7 +197,8 @@ class PreparedCase:
     Attributes:
         case_id: name of the case.
         image: (C, *S) float32, normalised.
-        label: (*S) uint8 label values, or (C, *S) uint8 masks of overlapping regions, or None.
+        label: target of the classes, (*S) uint8 label values or (C, *S) uint8 masks of overlapping
+            regions, with IGNORED voxels if there is an ignore label; or None.
         spacing: voxel size of the prepared grid in the unit of the plan, in pixels of the file if
             that is "pixels"; None if it is unknown and the plan does not need it.
         native_shape: shape of the file, in its own axis order.
@@ -324,13 +329,14 @@ def preprocess_image(volumes: Sequence[Volume], plan: Plan, *, case_id: str = ""
 
 
 def preprocess_label(volume: Volume, case: PreparedCase, plan: Plan) -> Tensor:
-    """Label of a case on its prepared grid: (*S) uint8, or (C, *S) for overlapping regions."""
-    values = torch.from_numpy(volume.array.astype(np.uint8))
+    """Target of a case on its prepared grid: (*S) uint8, or (C, *S) for overlapping regions."""
+    label = torch.from_numpy(volume.array.astype(np.uint8))
+    values = plan.classes.values_in_files
     if case.upright is not None:
-        label = case.upright.sample_label(values, plan.classes.values)
+        label = case.upright.sample_label(label, values)
     else:
-        canonical = case.orientation.apply(values[None])[0]
-        label = resample_label(canonical, case.image.shape[1:], plan.classes.values)
+        canonical = case.orientation.apply(label[None])[0]
+        label = resample_label(canonical, case.image.shape[1:], values)
     return plan.classes.target(label)
 
 
@@ -374,7 +380,7 @@ def restore(probs: Tensor, case: PreparedCase, rows: slice = slice(None)) -> Ten
 
 
 def native_label(case: PreparedCase) -> Tensor:
-    """The label on the file's own grid: (*native_shape) uint8, or masks (C, *native_shape).
+    """The target on the file's own grid: (*native_shape) uint8, or masks (C, *native_shape).
 
     Raises:
         ValueError: the case has no label.

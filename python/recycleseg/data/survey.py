@@ -25,6 +25,7 @@ from recycleseg.data.findings import (
 )
 from recycleseg.data.layout import Dataset
 from recycleseg.data.sizes import mixed_sizes
+from recycleseg.data.splits import repeated_cases, shared_patients
 from recycleseg.files import shortened
 
 Facts = Mapping[str, CaseFacts]
@@ -53,35 +54,12 @@ def survey(dataset: Dataset, facts: Facts) -> list[Finding]:
         *_mixed_sizes(dataset, facts),
         *_repeated_scans(facts, side_of),
         *_repeated_channels(facts, dataset.channel_names),
+        *_patients_on_two_sides(dataset),
         *_unusual_grids(facts),
         *_unusual_intensities(facts, dataset.channel_names),
         *_without_foreground(facts),
         *_rare_classes(facts, dataset),
     ]
-
-
-def patients_on_two_sides(
-    split: Mapping[str, Sequence[str]], groups: Mapping[str, str]
-) -> list[Finding]:
-    """The patients with scans in more than one part of a split.
-
-    Args:
-        split: part -> case_ids.
-        groups: case_id -> patient; a case that is not named is a patient of its own.
-    """
-    parts: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for part, case_ids in split.items():
-        for case_id in case_ids:
-            parts[groups.get(case_id, case_id)][part].append(case_id)
-    return [
-        Finding(TWO_SIDES, "", f"{patient}: " + _sides(of_patient))
-        for patient, of_patient in parts.items()
-        if len(of_patient) > 1
-    ]
-
-
-def _sides(cases_of: Mapping[str, Sequence[str]]) -> str:
-    return ", ".join(f"{shortened(cases, 2)} in {part}" for part, cases in cases_of.items())
 
 
 def _mixed_sizes(dataset: Dataset, facts: Facts) -> Iterator[Finding]:
@@ -92,6 +70,12 @@ def _mixed_sizes(dataset: Dataset, facts: Facts) -> Iterator[Finding]:
         sum(of_case.screen_spacing is not None for of_case in facts.values()),
     ):
         yield Finding(MIXED_SIZES, "", text)
+
+
+def _patients_on_two_sides(dataset: Dataset) -> Iterator[Finding]:
+    shared = shared_patients(dataset.split, dataset.patients)
+    for text in (*shared, *repeated_cases(dataset.split)):
+        yield Finding(TWO_SIDES, "", text)
 
 
 def _repeated_scans(facts: Facts, side_of: Mapping[str, str]) -> Iterator[Finding]:
@@ -105,7 +89,8 @@ def _repeated_scans(facts: Facts, side_of: Mapping[str, str]) -> Iterator[Findin
         sides: dict[str, list[str]] = defaultdict(list)
         for case_id in case_ids:
             sides[side_of[case_id]].append(case_id)
-        where = f" ({_sides(sides)})" if len(sides) > 1 else ""
+        parts = ", ".join(f"{shortened(cases, 2)} in {part}" for part, cases in sides.items())
+        where = f" ({parts})" if len(sides) > 1 else ""
         kind = SAME_SCAN if len(labels) == 1 else TWO_LABELS
         yield Finding(kind, case_ids[0], f"{shortened(case_ids, 4)}: equal voxels{where}")
 
@@ -194,7 +179,7 @@ def _far_from_others(values: NDArray[np.float64], usual: float) -> NDArray[np.bo
 def _without_foreground(facts: Facts) -> Iterator[Finding]:
     for case_id, of_case in facts.items():
         if of_case.foreground_box is None:
-            yield Finding(NO_FOREGROUND, case_id, f"{case_id}: every voxel is background")
+            yield Finding(NO_FOREGROUND, case_id, f"{case_id}: no voxel belongs to a class")
 
 
 def _rare_classes(facts: Facts, dataset: Dataset) -> Iterator[Finding]:

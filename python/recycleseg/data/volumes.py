@@ -10,12 +10,15 @@ from typing import Any, Literal, TypeVar
 import nibabel as nib
 import numpy as np
 
-from recycleseg.data.formats.dicom import is_series, read_dicom
+from recycleseg.data.formats.bmp import read_bmp, write_bmp
+from recycleseg.data.formats.dicom import read_dicom
 from recycleseg.data.formats.dicom_seg import write_dicom_seg
+from recycleseg.data.formats.dicom_slices import is_series
 from recycleseg.data.formats.itk import read_itk, write_itk
+from recycleseg.data.formats.metaimage import voxels_of_mhd
 from recycleseg.data.formats.nifti import read_nifti, write_nifti
 from recycleseg.data.formats.png import read_png, write_png
-from recycleseg.data.formats.tiff import read_tiff, tiff_dims, write_tiff
+from recycleseg.data.formats.tiff import files_beside_tiff, read_tiff, tiff_dims, write_tiff
 from recycleseg.data.formats.volume import Content, Names, Volume
 from recycleseg.files import FileError, shortened
 
@@ -25,6 +28,7 @@ __all__ = [
     "Volume",
     "case_name",
     "file_ending",
+    "files_beside",
     "is_series",
     "map_name",
     "read_image",
@@ -41,25 +45,34 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class _Format:
-    """A file format: numbers of axes, and functions that read all channels and write an array."""
+    """A file format.
+
+    Attributes:
+        dims: the numbers of axes that a file may have.
+        read: gives all channels.
+        write: writes one array on the grid of a volume.
+        beside: the other files that a file needs.
+    """
 
     dims: tuple[int, ...]
     read: Callable[[Path, Content], list[Volume]]
     write: Callable[[Path, np.ndarray[Any, Any], Volume, Names | None], None]
+    beside: Callable[[Path], list[Path]] = lambda path: []
 
 
 _DICOM = ".dcm"
 _NIFTI = _Format((3,), read_nifti, write_nifti)
-_TIFF = _Format((2, 3), read_tiff, write_tiff)
+_TIFF = _Format((2, 3), read_tiff, write_tiff, files_beside_tiff)
 _ITK = _Format((3,), read_itk, write_itk)
 _FORMATS = {
     ".nii.gz": _NIFTI,
     ".nii": _NIFTI,
     ".png": _Format((2,), read_png, write_png),
+    ".bmp": _Format((2,), read_bmp, write_bmp),
     ".tif": _TIFF,
     ".tiff": _TIFF,
     ".mha": _ITK,
-    ".mhd": _ITK,
+    ".mhd": _Format((3,), read_itk, write_itk, voxels_of_mhd),
     ".nrrd": _ITK,
     ".gipl": _ITK,
     _DICOM: _Format((3,), read_dicom, write_dicom_seg),
@@ -90,9 +103,9 @@ def case_name(path: Path) -> str:
 
 
 def map_name(name: str) -> str:
-    """The name of a file of real numbers beside a label map; DICOM-SEG holds labels alone."""
+    """The name of an uncertainty map beside a label map, whose format may hold labels alone."""
     ending = _ending_of(name)
-    return name[: -len(ending)] + ".nii.gz" if ending == _DICOM else name
+    return name[: len(name) - len(ending)] + {_DICOM: ".nii.gz", ".bmp": ".png"}.get(ending, ending)
 
 
 def _ending_of(name: str) -> str:
@@ -103,10 +116,20 @@ def spatial_dims_of(path: Path) -> int:
     """Number of axes of a file, 2 or 3; only a TIFF is opened for it.
 
     Raises:
-        FileError: the file is missing or damaged.
+        FileError: the file is missing, damaged or of an unknown kind.
     """
-    dims = SPATIAL_DIMS[file_ending(path)]
+    dims = _format_of(path).dims
     return dims[0] if len(dims) == 1 else _from(path, tiff_dims)
+
+
+def files_beside(path: Path) -> list[Path]:
+    """The other files that an image needs: the voxels of .mhd, the voxel size of a 3D TIFF.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    format = _FORMATS.get(file_ending(path))
+    return [] if format is None else format.beside(path)
 
 
 def read_volume(path: Path | str) -> Volume:
@@ -240,10 +263,17 @@ def write_like(
 
 def _read(path: Path, content: Content) -> list[Volume]:
     """The channels of a file; see `read_volume` for errors."""
+    format = _format_of(path)
+    return _from(path, lambda file: list(map(_without_screen, format.read(file, content))))
+
+
+def _format_of(path: Path) -> _Format:
     format = _FORMATS.get(file_ending(path))
+    if format is None and path.is_dir():
+        raise FileError(f"{path}: expected the DICOM files of a series in the folder, got none")
     if format is None:
         raise FileError(f"{path}: expected a file ending in {', '.join(_FORMATS)}")
-    return _from(path, lambda file: list(map(_without_screen, format.read(file, content))))
+    return format
 
 
 def _from(path: Path, read: Callable[[Path], _Result]) -> _Result:

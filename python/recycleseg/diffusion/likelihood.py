@@ -15,7 +15,12 @@ _CDF_LIMIT = 10.0
 
 
 def vlb_loss(
-    diffusion: GaussianDiffusion, model_out: Tensor, x_start: Tensor, x_t: Tensor, t_index: Tensor
+    diffusion: GaussianDiffusion,
+    model_out: Tensor,
+    x_start: Tensor,
+    x_t: Tensor,
+    t_index: Tensor,
+    known: Tensor | None = None,
 ) -> Tensor:
     """Term of the variational bound at t_index.
 
@@ -30,6 +35,7 @@ def vlb_loss(
         x_start: truth in x space (B, C, *S).
         x_t: (B, C, *S).
         t_index: (B,) int64.
+        known: (B, *S) bool, the voxels to average over; None for all.
 
     Returns:
         (B,) in bits per element.
@@ -45,19 +51,32 @@ def vlb_loss(
         p, q = q, p
     kl = normal_kl(*q, *p)
     nll = -discretized_gaussian_log_likelihood(x_start, *p)
-    nats = torch.where(t_index == 0, nll.flatten(1).mean(1), kl.flatten(1).mean(1))
+    nats = torch.where(t_index == 0, _mean(nll, known), _mean(kl, known))
     return nats / math.log(2)
 
 
 def noise_mse_loss(
-    diffusion: GaussianDiffusion, model_out: Tensor, x_t: Tensor, t_index: Tensor, noise: Tensor
+    diffusion: GaussianDiffusion,
+    model_out: Tensor,
+    x_t: Tensor,
+    t_index: Tensor,
+    noise: Tensor,
+    known: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error (B,) of the predicted noise (Ho et al., eq. 14); otherwise as `vlb_loss`.
 
     noise is what led to x_t, (B, C, *S).
     """
     error = diffusion.predict_noise(model_out, x_t, t_index) - noise
-    return error.square().flatten(1).mean(1)
+    return _mean(error.square(), known)
+
+
+def _mean(values: Tensor, known: Tensor | None) -> Tensor:
+    """Mean (B,) of values (B, C, *S) over all voxels, or the known ones (B, *S); 0 of none."""
+    if known is None:
+        return values.flatten(1).mean(1)
+    total = values.masked_fill(~known.unsqueeze(1), 0.0).flatten(1).sum(1)
+    return total / (known.flatten(1).sum(1).clamp(min=1) * values.shape[1])
 
 
 def normal_kl(

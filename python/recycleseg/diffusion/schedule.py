@@ -39,7 +39,7 @@ class NoiseSchedule:
         posterior_mean_coef_t: weight of x_t in it.
         posterior_variance: variance of q(x_{t-1} | x_t, x_0).
         posterior_log_variance_clipped: its logarithm, with the value of t_index 1 at t_index 0,
-            where the variance is 0.
+            where the variance is 0; of a single step, log beta.
 
     Raises:
         ValueError: an unknown name, fewer than 2 steps, or betas that are not in (0, 1).
@@ -91,24 +91,26 @@ class NoiseSchedule:
         """Shorter schedule through evenly spaced steps of this one, the first and the last kept.
 
         The kept steps keep their ``alphas_cumprod``. Indices are rounded to the nearest step, so
-        that any number of steps will do.
+        that any number of steps will do. A single step is the last one, which leads from T-1 to x_0
+        at once.
 
         Args:
-            num_sampling_steps: number of steps to keep, 2 ... T.
+            num_sampling_steps: number of steps to keep, 1 ... T.
 
         Raises:
             ValueError: a number outside that range.
         """
-        if not 2 <= num_sampling_steps <= self.num_timesteps:
+        if not 1 <= num_sampling_steps <= self.num_timesteps:
             raise ValueError(
-                f"num_sampling_steps must be in [2, {self.num_timesteps}], the length of the "
+                f"num_sampling_steps must be in [1, {self.num_timesteps}], the length of the "
                 f"schedule, got {num_sampling_steps}"
             )
-        gaps = num_sampling_steps - 1
-        # round(i * (T - 1) / gaps) in integers: halves go up, whatever the floating point does
-        keep = (2 * torch.arange(num_sampling_steps) * (self.num_timesteps - 1) + gaps) // (
-            2 * gaps
-        )
+        gaps, last = num_sampling_steps - 1, self.num_timesteps - 1
+        if gaps:
+            # round(i * last / gaps) in integers: halves go up, whatever the floating point does
+            keep = (2 * torch.arange(num_sampling_steps) * last + gaps) // (2 * gaps)
+        else:
+            keep = torch.tensor([last])
         alphas_cumprod = self.alphas_cumprod[keep]
         previous = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
         return NoiseSchedule.from_betas(
@@ -123,9 +125,9 @@ class NoiseSchedule:
         train_t_index: Tensor | None = None,
         num_train_timesteps: int | None = None,
     ) -> None:
-        if betas.ndim != 1 or len(betas) < 2:
+        if betas.ndim != 1 or len(betas) < 1:
             raise ValueError(
-                f"betas must have shape (T,) with T at least 2, got {tuple(betas.shape)}"
+                f"betas must have shape (T,) with T at least 1, got {tuple(betas.shape)}"
             )
         if not bool(((betas > 0) & (betas < 1)).all()):
             raise ValueError(
@@ -156,9 +158,9 @@ class NoiseSchedule:
         self.posterior_mean_coef_start = betas * self.alphas_cumprod_prev.sqrt() / remaining
         self.posterior_mean_coef_t = self.alphas.sqrt() * (1 - self.alphas_cumprod_prev) / remaining
         self.posterior_variance = betas * (1 - self.alphas_cumprod_prev) / remaining
-        self.posterior_log_variance_clipped = torch.cat(
-            [self.posterior_variance[1:2], self.posterior_variance[1:]]
-        ).log()
+        # The value at t_index 0 only has to be finite where no noise is added.
+        at_0 = self.posterior_variance[1:2] if len(betas) > 1 else betas
+        self.posterior_log_variance_clipped = torch.cat([at_0, self.posterior_variance[1:]]).log()
 
 
 def _linear(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:

@@ -3,6 +3,10 @@
 `recycling` is the proposal of Fu et al., MELBA 2023:016, section 3.2; `standard` noises the
 truth (Ho et al. 2020); `self_conditioning` feeds a first prediction back (Chen et al. 2023);
 `supervised` is the same network without mask and time.
+
+All take the label and, where not every voxel has one, the `known` voxels (B, *S) bool. The loss is
+that of known voxels alone. The label must be background elsewhere, because a label is noised whole:
+when the network is used, each voxel it sees is of some class, and background is the most likely.
 """
 
 from __future__ import annotations
@@ -116,20 +120,23 @@ class DiffusionObjective:
         draws: Draws,
         x_t: Tensor | None,
         noise: Noise,
+        known: Tensor | None = None,
     ) -> StepResult:
         diffusion, t_index = self.diffusion, draws.t_index
         if x_t is None:
             logits, _ = diffusion.split_model_out(model_out)
-            loss = self.segmentation(logits, label)
+            loss = self.segmentation(logits, label, known)
         else:
             logits = diffusion.predict_logits(model_out, x_t, t_index)
-            loss = self.segmentation(logits, label)
+            loss = self.segmentation(logits, label, known)
             if self.mse > 0:
                 drawn = noise.draw(x_t.shape) if isinstance(noise, PhiloxNoise) else noise
-                loss = loss + self.mse * noise_mse_loss(diffusion, model_out, x_t, t_index, drawn)
+                mse = noise_mse_loss(diffusion, model_out, x_t, t_index, drawn, known)
+                loss = loss + self.mse * mse
             if self.vlb > 0:
                 x_start = diffusion.label_to_x(label, x_t.shape[1])
-                loss = loss + self.vlb * vlb_loss(diffusion, model_out, x_start, x_t, t_index)
+                vlb = vlb_loss(diffusion, model_out, x_start, x_t, t_index, known)
+                loss = loss + self.vlb * vlb
         return StepResult((loss * draws.weight).mean(), loss.detach(), logits.detach(), t_index)
 
 
@@ -144,10 +151,15 @@ class Supervised:
     segmentation: SegmentationLoss
 
     def __call__(
-        self, network: Network, image: Tensor, label: Tensor, draws: Draws | None = None
+        self,
+        network: Network,
+        image: Tensor,
+        label: Tensor,
+        draws: Draws | None = None,
+        known: Tensor | None = None,
     ) -> StepResult:
         logits = network(image)
-        loss = self.segmentation(logits, label)
+        loss = self.segmentation(logits, label, known)
         return StepResult(loss.mean(), loss.detach(), logits.detach(), None)
 
 
@@ -170,14 +182,21 @@ class Standard:
         """The range [low, high) of t_index."""
         return 0, self.objective.diffusion.num_timesteps
 
-    def __call__(self, network: Network, image: Tensor, label: Tensor, draws: Draws) -> StepResult:
+    def __call__(
+        self,
+        network: Network,
+        image: Tensor,
+        label: Tensor,
+        draws: Draws,
+        known: Tensor | None = None,
+    ) -> StepResult:
         objective, C = self.objective, self.num_classes
         diffusion = objective.diffusion
         t, (noise,) = draws.t_index, draws.noise
         x = NetworkInput(image, C)
         x_t = diffusion.forward_step(label, "label", C, t, noise, x, return_x=objective.needs_x)
         model_out = network(x.tensor, t=diffusion.network_time(t))
-        return objective(model_out, label, draws, x_t, noise)
+        return objective(model_out, label, draws, x_t, noise, known)
 
 
 @dataclass(frozen=True)
@@ -217,7 +236,14 @@ class Recycling:
         """How often noise is drawn."""
         return 1 if self.reverse_step else 2
 
-    def __call__(self, network: Network, image: Tensor, label: Tensor, draws: Draws) -> StepResult:
+    def __call__(
+        self,
+        network: Network,
+        image: Tensor,
+        label: Tensor,
+        draws: Draws,
+        known: Tensor | None = None,
+    ) -> StepResult:
         objective, C = self.objective, self.num_classes
         diffusion = objective.diffusion
         T = diffusion.num_timesteps
@@ -242,7 +268,7 @@ class Recycling:
                 )
 
         model_out = network(x.tensor, t=diffusion.network_time(t))
-        return objective(model_out, label, draws, x_t, noise[-1])
+        return objective(model_out, label, draws, x_t, noise[-1], known)
 
 
 @dataclass(frozen=True)
@@ -280,7 +306,14 @@ class SelfConditioning:
         T = self.objective.diffusion.num_timesteps
         return 0, T if self.prev_step == "same" else T - 1
 
-    def __call__(self, network: Network, image: Tensor, label: Tensor, draws: Draws) -> StepResult:
+    def __call__(
+        self,
+        network: Network,
+        image: Tensor,
+        label: Tensor,
+        draws: Draws,
+        known: Tensor | None = None,
+    ) -> StepResult:
         objective, C = self.objective, self.num_classes
         diffusion = objective.diffusion
         t, (noise,) = draws.t_index, draws.noise
@@ -301,7 +334,8 @@ class SelfConditioning:
             predicted.copy_(probs * keep.view(-1, *[1] * (probs.ndim - 1)))
 
         model_out = network(x.tensor, t=diffusion.network_time(t))
-        return objective(model_out, label, draws, x_t if objective.needs_x else None, noise)
+        x_t = x_t if objective.needs_x else None
+        return objective(model_out, label, draws, x_t, noise, known)
 
 
 DiffusionStrategy = Standard | Recycling | SelfConditioning

@@ -6,6 +6,7 @@ import dataclasses
 import filecmp
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -201,15 +202,23 @@ def compare(
 def _check_references(a: FolderScores, b: FolderScores, case_ids: tuple[str, ...]) -> None:
     for case_id in case_ids:
         of_a, of_b = (scores.reference_files[case_id] for scores in (a, b))
-        if of_a.resolve() == of_b.resolve():
-            continue
-        # The references may be deleted after the evaluation; then only their names are known.
-        unknown = not (of_a.is_file() and of_b.is_file())
-        if of_a.name != of_b.name or not (unknown or filecmp.cmp(of_a, of_b, shallow=False)):
+        hash_a, hash_b = (scores.reference_hashes.get(case_id) for scores in (a, b))
+        known = hash_a is not None and hash_b is not None
+        if hash_a != hash_b if known else not _same_files(of_a, of_b):
+            there = "; it has changed between the evaluations" if of_a == of_b else ""
             raise ValueError(
                 f"compare: expected the same reference of case {case_id} for both, got {of_a} and "
-                f"{of_b}"
+                f"{of_b}{there}"
             )
+
+
+def _same_files(of_a: Path, of_b: Path) -> bool:
+    """Whether two references are the same, for evaluations that do not know their contents."""
+    if of_a.resolve() == of_b.resolve():
+        return True
+    # The references may be deleted after the evaluation; then only their names are known.
+    unknown = not (of_a.is_file() and of_b.is_file())
+    return of_a.name == of_b.name and (unknown or filecmp.cmp(of_a, of_b, shallow=False))
 
 
 def _values(
@@ -280,7 +289,8 @@ def _test(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[float, float]
 
 def _distinct_names(a: FolderScores, b: FolderScores) -> tuple[str, str]:
     """The names of the two folders, with as many parent folders as make them differ."""
-    parts = [scores.prediction_root.resolve().parts for scores in (a, b)]
+    # Several folders have the name of the first.
+    parts = [scores.prediction_roots[0].resolve().parts for scores in (a, b)]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-length:]) for p in parts]
         if names[0] != names[1]:

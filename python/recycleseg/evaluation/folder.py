@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recycleseg.classes import Labels, parse_labels
+from recycleseg.classes import IGNORE, Labels, parse_labels, split_ignore
 from recycleseg.data.check import grid_problems
+from recycleseg.data.identity import content_hash
 from recycleseg.data.sizes import EVALUATION_OPTION, mixed_sizes, screen_note
 from recycleseg.data.volumes import PixelSize, Volume, read_label, sized
 from recycleseg.evaluation.labels import find_labels
@@ -38,10 +39,12 @@ class FolderScores:
             The last entry, or the only one, belongs to the final predictions.
         prediction_files: case_id -> file of the final prediction.
         reference_files: case_id -> file of the reference.
-        prediction_root: folder of the predictions.
+        prediction_roots: folders of the predictions.
         pixel_size: which voxel sizes of the files count; see `recycleseg.data.volumes.sized`.
+        ignore_label: value of the reference's voxels that count nowhere, or None.
         failed: case_id -> why the case could not be evaluated. No other attribute has this case.
         notes: remarks for the user, one line each.
+        reference_hashes: case_id -> hash of the reference's content, where it is known.
     """
 
     case_ids: tuple[str, ...]
@@ -49,10 +52,12 @@ class FolderScores:
     by_step: tuple[Scores, ...]
     prediction_files: dict[str, Path]
     reference_files: dict[str, Path]
-    prediction_root: Path
+    prediction_roots: tuple[Path, ...]
     pixel_size: PixelSize = "auto"
+    ignore_label: int | None = None
     failed: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    reference_hashes: dict[str, str] = field(default_factory=dict)
 
     def mean_dice_by_step(self) -> list[float]:
         """Mean foreground Dice after every sampling step; see `mean_of_means`."""
@@ -61,16 +66,24 @@ class FolderScores:
     def settings(self) -> dict[str, Any]:
         """The options that the values of the metrics depend on."""
         final = self.by_step[-1]
+        ignored = {} if self.ignore_label is None else {"ignore_label": self.ignore_label}
         return {
             f"tolerances_{final.unit}": list(final.tolerances_mm),
             "definitions": list(final.definitions),
             "percentile": final.percentile,
             "border_is_outside": final.border_is_outside,
+            **ignored,
         }
+
+    @property
+    def all_labels(self) -> Labels:
+        """`labels`, and the ignore label if there is one, as `evaluate_folder` takes them."""
+        ignore = {} if self.ignore_label is None else {IGNORE: self.ignore_label}
+        return {**self.labels, **ignore}
 
 
 def evaluate_folder(
-    pred: Path | str,
+    pred: Path | str | Sequence[Path | str],
     ref: Path | str,
     *,
     labels: Mapping[str, int | tuple[int, ...]] | None = None,
@@ -83,7 +96,7 @@ def evaluate_folder(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> FolderScores:
-    """Compare every label map of a folder with its reference, or one file with another.
+    """Compare every label map of one or more folders with its reference, or one file with another.
 
     If the files of a case are damaged, differ in their grid or hold unknown labels, the case goes
     to `failed` and the others are still evaluated.
@@ -91,8 +104,10 @@ def evaluate_folder(
     Args:
         pred, ref: folders of label maps of any program, or one file each.
             References without a prediction are left out. `pred/steps/step_1` ... hold the maps
-            after each sampling step.
-        labels: name -> value, or values of a region. None takes the names from predict.json or
+            after each sampling step. Several folders of predictions, such as the folds of a
+            cross-validation, are evaluated as one; their cases must differ.
+        labels: name -> value, or values of a region; see :func:`recycleseg.evaluate` for the
+            name "ignore". None takes the names from predict.json or
             dataset.json beside the maps; without these files, every value found is a label, named
             "1", "2", ...
         tolerance_mm, percentile, definitions, border_is_outside: see :func:`recycleseg.evaluate`.
@@ -105,12 +120,13 @@ def evaluate_folder(
         progress: called with the number of cases done and the number of all cases.
 
     Raises:
-        FileError: a prediction has no reference, a step lacks a case, no case can be evaluated, or
-            some cases have a pixel size and others do not.
+        FileError: a prediction has no reference, a case is in two folders, a step lacks a case, no
+            case can be evaluated, or some cases have a pixel size and others do not.
         ValueError: an option is invalid.
     """
-    pred, ref = Path(pred), Path(ref)
-    pairs = find_pairs(pred, ref)
+    preds = tuple(map(Path, [pred] if isinstance(pred, (str, Path)) else pred))
+    ref = Path(ref)
+    pairs = find_pairs(preds, ref)
     workers = _num_workers(workers, len(pairs.cases))
     options = {
         "tolerance_mm": tolerance_mm,
@@ -120,14 +136,15 @@ def evaluate_folder(
     }
     _check_options(options, device)
     with _pool(workers) as pool:
-        known, notes = _labels(pred, ref, labels, pairs.cases, pool)
+        known, notes = _labels(preds, ref, labels, pairs.cases, pool)
         work = pool.map(
             lambda pair: _try_case(pair, known, options, pixel_size, device), pairs.cases
         )
         work = followed(work, len(pairs.cases), progress)
         results = {p.case_id: result for p, result in zip(pairs.cases, work, strict=True)}
     if all(isinstance(result, str) for result in results.values()):
-        raise FileError(listed(f"{pred}: no case can be evaluated", [*map(str, results.values())]))
+        where = ", ".join(map(str, preds))
+        raise FileError(listed(f"{where}: no case can be evaluated", [*map(str, results.values())]))
     return _gather(pairs, known, results, notes, pixel_size)
 
 
@@ -144,6 +161,7 @@ class _Result:
     by_step: tuple[Scores, ...]
     one_sized: bool
     screen: bool
+    reference_hash: str
 
 
 def _gather(
@@ -155,17 +173,20 @@ def _gather(
 ) -> FolderScores:
     """The scores of all cases; a result that is text says why its case failed."""
     done = {case_id: r for case_id, r in results.items() if not isinstance(r, str)}
-    notes.extend(_size_notes(pairs.root, done))
+    foreground, ignore_label = split_ignore(labels)
+    notes.extend(_size_notes(pairs.roots[0], done))
     return FolderScores(
         case_ids=tuple(done),
-        labels=labels,
+        labels=foreground,
         by_step=tuple(
             Scores.join(step) for step in zip(*(r.by_step for r in done.values()), strict=True)
         ),
         prediction_files={p.case_id: p.predictions[-1] for p in pairs.cases if p.case_id in done},
         reference_files={p.case_id: p.reference for p in pairs.cases if p.case_id in done},
-        prediction_root=pairs.root,
+        prediction_roots=pairs.roots,
         pixel_size=pixel_size,
+        ignore_label=ignore_label,
+        reference_hashes={case_id: r.reference_hash for case_id, r in done.items()},
         failed={case_id: r for case_id, r in results.items() if isinstance(r, str)},
         notes=(*pairs.notes, *notes),
     )
@@ -227,7 +248,7 @@ def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _labels(
-    pred: Path,
+    preds: Sequence[Path],
     ref: Path,
     labels: Mapping[str, int | tuple[int, ...]] | None,
     cases: Sequence[Pair],
@@ -236,14 +257,22 @@ def _labels(
     """The labels to evaluate, and notes for the user about them."""
     if labels is not None:
         return parse_labels(labels, "labels"), []
-    if found := find_labels(pred, ref):
-        return found[0], []
+    where = ", ".join(map(str, (*preds, ref)))
+    described = {pred: found[0] for pred in preds if (found := find_labels(pred, ref))}
+    if described:
+        first, known = next(iter(described.items()))
+        for pred in preds:
+            if described.get(pred) != known:
+                raise FileError(
+                    f"{pred}: expected the labels of {first}, {known}, got {described.get(pred)}"
+                )
+        return known, []
     values = sorted(set().union(*pool.map(_values_of_case, cases)) - {0})
     if not values:
-        raise FileError(f"{pred}, {ref}: expected label maps with values from 1 on, got only 0")
+        raise FileError(f"{where}: expected label maps with values from 1 on, got only 0")
     names = ", ".join(map(str, values))
     note = f"no predict.json or dataset.json names the labels; the values found are {names}"
-    return parse_labels({str(value): value for value in values}, f"{pred}, {ref}"), [note]
+    return parse_labels({str(value): value for value in values}, where), [note]
 
 
 def _values_of_case(pair: Pair) -> set[int]:
@@ -270,6 +299,7 @@ def _evaluate_case(
     pair: Pair, labels: Labels, options: dict[str, Any], pixel_size: PixelSize, device: str
 ) -> _Result:
     reference, ref = _read_label(pair.reference)
+    reference_hash = content_hash(pair.reference)
     reference = sized(reference, pixel_size)
     ref_on_device = torch.from_numpy(ref).to(device)
     by_step = []
@@ -289,12 +319,14 @@ def _evaluate_case(
                 )
             )
         except ValueError as error:
-            unknown = _unknown_labels({path: pred, pair.reference: ref}, labels)
+            unknown = _unknown_labels(path, pred, split_ignore(labels)[0])
+            unknown += _unknown_labels(pair.reference, ref, labels)
             raise FileError("; ".join(unknown) or f"{path}: {error}") from error
     return _Result(
         tuple(by_step),
         one_sized=(prediction.spacing is None) != (reference.spacing is None),
         screen=any(v.screen_spacing is not None for v in (prediction, reference)),
+        reference_hash=reference_hash,
     )
 
 
@@ -311,17 +343,13 @@ def _read_label(path: Path) -> tuple[Volume, NDArray[Any]]:
     return volume, np.require(array, requirements="W")
 
 
-def _unknown_labels(maps: Mapping[Path, NDArray[Any]], labels: Labels) -> list[str]:
-    """One line per map that holds a value which no label has."""
+def _unknown_labels(path: Path, array: NDArray[Any], labels: Labels) -> list[str]:
+    """One line if a map holds a value which no label has."""
     known = {0}
     for entry in labels.values():
         known.update(entry if isinstance(entry, tuple) else (entry,))
-    lines = []
-    for path, array in maps.items():
-        unknown = [value for value in np.unique(array).tolist() if value not in known]
-        if unknown:
-            lines.append(
-                f"{path}: expected label values {', '.join(map(str, sorted(known)))}, got "
-                f"{shortened(unknown)}"
-            )
-    return lines
+    unknown = [value for value in np.unique(array).tolist() if value not in known]
+    if not unknown:
+        return []
+    expected = ", ".join(map(str, sorted(known)))
+    return [f"{path}: expected label values {expected}, got {shortened(unknown)}"]

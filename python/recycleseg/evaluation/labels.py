@@ -27,7 +27,7 @@ def find_labels(pred: Path, ref: Path) -> tuple[Labels, Path] | None:
     references, dataset.json of the folder above the references.
 
     Returns:
-        Labels and file, or None if there is no description.
+        Labels, as from `parse_labels`, and file; or None if there is no description.
     """
     pred, ref = (path.parent if path.is_file() else path for path in (pred, ref))
     if predicted := predicted_labels(pred):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recycleseg.data.volumes import SPATIAL_DIMS, case_name, file_ending
+from recycleseg.data.volumes import SPATIAL_DIMS, case_name, file_ending, is_series
 from recycleseg.files import FileError, read_json_object, shortened
 
 
@@ -33,70 +33,103 @@ class Pairs:
 
     Attributes:
         cases: one pair per case.
-        root: the folder of the predictions.
+        roots: the folders of the predictions.
         notes: remarks about the other cases, one line each.
     """
 
     cases: tuple[Pair, ...]
-    root: Path
+    roots: tuple[Path, ...]
     notes: tuple[str, ...]
 
 
-def find_pairs(pred: Path, ref: Path) -> Pairs:
-    """Pair a folder of label maps with a folder of references by name, or one file with another.
+def find_pairs(preds: Sequence[Path], ref: Path) -> Pairs:
+    """Pair folders of label maps with a folder of references by name, or one file with another.
 
-    The two files of a case may have different endings. `steps/step_1` ... in the folder of the
+    The two files of a case may have different endings. `steps/step_1` ... in a folder of
     predictions hold the label maps after each sampling step.
 
+    Args:
+        preds: folders with different cases, such as the folds of a cross-validation; or one file.
+        ref: folder of the references, or one file.
+
     Raises:
-        FileError: a path does not exist, a prediction has no reference, or a step lacks a case.
+        FileError: a path does not exist, a prediction has no reference, a case is in two folders,
+            the folders differ in their number of steps, or a step lacks a case.
     """
-    for name, path in (("predictions", pred), ("references", ref)):
+    for name, path in (*(("predictions", pred) for pred in preds), ("references", ref)):
         if not path.exists():
             raise FileError(
                 f"{path}: expected {name} (a folder or a file), got a path that does not exist"
             )
-    if pred.is_file():
-        case_id = _case_id(pred)
-        reference = ref if ref.is_file() else _label_maps(ref, "references").get(case_id)
-        if reference is None:
-            raise FileError(f"{pred}: expected a reference {case_id} in {ref}, got none")
-        return Pairs((Pair(case_id, (pred,), reference),), pred.parent, ())
+    if any(pred.is_file() for pred in preds):
+        return _pair_of_files(preds, ref)
     if ref.is_file():
         raise FileError(
-            f"{ref}: expected a folder of references because {pred} is a folder, got a file"
+            f"{ref}: expected a folder of references because {preds[0]} is a folder, got a file"
         )
-    predictions, references = _label_maps(pred, "predictions"), _label_maps(ref, "references")
-    if missing := [case_id for case_id in predictions if case_id not in references]:
-        raise FileError(
-            f"{pred}: expected a reference in {ref} for every prediction, got none for "
-            f"{len(missing)} of {len(predictions)}: {', '.join(missing)}"
-        )
+    references = _label_maps(ref, "references")
+    predictions: dict[str, tuple[Path, ...]] = {}
+    for pred in preds:
+        found = _all_steps(pred)
+        if missing := [case_id for case_id in found if case_id not in references]:
+            raise FileError(
+                f"{pred}: expected a reference in {ref} for every prediction, got none for "
+                f"{len(missing)} of {len(found)}: {', '.join(missing)}"
+            )
+        if twice := [case_id for case_id in found if case_id in predictions]:
+            others = sorted({str(predictions[case_id][-1].parent) for case_id in twice})
+            raise FileError(
+                f"{pred}: expected other cases than in {', '.join(others)}, got "
+                f"{shortened(twice)} in both"
+            )
+        predictions.update(found)
+    _check_steps(predictions)
     notes = []
     if others := [case_id for case_id in references if case_id not in predictions]:
         notes.append(
             f"{len(others)} of {len(references)} references have no prediction and are left out: "
             f"{shortened(others)}"
         )
-    steps = _find_steps(pred, tuple(predictions))
-    return Pairs(
-        tuple(
-            # The last step is the final prediction.
-            Pair(case_id, (*(step[case_id] for step in steps[:-1]), path), references[case_id])
-            for case_id, path in predictions.items()
-        ),
-        pred,
-        tuple(notes),
-    )
+    cases = (Pair(case_id, paths, references[case_id]) for case_id, paths in predictions.items())
+    return Pairs(tuple(cases), tuple(preds), tuple(notes))
+
+
+def _pair_of_files(preds: Sequence[Path], ref: Path) -> Pairs:
+    """The pair of one prediction and its reference."""
+    if len(preds) > 1:
+        raise FileError(
+            f"predictions: expected folders or one file, got {', '.join(map(str, preds))}"
+        )
+    (pred,) = preds
+    case_id = _case_id(pred)
+    reference = ref if ref.is_file() else _label_maps(ref, "references").get(case_id)
+    if reference is None:
+        raise FileError(f"{pred}: expected a reference {case_id} in {ref}, got none")
+    return Pairs((Pair(case_id, (pred,), reference),), (pred.parent,), ())
+
+
+def _all_steps(pred: Path) -> dict[str, tuple[Path, ...]]:
+    """case_id -> label maps after every step, of which the last is the final prediction."""
+    final = _label_maps(pred, "predictions")
+    steps = _find_steps(pred, tuple(final))[:-1]
+    return {case_id: (*(step[case_id] for step in steps), path) for case_id, path in final.items()}
+
+
+def _check_steps(predictions: Mapping[str, tuple[Path, ...]]) -> None:
+    """Raise FileError if some cases have the maps of more steps than others."""
+    by_count = {len(paths): paths[-1].parent for paths in predictions.values()}
+    if len(by_count) > 1:
+        got = ", ".join(f"{count} in {folder}" for count, folder in by_count.items())
+        raise FileError(f"predictions: expected equally many sampling steps, got {got}")
 
 
 def find_images(
-    pred: Path, case_ids: Sequence[str], folder: Path | None = None
+    preds: Sequence[Path], case_ids: Sequence[str], folder: Path | None = None
 ) -> dict[str, tuple[Path, ...]]:
     """Find the image files of the cases.
 
     Args:
-        pred: folder of the predictions, or one file.
+        preds: folders of the predictions, or one file.
         case_ids: the cases.
         folder: holds images CASE_0000<ending>, CASE_0001<ending>, ... or CASE<ending>. None takes
             the images that predict.json names, if they still exist.
@@ -108,15 +141,16 @@ def find_images(
         FileError: `folder` holds no image of any case.
     """
     if folder is None:
-        root = pred.parent if pred.is_file() else pred
-        path = root / "predict.json"
-        images = read_json_object(path).get("images", {}) if path.is_file() else {}
-        named = images if isinstance(images, Mapping) else {}
+        named: dict[str, Any] = {}
+        for pred in preds:
+            path = (pred.parent if pred.is_file() else pred) / "predict.json"
+            images = read_json_object(path).get("images", {}) if path.is_file() else {}
+            named.update(images if isinstance(images, Mapping) else {})
         found = {c: tuple(map(Path, named[c])) for c in case_ids if _are_names(named.get(c))}
-        return {c: paths for c, paths in found.items() if paths and all(p.is_file() for p in paths)}
+        return {c: paths for c, paths in found.items() if paths and all(p.exists() for p in paths)}
     wanted = set(case_ids)
     channels: dict[str, list[Path]] = {}
-    for path in _files(folder):
+    for path in [*_files(folder), *filter(is_series, folder.iterdir())]:
         name = case_name(path)
         case_id = name if name in wanted else re.sub(r"_\d{4}$", "", name)
         if case_id in wanted:
@@ -129,8 +163,16 @@ def find_images(
     return {case_id: tuple(paths) for case_id, paths in channels.items()}
 
 
-def describe_origin(pred: Path) -> dict[str, str]:
-    """Which models or members made a folder of predictions, and how, if predict.json says so."""
+def describe_origin(preds: Sequence[Path]) -> dict[str, str]:
+    """Which models or members made folders of predictions, and how, if predict.json says so."""
+    told: dict[str, dict[str, None]] = {}  # keeps the order, and each value once
+    for pred in preds:
+        for name, value in _origin(pred).items():
+            told.setdefault(name, {})[value] = None
+    return {name: ", ".join(values) for name, values in told.items()}
+
+
+def _origin(pred: Path) -> dict[str, str]:
     path = pred / "predict.json"
     record = read_json_object(path) if path.is_file() else {}
     options = record.get("options")

@@ -115,6 +115,7 @@ def summarise_folder(scores: FolderScores) -> dict[str, Any]:
         ),
         "unit": final.unit,
         "settings": scores.settings(),
+        "reference_sha256": dict(scores.reference_hashes),
         "failed": dict(scores.failed),
     }
 

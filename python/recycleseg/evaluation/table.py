@@ -82,7 +82,9 @@ def read_evaluation(folder: Path) -> FolderScores:
         ),
         prediction_files={c: pred for c, (pred, _) in zip(case_ids, files, strict=True)},
         reference_files={c: ref for c, (_, ref) in zip(case_ids, files, strict=True)},
-        prediction_root=files[0][0].parent,
+        prediction_roots=tuple(dict.fromkeys(pred.parent for pred, _ in files)),
+        ignore_label=settings.get("ignore_label"),
+        reference_hashes=dict(summary.get("reference_sha256", {})),
     )
 
 

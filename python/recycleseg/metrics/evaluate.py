@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from recycleseg.classes import MAX_CLASSES
+from recycleseg.classes import IGNORE, MAX_CLASSES, split_ignore
 from recycleseg.metrics.measure import Maps, Structures, device_of, measure
 from recycleseg.metrics.overlap import outcomes, overlap_metrics
 from recycleseg.metrics.scores import Scores
@@ -47,12 +48,16 @@ def evaluate(
         pred, ref: NumPy arrays, torch tensors on a CPU or a GPU, or anything with `__dlpack__`;
             booleans or integers, of one shape. Where `labels` is a mapping: label maps (*S), or a
             batch (B, *S). Where it is a sequence: masks (C, *S) or (B, C, *S), nonzero inside. S
-            has as many axes as `spacing` has numbers, 2 or 3; one axis more makes a batch.
+            has as many axes as `spacing` has numbers, 2 or 3; one axis more makes a batch. Of a
+            volume of one slice, such as (x, y, 1), surfaces are those of the 2D image, because an
+            axis of one voxel carries no surface.
         spacing: mm between voxels along each axis of S, in the order of the array's axes. None
             means unknown: then pred and ref are one case, not a batch, and all lengths (also
             `tolerance_mm`) are in pixels, the steps from voxel to voxel.
         labels: name -> label value of each structure, from 0 to 4095, or a tuple of values whose
-            union it is; structures may overlap. Or the names of the C masks.
+            union it is; structures may overlap. Or the names of the C masks. As in nnU-Net, the
+            name "ignore" stands for voxels that count nowhere: where ref has this value, which is
+            above all others, both maps are background. So surfaces end there.
         tolerance_mm: of surface Dice. One number gives "nsd"; a sequence "nsd_1mm", "nsd_2mm" ...
             (in pixels "nsd_1pixels", "nsd_2pixels" ...).
         percentile: of the Hausdorff distance, whose name it gives: 95 is "hd95".
@@ -77,7 +82,7 @@ def evaluate(
             neither 0 nor in `labels`.
         RuntimeError: the backend was not built.
     """
-    names, structures = _structures(labels)
+    names, structures, ignore_label = _structures(labels)
     pred, ref = _array("pred", pred), _array("ref", ref)
     unit = unit_of(spacing)
     sizes = _steps(pred, structures) if spacing is None else _numbers("spacing", spacing)
@@ -88,6 +93,9 @@ def evaluate(
     nsd_names = tolerance_names(tolerances, single=np.ndim(tolerance_mm) == 0, unit=unit)
     _check_options(sizes, tolerances, nsd_names, definitions, border_is_outside)
     pred_maps, ref_maps, batched = _maps(pred, ref, len(sizes), None if structures else names)
+    num_voxels: int | NDArray[np.int64] = math.prod(pred_maps.shape[-len(sizes) :])
+    if ignore_label is not None:
+        pred_maps, ref_maps, num_voxels = _without(ignore_label, pred_maps, ref_maps)
     if "surfel" not in definitions:  # whose areas depend on the order of axes
         pred_maps, ref_maps, spacing_of_maps = _in_memory_order(pred_maps, ref_maps, sizes)
     else:
@@ -124,14 +132,14 @@ def evaluate(
         percentile=percentile,
         definitions=tuple(definitions),
         border_is_outside=border_is_outside,
-        outcomes=outcomes(measured.counts, math.prod(pred_maps.shape[-len(sizes) :])),
+        outcomes=outcomes(measured.counts, num_voxels),
     )
 
 
 def _structures(
     labels: Mapping[str, int | tuple[int, ...]] | Sequence[str],
-) -> tuple[tuple[str, ...], Structures | None]:
-    """Names, and the label values of each structure; None for masks."""
+) -> tuple[tuple[str, ...], Structures | None, int | None]:
+    """Names, the label values of each structure (None for masks), and the ignore label."""
     if not isinstance(labels, Mapping | Sequence) or isinstance(labels, str) or not labels:
         raise ValueError(
             "labels: expected a mapping from names to labels, or a sequence of names of masks, "
@@ -144,7 +152,13 @@ def _structures(
                 "labels: expected different names, one for each mask, or for label maps a mapping "
                 f"from names to labels, got {labels!r}"
             )
-        return names, None
+        if IGNORE in names:
+            raise ValueError(
+                f"labels: expected no mask {IGNORE!r}, because it stands for voxels that count "
+                f"nowhere: set all masks to 0 there; got {labels!r}"
+            )
+        return names, None, None
+    labels, ignore_label = split_ignore(labels)
     structures = []
     for name, entry in labels.items():
         values = entry if isinstance(entry, Sequence) else (entry,)
@@ -159,7 +173,17 @@ def _structures(
                     f"tuple of them, got {value!r}"
                 )
         structures.append(tuple(sorted({int(value) for value in values})))
-    return tuple(labels), structures
+    highest = max(map(max, structures), default=0)
+    if ignore_label is not None and not (
+        isinstance(ignore_label, int | np.integer) and highest < ignore_label < MAX_CLASSES
+    ):
+        raise ValueError(
+            f"labels[{IGNORE!r}]: expected the highest value, an integer above {highest} and below "
+            f"{MAX_CLASSES}, got {ignore_label!r}"
+        )
+    if not structures:
+        raise ValueError(f"labels: expected a structure beside {IGNORE!r}, got none")
+    return tuple(labels), structures, ignore_label
 
 
 def _steps(pred: Maps, structures: Structures | None) -> tuple[float, ...]:
@@ -235,6 +259,16 @@ def _maps(
         )
     is_inside = [maps if _is_bool(maps) else maps != 0 for maps in (pred, ref)]
     return is_inside[0], is_inside[1], batched
+
+
+def _without(ignore_label: int, pred: Maps, ref: Maps) -> tuple[Maps, Maps, NDArray[np.int64]]:
+    """Maps (B, *S) that are 0 where ref has the ignore label, and the number (B, 1) of others."""
+    if isinstance(ref, Tensor) and ref.dtype != torch.bool:
+        # torch would wrap a value that the dtype cannot hold
+        ignore_label = min(ignore_label, torch.iinfo(ref.dtype).max)
+    known = ref != ignore_label
+    number = torch.as_tensor(known).flatten(1).sum(1, keepdim=True).cpu().numpy()
+    return pred * known, ref * known, number
 
 
 def _array(name: str, x: Any) -> Maps:

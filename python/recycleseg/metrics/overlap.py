@@ -54,12 +54,12 @@ def recall(counts: Counts) -> Array:
     return ratio(tp, np.where(ref == 0, pred, ref))
 
 
-def outcomes(counts: Counts, num_voxels: int) -> NDArray[np.int64]:
+def outcomes(counts: Counts, num_voxels: int | NDArray[np.int64]) -> NDArray[np.int64]:
     """True positives, false positives, false negatives, true negatives (..., 4) of counts (..., 3).
 
     Args:
         counts: (..., 3).
-        num_voxels: of a whole map.
+        num_voxels: of a whole map, or (B, 1) of each of B maps.
     """
     table: NDArray[np.int64] = counts @ _OUTCOMES
     table[..., 3] += num_voxels

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recycleseg.models.single_sample import Conv2d, Conv3d
+from recycleseg.models.single_sample import Conv3d
 from recycleseg.ops.dropout import dropout
 from recycleseg.ops.norm_act import norm_act
 
@@ -22,7 +22,7 @@ NORM_EPS = 1e-6
 # Standard deviation of a unit normal truncated to [-2, 2].
 _TRUNCATED_STD = 0.87962566103423978
 # By the number of spatial axes.
-_CONV: dict[int, Callable[..., nn.Conv2d | nn.Conv3d]] = {2: Conv2d, 3: Conv3d}
+_CONV: dict[int, Callable[..., nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: Conv3d}
 _CONV_TRANSPOSE: dict[int, Callable[..., nn.ConvTranspose2d | nn.ConvTranspose3d]] = {
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
@@ -120,11 +120,11 @@ class InstanceNorm(nn.Module):
 
 
 class ConvNormAct(nn.Module):
-    """Convolution 3^n, instance norm, GELU."""
+    """Convolution with an odd kernel, instance norm, GELU."""
 
-    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: Sequence[int]) -> None:
         super().__init__()
-        self.conv = convolution(in_channels, out_channels, (3,) * spatial_dims)
+        self.conv = convolution(in_channels, out_channels, kernel)
         self.norm = InstanceNorm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,8 +137,8 @@ class ResBlock(nn.Module):
     """Two convolutions with instance norm and GELU; the input is added before the last GELU.
 
     Args:
-        spatial_dims: 2 or 3.
         channels: of input and output.
+        kernel: odd size of both convolutions, one per axis.
         time_channels: features of the time embedding; 0: a block without time.
         time_conditioning: "film" scales and shifts after the second norm (Perez et al. 2018),
             starting as the identity; "imgx" adds the embedding before that norm, which removes it.
@@ -147,18 +147,17 @@ class ResBlock(nn.Module):
 
     def __init__(
         self,
-        spatial_dims: int,
         channels: int,
+        kernel: Sequence[int],
         *,
         time_channels: int = 0,
         time_conditioning: TimeConditioning = "film",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        kernel_size = (3,) * spatial_dims
-        self.conv1 = convolution(channels, channels, kernel_size)
+        self.conv1 = convolution(channels, channels, kernel)
         self.norm1 = InstanceNorm(channels)
-        self.conv2 = convolution(channels, channels, kernel_size)
+        self.conv2 = convolution(channels, channels, kernel)
         self.norm2 = InstanceNorm(channels)
         self.dropout = dropout
         self.is_film = time_conditioning == "film"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,16 +22,43 @@ from recycleseg.models.layers import (
     sinusoidal_embedding,
 )
 
+# One integer for all levels, or an entry per level: an integer for all axes, or one per axis.
+PerLevel: TypeAlias = int | Sequence[int | Sequence[int]]
+
 _MAX_PERIOD: dict[str, float] = {"film": 1e3, "imgx": 1e4}
 
 
-def _per_axis(name: str, value: int | Sequence[int], spatial_dims: int) -> tuple[int, ...]:
-    values = (value,) * spatial_dims if isinstance(value, int) else tuple(value)
-    if len(values) != spatial_dims or min(values) < 1:
-        raise ValueError(
-            f"{name}: expected a positive integer or {spatial_dims} of them, got {value}"
-        )
-    return values
+def one_per_level(name: str, values: PerLevel, count: int) -> tuple[int | Sequence[int], ...]:
+    """One entry of a setting for each of `count` levels, or for each step between two levels.
+
+    Args:
+        name: of the setting, for the message.
+        values: one integer for all, or the entries, each an integer or one integer per axis.
+        count: number of entries.
+
+    Raises:
+        ValueError: there are more or fewer entries.
+    """
+    if isinstance(values, int):
+        return (values,) * count
+    if len(values) != count:
+        raise ValueError(f"{name}: expected one integer or {count} entries, got {values}")
+    return tuple(values)
+
+
+def _one_per_level_and_axis(
+    name: str, values: PerLevel, count: int, spatial_dims: int
+) -> list[tuple[int, ...]]:
+    sizes = []
+    for entry in one_per_level(name, values, count):
+        size = (entry,) * spatial_dims if isinstance(entry, int) else tuple(entry)
+        if len(size) != spatial_dims or min(size) < 1:
+            raise ValueError(
+                f"{name}: expected for each level a positive integer or {spatial_dims} of them, "
+                f"got {entry}"
+            )
+        sizes.append(size)
+    return sizes
 
 
 class UNet(nn.Module):
@@ -49,8 +76,12 @@ class UNet(nn.Module):
         channels: per level, the first even at least, the last a multiple of widening_factor.
         mask_channels: channels of ``mask``; None: out_channels; 0: the supervised network, which
             takes neither mask nor t.
-        first_scale: scale factor between the first two levels, one or one per axis.
-        scale: scale factor between all further levels.
+        scales: down-sampling factors: one for all, or an entry per step between two levels, finest
+            first, each an integer or one per axis. A factor of 1 keeps an axis, as between thick
+            slices: ((2, 2, 1), 2).
+        kernels: odd sizes of the convolutions in the residual blocks: one for all, or an entry per
+            level, each an integer or one per axis. The stem takes those of the first level. With 1
+            along an axis, a level mixes no voxels along it.
         num_res_blocks: residual blocks per level.
         num_heads: attention heads, each of ``channels[-1] / widening_factor`` features.
         widening_factor: of the transformer's perceptron.
@@ -72,8 +103,8 @@ class UNet(nn.Module):
         channels: Sequence[int] = (32, 64, 128, 256),
         *,
         mask_channels: int | None = None,
-        first_scale: int | Sequence[int] = 2,
-        scale: int | Sequence[int] = 2,
+        scales: PerLevel = 2,
+        kernels: PerLevel = 3,
         num_res_blocks: int = 2,
         num_heads: int = 8,
         widening_factor: int = 4,
@@ -100,30 +131,32 @@ class UNet(nn.Module):
         self.max_period = _MAX_PERIOD[time_conditioning]
         self.checkpoint_activations = checkpoint_activations
 
-        first = _per_axis("first_scale", first_scale, spatial_dims)
-        further = _per_axis("scale", scale, spatial_dims)
-        steps = [
-            (low, high, first if level == 0 else further)
-            for level, (low, high) in enumerate(zip(channels[:-1], channels[1:], strict=True))
-        ]
+        by_step = _one_per_level_and_axis("scales", scales, len(channels) - 1, spatial_dims)
+        by_level = _one_per_level_and_axis("kernels", kernels, len(channels), spatial_dims)
+        if any(size % 2 == 0 for kernel in by_level for size in kernel):
+            raise ValueError(f"kernels: expected odd sizes, got {kernels}")
+        # The kernel of a step between levels is its factor: each voxel counts once, and an axis of
+        # factor 1 is not mixed.
+        steps = list(zip(channels[:-1], channels[1:], by_step, strict=True))
+        levels = list(zip(channels, by_level, strict=True))
 
-        def blocks(widths: Sequence[int], per_level: int) -> nn.ModuleList:
+        def blocks(levels: Sequence[tuple[int, tuple[int, ...]]], per_level: int) -> nn.ModuleList:
             return nn.ModuleList(
                 ResBlock(
-                    spatial_dims,
                     width,
+                    kernel,
                     time_channels=self.time_channels,
                     time_conditioning=time_conditioning,
                     dropout=dropout,
                 )
-                for width in widths
+                for width, kernel in levels
                 for _ in range(per_level)
             )
 
-        self.stem = ConvNormAct(spatial_dims, in_channels + self.mask_channels, channels[0])
-        self.encoder = blocks(channels, num_res_blocks)
+        self.stem = ConvNormAct(in_channels + self.mask_channels, *levels[0])
+        self.encoder = blocks(levels, num_res_blocks)
         self.downs = nn.ModuleList(DownSample(low, high, by) for low, high, by in steps)
-        self.bottom = blocks(channels[-1:], 2)
+        self.bottom = blocks(levels[-1:], 2)
         self.transformer = Transformer(
             channels[-1],
             num_heads,
@@ -131,7 +164,7 @@ class UNet(nn.Module):
             num_layers=num_transformer_layers,
             dropout=dropout,
         )
-        self.decoder = blocks(channels[::-1], num_res_blocks + 1)
+        self.decoder = blocks(levels[::-1], num_res_blocks + 1)
         self.ups = nn.ModuleList(UpSample(high, low, by) for low, high, by in reversed(steps))
         self.head = convolution(channels[0], out_channels, (1,) * spatial_dims, bias=True)
         self.memory_format = torch.channels_last if spatial_dims == 2 else torch.channels_last_3d

@@ -8,15 +8,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recycleseg.ops.surfel_areas import surfel_areas
 
 Box = tuple[slice, ...]
+Maps = TypeVar("Maps", Tensor, NDArray[Any])
 
 
 class Query(NamedTuple):
@@ -50,6 +52,27 @@ class Query(NamedTuple):
             if numbers.min <= value <= numbers.max:
                 mask |= row == value
         return mask
+
+
+def slice_axis(size: Sequence[int]) -> int | None:
+    """The axis across a volume of one slice: of S with three axes, the last of one voxel."""
+    flat = [axis for axis, n in enumerate(size) if n == 1]
+    return flat[-1] if len(size) == 3 and flat else None
+
+
+def slice_as_image(pred: Maps, ref: Maps, query: Query) -> tuple[Maps, Maps, Query]:
+    """A volume of one slice as the image that it is; all else as it comes.
+
+    Across the slice every voxel has a border on both sides. They would all be surface, and so hide
+    the contour.
+    """
+    leading = pred.ndim - len(query.spacing)
+    axis = slice_axis(pred.shape[leading:])
+    if axis is None:
+        return pred, ref, query
+    spacing = [s for other, s in enumerate(query.spacing) if other != axis]
+    at = leading + axis
+    return pred.squeeze(at), ref.squeeze(at), query._replace(spacing=spacing)
 
 
 class Surface(NamedTuple):

@@ -17,7 +17,15 @@ from torch import Tensor
 from recycleseg import _ext
 from recycleseg.ops._backend import resolve_backend
 from recycleseg.ops._checks import choice, integers, same_map
-from recycleseg.ops._surfaces import Query, Surface, bounding_boxes, empty_result, measure
+from recycleseg.ops._surfaces import (
+    Query,
+    Surface,
+    bounding_boxes,
+    empty_result,
+    measure,
+    slice_as_image,
+    slice_axis,
+)
 from recycleseg.ops.distance_transform import MAX_SPACING, MIN_SPACING, distance_transform
 
 DEFINITIONS = ("voxel", "surfel")
@@ -77,7 +85,8 @@ def surface_distances(
     Args:
         pred, ref: label maps (B, *S), or masks (B, C, *S) where `labels` is None, nonzero inside;
             of one shape and device. Each may be bool, uint8, int16, int32 or int64. S has 2 or 3
-            axes.
+            axes. An axis of one voxel carries no surface: a volume of one slice, (x, y, 1) or
+            (1, y, x), is measured as the 2D image of that slice, contour to contour.
         labels: the C structures of label maps: each a label value, or a tuple of values whose union
             it is. Structures may overlap, and labels that belong to none are background.
         spacing: mm between voxel centres along each axis of S, in the order of the axes;
@@ -182,15 +191,20 @@ def count_and_measure(
         border_is_outside,
     )
     head = (pred.shape[0], query.num_structures(pred.shape))
+    across = slice_axis(pred.shape[-len(spacing) :])
+    pred, ref, query = slice_as_image(pred, ref, query)
     counts = StructureCounts(
         np.empty((*head, 3), np.int64),
-        np.empty((*head, 2, len(spacing)), np.int64),
+        np.empty((*head, 2, len(query.spacing)), np.int64),
         np.empty(2, np.int64),
     )
     directed = np.empty((*head, 2, 3 + len(percentiles) + len(tolerances)))
     pooled = np.empty((*head, len(percentiles)))
     arrays = (np.ascontiguousarray(pred), np.ascontiguousarray(ref), directed, pooled, *counts)
     _run_extension(query, *(x.__dlpack__() for x in arrays))
+    if across is not None:  # where every index is 0
+        sums = np.insert(counts.coordinate_sums, across, 0, axis=-1)
+        counts = counts._replace(coordinate_sums=sums)
     return counts, directed, pooled
 
 
@@ -214,7 +228,7 @@ def surface_distances_reference(
         definition == "surfel",
         border_is_outside,
     )
-    return SurfaceDistances(*_measure_by_pairs(pred, ref, query))
+    return SurfaceDistances(*_measure_by_pairs(*slice_as_image(pred, ref, query)))
 
 
 def _measure_by_pairs(pred: Tensor, ref: Tensor, query: Query) -> tuple[Tensor, Tensor]:
@@ -283,6 +297,7 @@ def _surface_distances(
         values = iter(label_values)
         structures = [tuple(next(values) for _ in range(size)) for size in structure_sizes]
     query = Query(structures, spacing, tolerances, percentiles, surfel, border_is_outside)
+    pred, ref, query = slice_as_image(pred, ref, query)
     if backend == "reference" or pred.numel() == 0:
         return _measure_by_pairs(pred, ref, query)
     if backend == "cuda":

@@ -107,7 +107,15 @@ class Ensemble:
             entropy, disagreement = (
                 None if x is None else x.sum(0) for x in (entropy, disagreement)
             )
-        return Prediction(label, probs, entropy, disagreement, steps=(), volume=grid)
+        return Prediction(
+            label,
+            probs,
+            entropy,
+            disagreement,
+            steps=(),
+            volume=grid,
+            names=self.classes.foreground,
+        )
 
     def _grid(self, case_id: str) -> Volume:
         """The first member's label map, with the pixel size of the first member that gives one."""

@@ -12,11 +12,16 @@ import numpy as np
 import torch
 
 from recycleseg.classes import max_entropy
+from recycleseg.data.identity import ContentMemo, joint_hash
 from recycleseg.data.probabilities import write_probabilities
-from recycleseg.data.volumes import Volume, write_like
-from recycleseg.files import FileError, write_json
+from recycleseg.data.volumes import map_name, write_like
+from recycleseg.files import FileError, shortened, write_json
 from recycleseg.prediction.predictor import Prediction
 from recycleseg.prediction.record import RECORD, command_of, differences, read_record
+from recycleseg.progress import Progress
+
+# Parts of the record with one entry per case.
+_BY_CASE = ("images", "contents", "seconds", "failed")
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,11 @@ class PredictionFolder:
         endings: case_id -> ending of its file names, for every case.
         images: case_id -> the files of its channels, for the cases where they are known.
         sources: folders with the input; `root` must be another one.
+        inputs: case_id -> the files that its segmentation is made from; None takes `images`.
+        memo: gives the hashes of the inputs; None reads them again.
+
+    Attributes:
+        notes: what the user should know about the cases that `open` found, one line each.
     """
 
     def __init__(
@@ -53,22 +63,34 @@ class PredictionFolder:
         endings: Mapping[str, str],
         images: Mapping[str, Sequence[str]],
         sources: Iterable[Path],
+        inputs: Mapping[str, Sequence[Path]] | None = None,
+        memo: ContentMemo | None = None,
     ) -> None:
         self.root = root
-        self.record: dict[str, Any] = {**record, "images": {}, "seconds": {}, "failed": {}}
+        self.notes: list[str] = []
+        self.record: dict[str, Any] = {**record, **{key: {} for key in _BY_CASE}}
         self._names = {case_id: case_id + ending for case_id, ending in endings.items()}
         self._images = {case_id: list(paths) for case_id, paths in images.items()}
         self._sources = {source.resolve() for source in sources}
+        files = images if inputs is None else inputs
+        self._inputs = {case_id: tuple(map(Path, paths)) for case_id, paths in files.items()}
+        self._memo = memo or ContentMemo(None)
+        self._contents: dict[str, str | None] = {}
 
     def label_path(self, case_id: str) -> Path:
-        """The label map of a case; if this file exists, the case is done."""
+        """The label map of a case; if it exists and its inputs are the same, the case is done."""
         return self.root / self._names[case_id]
 
-    def open(self, *, overwrite: bool) -> list[str]:
+    def open(self, *, overwrite: bool, progress: Progress | None = None) -> list[str]:
         """Create the folder, or check that the work in it can continue.
+
+        A case whose inputs have changed needs a new segmentation. Its record keeps the content
+        that the old one was made from, so that this is seen again if the work stops before.
 
         Args:
             overwrite: delete the files of these cases, so that they are segmented again.
+            progress: called with the number of inputs read and to read, if their hashes are not
+                known.
 
         Returns:
             The cases that still need a segmentation.
@@ -81,9 +103,15 @@ class PredictionFolder:
         if self.root.resolve() in self._sources:
             sources = "members" if "members" in self.record else "images"
             raise ValueError(f"--out: expected another folder than the {sources}', got {self.root}")
-        path, there = self.root / RECORD, self._files_there()
+        path, there = self.root / RECORD, self._files_there(self._names)
+        changed: list[str] = []
         if path.is_file():
-            self._take_over(read_record(path), overwrite)
+            old = read_record(path)
+            changed = [] if overwrite else self._changed_cases(old, progress)
+            self._check_record(old, overwrite)
+            replaced = self._names if overwrite else ()
+            for key in _BY_CASE:
+                self.record[key] = {c: v for c, v in old[key].items() if c not in replaced}
         elif there:
             raise ValueError(
                 f"--out: expected a new folder or one with {RECORD}, got {self.root}, which "
@@ -94,19 +122,34 @@ class PredictionFolder:
         self.root.mkdir(parents=True, exist_ok=True)
         left = []
         for case_id in self._names:
-            if self.label_path(case_id).exists():
+            if self.label_path(case_id).exists() and case_id not in changed:
                 self._note_done(case_id)
             else:
                 left.append(case_id)
         self._save_record()
         return left
 
+    def begin(self, case_id: str) -> None:
+        """Note what the inputs of a case contain, and delete what was made from others.
+
+        This comes before they are read, so that the next `open` sees a change after it.
+        """
+        self._delete(self._files_there([case_id]))
+        self._note_content(case_id)
+
+    def _note_content(self, case_id: str) -> None:
+        hashes = self._memo.hashes(self._inputs.get(case_id, ()))
+        self._contents[case_id] = joint_hash(hashes.values()) if hashes else None
+
     def write(self, case_id: str, prediction: Prediction, seconds: float) -> None:
         """Write all files of a case and the record.
 
         The label map comes last, because its presence tells that the case is done.
         """
+        if case_id not in self._contents:
+            self._note_content(case_id)
         volume, name = prediction.volume, self._names[case_id]
+        names = prediction.names
         if prediction.probs is not None:
             write_probabilities(self.root / f"{case_id}.npz", prediction.probs)
         for kind, values in (
@@ -114,11 +157,14 @@ class PredictionFolder:
             ("disagreement", prediction.disagreement),
         ):
             if values is not None:
-                self._write_map(self.root / kind / name, self._as_stored(values), volume)
+                path = self._ready(self.root / kind / map_name(name))
+                write_like(path, self._as_stored(values), volume)
         for step, label in enumerate(prediction.steps, 1):
-            self._write_map(self.root / f"steps/step_{step}" / name, np.asarray(label), volume)
-        self._write_map(self.label_path(case_id), np.asarray(prediction.label), volume)
+            path = self._ready(self.root / f"steps/step_{step}" / name)
+            write_like(path, np.asarray(label), volume, names)
+        write_like(self.label_path(case_id), np.asarray(prediction.label), volume, names)
         self.record["seconds"][case_id] = round(seconds, 3)
+        self.record["contents"][case_id] = self._contents.pop(case_id)
         self._note_done(case_id)
         self._save_record()
 
@@ -135,12 +181,15 @@ class PredictionFolder:
             self.record["images"][case_id] = self._images[case_id]
         self.record["failed"].pop(case_id, None)
 
-    def _files_there(self) -> list[Path]:
-        """Existing files of these cases, also those that the present options do not write."""
+    def _files_there(self, case_ids: Iterable[str]) -> list[Path]:
+        """Existing files of cases, also those that the present options do not write."""
         folders = [self.root, self.root / "entropy", self.root / "disagreement"]
         folders += sorted(self.root.glob("steps/step_*"))
-        files = [folder / name for name in self._names.values() for folder in folders]
-        files += [self.root / f"{case_id}.npz" for case_id in self._names]
+        own = [self._names[case_id] for case_id in case_ids]
+        names = dict.fromkeys(n for name in own for n in (name, map_name(name)))
+        # Label maps come first, so that a case whose deletion is interrupted is not done.
+        files = [folder / name for folder in folders for name in names]
+        files += [self.root / f"{case_id}.npz" for case_id in case_ids]
         return [file for file in files if file.exists()]
 
     def _delete(self, files: Iterable[Path]) -> None:
@@ -152,20 +201,40 @@ class PredictionFolder:
                 folder.rmdir()
                 folder = folder.parent
 
-    def _take_over(self, old: dict[str, Any], overwrite: bool) -> None:
-        """Keep what an earlier record says about the cases that stay."""
-        self._check_record(old, overwrite)
-        replaced = self._names if overwrite else ()
-        for key in ("images", "seconds", "failed"):
-            self.record[key] = {c: v for c, v in old[key].items() if c not in replaced}
+    def _changed_cases(self, old: dict[str, Any], progress: Progress | None) -> list[str]:
+        """The cases whose inputs are not those of their segmentations; adds to `notes`."""
+        known = {c: old["contents"].get(c) for c in self._inputs if self.label_path(c).exists()}
+        noted = [case_id for case_id, content in known.items() if content is not None]
+        self._memo.hashes((p for c in noted for p in self._inputs[c]), progress=progress)
+        for case_id in noted:
+            self._note_content(case_id)
+        # An input that cannot be read now says nothing about the segmentation.
+        changed = [c for c in noted if self._contents[c] not in (known[c], None)]
+        if changed:
+            self.notes.append(
+                f"done again, because the content of the input has changed: {shortened(changed)}"
+            )
+        if unknown := [case_id for case_id, content in known.items() if content is None]:
+            self.notes.append(
+                f"counted as done, although {RECORD} does not say from which content they were "
+                f"made: {shortened(unknown)}; --overwrite makes them again"
+            )
+        return changed
+
+    def _is_same(self, case_id: str, old: dict[str, Any]) -> bool:
+        """Whether a segmentation is known to be made from the present content of the inputs."""
+        content = self._contents.get(case_id)
+        return content is not None and content == old["contents"].get(case_id)
 
     def _check_record(self, old: dict[str, Any], overwrite: bool) -> None:
+        done = [case_id for case_id in self._names if self.label_path(case_id).exists()]
         if command_of(old) != command_of(self.record):
             raise ValueError(
                 f"--out: expected a new folder or one of {command_of(self.record)}, got "
                 f"{self.root} with {RECORD} of {command_of(old)}; nothing in it is changed"
             )
-        changed = differences(old, self.record)
+        same = bool(done) and all(self._is_same(case_id, old) for case_id in done)
+        changed = differences(old, self.record, same_inputs=same)
         if changed and not overwrite:
             raise ValueError(
                 f"--out: {self.root} holds predictions of another kind: {'; '.join(changed)}. "
@@ -178,11 +247,13 @@ class PredictionFolder:
                 f"{len(others)} more, such as {others[0]}, predicted in another way; use another "
                 "--out"
             )
-        for case_id, paths in old["images"].items() if not overwrite else ():
-            if self._images.get(case_id, paths) != paths:
+        for case_id in done if not overwrite else ():
+            paths = old["images"].get(case_id)
+            now = self._images.get(case_id, paths)
+            if paths is not None and now != paths and not self._is_same(case_id, old):
                 raise ValueError(
                     f"--out: {self.root} holds case {case_id} predicted from {paths[0]}, not "
-                    f"{self._images[case_id][0]}; use --overwrite to make all of them again, or "
+                    f"{now[0]}; use --overwrite to make all of them again, or "
                     "another --out"
                 )
 
@@ -195,9 +266,9 @@ class PredictionFolder:
         grey: np.ndarray[Any, Any] = np.rint(np.clip(array / largest, 0, 1) * 65535)
         return grey.astype(np.uint16)
 
-    def _write_map(self, path: Path, array: np.ndarray[Any, Any], volume: Volume) -> None:
+    def _ready(self, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_like(path, array, volume)
+        return path
 
 
 def process_cases(
@@ -212,6 +283,7 @@ def process_cases(
         start = time.perf_counter()
         failure = None
         try:
+            folder.begin(case_id)
             # The prediction gets no name, so that its memory is free before the next one.
             folder.write(case_id, segment(case_id), time.perf_counter() - start)
         except Exception as error:

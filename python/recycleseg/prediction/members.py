@@ -37,6 +37,10 @@ class Member:
     described_by: Path | None
     images: dict[str, list[str]]
 
+    def files(self, case_id: str) -> tuple[Path, ...]:
+        """The files of a case: the label map, and the probabilities if there are any."""
+        return (self.maps[case_id], *([self._probs_path(case_id)] if self.has_probs else []))
+
     def read_label(self, case_id: str, values: range) -> Volume:
         """Read the label map of a case as uint8.
 
@@ -68,7 +72,7 @@ class Member:
         Raises:
             FileError: the file is missing or damaged, or has another shape or number of classes.
         """
-        path = self.root / f"{case_id}.npz"
+        path = self._probs_path(case_id)
         probs = read_probabilities(path, shape)
         if len(probs) != len(names):
             raise FileError(
@@ -76,6 +80,10 @@ class Member:
                 f"{len(probs)}"
             )
         return probs
+
+    def _probs_path(self, case_id: str) -> Path:
+        usual = self.root / f"{case_id}.npz"
+        return usual if usual.exists() else self.root / f"{case_id}.NPZ"
 
 
 def read_member(root: Path) -> Member:
@@ -92,7 +100,7 @@ def read_member(root: Path) -> Member:
     for path in sorted(root.iterdir()):
         if path.name.startswith(".") or not path.is_file():
             continue
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             probs.add(path.stem)
         elif file_ending(path):
             case_id = case_name(path)
@@ -122,9 +130,14 @@ def shared_classes(members: Sequence[Member], labels: Path | None) -> Classes:
     """
     if labels is not None:
         content = read_json_object(labels)
-        return Classes.of(content.get("labels", content), str(labels))
+        order = content.get("regions_class_order")
+        return Classes.of(content.get("labels", content), str(labels), order)
     found = {
-        member.described_by: Classes.of(member.description.get("labels"), str(member.described_by))
+        member.described_by: Classes.of(
+            member.description.get("labels"),
+            str(member.described_by),
+            member.description.get("regions_class_order"),
+        )
         for member in members
         if member.described_by is not None
     }
@@ -135,12 +148,17 @@ def shared_classes(members: Sequence[Member], labels: Path | None) -> Classes:
         )
     (first, classes), *others = found.items()
     for path, other in others:
-        if other != classes:
+        joined = classes.joined(other)
+        if joined is None:
             raise FileError(
-                f"{path}: expected labels {json.dumps(classes.labels)} as {first}, got "
-                f"{json.dumps(other.labels)}"
+                f"{path}: expected {_described(classes)} as {first}, got {_described(other)}"
             )
+        classes = joined
     return classes
+
+
+def _described(classes: Classes) -> str:
+    return ", ".join(f"{key} {json.dumps(entry)}" for key, entry in classes.description.items())
 
 
 def shared_cases(members: Sequence[Member], *, allow_missing: bool) -> tuple[str, ...]:

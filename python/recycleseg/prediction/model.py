@@ -71,14 +71,13 @@ class Model:
         config = _with_options(load_config(folder.config), seed, overlap, sampling)
         config = replace(config, runtime=replace(config.runtime, device=device))
         choose_device(device)
-        plan, patch_size = _load_plan(folder.dataset)
+        plan, patch_size = load_plan(folder.dataset)
         if postprocess is not None:
             check_postprocess(postprocess, tuple(plan.classes.foreground), plan.spatial_dims)
             config = replace(config, postprocess=postprocess)
         checkpoint = load_checkpoint(folder.best)
-        weights = checkpoint.owned_by("average") or checkpoint.owned_by("network")
         try:
-            return cls(config, plan, patch_size, weights, str(root))
+            return cls(config, plan, patch_size, checkpoint.weights, str(root))
         except RuntimeError as error:  # from load_state_dict, with a message of many lines
             raise FileError(
                 f"{folder.best}: expected the weights of the network in {folder.config}, got "
@@ -122,8 +121,12 @@ def _with_options(
     )
 
 
-def _load_plan(path: Path) -> tuple[Plan, tuple[int, ...]]:
-    """Preprocessing plan and patch size from a run's dataset.json."""
+def load_plan(path: Path) -> tuple[Plan, tuple[int, ...]]:
+    """Preprocessing plan and patch size from a run's dataset.json.
+
+    Raises:
+        FileError: the file is missing or something else.
+    """
     values = read_json_object(path)
     expected = f"{path}: expected a run's data set description"
     try:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from recycleseg.classes import Labels
 from recycleseg.data.preprocess import preprocess_image
 from recycleseg.data.volumes import Volume, case_name, read_image, write_like
 from recycleseg.prediction.model import Model
@@ -34,6 +35,7 @@ class Prediction:
         steps: label map (*S) uint8 after each sampling step, post-processed in the same way; the
             last one is `label`.
         volume: the image file, which gives the grid.
+        names: foreground name -> label value, or values of a region.
     """
 
     label: Tensor
@@ -42,13 +44,15 @@ class Prediction:
     disagreement: Tensor | None
     steps: tuple[Tensor, ...]
     volume: Volume
+    names: Labels | None = None
 
     def save(self, path: Path | str) -> None:
         """Write the label on the image's grid, in the format that the ending of `path` tells.
 
-        A NIfTI file keeps the image's affines and their codes; a PNG keeps its pixel size.
+        A NIfTI file keeps the image's affines and their codes; a PNG keeps its pixel size. With
+        .dcm, the label map of a DICOM series becomes a DICOM-SEG file.
         """
-        write_like(path, self.label.numpy(), self.volume)
+        write_like(path, self.label.numpy(), self.volume, self.names)
 
 
 class Predictor:
@@ -161,6 +165,7 @@ class Predictor:
             native.disagreement,
             steps=tuple(steps),
             volume=volumes[0],
+            names=self.models[0].plan.classes.foreground,
         )
 
     def _cleaned(self, label: Tensor) -> Tensor:
@@ -183,7 +188,8 @@ def _check_same_task(first: Model, other: Model) -> None:
     tasks = [
         {
             "channel_names": model.plan.channel_names,
-            "classes": model.plan.classes.labels,
+            "classes": replace(model.plan.classes, ignore_label=None).labels,
+            "regions_class_order": model.plan.classes.regions_class_order,
             "spatial_dims": model.plan.spatial_dims,
         }
         for model in (first, other)

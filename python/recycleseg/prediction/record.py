@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from recycleseg.data.identity import content_hash
 from recycleseg.data.preprocess import Plan
 from recycleseg.data.volumes import file_ending as ending_of
 from recycleseg.files import FileError, as_json, read_json_object
@@ -18,7 +18,7 @@ from recycleseg.run.folder import RunFolder
 RECORD = "predict.json"
 # Options that decide where and how fast the work runs, but not its result.
 FREE_OPTIONS = ("device", "threads", "window_batch")
-_PARTS = ("options", "dataset", "images", "seconds", "failed")
+_PARTS = ("options", "dataset", "images", "contents", "seconds", "failed")
 
 
 def make_record(
@@ -50,10 +50,12 @@ def make_record(
         for config in configs
     ]
     record = {
-        "models": [{"run": str(run.resolve()), "sha256": _weights_hash(run)} for run in runs],
+        "models": [
+            {"run": str(run.resolve()), "sha256": content_hash(RunFolder(run).best)} for run in runs
+        ],
         "options": {**_common(settings), **options},
         "dataset": {
-            "labels": plan.classes.labels,
+            **plan.classes.description,
             "channel_names": {str(c): name for c, name in enumerate(plan.channel_names)},
             "file_ending": file_ending,
         },
@@ -72,7 +74,7 @@ def make_ensemble_record(ensemble: Ensemble, *, environment: Mapping[str, Any]) 
         ],
         "options": {**asdict(ensemble.options), "method": ensemble.method},
         "dataset": {
-            "labels": ensemble.classes.labels,
+            **ensemble.classes.description,
             "channel_names": described.get("channel_names"),
             "file_ending": ending_of(next(iter(members[0].maps.values()))),
         },
@@ -90,17 +92,13 @@ def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _weights_hash(run: Path) -> str:
-    return hashlib.sha256(RunFolder(run).best.read_bytes()).hexdigest()
-
-
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a predict.json.
+    """Read a predict.json; records of earlier versions get `contents` without a case.
 
     Raises:
         FileError: the file is not such a record.
     """
-    record = read_json_object(path)
+    record = {"contents": {}, **read_json_object(path)}
     if missing := [part for part in _PARTS if not isinstance(record.get(part), dict)]:
         raise FileError(
             f"{path}: expected a record of recycle-predict or recycle-ensemble, got one without "
@@ -114,15 +112,22 @@ def command_of(record: Mapping[str, Any]) -> str:
     return "recycle-ensemble" if "members" in record else "recycle-predict"
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], *, same_inputs: bool = False
+) -> list[str]:
     """What differs between two records of one command, among all that decides the predictions.
 
-    Models are compared by their weights, not by their folders. Members are compared by their
-    folders.
+    Models are compared by their weights, not by their folders.
+
+    Args:
+        old: the earlier record.
+        new: the later record.
+        same_inputs: whether the cases are known to be made from the same contents; then the
+            members may be in other folders.
     """
     return [
         *_other_models(old, new),
-        *_other_members(old, new),
+        *_other_members(old, new, same_inputs),
         *_other_values(old["options"], new["options"], FREE_OPTIONS),
         # One folder may hold predictions of images of several file formats.
         *_other_values(
@@ -139,15 +144,15 @@ def _other_models(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [f"models were {were}, are {are}" if were != are else f"weights of {are} have changed"]
 
 
-def _other_members(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def _other_members(old: Mapping[str, Any], new: Mapping[str, Any], same_inputs: bool) -> list[str]:
     before, now = (record.get("members", []) for record in (old, new))
     if before == now:
         return []
     were, are = ([member["folder"] for member in members] for members in (before, now))
-    if were != are:
+    if len(were) != len(are) or (were != are and not same_inputs):
         return [f"members were {were}, are {are}"]
     had, have = ([member["probabilities"] for member in members] for members in (before, now))
-    return [f"probabilities in {are} were {had}, are {have}"]
+    return [f"probabilities in {are} were {had}, are {have}"] if had != have else []
 
 
 def _other_values(old: Mapping[str, Any], new: Mapping[str, Any], free: Sequence[str]) -> list[str]:

@@ -15,19 +15,10 @@ from recycleseg.classes import Labels
 from recycleseg.data.geometry import Orientation
 from recycleseg.data.volumes import Volume
 from recycleseg.files import written_whole
-from recycleseg.report.figures import PALETTE
-from recycleseg.report.overlays import (
-    PLANE_2D,
-    PLANES,
-    ViewPlane,
-    as_viewed,
-    fullest_slice,
-    inside,
-    plane_of,
-)
+from recycleseg.report.figures import add_legend, colour_of
+from recycleseg.report.overlays import inside
+from recycleseg.report.planes import as_viewed, busiest_slice, slice_of, view_of_scan
 
-# A scan with slices that are this much thicker along another axis was not taken axially.
-_THICKER = 2.0
 _INCHES = 2.4
 _TITLE_INCHES = 0.25
 # Height of a row of panels, divided by their width.
@@ -68,22 +59,21 @@ def panel_of(case_id: str, image: Volume, label: Volume, labels: Labels) -> Pane
     dims = image.array.ndim
     orientation = Orientation.of(image.affine, dims)
     spacing = orientation.sizes(image.spacing or (1.0,) * dims)
-    plane = _plane_for(spacing) if dims == 3 else PLANE_2D[0]
-    name, across, down, through, edges = plane
-    label_map = as_viewed(label.array, orientation)
+    view = view_of_scan(spacing)
+    label_map = as_viewed(orientation.canonical(label.array))
     foreground = inside(label_map, tuple(np.hstack(list(labels.values())).tolist()))
-    index, title = fullest_slice(foreground, through), case_id
+    index, title = busiest_slice(foreground, view), case_id
     if not foreground.any():
         title += ", no foreground"
-        index = 0 if through is None else label_map.shape[through] // 2
-    elif name:
-        title += f", {name}"
+        index = 0 if view.through is None else label_map.shape[view.through] // 2
+    elif view.name:
+        title += f", {view.name}"
     return Panel(
         title=title,
-        image=plane_of(as_viewed(image.array, orientation), plane, index).copy(),
-        label=plane_of(label_map, plane, index).copy(),
-        aspect=spacing[down] / spacing[across],
-        edges=(edges[0], edges[2]),
+        image=slice_of(as_viewed(orientation.canonical(image.array)), view, index).copy(),
+        label=slice_of(label_map, view, index).copy(),
+        aspect=spacing[view.down] / spacing[view.across],
+        edges=(view.edges[0], view.edges[2]),
     )
 
 
@@ -100,7 +90,7 @@ def save_contact_sheet(path: Path, panels: Sequence[Panel], labels: Labels) -> N
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    colours = {name: PALETTE[n % len(PALETTE)] for n, name in enumerate(labels)}
+    colours = {name: colour_of(number) for number, name in enumerate(labels, 1)}
     columns = math.ceil(math.sqrt(len(panels)))
     rows = math.ceil(len(panels) / columns)
     tallest = max(panel.aspect * panel.image.shape[0] / panel.image.shape[1] for panel in panels)
@@ -114,22 +104,10 @@ def save_contact_sheet(path: Path, panels: Sequence[Panel], labels: Labels) -> N
         ax.set_axis_off()
     for ax, panel in zip(axes.flat, panels, strict=False):
         _draw(ax, panel, labels, colours)
-    handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=_LEGEND_COLUMNS,
-        fontsize=8,
-        frameon=False,
-    )
+    marks = [Line2D([], [], color=colour) for colour in colours.values()]
+    add_legend(figure, marks, list(colours), loc="outside lower center", ncols=_LEGEND_COLUMNS)
     with written_whole(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
-
-
-def _plane_for(spacing: Sequence[float]) -> ViewPlane:
-    axial = PLANES[0]
-    thickest = max(PLANES, key=lambda plane: spacing[plane[3] or 0])
-    return thickest if max(spacing) > _THICKER * spacing[2] else axial
 
 
 def _draw(ax: Any, panel: Panel, labels: Labels, colours: Mapping[str, str]) -> None:
@@ -147,7 +125,7 @@ def _draw(ax: Any, panel: Panel, labels: Labels, colours: Mapping[str, str]) -> 
     rows, columns = panel.image.shape
     ax.set_xlim(-0.5, columns - 0.5)
     ax.set_ylim(rows - 0.5, -0.5)
-    ax.set_title(panel.title, fontsize=7)
+    ax.set_title(panel.title, fontsize=7, parse_math=False)
     where = ((0.02, 0.5, "left", "center"), (0.5, 0.98, "center", "top"))
     for letter, (left, up, ha, va) in zip(panel.edges, where, strict=True):
         ax.text(left, up, letter, color="white", fontsize=6, ha=ha, va=va, transform=ax.transAxes)

@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.colors import to_rgb
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recycleseg.files import written_whole
+from recycleseg.report.planes import as_viewed, busiest_slice, slice_of, view_of_scan
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Map = NDArray[Any]
+
 # The palette of Okabe and Ito, because colour-blind readers can tell its colours apart; the first
-# is that of class 1.
-PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+# is that of class 1. For more than seven classes it follows once more darker, then lighter.
+PALETTE = (
+    *("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
+    *("#7F5700", "#2F6380", "#00573F", "#847D24", "#003F62", "#753400", "#70435C"),
+    *("#F4D48C", "#B3DDF5", "#8CD3C0", "#F8F3AA", "#8CC0DC", "#ECB78C", "#E8C3D7"),
+)
+# In inches.
+_PANEL, _TITLE, _LEGEND_ROW = 2.0, 0.3, 0.25
+# Height of a panel divided by its width.
+_MAX_HEIGHT = 2.0
+# In characters, so that neighbouring titles do not meet.
+_MAX_NAME = 26
+# Places of the letters at left, right, top and bottom, as shares of the panel.
+_EDGES = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.95), (0.5, 0.05))
+_LETTER: dict[str, Any] = {
+    "color": "white",
+    "fontsize": 9,  # a smaller L looks like an I
+    "fontweight": "bold",
+    "ha": "center",
+    "va": "center",
+    "path_effects": [withStroke(linewidth=1.5, foreground="black")],
+}
 
 
 @dataclass(frozen=True)
@@ -22,10 +56,11 @@ class StepsRow:
 
     Attributes:
         case_id: name of the case.
-        image: (*S).
-        truth: labels (*S).
-        predictions: labels (*S) at each of K sampling steps.
+        image: (*S) in canonical axes.
+        truth: numbers (*S) of the classes: 1 for the first class of the legend, 0 for none.
+        predictions: such numbers at each of K sampling steps.
         dice: Dice at each of the K steps.
+        spacing: voxel size along each axis.
     """
 
     case_id: str
@@ -33,66 +68,97 @@ class StepsRow:
     truth: Tensor
     predictions: Sequence[Tensor]
     dice: Sequence[float]
+    spacing: Sequence[float]
 
 
-def save_steps_figure(path: Path, rows: Sequence[StepsRow], aspect: float = 1.0) -> None:
+def save_steps_figure(path: Path, rows: Sequence[StepsRow], class_names: Sequence[str]) -> None:
     """Save a PNG: image, truth and the prediction at every sampling step, side by side.
 
-    A 3D case shows the slice along its last axis that has the most labelled voxels.
+    A 3D case shows the slice with the most labelled voxels, turned as radiologists view it. The
+    slice is axial, or along the thick slices of the scan if these are sagittal or coronal.
 
     Args:
         path: of the PNG.
         rows: one per case.
-        aspect: height of a pixel divided by its width, from the spacing.
+        class_names: names of the foreground classes, for the legend.
     """
     # Imported here, because this takes half a second that most users of the package do not need.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
-    steps = max(len(row.predictions) for row in rows)
-    height, width = _plane(rows[0].image, 0).shape
-    row_height = 2.0 * aspect * height / width + 0.25  # inches; a quarter for the titles
-    figure = Figure(figsize=(2.0 * (steps + 2), row_height * len(rows)), layout="constrained")
+    columns = 2 + max(len(row.predictions) for row in rows)
+    heights = [_PANEL * _height(row) + _TITLE for row in rows]
+    legend_rows = math.ceil(len(class_names) / columns)
+    height = sum(heights) + _LEGEND_ROW * legend_rows
+    figure = Figure(figsize=(_PANEL * columns, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(rows), steps + 2, squeeze=False)
-    for ax in axes.flat:
+    axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
+    for row, of_row in zip(rows, axes, strict=True):
+        _draw_row(of_row, row)
+    colours = [Patch(color=colour_of(number)) for number in range(1, len(class_names) + 1)]
+    add_legend(figure, colours, class_names, loc="outside lower center", ncols=columns)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+
+
+def colour_of(number: int) -> str:
+    """Colour of the class with this number, from 1."""
+    return PALETTE[(number - 1) % len(PALETTE)]
+
+
+def add_legend(
+    owner: Axes | Figure, marks: Sequence[Artist], names: Sequence[str], **options: Any
+) -> None:
+    """Add a legend with these names as they are.
+
+    Matplotlib would leave out a name that begins with "_", and read "$" as mathematics.
+    """
+    legend = owner.legend(marks, [" "] * len(names), frameon=False, fontsize=8, **options)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set(text=name, parse_math=False)
+
+
+def _height(row: StepsRow) -> float:
+    """Height of the slice divided by its width, but at most _MAX_HEIGHT."""
+    view = view_of_scan(row.spacing)
+    down, across = (row.image.shape[axis] * row.spacing[axis] for axis in (view.down, view.across))
+    return min(down / across, _MAX_HEIGHT)
+
+
+def _draw_row(axes: Sequence[Axes], row: StepsRow) -> None:
+    view = view_of_scan(row.spacing)
+    truth = as_viewed(row.truth.cpu().numpy())
+    index = busiest_slice(truth > 0, view)
+
+    def cut(volume: Tensor) -> Map:
+        return slice_of(as_viewed(volume.cpu().numpy()), view, index)
+
+    image = cut(row.image)
+    panels = [np.zeros(image.shape, np.uint8), slice_of(truth, view, index)]
+    panels += [cut(prediction) for prediction in row.predictions]
+    titles = [_shortened(row.case_id), "truth"]
+    for k, dice in enumerate(row.dice, 1):
+        titles.append(f"step {k}: " + ("no Dice" if math.isnan(dice) else f"Dice {dice:.3f}"))
+    aspect = row.spacing[view.down] / row.spacing[view.across]
+    for ax in axes:
         ax.set_axis_off()
-    for row, row_axes in zip(rows, axes, strict=True):
-        index = _busiest_slice(row.truth)
-        image = _plane(row.image, index)
-        panels = [np.zeros_like(image, dtype=np.int64), _plane(row.truth, index)]
-        panels += [_plane(p, index) for p in row.predictions]
-        titles = [row.case_id, "truth"]
-        titles += [f"step {k + 1}: {d:.3f}" for k, d in enumerate(row.dice)]
-        for ax, labels, title in zip(row_axes, panels, titles, strict=False):
-            ax.imshow(_overlay(image, labels), aspect=aspect, interpolation="nearest")
-            ax.set_title(title, fontsize=8)
-    figure.savefig(path, dpi=100)
+    for ax, panel, title in zip(axes, panels, titles, strict=False):
+        ax.imshow(_overlay(image, panel), aspect=aspect, interpolation="nearest")
+        ax.set_title(title, fontsize=8, parse_math=False)
+        for letter, (x, y) in zip(view.edges, _EDGES, strict=True):
+            ax.text(x, y, letter, transform=ax.transAxes, **_LETTER)
 
 
-def _busiest_slice(truth: Tensor) -> int:
-    if truth.ndim == 2:
-        return 0
-    return int((truth > 0).flatten(0, -2).sum(0).argmax())
+def _shortened(name: str) -> str:
+    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "\u2026"
 
 
-def _plane(volume: Tensor, index: int) -> NDArray[np.float64] | NDArray[np.int64]:
-    plane = volume if volume.ndim == 2 else volume[..., index]
-    # The first axis of a medical array is x; in a picture x runs to the right.
-    array = plane.cpu().numpy()
-    return array[:, ::-1].T if volume.ndim == 3 else array
-
-
-def _overlay(
-    image: NDArray[np.float64] | NDArray[np.int64],
-    labels: NDArray[np.float64] | NDArray[np.int64],
-) -> NDArray[np.float64]:
+def _overlay(image: Map, numbers: Map) -> NDArray[np.float64]:
     low, high = np.percentile(image, (0.5, 99.5))
     grey = np.clip((image - low) / max(high - low, 1e-12), 0.0, 1.0)
     rgb = colormaps["gray"](grey)[..., :3]
-    for value in np.unique(labels[labels > 0]):
-        colour = PALETTE[(int(value) - 1) % len(PALETTE)]
-        tint = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255.0
-        where = labels == value
-        rgb[where] = 0.5 * rgb[where] + 0.5 * tint
+    for number in np.unique(numbers[numbers > 0]).tolist():
+        where = numbers == number
+        rgb[where] = 0.5 * rgb[where] + 0.5 * np.array(to_rgb(colour_of(number)))
     return np.asarray(rgb)

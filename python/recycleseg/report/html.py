@@ -17,6 +17,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from recycleseg.classes import max_entropy, parse_labels
+from recycleseg.data.volumes import map_name
 from recycleseg.evaluation import Comparison, FolderScores
 from recycleseg.evaluation.compare import METHOD
 from recycleseg.evaluation.labels import predicted_labels
@@ -137,8 +138,8 @@ def write_report(
 
     Args:
         path: of the file.
-        scores: what to report. If the folder `scores.prediction_root / "entropy"` has files with
-            the names of the predictions, the report shows them as uncertainty (nats).
+        scores: what to report. If a folder `entropy` beside the predictions has files with
+            their names, the report shows them as uncertainty (nats).
         title: of the page.
         images: case_id -> one file per channel; the report shows the first. A case that is not
             listed is drawn on black.
@@ -207,7 +208,7 @@ def _max_entropy(scores: FolderScores) -> float:
     The evaluated labels may be only some of them, so they may not show that regions overlap.
     """
     try:
-        labels = predicted_labels(scores.prediction_root)
+        labels = predicted_labels(scores.prediction_roots[0])
         parse_labels(labels, "predict.json")
     except FileError:
         labels = scores.labels
@@ -264,7 +265,7 @@ def _case_cards(
     for number in (*worst, *best):
         case_id = scores.case_ids[number]
         prediction = scores.prediction_files[case_id]
-        entropy = scores.prediction_root / "entropy" / prediction.name
+        entropy = prediction.parent / "entropy" / map_name(prediction.name)
         overlay, note = None, ""
         try:
             overlay = overlays.draw_overlay(
@@ -272,6 +273,7 @@ def _case_cards(
                 scores.reference_files[case_id],
                 scores.labels,
                 pixel_size=scores.pixel_size,
+                ignore_label=scores.ignore_label,
                 images=images.get(case_id, ()),
                 entropy=entropy if entropy.is_file() else None,
                 max_entropy=greatest,

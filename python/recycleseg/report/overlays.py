@@ -6,7 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from recycleseg.data.geometry import Orientation
 from recycleseg.data.volumes import PixelSize, Volume, read_image, read_label, read_volume, sized
 from recycleseg.files import FileError
 from recycleseg.report.figures import PALETTE
+from recycleseg.report.planes import VIEWS_2D, VIEWS_3D, View, as_viewed, busiest_slice, slice_of
 from recycleseg.units import Unit, unit_of
 
 Map = NDArray[Any]
@@ -95,23 +96,13 @@ class _Case:
     unit: Unit
 
 
-ViewPlane = tuple[str, int, int, int | None, tuple[str, str, str, str]]
-# Name, axis across, axis down, axis through, edges. Canonical axes run to right, anterior and
-# superior. A radiologist faces the patient or looks from the feet, so all axes are reversed.
-PLANES: tuple[ViewPlane, ...] = (
-    ("axial", 0, 1, 2, ("R", "L", "A", "P")),
-    ("coronal", 0, 2, 1, ("R", "L", "S", "I")),
-    ("sagittal", 1, 2, 0, ("A", "P", "S", "I")),
-)
-PLANE_2D: tuple[ViewPlane, ...] = (("", 1, 0, None, ("", "", "", "")),)
-
-
 def draw_overlay(
     prediction: Path,
     reference: Path,
     labels: Labels,
     *,
     pixel_size: PixelSize = "auto",
+    ignore_label: int | None = None,
     images: Sequence[Path] = (),
     entropy: Path | None = None,
     max_entropy: float = 1.0,
@@ -124,6 +115,7 @@ def draw_overlay(
         prediction, reference: label maps on the same grid.
         labels: name -> value, or values of a region.
         pixel_size: which voxel sizes of the label maps count; see `sized`.
+        ignore_label: where the reference has this value, neither map is shown.
         images: one file per channel; the first is shown. Without it the outlines are on black.
         entropy: file of the entropy in nats; in a PNG, 65535 stands for the greatest value.
         max_entropy: greatest possible entropy in nats.
@@ -132,12 +124,15 @@ def draw_overlay(
         FileError: a label map cannot be read.
     """
     case, note = _read_case(prediction, reference, pixel_size, images, entropy, max_entropy)
+    if ignore_label is not None:
+        known = case.ref != ignore_label
+        case = replace(case, pred=case.pred * known, ref=case.ref * known)
     centre, side = _field_of_view(case, labels)
     wrong = _any_label(case.pred, case.ref, labels)
     grey = _grey_range(case, centre, side)
     planes = [
         _draw_plane(case, labels, plane, centre, side, wrong, grey)
-        for plane in (PLANES if case.pred.ndim == 3 else PLANE_2D)
+        for plane in (VIEWS_3D if case.pred.ndim == 3 else VIEWS_2D)
     ]
     bar = max(n for n in _BARS if n <= max(0.4 * side, _BARS[0]))
     return Overlay(planes, (bar, bar * SIDE / side), case.unit, note)
@@ -174,7 +169,7 @@ def _read_case(
         if array.shape != shape:
             notes.append(f"{what} not shown: {path.name} has shape {array.shape}, not {shape}")
             return None
-        return as_viewed(array, orientation)
+        return as_viewed(orientation.canonical(array))
 
     ref = sized(read_label(reference), pixel_size)
     image = read(images[0], "image", lambda path: read_image([path])[0]) if images else None
@@ -184,40 +179,14 @@ def _read_case(
         uncertain = np.clip(uncertain / greatest, 0.0, 1.0)
     known = ref.spacing or volume.spacing
     case = _Case(
-        pred=as_viewed(volume.array, orientation),
-        ref=as_viewed(ref.array, orientation),
+        pred=as_viewed(orientation.canonical(volume.array)),
+        ref=as_viewed(orientation.canonical(ref.array)),
         image=image,
         entropy=uncertain,
         spacing=orientation.sizes(known or (1.0,) * dims),
         unit=unit_of(known),
     )
     return case, "; ".join(notes)
-
-
-def as_viewed(array: Map, orientation: Orientation) -> Map:
-    """The array (*S) in canonical axes; in 3D all axes are reversed (see PLANES)."""
-    canonical = np.flip(array, orientation.flipped).transpose(orientation.permutation)
-    return np.flip(canonical) if array.ndim == 3 else canonical
-
-
-def plane_of(array: Map, plane: ViewPlane, index: int) -> Map:
-    """One slice (rows, columns) of an array as viewed.
-
-    Args:
-        array: from `as_viewed`.
-        plane: one of PLANES or PLANE_2D.
-        index: of the slice, if the array has three axes.
-    """
-    _, across, down, through, _ = plane
-    flat: Map = array if through is None else array.take(index, through)
-    return flat if down < across else flat.T
-
-
-def fullest_slice(mask: NDArray[np.bool_], through: int | None) -> int:
-    """The slice along an axis with the most voxels of a mask (*S); 0 of a 2D mask."""
-    if through is None:
-        return 0
-    return int(mask.sum(tuple(a for a in range(mask.ndim) if a != through)).argmax())
 
 
 def inside(label_map: Map, entry: int | tuple[int, ...]) -> NDArray[np.bool_]:
@@ -276,13 +245,13 @@ def _crop(size: int, spacing: float, centre: float, side: float) -> tuple[int, i
 def _draw_plane(
     case: _Case,
     labels: Labels,
-    plane: ViewPlane,
+    plane: View,
     centre: tuple[float, ...],
     side: float,
     wrong: NDArray[np.bool_],
     grey: tuple[float, float],
 ) -> Plane:
-    name, across, down, through, edges = plane
+    name, across, down, _, edges = plane
     crops = [_crop(case.pred.shape[a], case.spacing[a], centre[a], side) for a in (down, across)]
     unit = SIDE / side
     steps = [case.spacing[a] * unit for a in (down, across)]
@@ -290,13 +259,12 @@ def _draw_plane(
         (first * case.spacing[a] - centre[a] + side / 2) * unit
         for (first, _), a in zip(crops, (down, across), strict=True)
     ]
-    index = fullest_slice(wrong, through)
+    index = busiest_slice(wrong, plane)
 
     def cut(array: Map | None) -> Map | None:
         if array is None:
             return None
-        flat = plane_of(array, plane, index)
-        return np.asarray(flat[tuple(slice(*crop) for crop in crops)])
+        return slice_of(array, plane, index)[tuple(slice(*crop) for crop in crops)]
 
     pred, ref = cut(case.pred), cut(case.ref)
     assert pred is not None and ref is not None

@@ -43,6 +43,11 @@ class Checkpoint:
         prefix = owner + "/"
         return {k.removeprefix(prefix): v for k, v in self.tensors.items() if k.startswith(prefix)}
 
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The network's weights to segment with: averaged if the run averages."""
+        return self.owned_by("average") or self.owned_by("network")
+
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint to `path`, atomically."""

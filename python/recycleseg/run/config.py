@@ -15,7 +15,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from recycleseg.data.augment import AugmentConfig
 from recycleseg.data.preprocess import PreprocessConfig
+from recycleseg.data.splits import SplitRule
 from recycleseg.files import FileError
+from recycleseg.models.unet import one_per_level
 from recycleseg.run.options import (
     CompileMode,
     DiffusionConfig,
@@ -32,7 +34,7 @@ from recycleseg.run.options import (
     StrategyName,
     ValidationConfig,
 )
-from recycleseg.run.ranges import RANGE, SEED, within
+from recycleseg.run.ranges import DURATION, FOLD, RANGE, SEED, within
 
 # Options in the files of earlier versions, each with the only value that is still possible.
 _REMOVED = {
@@ -50,10 +52,18 @@ class TrainConfig:
     Attributes:
         data: data set in the nnU-Net raw layout; null uses the built-in phantom.
         out: run folder; null takes runs/<data set>-<strategy>.
+        init_from: run folder whose best weights this run starts from; null starts at random.
         strategy: how the network's input mask is made in training.
-        seed: seed of weights, batches, noise and augmentation.
+        seed: seed of weights, batches, noise, augmentation, and of a split that no file gives.
+        time: time of the whole run, such as 30m or 2h, if optim.steps is 0; null takes 1 hour on a
+            CPU, 12 hours on a GPU.
+        split_file: split.json or nnU-Net's splits_final.json; null takes that of the data set.
+        fold: fold of splits_final.json, or one of five drawn folds; all trains on every case that
+            is not tested.
+        group_by: patients, whose scans stay in one part of the split: a CSV file (case, patient),
+            or a regular expression that finds the patient in the case name.
         imgx_compat: do the same as ImgX where it differs from the literature.
-        final_split: cases of the table at the end.
+        final_split: cases of the table at the end, if there are any.
         compile: mode of torch.compile in training and sampling; auto compiles on a GPU only.
 
     Raises:
@@ -62,8 +72,13 @@ class TrainConfig:
 
     data: str | None = None
     out: str | None = None
+    init_from: str | None = None
     strategy: StrategyName = "recycling"
     seed: int = within(SEED, 0)
+    time: str | None = within(DURATION, None)
+    split_file: str | None = None
+    fold: int | Literal["all"] | None = within(FOLD, None)
+    group_by: str | None = None
     imgx_compat: bool = False
     final_split: Literal["test", "val"] = "test"
     compile: CompileMode = "auto"
@@ -83,9 +98,20 @@ class TrainConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
-        problems = [*_problems(self), *_noise_problems(self), *_loss_problems(self)]
+        problems = [
+            *_problems(self),
+            *_model_problems(self.model),
+            *_noise_problems(self),
+            *_loss_problems(self),
+        ]
         if problems:
             raise ValueError("; ".join(problems))
+
+    @property
+    def split_rule(self) -> SplitRule:
+        """How the data set is split."""
+        file = None if self.split_file is None else Path(self.split_file)
+        return SplitRule(file, self.fold, self.group_by, self.seed)
 
 
 def add_config_arguments(parser: ArgumentParser) -> None:
@@ -123,6 +149,7 @@ def load_config(path: Path) -> TrainConfig:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"expected options, got {type(content).__name__}")
+        _rename_scales(content.get("model"))
         for name, value in _REMOVED.items():
             group, _, option = name.partition(".")
             if isinstance(content.get(group), dict) and content[group].get(option, ...) == value:
@@ -131,6 +158,14 @@ def load_config(path: Path) -> TrainConfig:
     except (OSError, TypeError, ValueError, ArgumentError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise FileError(f"{path}: expected a run's config.yaml: {reason}") from error
+
+
+def _rename_scales(model: Any) -> None:
+    """Turn `first_scale` and `scale` of earlier versions into `scales`, in place."""
+    if isinstance(model, dict) and not {"first_scale", "scale"}.isdisjoint(model):
+        steps = len(model.get("channels", ModelConfig.channels)) - 1
+        first, further = model.pop("first_scale", 2), model.pop("scale", 2)
+        model["scales"] = 2 if first == further == 2 else [first, *[further] * steps][:steps]
 
 
 def preset_names() -> list[str]:
@@ -164,11 +199,13 @@ def load_preset(name: str, **settings: Any) -> TrainConfig:
         return replace(load_config(path), **settings)
 
 
-def check_same_run(config: TrainConfig, saved: TrainConfig) -> None:
-    """Check that a run can continue with a configuration.
+def resumed(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
+    """The configuration with which a run continues.
 
     Options that decide the trained weights must be the same. Device, validation, sampling and the
-    final cases may change.
+    final cases may change. Data set and the files that split it may move, because the trainer
+    compares their content (`check_same_data`). What was fixed when the run began (`optim.steps` 0
+    and what follows from it) stays.
 
     Args:
         config: the configuration to continue with.
@@ -177,7 +214,15 @@ def check_same_run(config: TrainConfig, saved: TrainConfig) -> None:
     Raises:
         ValueError: an option that must be the same differs.
     """
-    free = {"out", "runtime", "compile", "validation", "sampling", "postprocess", "final_split"}
+    if config.optim.steps == 0:
+        fixed = replace(
+            config.optim, steps=saved.optim.steps, warmup_steps=saved.optim.warmup_steps
+        )
+        config = replace(config, optim=fixed, validation=saved.validation)
+    free = {
+        *("data", "split_file", "group_by", "out", "time", "runtime", "compile"),
+        *("validation", "sampling", "postprocess", "final_split"),
+    }
     changed = [
         f"{name} is {theirs!r} in the run, {ours!r} now"
         for (name, ours), (_, theirs) in zip(_flat(config), _flat(saved), strict=True)
@@ -188,6 +233,7 @@ def check_same_run(config: TrainConfig, saved: TrainConfig) -> None:
             f"--resume: {'; '.join(changed)}. To continue with the run's own settings, use "
             "--config RUN/config.yaml"
         )
+    return config
 
 
 def _flat(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -215,6 +261,19 @@ def _problems(config: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}: expected {allowed.expected}, got {value}"
 
 
+def _model_problems(model: ModelConfig) -> Iterator[str]:
+    """Problems of options that have one entry per level of the network."""
+    levels = len(model.channels)
+    for name, entries, count in (
+        ("scales", model.scales, levels - 1),
+        ("kernels", model.kernels, levels),
+    ):
+        try:
+            one_per_level(f"model.{name}", entries, count)
+        except ValueError as error:
+            yield f"{error} (model.channels has {levels} levels)"
+
+
 def _noise_problems(config: TrainConfig) -> Iterator[str]:
     """Problems of options of the noise process and its reverse that do not fit each other."""
     diffusion, sampling, recycling = config.diffusion, config.sampling, config.recycling
@@ -224,9 +283,9 @@ def _noise_problems(config: TrainConfig) -> Iterator[str]:
             "diffusion.beta_start, diffusion.beta_end: expected 0 < beta_start <= beta_end < 1, "
             f"got {first} and {last}"
         )
-    if not 2 <= sampling.num_steps <= diffusion.num_timesteps:
+    if not 1 <= sampling.num_steps <= diffusion.num_timesteps:
         yield (
-            f"sampling.num_steps: expected 2 to diffusion.num_timesteps "
+            f"sampling.num_steps: expected 1 to diffusion.num_timesteps "
             f"({diffusion.num_timesteps}), got {sampling.num_steps}"
         )
     if config.imgx_compat and sampling.sampler == "ddim" and sampling.eta > 0:

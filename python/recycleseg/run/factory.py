@@ -169,9 +169,13 @@ def make_volume_sampler(
     )
 
 
-def cache_root(config: TrainConfig) -> Path:
-    """Folder of preprocessed data and of the phantom."""
-    if config.runtime.cache is not None:
+def cache_root(config: TrainConfig | None = None) -> Path:
+    """Folder of preprocessed data, of the phantom and of the hashes of files.
+
+    Args:
+        config: may name the folder; None takes that of the user.
+    """
+    if config is not None and config.runtime.cache is not None:
         return Path(config.runtime.cache)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "recycleseg"

@@ -6,17 +6,24 @@ import shutil
 from pathlib import Path
 
 
+def run_root(out: str | None, dataset_name: str, strategy: str) -> Path:
+    """Where a run is: the option `out`, or a name made of data set and strategy."""
+    return Path(out or f"runs/{dataset_name.lower()}-{strategy}")
+
+
 class RunFolder:
-    """Paths of a run: config.yaml, environment.json, checkpoints, logs, pictures, summary."""
+    """Paths of a run: configuration, plan, environment, checkpoints, logs, pictures, summary."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.config = root / "config.yaml"
+        self.plan = root / "plan.yaml"
         self.environment = root / "environment.json"
         self.dataset = root / "dataset.json"
         self.last = root / "checkpoints" / "last.safetensors"
         self.best = root / "checkpoints" / "best.safetensors"
         self.metrics = root / "metrics.jsonl"
+        self.learning_curve = root / "learning_curve.png"
         self.tensorboard = root / "tensorboard"
         self.pictures = root / "pictures"
         self.summary = root / "summary.json"

@@ -12,7 +12,8 @@ from recycleseg.run.ranges import (
     AT_LEAST_2,
     AUTO_OR_AT_LEAST_1,
     BELOW_1,
-    SCALE,
+    KERNELS,
+    SCALES,
     SHARE,
     SIZES,
     within,
@@ -56,8 +57,10 @@ class ModelConfig:
 
     Attributes:
         channels: feature channels per level, finest first.
-        first_scale: down-sampling factor between the first two levels, one or one per axis.
-        scale: down-sampling factor between the other levels, one or one per axis.
+        scales: down-sampling factors: one for all, or one entry per step between two levels, each a
+            number or one per axis, such as [[2, 2, 1], 2] for three levels and thick slices.
+        kernels: odd kernel sizes: one for all, or one entry per level, each a number or one per
+            axis, such as [[3, 3, 1], 3, 3].
         num_res_blocks: residual blocks per level.
         num_heads: attention heads at the lowest level.
         num_transformer_layers: transformer layers at the lowest level.
@@ -67,8 +70,8 @@ class ModelConfig:
     """
 
     channels: tuple[int, ...] = within(SIZES, (32, 64, 128, 256))
-    first_scale: int | tuple[int, ...] = within(SCALE, 2)
-    scale: int | tuple[int, ...] = within(SCALE, 2)
+    scales: int | tuple[int | tuple[int, ...], ...] = within(SCALES, 2)
+    kernels: int | tuple[int | tuple[int, ...], ...] = within(KERNELS, 3)
     num_res_blocks: int = within(AT_LEAST_1, 2)
     num_heads: int = within(AT_LEAST_1, 8)
     num_transformer_layers: int = within(AT_LEAST_1, 1)
@@ -150,7 +153,7 @@ class OptimConfig:
     """AdamW and its learning rate: warm-up, then cosine.
 
     Attributes:
-        steps: optimiser steps of the run.
+        steps: optimiser steps of the run; 0 takes as many as fit into the option `time`.
         batch_size: samples per forward pass.
         accumulation: forward passes per optimiser step.
         lr_init: learning rate at step 0.
@@ -162,7 +165,7 @@ class OptimConfig:
         ema_decay: decay of the averaged weights, which validation uses; 0 turns averaging off.
     """
 
-    steps: int = within(AT_LEAST_1, 10_000)
+    steps: int = within(AT_LEAST_0, 10_000)
     batch_size: int = within(AT_LEAST_1, 2)
     accumulation: int = within(AT_LEAST_1, 1)
     lr_init: float = within(AT_LEAST_0, 1e-5)
@@ -180,7 +183,7 @@ class SamplingConfig:
 
     Attributes:
         sampler: reverse process.
-        num_steps: reverse steps.
+        num_steps: reverse steps, up to diffusion.num_timesteps; 1 goes from noise to mask at once.
         eta: noise of ddim from 0 to 1; 0 adds none.
         samples: trajectories per case, each from its own noise; their probabilities are averaged.
         mirror: average every prediction of the network over all flips of the axes.
@@ -228,12 +231,14 @@ class ValidationConfig:
     """When whole validation volumes are sampled, and when checkpoints are written.
 
     Attributes:
-        every: optimiser steps between two validations; a checkpoint follows each.
-        max_cases: number of validation cases that are sampled each time; null takes all.
+        every: optimiser steps between two validations; 0 makes four of them. A checkpoint comes
+            before each.
+        max_cases: number of validation cases that are sampled each time; null takes all, or what
+            fits into the option `time`.
         save_every: optimiser steps between two checkpoints; null saves after validations only.
     """
 
-    every: int = within(AT_LEAST_1, 500)
+    every: int = within(AT_LEAST_0, 500)
     max_cases: int | None = within(AT_LEAST_1, None)
     save_every: int | None = within(AT_LEAST_1, None)
 

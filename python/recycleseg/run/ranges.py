@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from recycleseg.progress import parse_duration
+
 Value = TypeVar("Value")
 
 # Where the metadata of a dataclass field hold its range.
@@ -35,14 +37,37 @@ BELOW_1 = Range("0 to below 1", lambda value: 0 <= value < 1)
 # Seeds that torch's generators accept.
 SEED = Range("0 to 2**63 - 1", lambda seed: 0 <= seed < 2**63)
 SIZES = Range("one or more sizes of at least 1", lambda sizes: bool(sizes) and min(sizes) >= 1)
-SCALE = Range(
-    "at least 1, one number or one per axis",
-    lambda scale: scale >= 1 if isinstance(scale, int) else bool(scale) and min(scale) >= 1,
+SCALES = Range(
+    "factors of at least 1",
+    lambda scales: all(factor >= 1 for factor in _numbers(scales)),
 )
+KERNELS = Range(
+    "odd sizes of at least 1",
+    lambda kernels: all(size >= 1 and size % 2 for size in _numbers(kernels)),
+)
+DURATION = Range("a time such as 90s, 30m, 2h or 1d", lambda text: _is_duration(text))
 AUTO_OR_AT_LEAST_1 = Range(
     "auto or at least 1",
     lambda batch: batch >= 1 if isinstance(batch, int) else batch == "auto",
 )
+
+FOLD = Range(
+    "all or at least 0",
+    lambda fold: fold >= 0 if isinstance(fold, int) else fold == "all",
+)
+
+
+def _is_duration(text: str) -> bool:
+    try:
+        return parse_duration(text) > 0
+    except ValueError:
+        return False
+
+
+def _numbers(entries: Any) -> list[int]:
+    """All numbers of a number, or of entries that are numbers or one number per axis."""
+    each = [entries] if isinstance(entries, int) else entries
+    return [n for entry in each for n in ([entry] if isinstance(entry, int) else entry)]
 
 
 def within(allowed: Range, default: Value) -> Value:

@@ -65,8 +65,24 @@ def free_memory(device: torch.device) -> int:
     return 2**32
 
 
-def peak_memory() -> int:
-    """The largest amount of main memory that this process has held, in bytes."""
+def resident_memory() -> int:
+    """Main memory that this process holds now, in bytes; its peak if the system tells no more."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        kilobytes = re.search(r"VmRSS:\s+(\d+) kB", status.read_text())
+        if kilobytes:
+            return int(kilobytes[1]) * 1024
+    return peak_memory()
+
+
+def peak_memory(device: torch.device | None = None) -> int:
+    """The largest amount of memory that this process has held, in bytes.
+
+    Args:
+        device: a GPU, of whose memory only tensors count; else main memory.
+    """
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")
     if status.exists():  # better than getrusage, which includes the memory of the parent
         kilobytes = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())

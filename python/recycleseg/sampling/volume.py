@@ -58,6 +58,16 @@ class VolumeSampler:
     compiled: bool = False
     fusion: Literal["trajectory", "step"] = "step"
 
+    @property
+    def mask_channels(self) -> int:
+        """Channels of the mask in the network's input."""
+        return self.num_classes * (2 if self.self_conditioning else 1)
+
+    def num_windows(self, shape: Sequence[int]) -> int:
+        """Number of windows that cover an image of this spatial shape."""
+        padded = [max(size, patch) for size, patch in zip(shape, self.patch_size, strict=True)]
+        return len(WindowGrid(padded, self.patch_size, self.overlap))
+
     def __call__(
         self, image: Tensor, generator: torch.Generator, progress: Progress | None = None
     ) -> Tensor:
@@ -189,7 +199,7 @@ class VolumeSampler:
     ) -> NetworkInput:
         """Windows of the image and the mask as the network sees them, window_batch if compiled."""
         of_image = self._filled(grid.cut(image, windows))
-        x = NetworkInput(of_image, self.num_classes * (2 if self.self_conditioning else 1))
+        x = NetworkInput(of_image, self.mask_channels)
         x.mask[:, : self.num_classes] = self._filled(x_to_mask(grid.cut(x_t[0], windows)))
         if self.self_conditioning and predicted is not None:
             x.mask[:, self.num_classes :] = self._filled(grid.cut(predicted[0], windows))

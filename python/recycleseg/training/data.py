@@ -1,15 +1,18 @@
-"""The data of a training run: read, checked and preprocessed before the training starts."""
+"""The data of a training run: prepared before the training starts, then given as batches."""
 
 from __future__ import annotations
 
-import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from rich.console import Console
+from torch import Tensor
 
-from recycleseg.data.cache import PreparedDataset, prepare_dataset
+from recycleseg.data.augment import augment
+from recycleseg.data.cache import PreparedDataset, prepare_dataset, read_contents
 from recycleseg.data.layout import read_dataset
+from recycleseg.data.patches import PatchSampler
 from recycleseg.data.phantom import write_phantom
 from recycleseg.progress import stages
 from recycleseg.run.config import TrainConfig
@@ -21,6 +24,7 @@ def load_training_data(config: TrainConfig, console: Console) -> PreparedDataset
 
     Raises:
         FileError: the data set is invalid; the message lists every problem.
+        ValueError: `fold` or `group_by` does not fit the data set.
     """
     cache = cache_root(config)
     if config.data is None:
@@ -31,10 +35,53 @@ def load_training_data(config: TrainConfig, console: Console) -> PreparedDataset
             write_phantom(root, spatial_dims=dims)
     else:
         root = Path(config.data)
-    dataset = read_dataset(root, seed=config.seed)
-    for note in dataset.notes:
-        console.print(note, soft_wrap=True, markup=False, highlight=False)
-    place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:12]
+    dataset = read_dataset(root, config.split_rule)
+    with stages(console, "reading") as progress:
+        contents = read_contents(dataset, cache, progress=progress)
     with stages(console, "checking", "preprocessing") as progress:
-        folder = cache / f"{dataset.name}-{place}"
-        return prepare_dataset(dataset, config.preprocess, folder, progress=progress)
+        settings = config.preprocess
+        return prepare_dataset(dataset, settings, cache, contents=contents, progress=progress)
+
+
+class TrainingBatches:
+    """Augmented batches of training patches.
+
+    Args:
+        config: of the run.
+        data: the preprocessed data set.
+        patch_size: voxels along each axis.
+        device: where the batches go.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: PreparedDataset,
+        patch_size: tuple[int, ...],
+        device: torch.device,
+    ) -> None:
+        self._augment = config.augment
+        self._spacing = data.spacing
+        self._device = device
+        # On the CPU, because an augmentation has few parameters and each draw would cost a kernel.
+        self._generator = torch.Generator()
+        self._patches = PatchSampler(
+            data.cases("train"),
+            patch_size,
+            config.optim.batch_size,
+            foreground_probability=config.patch.foreground_probability,
+            seed=config.seed,
+            imgx_compat=config.imgx_compat,
+        )
+
+    def __call__(self, index: int, *, augment_seed: int) -> tuple[Tensor, Tensor]:
+        """Images (B, C_img, *P) and targets of batch `index`, on the device."""
+        image, label = self._patches.batch(index)
+        if self._device.type == "cuda":
+            # Without pinned memory the host would wait for the copy.
+            image, label = image.pin_memory(), label.pin_memory()
+        image, label = (x.to(self._device, non_blocking=True) for x in (image, label))
+        self._generator.manual_seed(augment_seed)
+        return augment(
+            image, label, self._augment, spacing=self._spacing, generator=self._generator
+        )

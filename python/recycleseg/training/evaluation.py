@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from recycleseg.metrics.aggregate import finite_mean, mean_of_means
 from recycleseg.ops.overlap_counts import overlap_counts
 from recycleseg.prediction.native import Prepared, native_slabs, to_native
 from recycleseg.prediction.postprocess import cleaned
+from recycleseg.progress import Progress, part_of
 from recycleseg.run.options import PostprocessConfig
 from recycleseg.sampling.samples import sample_case
 from recycleseg.sampling.volume import VolumeSampler
@@ -33,7 +34,7 @@ class Evaluation:
     Attributes:
         class_names: the F foreground classes.
         counts: case_id -> (K, F, 3) int64, for K sampling steps: [TP, predicted, reference].
-        voxels: case_id -> number of voxels.
+        voxels: case_id -> number of voxels that count.
     """
 
     class_names: tuple[str, ...]
@@ -60,7 +61,7 @@ class Evaluation:
 
 def evaluate_cases(
     sampler: VolumeSampler,
-    cases: Iterable[PreparedCase],
+    cases: Sequence[PreparedCase],
     dataset: Dataset,
     *,
     seed: int,
@@ -68,8 +69,11 @@ def evaluate_cases(
     samples: int = 1,
     postprocess: PostprocessConfig = PostprocessConfig(),  # noqa: B008
     on_case: Callable[[PreparedCase, list[Tensor]], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Sample every case and count voxels against its label, on the label file's own grid.
+
+    Voxels with the ignore label are not counted.
 
     Args:
         sampler: samples whole images.
@@ -81,53 +85,77 @@ def evaluate_cases(
         postprocess: rules for the label maps before they are counted.
         on_case: called with each case and its target on the prepared grid after every step: labels
             (*S) uint8, or masks (C, *S) of overlapping classes.
+        progress: called after every batch of windows with the amount done and the whole amount; all
+            cases count alike. An exception that it raises ends the evaluation.
     """
     evaluation = Evaluation(tuple(dataset.classes.foreground))
 
-    def evaluate(case: PreparedCase) -> None:
+    def evaluate(index: int, case: PreparedCase) -> None:
         reference = native_label(case).to(device)
+        reference, known = case.classes.split(reference)
         counts: list[Tensor] = []
         targets: list[Tensor] = []
 
         def on_step(step: int, probs: Tensor) -> None:
-            counts.append(_counts_of(probs, case, reference, postprocess))
+            counts.append(_counts_of(probs, case, reference, known, postprocess))
             if on_case is not None:
                 targets.append(case.classes.decide(probs).cpu())
 
-        image = case.image.to(device)
-        sample_case(sampler, image, case.case_id, seed=seed, samples=samples, on_step=on_step)
+        sample_case(
+            sampler,
+            case.image.to(device),
+            case.case_id,
+            seed=seed,
+            samples=samples,
+            on_step=on_step,
+            progress=part_of(progress, index, len(cases)),
+        )
         evaluation.counts[case.case_id] = torch.stack(counts).cpu()
-        evaluation.voxels[case.case_id] = math.prod(case.native_shape)
+        everywhere = math.prod(case.native_shape)
+        evaluation.voxels[case.case_id] = everywhere if known is None else int(known.sum())
         if on_case is not None:
             on_case(case, targets)
 
-    for case in cases:
-        evaluate(case)
+    for index, case in enumerate(cases):
+        evaluate(index, case)
     return evaluation
 
 
 def _counts_of(
-    probs: Tensor, case: PreparedCase, reference: Tensor, postprocess: PostprocessConfig
+    probs: Tensor,
+    case: PreparedCase,
+    reference: Tensor,
+    known: Tensor | None,
+    postprocess: PostprocessConfig,
 ) -> Tensor:
     """`foreground_counts` on the file's grid, from probabilities (C, *S) on the prepared grid."""
     classes = case.classes
     if postprocess.has_rules:
         label = cleaned(to_native([Prepared(case, probs)]).label, postprocess, classes)
-        return foreground_counts(classes.target(label).to(reference.device), reference, classes)
+        target = classes.target(label).to(reference.device)
+        return foreground_counts(target, reference, classes, known)
     first_axis = 0 if classes.exclusive else 1
     counts = [
         foreground_counts(
             classes.decide(slab),
             reference.narrow(first_axis, rows.start, rows.stop - rows.start),
             classes,
+            None if known is None else known[rows],
         )
         for rows, slab in native_slabs(probs, case)
     ]
     return torch.stack(counts).sum(0)
 
 
-def foreground_counts(target: Tensor, reference: Tensor, classes: Classes) -> Tensor:
-    """Counts (F, 3) of the foreground classes in two targets, labels (*S) or masks (C, *S)."""
+def foreground_counts(
+    target: Tensor, reference: Tensor, classes: Classes, known: Tensor | None = None
+) -> Tensor:
+    """Counts (F, 3) of the foreground classes in two targets, labels (*S) or masks (C, *S).
+
+    Of `reference` only the voxels count that are `known` (*S); it is background elsewhere.
+    """
+    if known is not None:
+        target = target * known
     if classes.exclusive:
         return overlap_counts(target[None], reference[None], len(classes))[0, 1:]
     return overlap_counts(target, reference, 2)[:, 1]
@@ -140,10 +168,13 @@ def summary_of(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
         for case_id, counts in evaluation.counts.items()
     ]
     label_paths = [dataset.cases[case_id].label_path for case_id in evaluation.counts]
-    return summarise(
+    summary = summarise(
         nnunet_metrics(np.stack(outcomes)),
         dataset.classes.foreground,
         prediction_files=[None] * len(outcomes),
         reference_files=[path.name if path else None for path in label_paths],
         by_step=evaluation.by_step(),
     )
+    if dataset.classes.ignore_label is not None:
+        summary["settings"] = {"ignore_label": dataset.classes.ignore_label}
+    return summary

@@ -10,6 +10,9 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from recycleseg.files import write_text
+from recycleseg.report.curve import read_metrics
+
 
 class RunLogger:
     """Scalars per optimiser step, to metrics.jsonl (one JSON object per line) and TensorBoard.
@@ -18,10 +21,15 @@ class RunLogger:
         metrics_path: metrics.jsonl.
         tensorboard: folder of TensorBoard's files.
         first_step: optimiser steps done; lines of later steps, which a crash undid, are dropped.
+
+    Attributes:
+        validated: optimiser steps before the last finished validation; 0 before the first.
     """
 
     def __init__(self, metrics_path: Path, tensorboard: Path, first_step: int) -> None:
-        self._drop_lines_after(metrics_path, first_step)
+        kept = [line for line in read_metrics(metrics_path) if line["step"] <= first_step]
+        write_text(metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.validated = max((line["step"] for line in kept if "val_dice" in line), default=0)
         self._file = open(metrics_path, "a", buffering=1)  # noqa: SIM115
         self._writer = SummaryWriter(str(tensorboard), purge_step=first_step + 1)
 
@@ -31,19 +39,6 @@ class RunLogger:
     def __exit__(self, *_: object) -> None:
         self._file.close()
         self._writer.close()
-
-    @staticmethod
-    def _drop_lines_after(path: Path, step: int) -> None:
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except json.JSONDecodeError:
-                break  # the last line, if the process was killed while it wrote
-        path.write_text("".join(kept))
 
     def log(self, step: int, scalars: Mapping[str, float | list[float]]) -> None:
         """Record scalars after optimiser step `step`; non-finite values become null in JSON."""
@@ -56,3 +51,5 @@ class RunLogger:
             finite = [v if math.isfinite(v) else None for v in values]
             line[name] = finite if listed else finite[0]
         self._file.write(json.dumps(line) + "\n")
+        if "val_dice" in line:
+            self.validated = step

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from recycleseg.run.options import OptimConfig
 
+MAX_SKIPPED_IN_A_ROW = 25
+
 
 def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101) for all parameters of a network."""
@@ -43,6 +45,35 @@ def clip_and_step(optimizer: torch.optim.AdamW, lr: float, grad_clip: float) -> 
     optimizer.step()
     optimizer.zero_grad()
     return norm
+
+
+class SkippedSteps:
+    """How many of the last gradients were not finite, and so changed no weight.
+
+    Args:
+        device: of the gradients.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._in_a_row = torch.zeros((), dtype=torch.int64, device=device)
+
+    def add(self, norm: Tensor) -> None:
+        """Count a step by the norm of its gradients; the host does not wait for the device."""
+        self._in_a_row = torch.where(norm.isfinite(), 0, self._in_a_row + 1)
+
+    def check(self, step: int) -> str:
+        """A line for the user about the gradients up to this step; empty if all is well.
+
+        Raises:
+            ValueError: there are `MAX_SKIPPED_IN_A_ROW` of them, so that training cannot go on.
+        """
+        skipped = int(self._in_a_row)
+        if skipped >= MAX_SKIPPED_IN_A_ROW:
+            raise ValueError(
+                f"gradients were not finite {skipped} steps in a row, up to step {step}: "
+                "resume with runtime.precision float32, or start again with a lower optim.lr_peak"
+            )
+        return f"step {step}: the last {skipped} gradients were not finite" if skipped else ""
 
 
 def learning_rate(step: int, config: OptimConfig) -> float:

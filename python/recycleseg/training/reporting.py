@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import suppress
 from operator import lt
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from rich.table import Table
 from torch import Tensor
 
 from recycleseg.classes import Classes
 from recycleseg.data.cache import PreparedDataset
-from recycleseg.data.preprocess import PreparedCase
+from recycleseg.data.identity import changed_contents
+from recycleseg.data.layout import Dataset
+from recycleseg.data.preprocess import Plan, PreparedCase
 from recycleseg.data.sizes import TRAINING_OPTION, screen_note
-from recycleseg.files import as_json, read_json_object, write_json, write_text
+from recycleseg.files import as_json, read_json_object, shortened, write_json, write_text
 from recycleseg.metrics.aggregate import finite_mean
-from recycleseg.progress import format_duration
 from recycleseg.report.figures import StepsRow, save_steps_figure
 from recycleseg.run.config import TrainConfig
 from recycleseg.run.folder import RunFolder
@@ -29,23 +32,49 @@ PICTURED_CASES = 4
 
 
 def describe_data(data: PreparedDataset, patch_size: Sequence[int]) -> dict[str, Any]:
-    """Preprocessing plan, patch and split as JSON values, because the weights depend on them."""
-    content = {**data.plan.to_dict(), "patch_size": patch_size, "split": dict(data.dataset.split)}
+    """Plan, patch, split and contents as JSON values, because the weights depend on them.
+
+    `contents` has the hashes of the training and validation cases.
+    """
+    split = data.dataset.split
+    used = {case_id for part in ("train", "val") for case_id in split.get(part, ())}
+    content = {
+        **data.plan.to_dict(),
+        "patch_size": patch_size,
+        "split": dict(split),
+        "contents": {case_id: data.contents[case_id] for case_id in sorted(used)},
+    }
     description: dict[str, Any] = as_json(content)
     return description
 
 
 def write_run_description(
-    folder: RunFolder, config: TrainConfig, data: dict[str, Any], environment: dict[str, Any]
+    folder: RunFolder,
+    config: TrainConfig,
+    data: dict[str, Any],
+    environment: dict[str, Any],
+    plan: str | None,
 ) -> None:
-    """Write the configuration, the description of the data set, and the environment."""
-    write_text(folder.config, yaml.safe_dump(as_json(dataclasses.asdict(config)), sort_keys=False))
+    """Write the configuration, what is known of data set and environment, and the plan if any."""
+    if plan is not None:
+        write_text(folder.plan, plan)
+    # The run may be used from another working folder.
+    files = {
+        name: str(Path(value).resolve())
+        for name in ("split_file", "group_by")
+        if (value := getattr(config, name)) is not None and Path(value).is_file()
+    }
+    content = as_json({**dataclasses.asdict(config), **files})
+    write_text(folder.config, yaml.safe_dump(content, sort_keys=False))
     write_json(folder.dataset, data)
     write_json(folder.environment, environment)
 
 
 def check_same_data(path: Path, now: dict[str, Any]) -> None:
-    """Check that a resumed run goes on with the data that it began with.
+    """Check that a resumed run goes on with the data that it began with, wherever they are now.
+
+    Runs of earlier versions have no `contents`; only the rest of their description is compared, in
+    the present terms. `pixel_size` is not compared, because it is an option of the run.
 
     Args:
         path: dataset.json of the run.
@@ -55,7 +84,12 @@ def check_same_data(path: Path, now: dict[str, Any]) -> None:
         ValueError: the data differ.
     """
     saved = read_json_object(path)
-    changed = [key for key in now if now[key] != saved.get(key)]
+    with suppress(KeyError, TypeError, ValueError):  # of a description that will differ
+        saved |= as_json(Plan.from_dict(saved).to_dict())
+    compared = [key for key in now if key not in ("contents", "pixel_size")]
+    changed = [key for key in compared if now[key] != saved.get(key)]
+    if cases := changed_contents(saved.get("contents", {}), now["contents"]):
+        changed.insert(0, shortened(cases))
     if changed:
         raise ValueError(
             f"--resume: {', '.join(changed)} of the data set differ from {path}; a run can only "
@@ -72,7 +106,8 @@ def plan_table(
     device: str,
     compile_mode: CompileMode,
     first_step: int,
-    seconds: float,
+    expected_time: str,
+    expected_memory: int,
     run_folder: Path,
 ) -> Table:
     """The plan of the run, for the terminal.
@@ -85,18 +120,21 @@ def plan_table(
         device: the device, precision and threads in words.
         compile_mode: of torch.compile, resolved.
         first_step: optimiser steps that are done already.
-        seconds: expected time of all further steps.
+        expected_time: of the rest of the run, in words.
+        expected_memory: bytes of main memory, or of the GPU.
         run_folder: where the results go.
     """
     dataset = data.dataset
     shapes = [data.shapes[case_id] for case_id in dataset.split["train"]]
     padded = sum(any(map(lt, shape, patch_size)) for shape in shapes)
-    optim = config.optim
+    optim, ignored = config.optim, dataset.classes.ignore_label
     rows = {
         "data set": f"{dataset.name} ({dataset.root})",
-        "cases": ", ".join(f"{name} {len(cases)}" for name, cases in dataset.split.items()),
+        "cases": ", ".join(_count(dataset, name) for name in dataset.split),
+        "split": dataset.split_source,
         "classes": ", ".join(dataset.classes.names)
-        + ("" if dataset.classes.exclusive else " (overlapping)"),
+        + ("" if dataset.classes.exclusive else " (overlapping)")
+        + ("" if ignored is None else f"; label {ignored} is ignored"),
         "channels": ", ".join(dataset.channel_names),
         "spacing": " x ".join(f"{size:g}" for size in data.spacing)
         + f" {data.plan.unit}"
@@ -109,7 +147,8 @@ def plan_table(
         "torch.compile": compile_mode,
         "steps": f"{first_step} to {optim.steps}, batch {optim.batch_size}"
         + (f" x {optim.accumulation}" if optim.accumulation > 1 else ""),
-        "expected time": f"{format_duration(seconds)} and validations",
+        "expected time": expected_time,
+        "expected memory": f"about {expected_memory / 2**30:.1f} GiB",
         "run folder": str(run_folder),
     }
     if data.num_screen_sizes and config.preprocess.pixel_size == "auto":
@@ -122,29 +161,86 @@ def plan_table(
     return table
 
 
+def _count(dataset: Dataset, part: str) -> str:
+    """The number of cases in a part, and of patients if there are fewer."""
+    cases = dataset.split[part]
+    patients = {dataset.patients.get(case_id, case_id) for case_id in cases}
+    fewer = (
+        f" of {len(patients)} patient{'s' * (len(patients) > 1)}"
+        if len(patients) < len(cases)
+        else ""
+    )
+    return f"{part} {len(cases)}{fewer}"
+
+
+def final_part(dataset: Dataset, wanted: str) -> str:
+    """The part of the split that the table at the end shows: the wanted one if it has cases."""
+    return next(part for part in (wanted, "test", "val", "train") if dataset.split[part])
+
+
+def split_notes(dataset: Dataset, final_split: str) -> list[str]:
+    """What the user should know about the split, and what a run with it cannot tell."""
+    notes = list(dataset.notes)
+    missing = [part for part in ("val", "test") if not dataset.split[part]]
+    if "val" in missing:
+        notes.append("no validation cases: the last weights are the result, not the best ones")
+    shown = final_part(dataset, final_split)
+    if shown == "val":
+        reason = "no test cases: the" if "test" in missing else "the"
+        notes.append(
+            f"{reason} table at the end shows validation cases, which chose the weights, so it is "
+            "too good for new cases"
+        )
+    elif shown == "train":
+        notes.append(
+            "no held-out cases: the table at the end shows training cases, so it says nothing "
+            "about new cases"
+        )
+    return notes
+
+
 class PictureMaker:
-    """Keeps the label maps of the first evaluated cases, and draws them."""
+    """Keeps the targets of the first evaluated cases, and draws them."""
 
     def __init__(self, classes: Classes) -> None:
         self._classes = classes
         self._kept: list[tuple[PreparedCase, list[Tensor]]] = []
 
-    def __call__(self, case: PreparedCase, maps: list[Tensor]) -> None:
+    def __call__(self, case: PreparedCase, targets: list[Tensor]) -> None:
         """Take a case and its predicted target after every step."""
         if len(self._kept) < PICTURED_CASES:
-            self._kept.append((case, [self._classes.label_map(target) for target in maps]))
+            self._kept.append((case, [self._numbers(target) for target in targets]))
 
-    def save(self, path: Path, evaluation: Evaluation, spacing: Sequence[float]) -> None:
+    def save(self, path: Path, evaluation: Evaluation) -> None:
         """Save a figure of image, truth and the prediction after every step, with its Dice."""
         rows = []
-        for case, maps in self._kept:
+        for case, predictions in self._kept:
             assert case.label is not None  # preprocessing refuses training data without labels
             counts = {case.case_id: evaluation.counts[case.case_id]}
-            dice = Evaluation(evaluation.class_names, counts).by_step()
-            truth = self._classes.label_map(case.label)
-            rows.append(StepsRow(case.case_id, case.image[0], truth, maps, dice))
-        aspect = spacing[0] / spacing[1] if len(spacing) == 2 else spacing[1] / spacing[0]
-        save_steps_figure(path, rows, aspect=aspect)
+            target, _ = self._classes.split(case.label)
+            row = StepsRow(
+                case.case_id,
+                case.image[0],
+                self._numbers(target),
+                predictions,
+                Evaluation(evaluation.class_names, counts).by_step(),
+                case.spacing or (1.0,) * (case.image.ndim - 1),
+            )
+            rows.append(row)
+        save_steps_figure(path, rows, evaluation.class_names)
+
+    def _numbers(self, target: Tensor) -> Tensor:
+        """Number (*S) of the foreground class to show in each voxel, from 1; 0 for none.
+
+        Of overlapping classes the one with the fewest label values shows, as it lies inside others.
+        """
+        regions = self._classes.regions
+        if regions is None:
+            return target
+        numbers = torch.zeros_like(target[0])
+        for index in sorted(range(len(regions)), key=lambda index: -len(regions[index])):
+            numbers[target[index].bool()] = index + 1
+        return numbers
 
 
 def final_table(evaluation: Evaluation, split: str, step: int) -> Table:

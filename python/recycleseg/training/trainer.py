@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from recycleseg.data.augment import augment
-from recycleseg.data.patches import PatchSampler
 from recycleseg.diffusion.strategies import StepResult, Supervised, make_draws
 from recycleseg.files import write_json
+from recycleseg.planning.cost import NetworkShape
+from recycleseg.planning.memory import peak_bytes
+from recycleseg.planning.resources import time_of_run
 from recycleseg.prediction.postprocess import check_postprocess
 from recycleseg.progress import Bar
+from recycleseg.report.curve import save_learning_curve
 from recycleseg.run import factory
 from recycleseg.run.checkpoint import (
     Checkpoint,
@@ -27,15 +30,20 @@ from recycleseg.run.checkpoint import (
     save_checkpoint,
 )
 from recycleseg.run.compiling import compiled, resolve_mode
-from recycleseg.run.config import TrainConfig, check_same_run, load_config
+from recycleseg.run.config import TrainConfig, load_config, resumed
 from recycleseg.run.device import AutocastNetwork, choose_precision, use_device
 from recycleseg.run.environment import describe_environment
-from recycleseg.run.folder import RunFolder
-from recycleseg.training.data import load_training_data
+from recycleseg.run.folder import RunFolder, run_root
+from recycleseg.sampling.memory import peak_memory, resident_memory
+from recycleseg.sampling.timing import seconds_per_case
+from recycleseg.sampling.volume import VolumeSampler
+from recycleseg.training.data import TrainingBatches, load_training_data
 from recycleseg.training.evaluation import Evaluation, evaluate_cases, summary_of
+from recycleseg.training.init_from import start_from
 from recycleseg.training.logging import RunLogger
 from recycleseg.training.optim import (
     AveragedWeights,
+    SkippedSteps,
     clip_and_step,
     learning_rate,
     make_optimizer,
@@ -44,12 +52,14 @@ from recycleseg.training.reporting import (
     PictureMaker,
     check_same_data,
     describe_data,
+    final_part,
     final_table,
     plan_table,
+    split_notes,
     write_run_description,
 )
-
-MAX_SKIPPED_IN_A_ROW = 25
+from recycleseg.training.stopping import StopRequest
+from recycleseg.training.timing import Speed, expected_time, fit_to_time, seconds_per_batch
 
 
 class Trainer:
@@ -61,32 +71,30 @@ class Trainer:
     Args:
         config: all options.
         console: where the run prints.
+        plan: YAML with the reasons of the planned options, for the run folder.
 
     Raises:
         ValueError: the configuration and the data do not fit each other, or a file of the data set
             is invalid (FileError). The run folder is not changed then.
     """
 
-    def __init__(self, config: TrainConfig, *, console: Console | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, *, console: Console | None = None, plan: str | None = None
+    ) -> None:
         self.config = config
+        self.plan = plan
         self.console = console or Console()
         if config.runtime.threads is not None:
             torch.set_num_threads(config.runtime.threads)
         self.device = use_device(config.runtime.device)
         self.precision = choose_precision(config.runtime.precision, self.device)
+        self.process_bytes = resident_memory() if self.device.type == "cpu" else 0
         self.data = load_training_data(config, self.console)
         self.dataset = self.data.dataset
         classes = self.dataset.classes
-        for split in ("train", "val", config.final_split):
-            if not self.dataset.split[split]:
-                raise ValueError(
-                    f"{self.dataset.root}: expected cases in split {split!r}, got none"
-                )
         check_postprocess(config.postprocess, tuple(classes.foreground), self.dataset.spatial_dims)
         self.patch_size = factory.choose_patch_size(config, self.data.median_shape)
-        self.folder = RunFolder(
-            Path(config.out or f"runs/{self.dataset.name.lower()}-{config.strategy}")
-        )
+        self.folder = RunFolder(run_root(config.out, self.dataset.name, config.strategy))
 
         torch.manual_seed(config.seed)
         self.network = factory.make_network(config, self.data.plan).to(self.device)
@@ -103,19 +111,11 @@ class Trainer:
         self.loss_step = compiled(self.strategy, mode)
         self.timesteps = factory.make_timesteps(config)
         self.generator = torch.Generator(self.device)
-        # On the CPU, because an augmentation has few parameters and each draw would cost a kernel.
-        self.augment_generator = torch.Generator()
-        self.patches = PatchSampler(
-            self.data.cases("train"),
-            self.patch_size,
-            config.optim.batch_size,
-            foreground_probability=config.patch.foreground_probability,
-            seed=config.seed,
-            imgx_compat=config.imgx_compat,
-        )
+        self.batches = TrainingBatches(config, self.data, self.patch_size, self.device)
+        self.stop = StopRequest(f"to go on: recycle-train --config {self.folder.config} --resume")
         self.step = 0
         self.best_dice = -1.0
-        self.skipped_in_a_row = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.skipped = SkippedSteps(self.device)
 
     def fit(self, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
         """Train to the end, then evaluate the best checkpoint.
@@ -130,19 +130,58 @@ class Trainer:
         Raises:
             ValueError: the run folder does not fit `resume` and `overwrite`, or too many gradients
                 in a row were not finite.
+            Stopped: Ctrl-C or SIGTERM; a checkpoint of the last step is written.
         """
+        with self.stop.listening():
+            self.start(resume, overwrite)
+            self.train()
+            return self.finish()
+
+    def start(self, resume: bool, overwrite: bool) -> None:
+        """Open the run folder, go back to its last checkpoint if asked, and print the plan."""
+        if self.config.init_from is not None and not resume:
+            self.start_from(Path(self.config.init_from))
+        self.folder.open(resume=resume, overwrite=overwrite)
+        description = describe_data(self.data, self.patch_size)
+        if resume:
+            self.config = resumed(self.config, load_config(self.folder.config))
+            check_same_data(self.folder.dataset, description)
+            self.restore(load_checkpoint(self.folder.last))
+            if self.folder.best.is_file():  # written after the last checkpoint of the same step
+                self.best_dice = load_checkpoint(self.folder.best).state["best_dice"]
+        speed = self.measure_speed()
+        seconds = time_of_run(self.config.time, self.device.type)
+        self.config = fit_to_time(self.config, speed, seconds)
+        environment = describe_environment(self.device, self.precision)
+        write_run_description(self.folder, self.config, description, environment, self.plan)
+        self.print_plan(speed)
+        if not resume:
+            self.save(self.folder.last)
+        self.stop.check(f"after {self._progress()}")
+
+    def start_from(self, run: Path) -> None:
+        """Take over the weights of another run, and print what was kept."""
+        for line in start_from(run, self.network, self.config, self.data.plan):
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if self.average is not None:
+            self.average = AveragedWeights(self.network, self.average.decay)
+
+    def train(self) -> None:
+        """Do all further steps. The checkpoint comes before the validation, which may take long."""
         optim, validation = self.config.optim, self.config.validation
-        self.start(resume, overwrite)
         with (
             RunLogger(self.folder.metrics, self.folder.tensorboard, self.step) as logger,
             Bar(self.console, "training", optim.steps, done=self.step) as bar,
         ):
+            if self._due(validation.every) and logger.validated < self.step:
+                self.validate(logger, bar)  # the run stopped before the end of this validation
             while self.step < optim.steps:
                 start = time.perf_counter()
                 loss, norm = self.train_step()
                 bar.reach(self.step)
                 if self.step % self.config.runtime.log_every == 0:
-                    self.check_gradients()
+                    if skipped := self.skipped.check(self.step):
+                        self.console.print(skipped)
                     scalars = {
                         "loss": float(loss),
                         "grad_norm": float(norm),
@@ -151,29 +190,16 @@ class Trainer:
                     }
                     logger.log(self.step, scalars)
                     bar.note("{steps_per_second:.2f} steps/s  loss {loss:.4f}".format(**scalars))
-                if validate := self._due(validation.every):
-                    self.validate(logger)
-                if validate or self._due(validation.save_every):
+                validate, stop = self._due(validation.every), self.stop.asked
+                if validate or stop or self._due(validation.save_every):
                     self.save(self.folder.last)
-        return self.finish()
+                if stop:
+                    self.stop.check(f"after {self._progress()}")
+                if validate:
+                    self.validate(logger, bar)
 
-    def start(self, resume: bool, overwrite: bool) -> None:
-        """Open the run folder, go back to its last checkpoint if asked, and print the plan."""
-        self.folder.open(resume=resume, overwrite=overwrite)
-        description = describe_data(self.data, self.patch_size)
-        if resume:
-            check_same_run(self.config, load_config(self.folder.config))
-            check_same_data(self.folder.dataset, description)
-            self.restore(load_checkpoint(self.folder.last))
-        environment = describe_environment(self.device, self.precision)
-        write_run_description(self.folder, self.config, description, environment)
-        self.print_plan()
-        if not resume:
-            self.save(self.folder.last)
-
-    def print_plan(self) -> None:
-        """Print what the run will do, and the expected time, measured on the first batches."""
-        optim = self.config.optim
+    def print_plan(self, speed: Speed) -> None:
+        """Print what the run will do, and the expected time and memory."""
         threads = torch.get_num_threads()
         self.console.print(
             plan_table(
@@ -184,22 +210,50 @@ class Trainer:
                 device=f"{self.device}, {self.precision}, {threads} CPU threads",
                 compile_mode=resolve_mode(self.config.compile, self.device),
                 first_step=self.step,
-                seconds=self._seconds_per_step() * (optim.steps - self.step),
+                expected_time=expected_time(self.config, speed, self.step),
+                expected_memory=self.expected_memory(),
                 run_folder=self.folder.root,
             )
         )
+        for note in split_notes(self.dataset, self.config.final_split):
+            self.console.print(note, soft_wrap=True, markup=False, highlight=False)
 
-    def _seconds_per_step(self) -> float:
-        """Time of one optimiser step, measured in the second of two passes without an update."""
+    def expected_memory(self) -> int:
+        """Bytes that the run will take at its peak."""
+        images = len(self.dataset.channel_names)
+        shape = NetworkShape.of_model(
+            self.config.model,
+            self.patch_size,
+            images + self.network.mask_channels,
+            self.network.out_channels,
+        )
+        return self.process_bytes + peak_bytes(
+            shape,
+            self.config.optim.batch_size,
+            2 if self.precision == "bf16" else 4,
+            self.data.shapes.values(),
+            self.device.type,
+        )
+
+    def measure_speed(self) -> Speed:
+        """Time of steps and cases, from passes that change no weight."""
         self.network.train()
-        for index in range(2):
-            start = time.perf_counter()
-            self.loss_of_batch(index).loss.backward()
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)  # so that the backward pass counts too
-            seconds = time.perf_counter() - start
-            self.network.zero_grad()
-        return seconds * self.config.optim.accumulation
+        of_batch = seconds_per_batch(lambda index: self.loss_of_batch(index).loss, self.device)
+        self.network.zero_grad()
+        validation = self.dataset.split["val"]
+        final = self.dataset.split[final_part(self.dataset, self.config.final_split)]
+        seconds = seconds_per_case(
+            self._sampler(),
+            len(self.dataset.channel_names),
+            [self.data.shapes[case_id] for case_id in (*validation, *final)],
+            self.device,
+            samples=self.config.sampling.samples,
+        )
+        return Speed(
+            of_batch * self.config.optim.accumulation,
+            tuple(seconds[: len(validation)]),
+            tuple(seconds[len(validation) :]),
+        )
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """Do one optimiser step over `accumulation` batches.
@@ -219,96 +273,104 @@ class Trainer:
                 self.timesteps.update(result.loss_per_sample, result.t_index)
             del result, loss  # frees the logits before the next batch
         norm = clip_and_step(self.optimizer, learning_rate(self.step, optim), optim.grad_clip)
-        self.skipped_in_a_row = torch.where(norm.isfinite(), 0, self.skipped_in_a_row + 1)
+        self.skipped.add(norm)
         if self.average is not None:
             self.average.update(self.network)
         self.step += 1
         return mean_loss, norm
 
-    def check_gradients(self) -> None:
-        """Print how many of the last gradients were not finite and so changed no weight.
-
-        Raises:
-            ValueError: there are `MAX_SKIPPED_IN_A_ROW` of them, so that training cannot go on.
-        """
-        skipped = int(self.skipped_in_a_row)
-        if skipped:
-            self.console.print(f"step {self.step}: the last {skipped} gradients were not finite")
-        if skipped >= MAX_SKIPPED_IN_A_ROW:
-            raise ValueError(
-                f"gradients were not finite {skipped} steps in a row, up to step {self.step}: "
-                "resume with runtime.precision float32, or start again with a lower optim.lr_peak"
-            )
-
     def loss_of_batch(self, index: int) -> StepResult:
         """Forward passes and loss of batch `index`; they depend only on seed, index and weights."""
         seeds = np.random.SeedSequence([self.config.seed, index]).generate_state(3).tolist()
         self.generator.manual_seed(seeds[0])
-        self.augment_generator.manual_seed(seeds[1])
         torch.manual_seed(seeds[2])  # dropout
-        image, label = self.patches.batch(index)
-        if self.device.type == "cuda":
-            # Without pinned memory the host would wait for the copy.
-            image, label = image.pin_memory(), label.pin_memory()
-        image, label = (x.to(self.device, non_blocking=True) for x in (image, label))
-        image, label = augment(
-            image,
-            label,
-            self.config.augment,
-            spacing=self.data.spacing,
-            generator=self.augment_generator,
-        )
+        image, label = self.batches(index, augment_seed=seeds[1])
+        label, known = self.dataset.classes.split(label, dim=1)
         if isinstance(self.strategy, Supervised):
-            return self.loss_step(self.forward, image, label)
+            return self.loss_step(self.forward, image, label, None, known)
         shape = (len(image), len(self.dataset.classes), *self.patch_size)
         draws = make_draws(self.strategy, self.timesteps, self.generator, shape)
-        return self.loss_step(self.forward, image, label, draws)
+        return self.loss_step(self.forward, image, label, draws, known)
 
-    def validate(self, logger: RunLogger) -> None:
-        """Sample whole validation cases, log their Dice, and keep the best weights."""
-        cases = self.data.cases("val")[: self.config.validation.max_cases]
+    @property
+    def _validation_cases(self) -> tuple[str, ...]:
+        return self.dataset.split["val"][: self.config.validation.max_cases]
+
+    def validate(self, logger: RunLogger, bar: Bar) -> None:
+        """Sample whole validation cases, keep the best weights, and log the Dice.
+
+        Without validation cases the last weights are the best that is known.
+        """
+        if not self._validation_cases:
+            self.save(self.folder.best)
+            return
         picture = PictureMaker(self.dataset.classes)
-        evaluation = self.evaluate(cases, on_case=picture)
-        path = self.folder.pictures / f"validation-{self.step:06d}.png"
-        picture.save(path, evaluation, self.data.spacing)
+        with bar.part("validation", len(self._validation_cases)) as part:
+            moment = f"during the validation after {self._progress()}"
+            evaluation = self.evaluate(self._validation_cases, moment, part, on_case=picture)
+        picture.save(self.folder.pictures / f"validation-{self.step:06d}.png", evaluation)
         by_step, by_class = evaluation.by_step(), evaluation.by_class()
         dice = evaluation.mean_dice()
-        scores = {f"val_dice/{name}": value for name, value in by_class.items()}
-        logger.log(self.step, {"val_dice": dice, "val_dice_by_step": by_step, **scores})
-        steps = " ".join(f"{d:.4f}" for d in by_step)
-        self.console.print(f"step {self.step}: validation Dice by sampling step {steps}")
         if dice > self.best_dice or not self.folder.best.is_file():
             self.best_dice = max(self.best_dice, dice)
             self.save(self.folder.best)
+        # The line comes last, because it tells a resumed run that this validation is done.
+        scores = {f"val_dice/{name}": value for name, value in by_class.items()}
+        logger.log(self.step, {"val_dice": dice, "val_dice_by_step": by_step, **scores})
+        save_learning_curve(self.folder.learning_curve, self.folder.metrics)
+        steps = " ".join(f"{d:.4f}" for d in by_step)
+        self.console.print(f"step {self.step}: validation Dice by sampling step {steps}")
 
-    def evaluate(self, cases: list[Any], **options: Any) -> Evaluation:
-        """`evaluate_cases` with the averaged weights, if there are any."""
-        self.network.eval()
-        sampler = factory.make_volume_sampler(
-            self.config, self.forward, self.data.plan, self.patch_size, self.device
-        )
+    def evaluate(
+        self, case_ids: Sequence[str], moment: str, bar: Bar, on_case: PictureMaker | None = None
+    ) -> Evaluation:
+        """Sample and count cases with the averaged weights, if there are any.
+
+        Args:
+            case_ids: of the cases.
+            moment: in words, for the message if a signal stops the evaluation.
+            bar: shows how many cases are done.
+            on_case: see `evaluate_cases`.
+        """
+
+        def progress(done: int, total: int) -> None:
+            bar.reach(len(case_ids) * done / total)
+            self.stop.check(moment)
+
         with self.average.applied_to(self.network) if self.average else nullcontext():
             return evaluate_cases(
-                sampler,
-                cases,
+                self._sampler(),
+                [self.data.case(case_id) for case_id in case_ids],
                 self.dataset,
                 seed=self.config.seed,
                 device=self.device,
                 samples=self.config.sampling.samples,
                 postprocess=self.config.postprocess,
-                **options,
+                on_case=on_case,
+                progress=progress,
             )
+
+    def _sampler(self) -> VolumeSampler:
+        self.network.eval()
+        return factory.make_volume_sampler(
+            self.config, self.forward, self.data.plan, self.patch_size, self.device
+        )
 
     def finish(self) -> dict[str, Any]:
         """Evaluate the best weights on the final split; write summary.json and print the table."""
         if self.folder.best.is_file():
             self.restore(load_checkpoint(self.folder.best))
-        split = self.config.final_split
-        evaluation = self.evaluate(self.data.cases(split))
+        split = final_part(self.dataset, self.config.final_split)
+        case_ids = self.dataset.split[split]
+        with Bar(self.console, "final table", len(case_ids)) as bar:
+            moment = "during the final table; all steps are done"
+            evaluation = self.evaluate(case_ids, moment, bar)
         summary = {"split": split, "step": self.step, **summary_of(evaluation, self.dataset)}
         write_json(self.folder.summary, summary)
+        save_learning_curve(self.folder.learning_curve, self.folder.metrics)
         self.console.print(final_table(evaluation, split, self.step))
-        self.console.print(f"run folder: {self.folder.root}")
+        peak = peak_memory(self.device) / 2**30
+        self.console.print(f"peak memory {peak:.2f} GiB; run folder: {self.folder.root}")
         return summary
 
     def save(self, path: Path) -> None:
@@ -340,8 +402,11 @@ class Trainer:
         self.step = checkpoint.state["step"]
         self.best_dice = checkpoint.state["best_dice"]
 
+    def _progress(self) -> str:
+        return f"step {self.step} of {self.config.optim.steps}, whose checkpoint is written"
+
     def _due(self, every: int | None) -> bool:
         """Whether something happens after this step: every so many steps and at the end."""
-        if every is None:
+        if every is None or self.step == 0:
             return False
         return self.step % every == 0 or self.step == self.config.optim.steps

@@ -114,6 +114,12 @@ class Planted:
         for case in range(NUM_CASES):
             self.write(case, values=(1, 2) if case == 0 else (1,))
 
+    def two_sides(self) -> None:
+        for path in (self.image(17), self.image(17, 1), self.label(17)):
+            path.rename(path.with_name(path.name.replace("c17", "c00_scan2")))
+        path = self.root / "split.json"
+        path.write_text(path.read_text().replace("c17", "c00_scan2"))
+
     def stray(self) -> None:
         shutil.copyfile(self.image(15), self.root / "imagesTr/c15.nii.gz")
 
@@ -130,10 +136,15 @@ FAULTS: dict[str, tuple[Callable[[Planted], None], str, str]] = {
     "spacing": (Planted.other_spacing, "unusual voxel size", "c07: 10 x 10 x 20 mm, median 1 x 1"),
     "intensity": (Planted.other_intensities, "unusual intensities", "c08: T1: 0."),
     "shape": (Planted.other_shape, "unusual shape", "c09: 60 x 11 x 9 voxels, median 12 x 11 x 9"),
-    "empty": (Planted.empty, "label without foreground", "c10: every voxel is background"),
+    "empty": (Planted.empty, "label without foreground", "c10: no voxel belongs to a class"),
     "twice": (Planted.same_scan, "same scan twice", "c11, c21: equal voxels (c11 in train, c21"),
     "two labels": (Planted.two_labels, "same scan with two labels", "c12, c13: equal voxels"),
     "channels": (Planted.same_channels, "same content in two channels", "c14: T1 and T2 are equal"),
+    "patient": (
+        Planted.two_sides,
+        "patient on two sides of the split",
+        "1 of 4 validation patients have another scan in training (for example c00_scan2 and c00)",
+    ),
 }
 ERRORS = ("unreadable", "no label", "no channel", "grid", "value", "NaN", "stray")
 
@@ -191,7 +202,7 @@ def test_all_faults_at_once_are_one_short_table(
     for fault, (_, title, _) in FAULTS.items():
         (place,) = (index for index, line in enumerate(lines) if title in line)
         assert (place < heads[1]) == (fault in ERRORS)
-    assert lines[-1] == f"{planted.root}: 24 cases, 7 errors, 7 warnings"
+    assert lines[-1] == f"{planted.root}: 24 cases, 7 errors, 8 warnings"
 
 
 def test_like_problems_are_one_row_with_three_examples(
@@ -255,3 +266,13 @@ def test_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "--workers: expected at least 1, got 0" in capsys.readouterr().err
     assert main(["chek", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("recycle-data: error: argument VERB: invalid choice")
+
+
+def test_a_case_in_two_parts(planted: Planted, capsys: pytest.CaptureFixture[str]) -> None:
+    path = planted.root / "split.json"
+    path.write_text(path.read_text().replace('"c17"', '"c17", "c01"'))
+    code, lines = check(planted, capsys)
+    assert code == 0
+    assert len(lines) == 5  # after bar and heads, the warning stands in the table alone
+    assert "patient on two sides of the split" in lines[-2]
+    assert "1 case stands in several parts (c01 in train, val)" in lines[-2]

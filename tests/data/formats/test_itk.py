@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from recycleseg.data.check import grid_problems
 from recycleseg.data.volumes import read_image, read_label, read_volume, write_like, write_volume
 from recycleseg.files import FileError
 
@@ -83,6 +85,32 @@ def test_label_is_written_like_its_image(tmp_path: Path, ending: str) -> None:
         np.testing.assert_allclose(
             getattr(written, get)(), getattr(image, get)(), rtol=0, atol=1e-12
         )
+
+
+@pytest.mark.parametrize(
+    ("ending", "line", "replacement"),
+    [
+        (".mha", rb"ElementSpacing = .*\n", b""),
+        (".mhd", rb"ElementSpacing = .*\n", b""),
+        (".nrrd", rb"space.*\n", b""),
+        (".nrrd", rb"space directions: .*\n", b"spacings: nan nan nan\n"),
+    ],
+)
+def test_no_voxel_size_is_not_1_mm(
+    tmp_path: Path, ending: str, line: bytes, replacement: bytes
+) -> None:
+    array = values()
+    path = save(tmp_path / f"x{ending}", array, compress=True)
+    path.write_bytes(re.sub(line, replacement, path.read_bytes()))
+    volume = read_volume(path)
+    assert volume.spacing is None
+    np.testing.assert_array_equal(volume.array, array.transpose())
+    write_like(tmp_path / f"label{ending}", volume.array.astype(np.uint8), volume)
+    label = read_volume(tmp_path / f"label{ending}")
+    assert label.spacing is None
+    np.testing.assert_array_equal(label.array, volume.array)
+    assert grid_problems(label, volume) == []
+    assert sorted(p.suffix for p in tmp_path.glob("label*")) == [ending]
 
 
 @pytest.mark.parametrize("ending", ORIENTED)

@@ -13,7 +13,7 @@ from rich.table import Table
 from recycleseg.cli._common import print_line
 from recycleseg.cli.data._options import add_pixel_size
 from recycleseg.data.check import check_dataset
-from recycleseg.data.findings import DESCRIPTION, Finding, Kind
+from recycleseg.data.findings import DESCRIPTION, Finding, by_kind
 from recycleseg.data.layout import Dataset, read_dataset_with_problems
 from recycleseg.progress import stages
 
@@ -53,7 +53,8 @@ def run(parsed: Namespace) -> int:
         )
     findings += found
     for note in dataset.notes:
-        print_line(console, note)
+        if not any(finding.text in note for finding in findings):
+            print_line(console, note)
     if parsed.all:
         for finding in findings:
             title = f"{finding.severity}: {finding.kind.title}"
@@ -78,13 +79,10 @@ def _table(findings: list[Finding], root: Path) -> Table:
     table.add_column("what to do", overflow="fold")
     table.add_column("examples", overflow="fold")
     for severity, head in _HEADS.items():
-        by_kind: dict[Kind, list[Finding]] = {}
-        for finding in findings:
-            if finding.severity == severity:
-                by_kind.setdefault(finding.kind, []).append(finding)
-        if by_kind:
+        of_kinds = by_kind(finding for finding in findings if finding.severity == severity)
+        if of_kinds:
             table.add_row(head, style="bold")
-        for kind, alike in by_kind.items():
+        for kind, alike in of_kinds.items():
             texts = [_text(finding, root) for finding in alike[:_EXAMPLES]]
             examples = "; ".join(t if len(t) <= _LONGEST else t[:_LONGEST] + "..." for t in texts)
             rest = f"; and {len(alike) - _EXAMPLES} more (--all)" if len(alike) > _EXAMPLES else ""

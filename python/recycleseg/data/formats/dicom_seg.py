@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from recycleseg.data.formats.dicom import slices_of
+from recycleseg.data.formats.dicom_slices import (
+    Slice,
+    affine_of,
+    find_slices,
+    has_frames,
+    is_dicom,
+    position_of,
+    sorted_slices,
+    volume_of,
+)
 from recycleseg.data.formats.extra import needed
-from recycleseg.data.formats.volume import Array, Names, Volume
-from recycleseg.files import written_whole
+from recycleseg.data.formats.volume import Array, Names, Volume, swap_lps_ras
+from recycleseg.files import FileError, written_whole
 
 _NAME = "recycleseg"
 # Viewers show segments of the last series first; a number above those of scanners.
@@ -27,7 +37,7 @@ def write_dicom_seg(path: Path, array: Array, grid: Volume, names: Names | None)
         ValueError: the grid is not that of a series, or the array holds no labels.
     """
     highdicom, pydicom = needed("highdicom", path), needed("pydicom", path)
-    if not grid.path.is_dir():
+    if not grid.path.is_dir() and not is_dicom(grid.path):
         raise ValueError(
             f"path: expected another ending for an image that is no DICOM series, got {path.name}"
         )
@@ -37,7 +47,17 @@ def write_dicom_seg(path: Path, array: Array, grid: Volume, names: Names | None)
         names = {str(value): int(value) for value in np.unique(array) if value > 0} or {"1": 1}
     frames = array.transpose(2, 1, 0)
     masks = np.stack([np.isin(frames, value) for value in names.values()], axis=-1)
-    sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in slices_of(grid.path)]
+    slices = find_slices(grid.path)
+    sources = [pydicom.dcmread(part.path, stop_before_pixels=True) for part in slices]
+    if has_frames(sources[0]):  # in any order, so the masks tell where they lie
+        assert grid.affine is not None
+        masks = highdicom.Volume(
+            masks,
+            swap_lps_ras(grid.affine)[:, [2, 1, 0, 3]],
+            coordinate_system="PATIENT",
+            channels={"SegmentNumber": list(range(1, len(names) + 1))},
+            frame_of_reference_uid=sources[0].FrameOfReferenceUID,
+        )
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=_NAME,
         version=version(_NAME),
@@ -72,3 +92,52 @@ def write_dicom_seg(path: Path, array: Array, grid: Volume, names: Names | None)
     )
     with written_whole(path) as temporary:
         segmentation.save_as(temporary)
+
+
+def read_dicom_seg(path: Path) -> Volume:
+    """A label map whose values are the numbers of the segments.
+
+    Not by highdicom, which reads no volume of a gantry that was tilted.
+    """
+    pydicom = needed("pydicom", path)
+    stored = pydicom.dcmread(path)
+    if (kind := stored.get("SegmentationType")) not in ("BINARY", "LABELMAP"):
+        raise FileError(f"{path}: expected a segmentation with labels, got {kind}")
+    masks = np.asarray(stored.pixel_array).reshape(-1, stored.Rows, stored.Columns)
+    shared, frames = (
+        stored.SharedFunctionalGroupsSequence[0],
+        stored.PerFrameFunctionalGroupsSequence,
+    )
+    planes: dict[tuple[float, ...], Slice] = {}
+    labels: dict[tuple[float, ...], Array] = {}
+    for frame, mask in zip(frames, masks, strict=True):
+        header = _plane_of(pydicom.Dataset(), stored, shared, frame)
+        place = tuple(header.ImagePositionPatient)
+        planes.setdefault(place, Slice(path, header, position_of(path, header)))
+        label = labels.setdefault(place, np.zeros(mask.shape, np.uint16))
+        if kind == "LABELMAP":
+            label[:] = mask
+            continue
+        if label[mask > 0].any():
+            raise FileError(f"{path}: expected segments that do not overlap, got some that do")
+        # All frames share it if there is one segment.
+        group = frame if "SegmentIdentificationSequence" in frame else shared
+        label[mask > 0] = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+    slices = sorted_slices(path, list(planes.values()))
+    array = np.stack([labels[tuple(part.header.ImagePositionPatient)] for part in slices])
+    return volume_of(path, array, affine_of(slices))
+
+
+def _plane_of(header: Any, stored: Any, shared: Any, frame: Any) -> Any:
+    """Fill in the header that a slice at the place of a frame would have."""
+    header.Rows, header.Columns = stored.Rows, stored.Columns
+    for sequence, names in (
+        ("PlanePositionSequence", ("ImagePositionPatient",)),
+        ("PlaneOrientationSequence", ("ImageOrientationPatient",)),
+        ("PixelMeasuresSequence", ("PixelSpacing", "SliceThickness", "SpacingBetweenSlices")),
+    ):
+        group = (frame if sequence in frame else shared)[sequence][0]
+        for name in names:
+            if name in group:
+                setattr(header, name, group[name].value)
+    return header

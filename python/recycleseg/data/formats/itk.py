@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from recycleseg.data.formats.extra import needed
+from recycleseg.data.formats.itk_header import gives_size, without_size
 from recycleseg.data.formats.metaimage import check_metaimage
 from recycleseg.data.formats.volume import (
     Array,
@@ -32,7 +33,10 @@ _GIPL_HEADER = 256  # bytes
 
 
 def read_itk(path: Path, content: Content) -> list[Volume]:
-    """The channels of a file of ITK: (x, y, z), or one slice; a fourth axis holds channels."""
+    """The channels of a file of ITK: (x, y, z), or one slice; a fourth axis holds channels.
+
+    If the file does not give the size of its voxels, the affine has voxels of length 1.
+    """
     sitk = needed("SimpleITK", path)
     if path.suffix.lower() in (".mha", ".mhd"):
         check_metaimage(path)
@@ -64,12 +68,12 @@ def read_itk(path: Path, content: Content) -> list[Volume]:
         channels = [array[..., c] for c in range(number)]
     else:
         channels = list(array) if array.ndim == 4 else [array]
-    spacing = voxel_sizes(affine)
+    spacing = voxel_sizes(affine) if gives_size(path) else None
     return [Volume(channel.transpose(2, 1, 0), spacing, affine, path) for channel in channels]
 
 
 def write_itk(path: Path, array: Array, grid: Volume, names: Names | None) -> None:
-    """Write an array (x, y, z), compressed."""
+    """Write an array (x, y, z), compressed; without voxel size if that of `grid` is unknown."""
     sitk = needed("SimpleITK", path)
     if grid.affine is None and grid.spacing is None:
         raise ValueError(f"spacing: expected mm for {path.suffix}, got None")
@@ -88,6 +92,8 @@ def write_itk(path: Path, array: Array, grid: Volume, names: Names | None) -> No
         writer.SetFileName(str(packed))
         try:
             writer.Execute(image)
+            if grid.spacing is None:
+                packed.write_bytes(without_size(packed.read_bytes(), path.suffix.lower()))
             packed.replace(temporary)
         except BaseException:
             packed.unlink(missing_ok=True)

@@ -34,11 +34,18 @@ def check_metaimage(path: Path) -> None:
             file.seek(end)
             _check_voxels(file, fields, needed)
             return
-    data = path.with_name(source)
+    data = path.parent / source
     if not data.is_file():
         raise FileError(f"{path}: expected its voxels in {data}, got a path that does not exist")
     with data.open("rb") as file:
         _check_voxels(file, fields, needed)
+
+
+def voxels_of_mhd(path: Path) -> list[Path]:
+    """The file with the voxels of an .mhd header, if it exists."""
+    with path.open("rb") as file:
+        source = _fields(file.read(_LONGEST_HEADER))[0].get("ElementDataFile", "")
+    return [path.parent / source] if (path.parent / source).is_file() else []
 
 
 def _fields(start: bytes) -> tuple[dict[str, str], int]:

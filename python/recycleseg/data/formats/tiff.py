@@ -57,6 +57,13 @@ def tiff_dims(path: Path) -> int:
         return 2 if image.n_frames == 1 and _sidecar(path) is None else 3
 
 
+def files_beside_tiff(path: Path) -> list[Path]:
+    """The .json files of the name of a TIFF, with and without channel number."""
+    names = dict.fromkeys((path.stem, re.sub(r"_\d{4}$", "", path.stem)))
+    files = (path.with_name(f"{name}.json") for name in names)
+    return [file for file in files if file.is_file()]
+
+
 def write_tiff(path: Path, array: Array, grid: Volume, names: Names | None) -> None:
     """Write an array (height, width) or (x, y, z) of uint8, uint16, int32 or float32."""
     if array.dtype not in (np.uint8, np.uint16, np.int32, np.float32):
@@ -105,9 +112,7 @@ def _page(image: TiffImagePlugin.TiffImageFile, path: Path, content: Content) ->
 
 def _sidecar(path: Path) -> Path | None:
     """The .json file that tells the voxel size, or None."""
-    names = [path.stem, re.sub(r"_\d{4}$", "", path.stem)]
-    files = [path.with_name(f"{name}.json") for name in names]
-    return next((f for f in files if f.is_file() and "spacing" in read_json_object(f)), None)
+    return next((f for f in files_beside_tiff(path) if "spacing" in read_json_object(f)), None)
 
 
 def _voxel_size(sidecar: Path) -> tuple[float, ...]:

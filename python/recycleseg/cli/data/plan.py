@@ -1,0 +1,58 @@
+"""`recycle-data plan`: what training on a data set would do, without doing it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+
+from recycleseg.cli._common import print_line
+from recycleseg.cli.train import given_options
+from recycleseg.files import write_text
+from recycleseg.planning.data import plan_for_data
+from recycleseg.planning.description import plan_yaml
+
+# Options of recycle-train on which a plan depends, besides those that it plans.
+_OPTIONS = {
+    "--preset": "as in recycle-train",
+    "--config": "YAML file with options that the plan has to fit to",
+    "--time": "time of the whole run, such as 30m; by default 1h on a CPU, 12h on a GPU",
+    "--memory": "memory that the run may use, such as 8G; by default 3/4 of what is free",
+    "--runtime.device": "auto, cpu, cuda or cuda:N",
+    "--runtime.threads": "CPU threads",
+}
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb to the command."""
+    parser = ArgumentParser(
+        description="Plan grid, patch, network and batch for a data set, and print each choice "
+        "with its reason. recycle-train --data DIR plans in the same way; a plan that you saved "
+        "and changed is used with recycle-train --data DIR --config FILE.",
+        exit_on_error=False,
+    )
+    parser.add_argument("dir", type=str, help="data set in the nnU-Net raw layout")
+    parser.add_argument("-o", "--out", type=str, help="YAML file to write")
+    for option, help_text in _OPTIONS.items():
+        parser.add_argument(option, type=str, help=help_text)
+    subparsers.add_subcommand("plan", parser, help="show what training would do")
+
+
+def run(parsed: Namespace) -> int:
+    """Plan and print; gives the exit code."""
+    given = ["--data", parsed.dir]
+    for option in _OPTIONS:
+        value = parsed[option.removeprefix("--")]
+        if value is not None:
+            given += [option, value]
+    console = Console()
+    plan = plan_for_data(given_options(given), console)
+    text = plan_yaml(plan, f"Plan for {parsed.dir}")
+    print_line(console, text)
+    print_line(console, f"expected peak memory {plan.peak_bytes / 2**30:.2f} GiB")
+    if parsed.out is not None:
+        write_text(Path(parsed.out), text)
+        print_line(console, f"written: {parsed.out}")
+    return 0

@@ -1,0 +1,174 @@
+"""The slices of a DICOM series, in order, and where they lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recycleseg.data.formats.extra import needed
+from recycleseg.data.formats.volume import Array, Volume, swap_lps_ras, voxel_sizes
+from recycleseg.files import FileError, listed
+
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+_TAGS = [
+    *("SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "NumberOfFrames"),
+    *("Rows", "Columns", "SamplesPerPixel", "ImagePositionPatient", "ImageOrientationPatient"),
+    *("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+]
+# Scanners round positions to 0.01 mm or more; a slice that is missing makes a gap of 100 % more.
+_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A file of a series: its header without pixels, and the upper left voxel's centre in mm."""
+
+    path: Path
+    header: Any
+    position: Array
+
+
+def is_series(path: Path) -> bool:
+    """Whether a path is a folder with a DICOM file in it."""
+    return path.is_dir() and any(map(is_dicom, path.iterdir()))
+
+
+def find_slices(folder: Path) -> list[Slice]:
+    """The images in a folder, all of one series, sorted; other DICOM objects are left out.
+
+    Args:
+        folder: the folder, or one file.
+    """
+    dcmread = needed("pydicom", folder).dcmread
+    series: dict[str, list[tuple[Path, Any]]] = {}
+    files = sorted(filter(is_dicom, folder.iterdir())) if folder.is_dir() else [folder]
+    for path in files:
+        header = dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        if "Rows" in header and header.get("SOPClassUID") not in SEGMENTATIONS:
+            series.setdefault(str(header.get("SeriesInstanceUID")), []).append((path, header))
+    if not series:
+        raise FileError(f"{folder}: expected a DICOM series, got no DICOM image")
+    if len(series) > 1:
+        found = [
+            f"{header.get('Modality', '')} {header.get('SeriesDescription', '')}: {len(files)} "
+            f"files such as {path.name}"
+            for files in series.values()
+            for path, header in files[:1]
+        ]
+        raise FileError(
+            listed(f"{folder}: expected one series in a folder, got {len(series)}", found)
+        )
+    images = next(iter(series.values()))
+    if not has_frames(images[0][1]):
+        return sorted_slices(folder, [Slice(path, h, position_of(path, h)) for path, h in images])
+    if len(images) > 1:
+        raise FileError(f"{folder}: expected one file of several frames, got {len(images)}")
+    return [Slice(path, header, np.zeros(3)) for path, header in images]
+
+
+def has_frames(header: Any) -> bool:
+    """Whether a file has several frames, each with its own position, so the file has none."""
+    return int(header.get("NumberOfFrames", 1)) > 1
+
+
+def position_of(path: Path, header: Any) -> Array:
+    """Centre of the first voxel of a slice in mm (left, posterior, superior).
+
+    Raises:
+        FileError: the header does not place a grey image in space.
+    """
+    for name, number in (
+        ("ImagePositionPatient", 3),
+        ("ImageOrientationPatient", 6),
+        ("PixelSpacing", 2),
+    ):
+        if len(header.get(name) or ()) != number:
+            raise FileError(
+                f"{path}: expected {name} with {number} numbers, got {header.get(name)}; a 2D "
+                "image without a place in space can be saved as PNG"
+            )
+    if header.get("SamplesPerPixel", 1) != 1:
+        raise FileError(f"{path}: expected grey, got {header.SamplesPerPixel} colours")
+    return np.array(header.ImagePositionPatient, dtype=np.float64)
+
+
+def sorted_slices(path: Path, slices: list[Slice]) -> list[Slice]:
+    """Slices along the normal of their plane; errors name `path`."""
+    first = slices[0].header
+    for part in slices:
+        for name, tolerance in (
+            ("Rows", 0.0),
+            ("Columns", 0.0),
+            ("PixelSpacing", 1e-3),
+            ("ImageOrientationPatient", 1e-3),
+        ):
+            expected, got = (np.array(h.get(name), np.float64) for h in (first, part.header))
+            if not np.allclose(got, expected, rtol=0, atol=tolerance):
+                raise FileError(
+                    f"{part.path}: expected {name} {expected.tolist()} as {slices[0].path.name}, "
+                    f"got {got.tolist()}"
+                )
+    normal = np.cross(*_directions(first))
+    ordered = sorted(slices, key=lambda part: float(part.position @ normal))
+    steps = np.diff([part.position for part in ordered], axis=0)
+    gaps = steps @ normal
+    if len(gaps) == 0:
+        return ordered
+    if (number := int((gaps < 1e-3).sum())) > 0:
+        raise FileError(
+            f"{path}: expected one slice at each position, got {number} more; a series of several "
+            "phases or echoes must be split first"
+        )
+    step = np.median(steps, axis=0)
+    wrong = np.linalg.norm(steps - step, axis=1)
+    worst = int(wrong.argmax())
+    if wrong[worst] > _TOLERANCE * np.linalg.norm(step):
+        raise FileError(
+            f"{path}: expected equal distances between slices, got {gaps.min():g} to "
+            f"{gaps.max():g} mm; the distance from {ordered[worst].path.name} to "
+            f"{ordered[worst + 1].path.name} differs, so a slice may be missing there"
+        )
+    return ordered
+
+
+def affine_of(slices: list[Slice]) -> Array:
+    """Voxel index (x, y, z) -> left, posterior, superior in mm."""
+    first, last = slices[0], slices[-1]
+    along_row, along_column = _directions(first.header)
+    between_rows, between_columns = map(float, first.header.PixelSpacing)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = along_row * between_columns, along_column * between_rows
+    if len(slices) > 1:
+        affine[:3, 2] = (last.position - first.position) / (len(slices) - 1)
+    else:
+        thickness = first.header.get("SpacingBetweenSlices") or first.header.get("SliceThickness")
+        if not thickness:
+            raise FileError(
+                f"{first.path}: expected SliceThickness of the only slice, got {thickness}"
+            )
+        affine[:3, 2] = np.cross(along_row, along_column) * float(thickness)
+    affine[:3, 3] = first.position
+    return affine
+
+
+def volume_of(path: Path, array: Array, lps: Array) -> Volume:
+    affine = swap_lps_ras(lps)
+    return Volume(array.transpose(2, 1, 0), voxel_sizes(affine), affine, path)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a path is a DICOM file with the usual beginning."""
+    if path.name.startswith(".") or path.name == "DICOMDIR" or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _directions(header: Any) -> tuple[Array, Array]:
+    """Unit vectors along a row and along a column."""
+    numbers = np.array(header.ImageOrientationPatient, dtype=np.float64)
+    along_row, along_column = numbers[:3], numbers[3:]
+    return along_row / np.linalg.norm(along_row), along_column / np.linalg.norm(along_column)

@@ -1,0 +1,175 @@
+"""Search for the largest patch and network that memory and time allow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from recycleseg.planning.cost import NetworkShape
+from recycleseg.planning.fingerprint import Fingerprint, Floats
+from recycleseg.planning.grid import Grid, at_shape, at_spacing
+from recycleseg.planning.memory import peak_bytes
+from recycleseg.planning.resources import Resources, time_of_run
+from recycleseg.planning.topology import MAX_TOKENS, MIN_EDGE, make_topology
+
+# Patch and network are made for so many optimiser steps in the usual time, because fewer leave a
+# network half trained. With more time both the number of steps and their size grow, as its root.
+_USUAL_STEPS = {"cpu": 2000, "cuda": 20_000}
+# Forward passes that one training step costs: one without gradient (recycling's first prediction),
+# one with, and the backward pass, which costs two.
+_PASSES_PER_STEP = 4
+# The rest of the time is for validations and the table at the end.
+_TRAINING_SHARE = 0.8
+# Width at the first level and residual blocks per level, the best first.
+_WIDTHS = {"cpu": ((32, 2), (32, 1), (16, 1)), "cuda": ((32, 2), (32, 1))}
+_WIDEST = 8  # times the width of the first level
+_LEVELS = range(1, 6)
+_BATCH_SIZE = {2: 8, 3: 2}
+# A patch shows the structures and what is around them.
+_MARGIN = 1.3
+# If a patch shows less than this share of the structures' size along some axis, a coarser grid is
+# better, up to a limit.
+_SEEN_SHARE = 0.6
+_COARSER = 1.15
+_COARSEST = 3.0
+# Axes of images that are resized to one shape change together, in steps of this factor.
+_SMALLER = 0.95
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A grid, and what fits on it.
+
+    Attributes:
+        fingerprint: of the training cases.
+        resources: what the run may use.
+        given: options that are decided already.
+        grid: the target grid.
+        finest: the grid before it was made coarser.
+    """
+
+    fingerprint: Fingerprint
+    resources: Resources
+    given: Mapping[str, Any]
+    grid: Grid
+    finest: Grid
+
+    @property
+    def batch_size(self) -> int:
+        """Patches per pass."""
+        return int(self.given.get("optim.batch_size", _BATCH_SIZE[self.fingerprint.spatial_dims]))
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps for which patch and network are made."""
+        used = self.resources
+        usual = time_of_run(None, used.device)
+        return round(_USUAL_STEPS[used.device] * math.sqrt(used.seconds / usual))
+
+    @property
+    def flops_per_pass(self) -> float:
+        """Operations that one forward pass of one patch may take."""
+        used = self.resources
+        passes = _PASSES_PER_STEP * self.batch_size * self.num_steps
+        return _TRAINING_SHARE * used.seconds * used.flops / passes
+
+    def network(self, patch_size: Floats, width: int, blocks: int) -> NetworkShape:
+        """The network of a width on a patch; its levels follow from the patch."""
+        fingerprint, given = self.fingerprint, self.given
+        levels = _LEVELS
+        if "model.channels" in given:
+            levels = range(len(given["model.channels"]), len(given["model.channels"]) + 1)
+        topology = make_topology(patch_size.tolist(), self.grid.spacing.tolist(), levels)
+        channels = [width * min(2**level, _WIDEST) for level in range(topology.num_levels)]
+        classes = len(fingerprint.class_names)
+        return NetworkShape(
+            topology,
+            tuple(given.get("model.channels", channels)),
+            int(given.get("model.num_res_blocks", blocks)),
+            int(given.get("model.num_heads", 8)),
+            len(fingerprint.channel_names) + classes,
+            classes,
+        )
+
+    def bytes_of(self, shape: NetworkShape) -> int:
+        """Expected peak memory of the run, with its process on a CPU."""
+        used = self.resources
+        images = np.ceil(self.fingerprint.sizes / self.grid.spacing)
+        of_run = peak_bytes(shape, self.batch_size, used.bytes_per_value, images, used.device)
+        return used.process_bytes + of_run
+
+    def limit(self, shape: NetworkShape) -> str:
+        """What a patch exceeds, "time" or "memory"; "" if it fits."""
+        if shape.flops() > self.flops_per_pass or shape.voxels()[-1] > MAX_TOKENS:
+            return "time"
+        return "memory" if self.bytes_of(shape) > self.resources.memory else ""
+
+    def widest_that_trains(self) -> tuple[int, int]:
+        """Width and residual blocks with which a patch that shows the structures fits."""
+        wanted = np.minimum(self.grid.shape, _MARGIN * self.fingerprint.anatomy / self.grid.spacing)
+        if self.grid.resized:
+            wanted = self.grid.shape / 2
+        widths = _WIDTHS[self.resources.device]
+        fitting = (w for w in widths if not self.limit(self.network(wanted, *w)))
+        return next(fitting, widths[-1])
+
+    def largest_patch(self, width: int, blocks: int) -> tuple[NetworkShape, str]:
+        """The largest patch up to a whole image, and what limits it ("" for a whole image).
+
+        The axis along which the patch is largest beside the structures is cut first.
+        """
+        if "patch.size" in self.given:
+            return self.network(np.array(self.given["patch.size"]), width, blocks), ""
+        size, limited_by = self.grid.shape.copy(), ""
+        while True:
+            shape = self.network(size, width, blocks)
+            if not (limit := self.limit(shape)):
+                return shape, limited_by
+            smaller = self._cut(shape)
+            if smaller is None:
+                return shape, limit
+            size, limited_by = smaller, limit
+
+    def _cut(self, shape: NetworkShape) -> Floats | None:
+        """A smaller patch; None if there is none."""
+        size = np.array(shape.topology.patch_size, dtype=np.float64)
+        factors = np.array(shape.topology.factors)
+        seen = size * self.grid.spacing / self.fingerprint.anatomy
+        seen[size - factors < min(MIN_EDGE, size.min())] = 0
+        if not seen.any():
+            return None
+        axis = int(np.argmax(seen))
+        size[axis] -= factors[axis]
+        return size
+
+    def sees_too_little(self, shape: NetworkShape) -> bool:
+        """Whether the patch shows only a part of the structures."""
+        size = np.array(shape.topology.patch_size) * self.grid.spacing
+        images = np.median(self.fingerprint.sizes, axis=0)
+        wanted = _SEEN_SHARE * np.minimum(self.fingerprint.anatomy, images)
+        return bool((size < wanted).any())
+
+    def coarser(self) -> Draft | None:
+        """The same with larger voxels; None if they would be too large."""
+        grid, finest = self.grid, self.finest
+        if grid.resized or self.fingerprint.unit == "pixels":
+            return None
+        spacing = grid.spacing.copy()
+        spacing[spacing < 2 * spacing.min()] *= _COARSER
+        if (spacing > _COARSEST * finest.spacing).any():
+            return None
+        times = float((spacing / finest.spacing).max())
+        reason = f"{finest.reason}, {times:.1f} times as large so that a patch shows the structures"
+        return replace(self, grid=at_spacing(self.fingerprint, spacing, reason))
+
+    def resized_to(self, width: int, blocks: int) -> Draft:
+        """The same with the largest shape to which all images can be resized."""
+        size = self.grid.shape
+        while self.limit(self.network(size, width, blocks)) and size.min() > 2 * MIN_EDGE:
+            size = size * _SMALLER
+        shape = self.network(size, width, blocks).topology.patch_size
+        return replace(self, grid=at_shape(self.fingerprint, np.array(shape), self.grid.reason))

@@ -1,0 +1,96 @@
+"""How much memory a training step and the sampling of a whole image take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from recycleseg.planning.cost import NetworkShape
+from recycleseg.sampling.memory import auto_window_batch
+
+# What PyTorch loads with its first optimiser and its first convolution on a CPU.
+_LOADED_LATE = 230 * 2**20
+# Tensors that a layer keeps for its backward pass, each as large as its output. A residual block
+# keeps the outputs of both convolutions and both activations, on the way up also its input, a sum
+# with the skip. The stem and a step between two levels keep a convolution's output and a norm's.
+_KEPT_DOWN = 4
+_KEPT_UP = 5
+_KEPT_STEP = 2
+# Arrays of float32 at full resolution, per class: mask, logits, probabilities, their gradients.
+_ARRAYS_PER_CLASS = 9
+# Weights, their average, and the two moments of AdamW, in float32. The gradients come while the
+# activations go, so the larger of both counts.
+_COPIES_OF_WEIGHTS = 4
+# Whole-image arrays per class in sampling: x_t, the prediction, the sum of windows, the result.
+_SAMPLED_ARRAYS = 4
+# Layers at full resolution that a pass without gradients holds at the same time.
+_LIVE_LAYERS = 6
+# Windows per pass follow from what keeps the device busy, not from its memory.
+_UNLIMITED = 2**62
+
+
+def peak_bytes(
+    shape: NetworkShape,
+    batch_size: int,
+    bytes_per_value: int,
+    image_shapes: Iterable[Sequence[float]],
+    device: str,
+) -> int:
+    """Expected peak memory of a run on its device, without what the process holds before.
+
+    Args:
+        shape: of the network, for one patch.
+        batch_size: patches per pass.
+        bytes_per_value: 2 for bfloat16, 4 for float32.
+        image_shapes: voxels of the images that are sampled; none if only training counts.
+        device: "cpu" or "cuda".
+    """
+    largest = max(image_shapes, key=math.prod, default=shape.topology.patch_size)
+    windows = auto_window_batch(
+        shape.topology.patch_size, shape.channels[0], torch.device(device), _UNLIMITED
+    )
+    return (_LOADED_LATE if device == "cpu" else 0) + max(
+        training_bytes(shape, batch_size, bytes_per_value),
+        sampling_bytes(shape, largest, windows, bytes_per_value),
+    )
+
+
+def training_bytes(shape: NetworkShape, batch_size: int, bytes_per_value: int) -> int:
+    """Memory of one optimiser step, without what the process holds before.
+
+    Args:
+        shape: of the network, for one patch.
+        batch_size: patches per pass.
+        bytes_per_value: 2 for bfloat16, 4 for float32.
+    """
+    voxels, channels, blocks = shape.voxels(), shape.channels, shape.blocks()
+    down, up = shape.num_res_blocks, shape.num_res_blocks + 1
+    per_level = [_KEPT_DOWN * down + _KEPT_UP * up + 2 * _KEPT_STEP] * len(channels)
+    per_level[-1] += _KEPT_DOWN * (blocks[-1] - blocks[0] if len(blocks) > 1 else 2)
+    kept = sum(n * v * c for n, v, c in zip(per_level, voxels, channels, strict=True))
+    of_classes = voxels[0] * (_ARRAYS_PER_CLASS * shape.num_classes + shape.in_channels)
+    activations = batch_size * (kept * bytes_per_value + of_classes * 4)
+    weights = shape.parameters() * 4
+    return _COPIES_OF_WEIGHTS * weights + max(activations, weights)
+
+
+def sampling_bytes(
+    shape: NetworkShape, image_shape: Sequence[float], window_batch: int, bytes_per_value: int
+) -> int:
+    """Memory of sampling one image, without what the process holds before.
+
+    Args:
+        shape: of the network, for one window.
+        image_shape: voxels of the largest image.
+        window_batch: windows per pass.
+        bytes_per_value: 2 for bfloat16, 4 for float32.
+    """
+    size = zip(image_shape, shape.topology.patch_size, strict=True)
+    voxels = math.prod(max(int(n), p) for n, p in size)
+    whole = voxels * 4 * (_SAMPLED_ARRAYS * shape.num_classes + shape.in_channels)
+    window = shape.voxels()[0] * (
+        _LIVE_LAYERS * shape.channels[0] * bytes_per_value + 4 * shape.num_classes
+    )
+    return whole + window_batch * window + _COPIES_OF_WEIGHTS * 4 * shape.parameters()

@@ -1,0 +1,203 @@
+"""Grid, patch, network and batch for a data set, each with the reason in plain words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from recycleseg.planning.cost import NetworkShape
+from recycleseg.planning.draft import Draft
+from recycleseg.planning.fingerprint import Fingerprint
+from recycleseg.planning.grid import Grid, at_shape, at_spacing, choose_grid, thick_axis
+from recycleseg.planning.resources import Resources
+
+GIVEN = "given"
+# A patch of this share of the image or more meets the structures wherever it lies.
+_WHOLE = 0.7
+# Names of classes that a mirrored image would make wrong.
+_SIDES = ("left", "right", "_l", "_r", "-l", "-r")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One planned option.
+
+    Attributes:
+        option: its name in `TrainConfig`, with dots between the levels.
+        value: plain values, as in YAML.
+        reason: why, in words; `GIVEN` if the user decided.
+    """
+
+    option: str
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """All planned options of a run, and what it will take.
+
+    Attributes:
+        choices: the options, in the order in which they were decided.
+        shape: the network on its patch.
+        batch_size: patches per pass.
+        peak_bytes: expected memory of the run, with its process on a CPU.
+    """
+
+    choices: tuple[Choice, ...]
+    shape: NetworkShape
+    batch_size: int
+    peak_bytes: int
+
+
+def make_training_plan(
+    fingerprint: Fingerprint, resources: Resources, given: Mapping[str, Any]
+) -> TrainingPlan:
+    """Plan a run.
+
+    Args:
+        fingerprint: of the training cases.
+        resources: what the run may use.
+        given: options that are decided already, by their dotted names; the plan fits the others to
+            them.
+
+    Raises:
+        ValueError: not even the smallest patch fits into the memory.
+    """
+    grid = _grid(fingerprint, given)
+    draft = Draft(fingerprint, resources, given, grid, grid)
+    width, blocks = draft.widest_that_trains()
+    shape, limited_by = draft.largest_patch(width, blocks)
+    if fingerprint.unit == "pixels" and draft.sees_too_little(shape):
+        # No voxel size that could become coarser: whole images become smaller.
+        reason = "whole images must become smaller, so that a patch shows the structures"
+        draft = replace(draft, grid=at_shape(fingerprint, grid.shape, reason))
+    if draft.grid.resized and not {"patch.size", "preprocess.shape"} & set(given):
+        draft = draft.resized_to(width, blocks)
+        shape, limited_by = draft.largest_patch(width, blocks)
+    fixed = {"preprocess.spacing", "preprocess.shape"} & set(given)
+    while not fixed and draft.sees_too_little(shape):
+        coarser = draft.coarser()
+        if coarser is None:
+            break
+        draft = coarser
+        shape, limited_by = draft.largest_patch(width, blocks)
+    needed = draft.bytes_of(shape)
+    if needed > resources.memory:
+        raise ValueError(
+            f"memory: expected at least {needed / 2**30:.1f} GiB for a patch of "
+            f"{' x '.join(map(str, shape.topology.patch_size))} voxels, "
+            f"got {resources.memory / 2**30:.1f} GiB"
+        )
+    choices = [*_data_choices(draft, shape, limited_by), *_network_choices(draft, shape)]
+    choices += [*_training_choices(draft)]
+    return TrainingPlan(
+        tuple(
+            replace(choice, value=given[choice.option], reason=GIVEN)
+            if choice.option in given
+            else choice
+            for choice in choices
+        ),
+        shape,
+        draft.batch_size,
+        needed,
+    )
+
+
+def _grid(fingerprint: Fingerprint, given: Mapping[str, Any]) -> Grid:
+    shape, spacing = given.get("preprocess.shape"), given.get("preprocess.spacing")
+    if shape is not None:
+        return at_shape(fingerprint, shape, GIVEN)
+    if spacing in ("median", "native"):
+        return at_spacing(fingerprint, np.median(fingerprint.spacings, axis=0), GIVEN)
+    if spacing is not None:
+        return at_spacing(fingerprint, spacing, GIVEN)
+    return choose_grid(fingerprint)
+
+
+def _data_choices(draft: Draft, shape: NetworkShape, limited_by: str) -> Iterator[Choice]:
+    """Grid, intensities and patch."""
+    fingerprint, grid, patch = draft.fingerprint, draft.grid, shape.topology.patch_size
+    if grid.resized:
+        yield Choice("preprocess.shape", [int(n) for n in grid.shape], grid.reason)
+    elif fingerprint.unit == "pixels":
+        yield Choice("preprocess.spacing", "native", "the files do not give a voxel size")
+    else:
+        rounded = [float(f"{size:.6g}") for size in grid.spacing]
+        yield Choice("preprocess.spacing", rounded, grid.reason)
+    unit = fingerprint.unit
+    sides = " x ".join(f"{n * size:.0f}" for n, size in zip(patch, grid.spacing, strict=True))
+    structures = " x ".join(f"{size:.0f}" for size in fingerprint.anatomy)
+    if limited_by:
+        reason = f"{sides} {unit}, structures are {structures}; {limited_by} allows no more"
+    else:
+        reason = f"{sides} {unit}: a whole image of median size"
+    yield Choice("patch.size", list(patch), reason)
+    share = math.prod(np.minimum(np.array(patch) / grid.shape, 1).tolist())
+    if share >= _WHOLE:
+        yield Choice("patch.foreground_probability", 0.0, "a patch is (nearly) a whole image")
+    else:
+        reason = f"a patch is {share:.0%} of an image: half of them must show a structure"
+        yield Choice("patch.foreground_probability", 0.5, reason)
+
+
+def _network_choices(draft: Draft, shape: NetworkShape) -> Iterator[Choice]:
+    """Levels, kernels and width of the network, and the batch."""
+    topology, used = shape.topology, draft.resources
+    bottom = " x ".join(map(str, topology.sizes()[-1]))
+    reason = f"{topology.num_levels} levels, the lowest has {bottom} voxels"
+    yield Choice("model.channels", list(shape.channels), reason)
+    blocks = "time allows more than one" if shape.num_res_blocks > 1 else "time allows no more"
+    yield Choice("model.num_res_blocks", shape.num_res_blocks, blocks)
+    thick = thick_axis(draft.grid.spacing)
+    if thick is None and all(len(set(scale)) == 1 for scale in topology.scales):
+        reason = "voxels and patch have about equal sides"
+    else:
+        reason = "an axis is halved while its voxels are short and the patch has 8 of them"
+    yield Choice("model.scales", [list(scale) for scale in topology.scales], reason)
+    flat = sum(1 in kernel for kernel in topology.kernels)
+    reason = (
+        f"slices are thick: {flat} levels look at each slice alone"
+        if flat
+        else "neighbours along all axes are near"
+    )
+    yield Choice("model.kernels", [list(kernel) for kernel in topology.kernels], reason)
+    gigabytes = draft.bytes_of(shape) / 2**30
+    reason = f"the run takes about {gigabytes:.1f} GiB of {used.memory / 2**30:.1f}"
+    yield Choice("optim.batch_size", draft.batch_size, reason)
+
+
+def _training_choices(draft: Draft) -> Iterator[Choice]:
+    """Loss, augmentation and learning rate: the same for all data but for sides and slices."""
+    fingerprint, grid = draft.fingerprint, draft.grid
+    yield Choice("optim.steps", 0, "as many as fit into the time, measured at the start")
+    yield Choice("validation.every", 0, "four validations, on as many cases as fit into the time")
+    usual = "good on MR of the hippocampus and on fetal ultrasound"
+    yield Choice("optim.lr_peak", 2e-3 if draft.batch_size >= 8 else 1.5e-3, usual)
+    yield Choice("optim.lr_end", 1e-5, usual)
+    # The average looks back about 1 / (1 - decay) steps.
+    decay = round(min(max(1 - 4 / draft.num_steps, 0.98), 0.9995), 4)
+    yield Choice("optim.ema_decay", decay, f"averages a quarter of about {draft.num_steps} steps")
+    yield Choice("loss.dice", 1.0, usual)
+    yield Choice("loss.cross_entropy", 1.0, usual)
+    yield Choice("loss.focal", 0.0, "cross entropy in its place")
+    thick = thick_axis(grid.spacing)
+    if fingerprint.spatial_dims == 2:
+        yield Choice("augment.rotation", 30.0, usual)
+        sided = any(side in name.lower() for name in fingerprint.class_names for side in _SIDES)
+        reason = "class names tell left and right" if sided else "no class tells left from right"
+        yield Choice("augment.flip", [False, not sided], reason)
+    elif thick is None:
+        yield Choice("augment.rotation", 20.0, usual)
+    else:
+        # Rotation j is in the plane across axis j.
+        angles = [30.0 if axis == thick else 0.0 for axis in range(3)]
+        yield Choice("augment.rotation", angles, "slices are thick: rotation within them alone")
+        zoom = [0.0 if axis == thick else 0.2 for axis in range(3)]
+        yield Choice("augment.zoom", zoom, "slices are thick: no new slices between them")
+        return
+    yield Choice("augment.zoom", 0.2, usual)

@@ -1,0 +1,73 @@
+"""The expected time of sampling, before any case is sampled."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+
+from recycleseg.diffusion.network import NetworkInput
+from recycleseg.sampling.volume import VolumeSampler
+
+
+def seconds_per_case(
+    sampler: VolumeSampler,
+    image_channels: int,
+    shapes: Sequence[Sequence[int]],
+    device: torch.device,
+    *,
+    samples: int = 1,
+) -> list[float]:
+    """Expected time of sampling images of these shapes.
+
+    One forward pass of a batch of windows is measured. The numbers of windows, sampling steps and
+    samples tell how many such passes a case takes. All else (reading, the reverse step, counting)
+    is left out, because it is short beside the network.
+
+    Args:
+        sampler: of the cases.
+        image_channels: channels of the images.
+        shapes: spatial shape of each image.
+        device: where the network computes.
+        samples: trajectories per case.
+
+    Returns:
+        Seconds, one number per shape; an estimate.
+    """
+    if not shapes:
+        return []
+    windows = {tuple(shape): sampler.num_windows(shape) for shape in shapes}
+    batch = sampler.window_batch
+    if not sampler.compiled:
+        batch = min(batch, max(windows.values()))
+    passes = 1
+    if sampler.diffusion is not None:
+        passes = samples * sampler.diffusion.num_timesteps
+    of_batch = _seconds_of_pass(sampler, image_channels, batch, device)
+
+    def batches(number: int) -> float:
+        # A compiled network takes whole batches only.
+        return math.ceil(number / batch) if sampler.compiled else number / batch
+
+    return [passes * batches(windows[tuple(shape)]) * of_batch for shape in shapes]
+
+
+@torch.no_grad()
+def _seconds_of_pass(
+    sampler: VolumeSampler, image_channels: int, batch: int, device: torch.device
+) -> float:
+    """Time of the second of two forward passes, because the first one may compile."""
+    image = torch.zeros(batch, image_channels, *sampler.patch_size, device=device)
+    x, t = image, None
+    if sampler.diffusion is not None:
+        network_input = NetworkInput(image, sampler.mask_channels)
+        network_input.mask.zero_()
+        x, t = network_input.tensor, torch.ones(batch, device=device)
+    for _ in range(2):
+        start = time.perf_counter()
+        sampler.network(x) if t is None else sampler.network(x, t=t)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return time.perf_counter() - start

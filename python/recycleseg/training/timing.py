@@ -1,0 +1,124 @@
+"""How long a run takes, and how many steps fit into a given time."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from recycleseg.progress import format_duration
+from recycleseg.run.config import TrainConfig
+from recycleseg.run.options import ValidationConfig
+
+NUM_VALIDATIONS = 4
+# Validations choose the weights; more time for them is lost for the training.
+VALIDATION_SHARE = 0.1
+# Fewer steps than this train nothing.
+LEAST_STEPS = 10
+_MEASURED_PASSES = 4
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Measured seconds.
+
+    Attributes:
+        step: of one optimiser step.
+        validation: of sampling each validation case.
+        final: of sampling each case of the table at the end.
+    """
+
+    step: float
+    validation: tuple[float, ...]
+    final: tuple[float, ...]
+
+
+def seconds_per_batch(loss_of_batch: Callable[[int], Tensor], device: torch.device) -> float:
+    """Median time of a forward and a backward pass, after a first one that warms up.
+
+    Args:
+        loss_of_batch: gives the loss of a training batch; the caller clears the gradients.
+        device: where it computes.
+    """
+    seconds = []
+    for index in range(_MEASURED_PASSES):
+        start = time.perf_counter()
+        loss_of_batch(index).backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # so that the backward pass counts too
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def fit_to_time(config: TrainConfig, speed: Speed, seconds: float) -> TrainConfig:
+    """Fix the number of steps, if it is 0, and of validations, if they are not given.
+
+    The table at the end has the time that it needs; validations take at most `VALIDATION_SHARE`,
+    on fewer cases if necessary; the rest is for training.
+
+    Args:
+        config: of the run.
+        speed: measured on this machine.
+        seconds: time of the whole run.
+
+    Raises:
+        ValueError: not even `LEAST_STEPS` steps fit.
+    """
+    optim, validation = config.optim, config.validation
+    if optim.steps == 0:
+        validation = replace(validation, max_cases=_fitting_cases(config, speed, seconds))
+        steps = _fitting_steps(validation, speed, seconds)
+        optim = replace(optim, steps=steps, warmup_steps=min(optim.warmup_steps, steps // 10))
+    every = validation.every or math.ceil(optim.steps / NUM_VALIDATIONS)
+    return replace(config, optim=optim, validation=replace(validation, every=every))
+
+
+def _fitting_cases(config: TrainConfig, speed: Speed, seconds: float) -> int | None:
+    if config.validation.max_cases is not None or not speed.validation:
+        return config.validation.max_cases
+    allowed = VALIDATION_SHARE * seconds / NUM_VALIDATIONS
+    return max(1, sum(spent <= allowed for spent in accumulate(speed.validation)))
+
+
+def _fitting_steps(validation: ValidationConfig, speed: Speed, seconds: float) -> int:
+    of_validation = sum(speed.validation[: validation.max_cases])
+    of_step, rest = speed.step, seconds - sum(speed.final)
+    if validation.every:
+        of_step += of_validation / validation.every
+    else:
+        rest -= NUM_VALIDATIONS * of_validation
+    steps = math.floor(rest / of_step)
+    if steps < LEAST_STEPS:
+        needed = math.ceil(seconds - rest + LEAST_STEPS * of_step)
+        raise ValueError(
+            f"time: expected at least {format_duration(needed)} for {LEAST_STEPS} steps, the "
+            f"validations and the table at the end, got {format_duration(seconds)}"
+        )
+    return steps
+
+
+def expected_time(config: TrainConfig, speed: Speed, done: int) -> str:
+    """Time of the rest of a run in words.
+
+    Args:
+        config: of the run, with its number of steps.
+        speed: measured on this machine.
+        done: optimiser steps that are done.
+    """
+    every, steps = config.validation.every, config.optim.steps
+    training = speed.step * (steps - done)
+    number = math.ceil(steps / every) - done // every if speed.validation else 0
+    validations = number * sum(speed.validation[: config.validation.max_cases])
+    final = sum(speed.final)
+    parts = [f"training {format_duration(training)}"]
+    if number:
+        several = "s" if number > 1 else ""
+        parts.append(f"{number} validation{several} {format_duration(validations)}")
+    parts.append(f"final table {format_duration(final)}")
+    return f"about {format_duration(training + validations + final)} ({', '.join(parts)})"
