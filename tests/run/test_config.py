@@ -67,7 +67,7 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("loss.cross_entropy", -1.0, "at least 0"),
     ("loss.mse", -1.0, "at least 0"),
     ("loss.vlb", float("inf"), "at least 0"),
-    ("optim.steps", 0, "at least 1"),
+    ("optim.steps", -1, "at least 0"),
     ("optim.batch_size", 0, "at least 1"),
     ("optim.accumulation", 0, "at least 1"),
     ("optim.lr_init", -1e-3, "at least 0"),
@@ -83,7 +83,7 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("sampling.window_batch", 0, "auto or at least 1"),
     ("sampling.num_steps", 0, "1 to diffusion.num_timesteps (1001)"),
     ("sampling.num_steps", 1002, "1 to diffusion.num_timesteps (1001)"),
-    ("validation.every", 0, "at least 1"),
+    ("validation.every", -1, "at least 0"),
     ("validation.max_cases", 0, "at least 1"),
     ("validation.save_every", 0, "at least 1"),
     ("runtime.threads", 0, "at least 1"),
@@ -172,8 +172,10 @@ def test_limits_themselves_are_accepted() -> None:
 
 
 def test_all_problems_are_told_at_once() -> None:
-    optim = OptimConfig(steps=0, grad_clip=-1.0)
-    message = "optim.steps: expected at least 1, got 0; optim.grad_clip: expected above 0, got -1.0"
+    optim = OptimConfig(steps=-1, grad_clip=-1.0)
+    message = (
+        "optim.steps: expected at least 0, got -1; optim.grad_clip: expected above 0, got -1.0"
+    )
     with pytest.raises(ValueError, match=message):
         TrainConfig(optim=optim)
 
@@ -206,7 +208,7 @@ def test_unknown_choice(settings: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["optim: {steps: 0}", "optim: {stps: 1}", "- 1", "augment: {zoom: 2}", None]
+    "content", ["optim: {steps: -1}", "optim: {stps: 1}", "- 1", "augment: {zoom: 2}", None]
 )
 def test_file_that_holds_no_run_is_named(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "config.yaml"

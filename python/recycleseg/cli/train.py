@@ -169,6 +169,7 @@ def _train(arguments: Sequence[str]) -> int:
     if given.get("resume"):
         base = _options_of_run(given)
     elif given.get("data") is not None:
+        parse_command(arguments)  # so that a wrong option ends the command before files are read
         base = plan = plan_yaml(plan_for_data(given, console), f"Plan for {given['data']}")
         print_line(console, plan)
     command = parse_command(arguments, base)
