@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from recycleseg.data.check import inspect_dataset, value_counts
+from recycleseg.data import check
+from recycleseg.data.check import inspect_dataset
+from recycleseg.data.findings import MISSING, UNREADABLE
 from recycleseg.data.layout import read_dataset
-from recycleseg.data.volumes import read_volume, write_volume
+from recycleseg.data.volumes import Volume, read_image, read_label, read_volume, write_volume
 from recycleseg.files import FileError
 
 MakeDataset = Callable[..., Path]
@@ -113,16 +116,6 @@ def test_facts_are_along_canonical_axes(make_dataset: MakeDataset) -> None:
     np.testing.assert_array_equal(facts.foreground_box, [places.min(0), places.max(0) + 1])
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.uint16])
-def test_values_are_counted_as_by_numpy(dtype: type) -> None:
-    rng = np.random.default_rng(0)
-    highest = {np.uint8: 200, np.int16: 4095}.get(dtype, 9000)  # also beyond possible label values
-    label = rng.integers(-3 if dtype is np.float32 else 0, highest, (130, 100, 90)).astype(dtype)
-    values, counts = np.unique(label, return_counts=True)
-    assert value_counts(label) == dict(zip(values.tolist(), counts.tolist(), strict=True))
-    assert value_counts(label[:0]) == {}
-
-
 def test_affines_may_differ_by_rounding(root: Path) -> None:
     rewrite(root / LABEL, np.zeros(SHAPE, np.uint8), np.eye(4) + 1e-5 * np.eye(4, k=3))
     inspect_dataset(read_dataset(root))
@@ -166,6 +159,38 @@ def test_real_data_is_sound(data_root: Path, name: str) -> None:
     facts = inspect_dataset(dataset)
     assert len(facts) == len(dataset.cases)
     assert min(fact.foreground.shape[1] for fact in facts.values()) > 0
+
+
+def test_one_worker_holds_one_case_at_a_time(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, weakref.ref[Volume]]] = []
+    largest = 0
+
+    def counted(volumes: list[Volume]) -> None:
+        nonlocal largest
+        read.extend((v.path.name.split(".")[0][:2], weakref.ref(v)) for v in volumes)
+        largest = max(largest, len({case_id for case_id, ref in read if ref() is not None}))
+
+    def read_images(paths: list[Path], number: int) -> list[Volume]:
+        counted(volumes := read_image(paths, number))
+        return volumes
+
+    def read_labels(path: Path) -> Volume:
+        counted([volume := read_label(path)])
+        return volume
+
+    monkeypatch.setattr(check, "read_image", read_images)
+    monkeypatch.setattr(check, "read_label", read_labels)
+    check.check_dataset(read_dataset(root), workers=1)
+    assert len(read) == 18 and largest == 1
+
+
+def test_findings_name_case_and_kind(root: Path) -> None:
+    truncate(root / IMAGE)
+    (root / "labelsTr/c4.nii.gz").unlink()
+    facts, findings = check.check_dataset(read_dataset(root))
+    found = [(finding.case_id, finding.kind, finding.severity) for finding in findings]
+    assert found == [("c2", UNREADABLE, "error"), ("c4", MISSING, "error")]
+    assert list(facts) == ["c0", "c1", "c3", "c5"]
 
 
 def test_ignored_voxels_are_no_foreground(make_dataset: MakeDataset) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from recycleseg.data.layout import read_dataset
+from recycleseg.data.layout import read_dataset, read_dataset_with_problems
 from recycleseg.data.splits import SplitRule
 from recycleseg.files import FileError
 
@@ -258,3 +258,27 @@ def test_real_data_sets(data_root: Path) -> None:
     head = read_dataset(data_root / "Dataset018_FetalHeadUltrasound")
     assert head.spatial_dims == 2
     assert [len(case_ids) for case_ids in head.split.values()] == [350, 50, 100]
+
+
+def test_with_bad_names_and_split_the_other_files_are_found(make_dataset: MakeDataset) -> None:
+    root = make_dataset(split={"train": ["c0", "c9"], "val": ["c1"]})
+    (root / "imagesTr/stray.nii.gz").touch()
+    dataset, problems = read_dataset_with_problems(root)
+    assert list(dataset.cases) == [f"c{case}" for case in range(5)]
+    assert len(problems) == 2
+    assert f"{root / 'imagesTr/stray.nii.gz'}: expected a name" in problems[0]
+    assert "split.json" in problems[1] and "c9" in problems[1]
+
+
+def test_with_a_useless_split_all_cases_are_found(make_dataset: MakeDataset) -> None:
+    root = make_dataset(split=["c0"])
+    dataset, (problem,) = read_dataset_with_problems(root)
+    assert len(dataset.cases) == 5 and set(dataset.split) == {"train", "val", "test"}
+    assert problem.startswith(f"{root / 'split.json'}: expected a JSON object")
+
+
+def test_without_description_nothing_is_found(make_dataset: MakeDataset) -> None:
+    root = make_dataset()
+    change_description(root, labels={"background": 0})
+    with pytest.raises(FileError, match="data set .*: 1 problem\\n.*labels: expected a foreground"):
+        read_dataset_with_problems(root)

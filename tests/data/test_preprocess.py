@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from recycleseg.classes import Classes
 from recycleseg.data.cache import prepare_dataset
-from recycleseg.data.check import CaseFacts
+from recycleseg.data.facts import CaseFacts
 from recycleseg.data.geometry import Kernel, resample
 from recycleseg.data.layout import read_dataset
 from recycleseg.data.preprocess import (

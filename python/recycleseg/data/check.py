@@ -3,52 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from recycleseg.classes import MAX_CLASSES, Classes
-from recycleseg.data.geometry import Orientation
+from recycleseg.data.facts import CaseFacts, facts_of, value_counts
+from recycleseg.data.findings import (
+    AXES,
+    GRID,
+    LABEL_VALUES,
+    MISSING,
+    MIXED_SIZES,
+    UNREADABLE,
+    VALUES,
+    Finding,
+)
 from recycleseg.data.layout import Case, Dataset, dataset_error
-from recycleseg.data.sizes import mixed_sizes
+from recycleseg.data.survey import survey
 from recycleseg.data.volumes import PixelSize, Volume, read_image, read_label, sized
 from recycleseg.files import FileError, shortened
 from recycleseg.progress import Progress, followed
 
-# Enough for the percentiles of a data set; a case takes only kilobytes.
-_SAMPLES_PER_CASE = 10_000
 _LARGEST_VALUE = 1e37
-_COUNTED_AT_ONCE = 1 << 20
-
-
-@dataclass(frozen=True)
-class CaseFacts:
-    """What preprocessing must know about a case before it starts.
-
-    Attributes:
-        spacing: mm along the axes of the file; None if unknown.
-        affine: (4, 4) of the first channel; None for PNG.
-        foreground: (C, N) float32 intensities at up to 10 000 foreground voxels.
-        shape: number of voxels along canonical axes (see `Orientation`).
-        class_voxels: (F,) int64 voxels of each foreground class, in the order of
-            `Classes.foreground`; a voxel of several regions counts in each.
-        foreground_box: (2, dims) int64 along canonical axes: the first voxel of all foreground,
-            and the one after its last; None without foreground.
-        screen_spacing: see `Volume`.
-
-    Ignored voxels are not foreground.
-    """
-
-    spacing: tuple[float, ...] | None
-    affine: np.ndarray[Any, Any] | None
-    foreground: np.ndarray[Any, Any]
-    shape: tuple[int, ...]
-    class_voxels: np.ndarray[Any, Any]
-    foreground_box: np.ndarray[Any, Any] | None
-    screen_spacing: tuple[float, ...] | None = None
 
 
 def inspect_dataset(
@@ -58,7 +38,7 @@ def inspect_dataset(
     workers: int = 2,
     progress: Progress | None = None,
 ) -> dict[str, CaseFacts]:
-    """Open every case, compare image, label and `dataset.json`, and collect facts.
+    """`check_dataset` for training: it refuses a data set with errors.
 
     Args:
         dataset: the data set.
@@ -70,13 +50,42 @@ def inspect_dataset(
         case_id -> facts.
 
     Raises:
-        FileError: files are missing, truncated or corrupt, have another number of axes, differ
-            in shape or affine, or hold NaN, Inf or label values that `dataset.json` does not
-            name; or some images give their voxel size and others do not. The message lists all
-            bad cases.
+        FileError: `check_dataset` finds errors. The message lists all of them.
+    """
+    facts, findings = check_dataset(
+        dataset, pixel_size=pixel_size, workers=workers, progress=progress
+    )
+    refuse_errors(dataset, findings)
+    return facts
+
+
+def refuse_errors(dataset: Dataset, findings: Iterable[Finding]) -> None:
+    """Raise the FileError of `inspect_dataset` if a finding is an error."""
+    if errors := [finding.text for finding in findings if finding.severity == "error"]:
+        raise dataset_error(dataset.root, errors)
+
+
+def check_dataset(
+    dataset: Dataset,
+    *,
+    pixel_size: PixelSize = "auto",
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> tuple[dict[str, CaseFacts], list[Finding]]:
+    """Open every case, compare image, label and `dataset.json`, then compare the cases.
+
+    Args:
+        dataset: the data set.
+        pixel_size: which voxel sizes count; see `sized`.
+        workers: how many cases to open, and to hold in memory, at the same time.
+        progress: called with the number of cases done and of all cases.
+
+    Returns:
+        case_id -> facts of each sound case; and all findings (`findings.py` lists the kinds), those
+        of single cases first.
     """
     facts: dict[str, CaseFacts] = {}
-    problems: list[str] = []
+    findings: list[Finding] = []
     with ThreadPoolExecutor(workers) as pool:
         inspected = pool.map(
             lambda case: _inspect_case(case, dataset, pixel_size), dataset.cases.values()
@@ -86,41 +95,41 @@ def inspect_dataset(
             if isinstance(found, CaseFacts):
                 facts[case_id] = found
             else:
-                problems.extend(found)
-    problems = problems or _mixed_sizes(dataset, facts)
-    if problems:
-        raise dataset_error(dataset.root, problems)
-    return facts
+                findings.extend(found)
+    return facts, [*findings, *survey(dataset, facts)]
 
 
-def _mixed_sizes(dataset: Dataset, facts: Mapping[str, CaseFacts]) -> list[str]:
-    first = {case_id: dataset.cases[case_id].image_paths[0].name for case_id in facts}
-    return mixed_sizes(
-        [first[case_id] for case_id, fact in facts.items() if fact.spacing is not None],
-        [first[case_id] for case_id, fact in facts.items() if fact.spacing is None],
-        sum(fact.screen_spacing is not None for fact in facts.values()),
-    )
-
-
-def image_problems(volumes: Sequence[Volume], spatial_dims: int) -> list[str]:
-    """What is wrong with the channels of one case, one line per problem."""
-    problems = []
+def image_findings(
+    volumes: Sequence[Volume], spatial_dims: int, case_id: str = ""
+) -> list[Finding]:
+    """What is wrong with the channels of one case."""
+    findings: list[Finding] = []
     for volume in volumes:
-        if volume.array.ndim != spatial_dims:
-            problems.append(
-                f"{volume.path}: expected {spatial_dims} axes, got shape {volume.array.shape}"
-            )
-        if 0 in volume.array.shape:
-            problems.append(f"{volume.path}: expected voxels, got shape {volume.array.shape}")
-        problems.extend(_value_problems(volume))
+        of_kinds = {AXES: _axis_problems(volume, spatial_dims), VALUES: _value_problems(volume)}
         if volume is not volumes[0]:
-            problems.extend(grid_problems(volume, volumes[0]))
-            if (volume.spacing is None) != (volumes[0].spacing is None):
-                known, unknown = sorted((volume, volumes[0]), key=lambda v: v.spacing is None)
-                problems.append(
-                    f"{unknown.path}: expected the size of its pixels, as {known.path.name} gives "
-                    "it, got none"
-                )
+            of_kinds[GRID] = grid_problems(volume, volumes[0])
+            of_kinds[MIXED_SIZES] = _size_problems(volume, volumes[0])
+        for kind, problems in of_kinds.items():
+            findings.extend(Finding(kind, case_id, text) for text in problems)
+    return findings
+
+
+def _size_problems(volume: Volume, first: Volume) -> list[str]:
+    """One line if only one of two channels gives its voxel size."""
+    if (volume.spacing is None) == (first.spacing is None):
+        return []
+    known, unknown = sorted((volume, first), key=lambda v: v.spacing is None)
+    return [
+        f"{unknown.path}: expected the size of its pixels, as {known.path.name} gives it, got none"
+    ]
+
+
+def _axis_problems(volume: Volume, spatial_dims: int) -> list[str]:
+    shape, problems = volume.array.shape, []
+    if len(shape) != spatial_dims:
+        problems.append(f"{volume.path}: expected {spatial_dims} axes, got shape {shape}")
+    if 0 in shape:
+        problems.append(f"{volume.path}: expected voxels, got shape {shape}")
     return problems
 
 
@@ -139,43 +148,61 @@ def _value_problems(volume: Volume) -> list[str]:
     return [f"{volume.path}: expected finite values, got {nan} NaN and {inf} Inf"]
 
 
-def _inspect_case(case: Case, dataset: Dataset, pixel_size: PixelSize) -> CaseFacts | list[str]:
-    """Facts about a sound case, or what is wrong with the case."""
-    problems: list[str] = []
+class SoundCase(NamedTuple):
+    """The files of a case without errors.
+
+    Attributes:
+        volumes: one per channel.
+        label: on the same grid.
+        counts: `value_counts` of the label.
+    """
+
+    volumes: list[Volume]
+    label: Volume
+    counts: dict[float, int]
+
+
+def read_case(case: Case, dataset: Dataset, pixel_size: PixelSize) -> SoundCase | list[Finding]:
+    """Read the files of a case; if something is wrong with them, its findings."""
+    findings: list[Finding] = []
     volumes: list[Volume] = []
     label: Volume | None = None
-    try:
-        channels = read_image(case.image_paths, len(dataset.channel_names))
-        volumes = [sized(channel, pixel_size) for channel in channels]
-    except FileError as error:
-        problems.append(str(error))
-    try:
-        if case.label_path is not None:
+    in_each = len(dataset.channel_names) if len(case.image_paths) == 1 else 1
+    for path in case.image_paths:
+        with _noted(path, case.case_id, findings):
+            volumes.extend(sized(v, pixel_size) for v in read_image([path], in_each))
+    if case.label_path is not None:
+        with _noted(case.label_path, case.case_id, findings):
             label = sized(read_label(case.label_path), pixel_size)
+    findings.extend(image_findings(volumes, dataset.spatial_dims, case.case_id))
+    if in_each == 1 and len(case.image_paths) != len(dataset.channel_names):
+        names = ", ".join(path.name for path in case.image_paths)
+        text = f"{case.case_id}: expected {len(dataset.channel_names)} channels, got {names}"
+        findings.append(Finding(AXES, case.case_id, text))
+    if label is None:
+        return findings
+    counts = value_counts(label.array)
+    of_kinds = {LABEL_VALUES: _label_problems(label, counts, dataset.classes.values_in_files)}
+    if volumes:
+        of_kinds[GRID] = grid_problems(label, volumes[0])
+    for kind, problems in of_kinds.items():
+        findings.extend(Finding(kind, case.case_id, text) for text in problems)
+    return findings or SoundCase(volumes, label, counts)
+
+
+def _inspect_case(case: Case, dataset: Dataset, pixel_size: PixelSize) -> CaseFacts | list[Finding]:
+    """Facts about a sound case, or what is wrong with the case."""
+    found = read_case(case, dataset, pixel_size)
+    return facts_of(*found, dataset.classes) if isinstance(found, SoundCase) else found
+
+
+@contextmanager
+def _noted(path: Path, case_id: str, findings: list[Finding]) -> Iterator[None]:
+    """If the file cannot be read in this block, one more finding."""
+    try:
+        yield
     except FileError as error:
-        problems.append(str(error))
-    problems.extend(image_problems(volumes, dataset.spatial_dims))
-    counts: dict[float, int] = {}
-    if label is not None:
-        counts = value_counts(label.array)
-        problems.extend(_label_problems(label, counts, dataset.classes.values_in_files))
-        if volumes:
-            problems.extend(grid_problems(label, volumes[0]))
-    if problems or label is None:
-        return problems
-    orientation = Orientation.of(volumes[0].affine, dataset.spatial_dims)
-    inside = label.array != 0
-    if dataset.classes.ignore_label is not None:
-        inside &= label.array != dataset.classes.ignore_label
-    return CaseFacts(
-        spacing=volumes[0].spacing,
-        affine=volumes[0].affine,
-        foreground=_foreground_samples(volumes, inside),
-        shape=tuple(label.array.shape[axis] for axis in orientation.permutation),
-        class_voxels=_class_voxels(counts, dataset.classes),
-        foreground_box=_foreground_box(inside, orientation),
-        screen_spacing=volumes[0].screen_spacing,
-    )
+        findings.append(Finding(UNREADABLE if path.exists() else MISSING, case_id, str(error)))
 
 
 def grid_problems(volume: Volume, reference: Volume, *, there: str = "") -> list[str]:
@@ -211,56 +238,11 @@ def grid_problems(volume: Volume, reference: Volume, *, there: str = "") -> list
     return []
 
 
-def value_counts(array: np.ndarray[Any, Any]) -> dict[float, int]:
-    """How often each value occurs in a label map (*S), by rising value."""
-    flat = array.reshape(-1)
-    if array.dtype.kind not in "bui" or array.size == 0 or not _are_indices(array):
-        values, counts = np.unique(flat, return_counts=True)
-        return dict(zip(values.tolist(), counts.tolist(), strict=True))
-    total = np.zeros(MAX_CLASSES, np.int64)
-    # bincount takes 8 bytes for every voxel, so a large map is counted in parts.
-    for start in range(0, flat.size, _COUNTED_AT_ONCE):
-        total += np.bincount(flat[start : start + _COUNTED_AT_ONCE], minlength=MAX_CLASSES)
-    return {int(value): int(total[value]) for value in np.flatnonzero(total)}
-
-
-def _are_indices(array: np.ndarray[Any, Any]) -> bool:
-    return bool(array.min() >= 0 and array.max() < MAX_CLASSES)
-
-
-def _label_problems(label: Volume, counts: Mapping[float, int], known: range) -> list[str]:
-    unknown = [value for value in counts if value not in known]
+def _label_problems(label: Volume, values: Iterable[float], known: range) -> list[str]:
+    unknown = [value for value in values if value not in known]
     if not unknown:
         return []
     return [
         f"{label.path}: expected label values {list(known)} of dataset.json, got "
         f"{shortened(unknown)}"
     ]
-
-
-def _class_voxels(counts: Mapping[float, int], classes: Classes) -> np.ndarray[Any, Any]:
-    members = (v if isinstance(v, tuple) else (v,) for v in classes.foreground.values())
-    return np.array([sum(counts.get(v, 0) for v in values) for values in members], np.int64)
-
-
-def _foreground_box(
-    inside: np.ndarray[Any, Any], orientation: Orientation
-) -> np.ndarray[Any, Any] | None:
-    """See `CaseFacts.foreground_box`."""
-    ends = []
-    for axis, size in enumerate(inside.shape):
-        others = tuple(other for other in range(inside.ndim) if other != axis)
-        places = np.flatnonzero(inside.any(axis=others))
-        if len(places) == 0:
-            return None
-        low, high = int(places[0]), int(places[-1]) + 1
-        ends.append((size - high, size - low) if axis in orientation.flipped else (low, high))
-    return np.transpose(np.array([ends[axis] for axis in orientation.permutation], np.int64))
-
-
-def _foreground_samples(
-    volumes: Sequence[Volume], inside: np.ndarray[Any, Any]
-) -> np.ndarray[Any, Any]:
-    voxels = np.flatnonzero(inside)
-    step = -(-len(voxels) // _SAMPLES_PER_CASE) or 1
-    return np.stack([v.array.reshape(-1)[voxels[::step]].astype(np.float32) for v in volumes])

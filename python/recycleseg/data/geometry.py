@@ -43,6 +43,11 @@ class Orientation:
         """Numbers per axis of the file (shape, spacing), in canonical order."""
         return tuple(per_axis[axis] for axis in self.permutation)
 
+    def canonical(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """An array (*S) with the axes of the file, in canonical axes; a view."""
+        turned: np.ndarray[Any, Any] = np.flip(array, self.flipped).transpose(self.permutation)
+        return turned
+
     def apply(self, x: Tensor) -> Tensor:
         """Turn x (C, *S) from the axes of the file to canonical axes; a view if possible."""
         flipped = x.flip([axis + 1 for axis in self.flipped]) if self.flipped else x

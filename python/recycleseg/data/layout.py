@@ -97,6 +97,26 @@ def read_dataset(
             problem.
         ValueError: the rule does not fit the data set.
     """
+    dataset, problems = read_dataset_with_problems(root, rule)
+    if problems:
+        raise dataset_error(dataset.root, problems)
+    return dataset
+
+
+def read_dataset_with_problems(
+    root: Path | str,
+    rule: SplitRule | None = SplitRule(),  # noqa: B008
+) -> tuple[Dataset, list[str]]:
+    """`read_dataset` that goes on, so that the files can be checked too.
+
+    Returns:
+        The data set, and one line per problem of file names and split files. If a split file is
+        invalid, every case is in train.
+
+    Raises:
+        FileError: `dataset.json` is invalid, or there are no cases.
+        ValueError: the rule does not fit the data set.
+    """
     root = Path(root)
     description = _read_description(root)
     problems: list[str] = []
@@ -113,6 +133,7 @@ def read_dataset(
         classes = Classes.of(description.get("labels"), "dataset.json", order)
     except FileError as error:
         problems.append(str(error))
+    described = not problems
     if "dataset" in description:
         cases = _listed_cases(root, description["dataset"], problems)
     else:
@@ -122,9 +143,10 @@ def read_dataset(
         split = choose_split(root, tuple(cases), rule) if cases else None
     except FileError as error:
         problems.append(str(error))
-    if problems or split is None:
+    if not described or not cases:
         raise dataset_error(root, problems)
-    return Dataset(
+    split = split or choose_split(root, tuple(cases), None)
+    dataset = Dataset(
         root=root,
         name=str(description.get("name", root.name)),
         channel_names=channel_names,
@@ -136,6 +158,7 @@ def read_dataset(
         split_source=split.source,
         notes=(*notes, *split.notes),
     )
+    return dataset, problems
 
 
 def dataset_error(root: Path, problems: list[str]) -> FileError:

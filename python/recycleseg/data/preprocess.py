@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from recycleseg.classes import Classes
-from recycleseg.data.check import CaseFacts, image_problems
+from recycleseg.data.check import image_findings
+from recycleseg.data.facts import CaseFacts
 from recycleseg.data.geometry import Kernel, Orientation, resample, resample_label
 from recycleseg.data.layout import Dataset
 from recycleseg.data.sizes import unknown_size
@@ -289,8 +290,8 @@ def preprocess_image(volumes: Sequence[Volume], plan: Plan, *, case_id: str = ""
             f"got {len(volumes)} files {[volume.path.name for volume in volumes]}"
         )
     volumes = [sized(volume, plan.pixel_size) for volume in volumes]
-    if problems := image_problems(volumes, plan.spatial_dims):
-        raise FileError("; ".join(problems))
+    if findings := image_findings(volumes, plan.spatial_dims):
+        raise FileError("; ".join(finding.text for finding in findings))
     first = volumes[0]
     if plan.spacing is not None and first.spacing is None:
         raise FileError(unknown_size(first))

@@ -86,7 +86,7 @@ def choose_split(root: Path, case_ids: Sequence[str], rule: SplitRule | None) ->
     if named is not None and sides:
         raise FileError(f"{source}: expected all scans of a patient in one part, got {sides[0]}")
     notes += [f"warning: {line}; their scores say too little about new patients" for line in sides]
-    notes += _repeated(parts)
+    notes += [f"warning: {line}" for line in repeated_cases(parts)]
     if named is None and source.startswith("drawn") and not sides:
         notes += noticed_scans(patients)
     if unused := sorted(set(case_ids) - set(used)):
@@ -120,6 +120,29 @@ def shared_patients(parts: Parts, patients: Mapping[str, str]) -> list[str]:
                 f"{_WORDS[other]} (for example {pairs[0][0]} and {pairs[0][1]})"
             )
     return lines
+
+
+def repeated_cases(parts: Parts) -> list[str]:
+    """A line if cases stand in several parts of a split.
+
+    Args:
+        parts: "train" | "val" | "test" -> cases.
+    """
+    places: dict[str, list[str]] = {}
+    for part in SPLITS:
+        for case_id in parts[part]:
+            places.setdefault(case_id, []).append(part)
+    repeated = {case_id: found for case_id, found in places.items() if len(found) > 1}
+    if not repeated:
+        return []
+    case_id, found = next(iter(repeated.items()))
+    count = "1 case stands" if len(repeated) == 1 else f"{len(repeated)} cases stand"
+    trained = any("train" in found for found in repeated.values())
+    meaning = "say nothing about" if trained else "are too good for"
+    return [
+        f"{count} in several parts ({case_id} in {', '.join(found)}); the scores of such "
+        f"cases {meaning} other cases"
+    ]
 
 
 def noticed_scans(patients: Mapping[str, str]) -> list[str]:
@@ -255,25 +278,6 @@ def _named_patients(
     if given.groups is not None:
         return complete_patients(given.groups, usable, f"{given.name}: groups")
     return None
-
-
-def _repeated(parts: Parts) -> list[str]:
-    """A line if cases stand in several parts."""
-    places: dict[str, list[str]] = {}
-    for part in SPLITS:
-        for case_id in parts[part]:
-            places.setdefault(case_id, []).append(part)
-    repeated = {case_id: found for case_id, found in places.items() if len(found) > 1}
-    if not repeated:
-        return []
-    case_id, found = next(iter(repeated.items()))
-    count = "1 case stands" if len(repeated) == 1 else f"{len(repeated)} cases stand"
-    trained = any("train" in found for found in repeated.values())
-    meaning = "say nothing about" if trained else "are too good for"
-    return [
-        f"warning: {count} in several parts ({case_id} in {', '.join(found)}); the scores of such "
-        f"cases {meaning} other cases"
-    ]
 
 
 def _different(cases: Iterable[str], others: Iterable[str]) -> tuple[str, str] | None:

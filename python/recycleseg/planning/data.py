@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from recycleseg.data.check import inspect_dataset
+from recycleseg.data.check import check_dataset, refuse_errors
+from recycleseg.data.findings import TWO_SIDES, warning_lines
 from recycleseg.data.layout import read_dataset
 from recycleseg.data.preprocess import PreprocessConfig
 from recycleseg.planning.fingerprint import fingerprint_of
@@ -18,11 +19,11 @@ from recycleseg.run.config import TrainConfig
 
 
 def plan_for_data(given: Mapping[str, Any], console: Console) -> TrainingPlan:
-    """Open all cases of a data set and plan a run.
+    """Open all cases of a data set, print what is unusual about them, and plan a run.
 
     Args:
         given: options of the user by their dotted names, with `data`.
-        console: where progress is shown.
+        console: where progress and warnings are shown.
 
     Raises:
         FileError: the data set is invalid; the message lists every problem.
@@ -41,5 +42,11 @@ def plan_for_data(given: Mapping[str, Any], console: Console) -> TrainingPlan:
     dataset = read_dataset(given["data"], TrainConfig(**asked).split_rule)
     with stages(console, "planning") as progress:
         pixel_size = given.get("preprocess.pixel_size", PreprocessConfig.pixel_size)
-        facts = inspect_dataset(dataset, pixel_size=pixel_size, progress=progress)
+        facts, findings = check_dataset(dataset, pixel_size=pixel_size, progress=progress)
+    refuse_errors(dataset, findings)
+    # The notes of the data set tell what is wrong with the split.
+    warnings = warning_lines(finding for finding in findings if finding.kind is not TWO_SIDES)
+    more = f"recycle-data check {dataset.root} lists all warnings"
+    for line in (*warnings, *([more] if warnings else [])):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     return make_training_plan(fingerprint_of(dataset, facts), resources, given)

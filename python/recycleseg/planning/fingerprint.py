@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recycleseg.data.check import CaseFacts
-from recycleseg.data.geometry import Orientation
+from recycleseg.data.facts import CaseFacts
 from recycleseg.data.layout import Dataset
 from recycleseg.units import Unit, unit_of
 
@@ -64,9 +63,7 @@ def fingerprint_of(dataset: Dataset, facts: Mapping[str, CaseFacts]) -> Fingerpr
     dims = dataset.spatial_dims
     training = [facts[case_id] for case_id in dataset.split["train"]]
     unit = unit_of(training[0].spacing)
-    spacings = [
-        Orientation.of(fact.affine, dims).sizes(fact.spacing or (1.0,) * dims) for fact in training
-    ]
+    spacings = [fact.canonical_spacing or (1.0,) * dims for fact in training]
     extents = [
         np.subtract(fact.foreground_box[1], fact.foreground_box[0]) * np.array(spacing)
         for fact, spacing in zip(training, spacings, strict=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recycleseg.files import written_whole
-from recycleseg.report.planes import VIEWS_2D, VIEWS_3D, View, as_viewed, busiest_slice, slice_of
+from recycleseg.report.planes import as_viewed, busiest_slice, slice_of, view_of_scan
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -38,8 +38,6 @@ _PANEL, _TITLE, _LEGEND_ROW = 2.0, 0.3, 0.25
 _MAX_HEIGHT = 2.0
 # In characters, so that neighbouring titles do not meet.
 _MAX_NAME = 26
-# So many times thicker than they are high, slices count as those of the scan.
-_THICK = 2.0
 # Places of the letters at left, right, top and bottom, as shares of the panel.
 _EDGES = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.95), (0.5, 0.05))
 _LETTER: dict[str, Any] = {
@@ -121,24 +119,15 @@ def add_legend(
         text.set(text=name, parse_math=False)
 
 
-def _view_of(row: StepsRow) -> View:
-    if row.image.ndim == 2:
-        return VIEWS_2D[0]
-    thickest = max(VIEWS_3D, key=lambda view: row.spacing[view.through or 0])
-    axial = VIEWS_3D[0]
-    thicker = row.spacing[thickest.through or 0] / row.spacing[axial.through or 0]
-    return thickest if thicker > _THICK else axial
-
-
 def _height(row: StepsRow) -> float:
     """Height of the slice divided by its width, but at most _MAX_HEIGHT."""
-    view = _view_of(row)
+    view = view_of_scan(row.spacing)
     down, across = (row.image.shape[axis] * row.spacing[axis] for axis in (view.down, view.across))
     return min(down / across, _MAX_HEIGHT)
 
 
 def _draw_row(axes: Sequence[Axes], row: StepsRow) -> None:
-    view = _view_of(row)
+    view = view_of_scan(row.spacing)
     truth = as_viewed(row.truth.cpu().numpy())
     index = busiest_slice(truth > 0, view)
 

@@ -160,10 +160,6 @@ def _read_case(
     orientation = Orientation.of(volume.affine, dims)
     notes = []
 
-    def upright(array: Map) -> Map:
-        """The array in canonical axes, turned as radiologists view it."""
-        return as_viewed(np.flip(array, orientation.flipped).transpose(orientation.permutation))
-
     def read(path: Path, what: str, reader: Callable[[Path], Volume]) -> Map | None:
         try:
             array = reader(path).array
@@ -173,7 +169,7 @@ def _read_case(
         if array.shape != shape:
             notes.append(f"{what} not shown: {path.name} has shape {array.shape}, not {shape}")
             return None
-        return upright(array)
+        return as_viewed(orientation.canonical(array))
 
     ref = sized(read_label(reference), pixel_size)
     image = read(images[0], "image", lambda path: read_image([path])[0]) if images else None
@@ -183,8 +179,8 @@ def _read_case(
         uncertain = np.clip(uncertain / greatest, 0.0, 1.0)
     known = ref.spacing or volume.spacing
     case = _Case(
-        pred=upright(volume.array),
-        ref=upright(ref.array),
+        pred=as_viewed(orientation.canonical(volume.array)),
+        ref=as_viewed(orientation.canonical(ref.array)),
         image=image,
         entropy=uncertain,
         spacing=orientation.sizes(known or (1.0,) * dims),
@@ -193,7 +189,8 @@ def _read_case(
     return case, "; ".join(notes)
 
 
-def _inside(label_map: Map, entry: int | tuple[int, ...]) -> NDArray[np.bool_]:
+def inside(label_map: Map, entry: int | tuple[int, ...]) -> NDArray[np.bool_]:
+    """The voxels of a label value, or of the values of a region."""
     return label_map == entry if isinstance(entry, int) else np.isin(label_map, entry)
 
 
@@ -202,8 +199,8 @@ def _any_label(pred: Map, ref: Map, labels: Labels) -> NDArray[np.bool_]:
     # zeros_like keeps the order of axes in memory; this is many times faster for large volumes.
     wrong, present = (np.zeros_like(pred, dtype=np.bool_) for _ in range(2))
     for entry in labels.values():
-        in_ref = _inside(ref, entry)
-        wrong |= _inside(pred, entry) != in_ref
+        in_ref = inside(ref, entry)
+        wrong |= inside(pred, entry) != in_ref
         present |= in_ref
     return wrong if wrong.any() else present
 
@@ -275,7 +272,7 @@ def _draw_plane(
     for c, entry in enumerate(labels.values()):
         colour = PALETTE[c % len(PALETTE)]
         for is_reference, label_map in ((False, pred), (True, ref)):
-            path = _outline(_inside(label_map, entry), starts, steps)
+            path = _outline(inside(label_map, entry), starts, steps)
             if path:
                 outlines.append((colour, is_reference, path))
     height, width = (n * s for n, s in zip(pred.shape, steps, strict=True))
@@ -322,7 +319,7 @@ def _error_picture(pred: Map, ref: Map, labels: Labels) -> str:
     """A picture of the errors, transparent where prediction and reference agree."""
     missed, extra = (np.zeros(pred.shape, dtype=np.bool_) for _ in range(2))
     for entry in labels.values():
-        in_pred, in_ref = _inside(pred, entry), _inside(ref, entry)
+        in_pred, in_ref = inside(pred, entry), inside(ref, entry)
         missed |= in_ref & ~in_pred
         extra |= in_pred & ~in_ref
     kinds = np.select([missed & extra, missed, extra], [3, 1, 2], 0).astype(np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,22 @@ VIEWS_3D = (
     View("sagittal", 1, 2, 0, ("A", "P", "S", "I")),
 )
 VIEWS_2D = (View("", 1, 0, None, ("", "", "", "")),)
+# So many times thicker than they are high, slices count as those of the scan.
+_THICK = 2.0
+
+
+def view_of_scan(spacing: Sequence[float]) -> View:
+    """The axial view, or that of the thick slices of a scan if these are sagittal or coronal.
+
+    Args:
+        spacing: voxel size along each canonical axis.
+    """
+    if len(spacing) == 2:
+        return VIEWS_2D[0]
+    thickest = max(VIEWS_3D, key=lambda view: spacing[view.through or 0])
+    axial = VIEWS_3D[0]
+    thicker = spacing[thickest.through or 0] / spacing[axial.through or 0]
+    return thickest if thicker > _THICK else axial
 
 
 def as_viewed(canonical: NDArray[Any]) -> NDArray[Any]:

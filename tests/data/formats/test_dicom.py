@@ -272,6 +272,13 @@ def test_segmentation_is_read_on_the_grid_of_its_series(
     np.testing.assert_allclose(again.affine, volume.affine, rtol=0, atol=1e-5)
 
 
+def test_segmentation_of_one_structure(tmp_path: Path) -> None:
+    write_series(tmp_path / "case", STORED)
+    label = np.minimum(LABEL, 1)
+    write_like(tmp_path / "case.dcm", label, read_volume(tmp_path / "case"), {"liver": 1})
+    np.testing.assert_array_equal(read_label(tmp_path / "case.dcm").array, label)
+
+
 def test_regions_may_overlap(tmp_path: Path) -> None:
     write_series(tmp_path / "case", STORED)
     volume = read_volume(tmp_path / "case")

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from jsonargparse import ArgumentParser
 
 from recycleseg.cli._common import parse, run_command
-from recycleseg.cli.data import plan, split
+from recycleseg.cli.data import check, convert, plan, show, split
 
-_VERBS = {"plan": plan, "split": split}
+_VERBS = {"check": check, "show": show, "plan": plan, "split": split, "convert": convert}
 
 
 def build_parser() -> ArgumentParser:

@@ -120,8 +120,9 @@ def read_dicom_seg(path: Path) -> Volume:
             continue
         if label[mask > 0].any():
             raise FileError(f"{path}: expected segments that do not overlap, got some that do")
-        number = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
-        label[mask > 0] = number
+        # All frames share it if there is one segment.
+        group = frame if "SegmentIdentificationSequence" in frame else shared
+        label[mask > 0] = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
     slices = sorted_slices(path, list(planes.values()))
     array = np.stack([labels[tuple(part.header.ImagePositionPatient)] for part in slices])
     return volume_of(path, array, affine_of(slices))

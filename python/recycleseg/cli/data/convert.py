@@ -1,0 +1,58 @@
+"""`recycle-data convert`: a data set from a folder of images and a folder of masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+
+from recycleseg.cli._common import print_line
+from recycleseg.data.convert import convert
+from recycleseg.evaluation.labels import read_labels
+from recycleseg.progress import stages
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb to the command."""
+    parser = ArgumentParser(
+        description="Make a data set in the nnU-Net raw layout from images and masks, paired by "
+        "their names. Your files are only read.",
+        exit_on_error=False,
+    )
+    add = parser.add_argument
+    add("images", type=str, help="folder of images")
+    add("masks", type=str, help="folder of masks; it may be the same folder")
+    add("out", type=str, help="new folder for the data set")
+    add("--name", type=str, help="name of the data set; by default that of OUT")
+    add("--labels", type=str, help='JSON text or file: name -> value in the masks, {"organ": 1}')
+    add("--channels", type=str, nargs="+", help="what the channels are: CT, T1, ultrasound")
+    add("--skip-unpaired", action="store_true", help="leave out files without a partner")
+    add("--link", action="store_true", help="link files that need no change, do not copy them")
+    subparsers.add_subcommand("convert", parser, help="make a data set from images and masks")
+
+
+def run(parsed: Namespace) -> int:
+    """Convert the folders; gives the exit code."""
+    console, out = Console(), Path(parsed.out)
+    with stages(console, "reading", "writing") as progress:
+        converted = convert(
+            Path(parsed.images),
+            Path(parsed.masks),
+            out,
+            name=parsed.name,
+            labels=None if parsed.labels is None else read_labels(parsed.labels),
+            channel_names=parsed.channels,
+            skip_unpaired=parsed.skip_unpaired,
+            link=parsed.link,
+            progress=progress,
+        )
+    for note in converted.notes:
+        print_line(console, note)
+    if parsed.channels is None:
+        print_line(console, "no --channels, so images are not treated as CT (--channels CT)")
+    classes = ", ".join(f"{name} {value}" for name, value in converted.labels.items())
+    print_line(console, f"{out}: {converted.num_cases} cases, labels {classes}")
+    print_line(console, f"next: recycle-data check {out}")
+    return 0
