@@ -88,11 +88,11 @@ def test_a_heart_fits_into_the_patch_and_all_its_slices() -> None:
 
 @pytest.mark.parametrize("fingerprint", [HEART, PROSTATE, BRAIN, CROPS, TINY])
 def test_structures_are_seen(fingerprint: Fingerprint) -> None:
-    assert (seen_mm(plan(fingerprint), fingerprint) >= 0.6 * fingerprint.anatomy).all()
+    assert (seen_mm(plan(fingerprint), fingerprint) >= 0.4 * fingerprint.anatomy).all()
 
 
 def test_voxels_grow_where_a_patch_would_see_little_but_not_without_end() -> None:
-    assert value(plan(BRAIN), "preprocess.spacing")[0] > 1.5
+    assert value(plan(BRAIN), "preprocess.spacing")[0] > 1.1
     for fingerprint in (WHOLE_BODY, GIANT):
         spacing = np.array(value(plan(fingerprint), "preprocess.spacing"))
         assert (spacing <= 3.0 * fingerprint.spacings[0]).all()
@@ -117,8 +117,22 @@ def test_memory_limits_the_patch_and_too_little_is_refused() -> None:
     small, large = (plan(BRAIN, replace(GPU, memory=gib * 2**30)) for gib in (4, 40))
     assert small.peak_bytes <= 4 * 2**30
     assert small.shape.voxels()[0] < large.shape.voxels()[0]
-    with pytest.raises(ValueError, match=r"memory: expected at least \d+\.\d GiB .* got 0.2 GiB"):
-        plan(BRAIN, replace(LAPTOP, memory=2**28))
+    with pytest.raises(ValueError, match=r"memory: expected at least \d+\.\d GiB .* got 0.4 GiB"):
+        plan(CROPS, replace(LAPTOP, memory=4 * 2**27 * 3 // 4, process_bytes=2**28))
+
+
+def test_images_beyond_the_memory_get_larger_voxels() -> None:
+    made = plan(GIANT, replace(GPU, memory=3 * 2**30))
+    assert value(made, "preprocess.spacing")[0] > 3.0 * 0.05
+    assert made.peak_bytes <= 3 * 2**30
+    (reason,) = (c.reason for c in made.choices if c.option == "preprocess.spacing")
+    assert "the largest image fits into the memory" in reason
+
+
+def test_a_gpu_takes_larger_batches_where_they_fit() -> None:
+    assert plan(TINY, GPU).batch_size == 8
+    assert plan(TINY).batch_size == 2
+    assert plan(TINY, GPU, optim__batch_size=1).batch_size == 1
 
 
 def test_given_options_are_kept_and_planned_around() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from recycleseg.planning.cost import NetworkShape
 from recycleseg.planning.fingerprint import Fingerprint, Floats
-from recycleseg.planning.grid import Grid, at_shape, at_spacing
+from recycleseg.planning.grid import Grid, at_shape, at_spacing, thick_axis
 from recycleseg.planning.memory import peak_bytes
 from recycleseg.planning.resources import Resources, time_of_run
 from recycleseg.planning.topology import MAX_TOKENS, MIN_EDGE, make_topology
@@ -29,13 +29,16 @@ _WIDTHS = {"cpu": ((32, 2), (32, 1), (16, 1)), "cuda": ((32, 2), (32, 1))}
 _WIDEST = 8  # times the width of the first level
 _LEVELS = range(1, 6)
 _BATCH_SIZE = {2: 8, 3: 2}
+# A GPU computes larger batches faster; on a CPU more steps with small batches are better.
+_LARGEST_BATCH = {2: 32, 3: 8}
 # A patch shows the structures and what is around them.
 _MARGIN = 1.3
 # If a patch shows less than this share of the structures' size along some axis, a coarser grid is
 # better, up to a limit.
-_SEEN_SHARE = 0.6
+_SEEN_SHARE = 0.4
 _COARSER = 1.15
 _COARSEST = 3.0
+_THICK = 0.7
 # Axes of images that are resized to one shape change together, in steps of this factor.
 _SMALLER = 0.95
 
@@ -50,6 +53,7 @@ class Draft:
         given: options that are decided already.
         grid: the target grid.
         finest: the grid before it was made coarser.
+        batch_size: patches per pass.
     """
 
     fingerprint: Fingerprint
@@ -57,11 +61,15 @@ class Draft:
     given: Mapping[str, Any]
     grid: Grid
     finest: Grid
+    batch_size: int
 
-    @property
-    def batch_size(self) -> int:
-        """Patches per pass."""
-        return int(self.given.get("optim.batch_size", _BATCH_SIZE[self.fingerprint.spatial_dims]))
+    @classmethod
+    def of(
+        cls, fingerprint: Fingerprint, resources: Resources, given: Mapping[str, Any], grid: Grid
+    ) -> Draft:
+        """The first draft on a grid."""
+        batch_size = int(given.get("optim.batch_size", _BATCH_SIZE[fingerprint.spatial_dims]))
+        return cls(fingerprint, resources, given, grid, grid, batch_size)
 
     @property
     def num_steps(self) -> int:
@@ -106,7 +114,22 @@ class Draft:
         """What a patch exceeds, "time" or "memory"; "" if it fits."""
         if shape.flops() > self.flops_per_pass or shape.voxels()[-1] > MAX_TOKENS:
             return "time"
-        return "memory" if self.bytes_of(shape) > self.resources.memory else ""
+        used = self.resources
+        training = used.process_bytes + peak_bytes(
+            shape, self.batch_size, used.bytes_per_value, [], used.device
+        )
+        return "memory" if training > used.memory else ""
+
+    def with_larger_batch(self, shape: NetworkShape) -> Draft:
+        """The same with the largest batch that fits beside this patch, on a GPU."""
+        draft = self
+        if self.resources.device == "cuda" and "optim.batch_size" not in self.given:
+            while draft.batch_size < _LARGEST_BATCH[self.fingerprint.spatial_dims]:
+                larger = replace(draft, batch_size=2 * draft.batch_size)
+                if larger.limit(shape) or larger.bytes_of(shape) > self.resources.memory:
+                    break
+                draft = larger
+        return draft
 
     def widest_that_trains(self) -> tuple[int, int]:
         """Width and residual blocks with which a patch that shows the structures fits."""
@@ -139,6 +162,8 @@ class Draft:
         size = np.array(shape.topology.patch_size, dtype=np.float64)
         factors = np.array(shape.topology.factors)
         seen = size * self.grid.spacing / self.fingerprint.anatomy
+        if (thick := thick_axis(self.grid.spacing)) is not None:
+            seen[thick] *= _THICK  # slices are few, and one more costs little
         seen[size - factors < min(MIN_EDGE, size.min())] = 0
         if not seen.any():
             return None
@@ -153,18 +178,29 @@ class Draft:
         wanted = _SEEN_SHARE * np.minimum(self.fingerprint.anatomy, images)
         return bool((size < wanted).any())
 
+    def images_are_too_large(self, shape: NetworkShape) -> bool:
+        """Whether sampling the largest image takes more memory than there is."""
+        return self.bytes_of(shape) > self.resources.memory and not self.limit(shape)
+
     def coarser(self) -> Draft | None:
-        """The same with larger voxels; None if they would be too large."""
+        """The same with larger voxels; None if there is no such grid."""
         grid, finest = self.grid, self.finest
         if grid.resized or self.fingerprint.unit == "pixels":
             return None
         spacing = grid.spacing.copy()
         spacing[spacing < 2 * spacing.min()] *= _COARSER
-        if (spacing > _COARSEST * finest.spacing).any():
-            return None
         times = float((spacing / finest.spacing).max())
-        reason = f"{finest.reason}, {times:.1f} times as large so that a patch shows the structures"
+        reason = f"{finest.reason}, {times:.1f} times as large so that "
+        if times > _COARSEST:
+            reason += "the largest image fits into the memory"
+        else:
+            reason += "a patch shows more of the structures"
         return replace(self, grid=at_spacing(self.fingerprint, spacing, reason))
+
+    @property
+    def is_coarsest(self) -> bool:
+        """Whether the voxels are as large as they may be to see more."""
+        return bool((self.grid.spacing * _COARSER > _COARSEST * self.finest.spacing).any())
 
     def resized_to(self, width: int, blocks: int) -> Draft:
         """The same with the largest shape to which all images can be resized."""

@@ -23,8 +23,10 @@ _ARRAYS_PER_CLASS = 9
 # Weights, their average, and the two moments of AdamW, in float32. The gradients come while the
 # activations go, so the larger of both counts.
 _COPIES_OF_WEIGHTS = 4
-# Whole-image arrays per class in sampling: x_t, the prediction, the sum of windows, the result.
-_SAMPLED_ARRAYS = 4
+# Whole-image arrays of float32 in sampling: x_t and the prediction, per class; and what the label
+# map and its comparison with the reference take.
+_SAMPLED_ARRAYS = 2
+_LABEL_ARRAYS = 1.5
 # Layers at full resolution that a pass without gradients holds at the same time.
 _LIVE_LAYERS = 6
 # Windows per pass follow from what keeps the device busy, not from its memory.
@@ -89,7 +91,9 @@ def sampling_bytes(
     """
     size = zip(image_shape, shape.topology.patch_size, strict=True)
     voxels = math.prod(max(int(n), p) for n, p in size)
-    whole = voxels * 4 * (_SAMPLED_ARRAYS * shape.num_classes + shape.in_channels)
+    image_channels = shape.in_channels - shape.num_classes
+    per_voxel = _SAMPLED_ARRAYS * shape.num_classes + image_channels + _LABEL_ARRAYS
+    whole = int(4 * voxels * per_voxel)
     window = shape.voxels()[0] * (
         _LIVE_LAYERS * shape.channels[0] * bytes_per_value + 4 * shape.num_classes
     )

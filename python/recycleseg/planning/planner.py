@@ -69,7 +69,7 @@ def make_training_plan(
         ValueError: not even the smallest patch fits into the memory.
     """
     grid = _grid(fingerprint, given)
-    draft = Draft(fingerprint, resources, given, grid, grid)
+    draft = Draft.of(fingerprint, resources, given, grid)
     width, blocks = draft.widest_that_trains()
     shape, limited_by = draft.largest_patch(width, blocks)
     if fingerprint.unit == "pixels" and draft.sees_too_little(shape):
@@ -80,17 +80,22 @@ def make_training_plan(
         draft = draft.resized_to(width, blocks)
         shape, limited_by = draft.largest_patch(width, blocks)
     fixed = {"preprocess.spacing", "preprocess.shape"} & set(given)
-    while not fixed and draft.sees_too_little(shape):
+    while not fixed and (
+        (draft.sees_too_little(shape) and not draft.is_coarsest)
+        or draft.images_are_too_large(shape)
+    ):
         coarser = draft.coarser()
         if coarser is None:
             break
         draft = coarser
-        shape, limited_by = draft.largest_patch(width, blocks)
+        shape, limited_by = draft.largest_patch(*draft.widest_that_trains())
+    draft = draft.with_larger_batch(shape)
     needed = draft.bytes_of(shape)
     if needed > resources.memory:
         raise ValueError(
-            f"memory: expected at least {needed / 2**30:.1f} GiB for a patch of "
-            f"{' x '.join(map(str, shape.topology.patch_size))} voxels, "
+            f"memory: expected at least {needed / 2**30:.1f} GiB for patches of "
+            f"{' x '.join(map(str, shape.topology.patch_size))} and images of "
+            f"{' x '.join(f'{n:.0f}' for n in draft.grid.shape)} voxels, "
             f"got {resources.memory / 2**30:.1f} GiB"
         )
     choices = [*_data_choices(draft, shape, limited_by), *_network_choices(draft, shape)]
