@@ -18,6 +18,8 @@ from recycleseg.planning.resources import Resources
 GIVEN = "given"
 # A patch of this share of the image or more meets the structures wherever it lies.
 _WHOLE = 0.7
+# With more windows than this, sampling an image on a CPU takes a large part of a run's time.
+_MANY_WINDOWS = 12
 # Names of classes that a mirrored image would make wrong.
 _SIDES = ("left", "right", "_l", "_r", "-l", "-r")
 
@@ -148,6 +150,10 @@ def _data_choices(draft: Draft, shape: NetworkShape, limited_by: str) -> Iterato
     else:
         reason = f"a patch is {share:.0%} of an image: half of them must show a structure"
         yield Choice("patch.foreground_probability", 0.5, reason)
+    windows = math.prod(np.ceil(2 * np.maximum(grid.shape / np.array(patch), 1) - 1).tolist())
+    if draft.resources.device == "cpu" and windows > _MANY_WINDOWS:
+        reason = f"half would make {windows:.0f} windows of an image, a quarter about half of them"
+        yield Choice("patch.overlap", 0.25, reason)
 
 
 def _network_choices(draft: Draft, shape: NetworkShape) -> Iterator[Choice]:
