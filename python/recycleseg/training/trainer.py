@@ -308,12 +308,12 @@ class Trainer:
         with bar.part("validation", len(self._validation_cases)) as part:
             moment = f"during the validation after {self._progress()}"
             evaluation = self.evaluate(self._validation_cases, moment, part, on_case=picture)
-        picture.save(self.folder.pictures / f"validation-{self.step:06d}.png", evaluation)
         by_step, by_class = evaluation.by_step(), evaluation.by_class()
         dice = evaluation.mean_dice()
         if dice > self.best_dice or not self.folder.best.is_file():
             self.best_dice = max(self.best_dice, dice)
             self.save(self.folder.best)
+        picture.save(self.folder.pictures / f"validation-{self.step:06d}.png", evaluation)
         # The line comes last, because it tells a resumed run that this validation is done.
         scores = {f"val_dice/{name}": value for name, value in by_class.items()}
         logger.log(self.step, {"val_dice": dice, "val_dice_by_step": by_step, **scores})
