@@ -1,4 +1,4 @@
-"""Progress bars for the terminal, and durations as people write them."""
+"""Progress bars and lines for the terminal, and durations as people write them."""
 
 from __future__ import annotations
 
@@ -66,6 +66,11 @@ class Bar:
     def note(self, text: str) -> None:
         """Show `text` beside the bar."""
         self._bar.update(self._task, note=text)
+
+
+def print_line(console: Console, line: str) -> None:
+    """Print a line as it is: not wrapped, without markup and colours."""
+    console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 @contextmanager

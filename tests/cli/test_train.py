@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from recycleseg.cli.train import build_parser, main, parse_command
+from recycleseg.data.phantom import write_phantom
 from recycleseg.data.splits import SplitRule
 from recycleseg.run.config import load_preset, preset_names
 
@@ -75,6 +76,21 @@ def test_print_config_is_a_configuration_file(
     file.write_text(printed)
     expected = parse_command(["--preset", "paper", "--optim.steps", "9"])
     assert parse_command(["--config", str(file)]) == expected
+
+
+def test_print_config_shows_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_phantom(tmp_path / "set", spatial_dims=2, num_cases=(4, 1, 1))
+    with pytest.raises(SystemExit) as stopped:
+        main(["--data", str(root), "--time", "30m", "--memory", "2G", "--print-config"])
+    assert stopped.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["optim"]["steps"] == 0
+    assert printed["optim"]["batch_size"] == 8
+
+
+def test_memory_is_for_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--memory", "8G"]) == 2
+    assert "--memory: expected --data with it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -168,9 +184,10 @@ def test_interruption_says_how_to_go_on(
 def test_sigterm_before_the_training_ends_with_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(
-        "recycleseg.cli.train.Trainer", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
-    )
+    def stop(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("recycleseg.cli.train.Trainer", stop)
     before = signal.getsignal(signal.SIGTERM)
     assert main([]) == 143
     assert signal.getsignal(signal.SIGTERM) == before

@@ -151,6 +151,12 @@ def test_given_options_are_kept_and_planned_around() -> None:
     assert given == {"patch.size", "model.channels", "optim.batch_size", "preprocess.spacing"}
 
 
+def test_null_takes_the_patch_of_the_options() -> None:
+    made = plan(CROPS, patch__size=None, patch__max_voxels=8**3)
+    assert made.shape.topology.patch_size == (8, 8, 8)
+    assert value(plan(IMAGES, preprocess__shape=None), "preprocess.spacing") != "native"
+
+
 def test_images_without_size_are_not_resampled_by_spacing() -> None:
     pixels = replace(IMAGES, spacings=np.ones_like(IMAGES.spacings), unit="pixels")
     small = replace(pixels, extents=np.full_like(IMAGES.extents, 100.0))
@@ -163,8 +169,12 @@ def test_images_without_size_are_not_resampled_by_spacing() -> None:
 
 def test_images_are_mirrored_unless_a_class_has_a_side() -> None:
     assert value(plan(IMAGES), "augment.flip") == [False, True]
-    sided = replace(IMAGES, class_names=("background", "Left lung"))
-    assert value(plan(sided), "augment.flip") == [False, False]
+    for name in ("Left lung", "kidney_R", "l-atrium"):
+        sided = replace(IMAGES, class_names=("background", name))
+        assert value(plan(sided), "augment.flip") == [False, False]
+    for name in ("label_1", "tumour_large", "small_round"):
+        other = replace(IMAGES, class_names=("background", name))
+        assert value(plan(other), "augment.flip") == [False, True]
 
 
 def test_every_choice_has_a_reason() -> None:

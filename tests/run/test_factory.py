@@ -59,24 +59,24 @@ SMALL = TrainConfig(model=ModelConfig(channels=(8, 16), num_res_blocks=1, num_he
 def test_patch_is_the_median_shape_rounded_up(
     median_shape: tuple[int, ...], expected: tuple[int, ...]
 ) -> None:
-    assert factory.choose_patch_size(SMALL, median_shape) == expected
+    assert factory.choose_patch_size(SMALL.patch, median_shape) == expected
 
 
 def test_patch_is_cut_to_fit() -> None:
-    size = factory.choose_patch_size(SMALL, (300, 200, 40))
+    size = factory.choose_patch_size(SMALL.patch, (300, 200, 40))
     assert size[2] == 40 and all(n % 8 == 0 for n in size)
     assert 0.8 * 2**18 < math.prod(size) <= 2**18
-    config = replace(SMALL, patch=PatchConfig(max_voxels=20_000))
-    assert factory.choose_patch_size(config, (32, 40, 32)) == (24, 24, 32)
-    config = replace(SMALL, patch=PatchConfig(max_voxels=1))
-    assert factory.choose_patch_size(config, (32, 40, 32)) == (8, 8, 8)
+    patch = PatchConfig(max_voxels=20_000)
+    assert factory.choose_patch_size(patch, (32, 40, 32)) == (24, 24, 32)
+    patch = PatchConfig(max_voxels=1)
+    assert factory.choose_patch_size(patch, (32, 40, 32)) == (8, 8, 8)
 
 
 def test_patch_of_the_configuration() -> None:
     config = replace(SMALL, patch=PatchConfig(size=(20, 12)))
-    assert factory.choose_patch_size(config, (300, 200)) == (20, 12)
+    assert factory.choose_patch_size(config.patch, (300, 200)) == (20, 12)
     with pytest.raises(ValueError, match=r"patch.size: expected 3 numbers, got \[20, 12\]"):
-        factory.choose_patch_size(config, (300, 200, 40))
+        factory.choose_patch_size(config.patch, (300, 200, 40))
 
 
 def test_cache_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

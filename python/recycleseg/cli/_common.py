@@ -8,6 +8,7 @@ import signal
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -15,6 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from recycleseg.data.identity import ContentMemo
+from recycleseg.data.volumes import PixelSize
 from recycleseg.files import listed
 from recycleseg.run.factory import cache_root
 from recycleseg.training.stopping import Stopped, signals_to
@@ -23,6 +25,7 @@ from recycleseg.training.stopping import Stopped, signals_to
 CASES_FAILED = 3
 # What commands that keep finished cases say after Ctrl-C.
 CONTINUE = "run the same command again to continue"
+_WIDTH_OF_FILES = 160
 
 
 def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
@@ -63,6 +66,39 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
         raise ValueError(with_suggestion(str(error), parser)) from error
 
 
+def add_pixel_size(parser: ArgumentParser) -> None:
+    """Add `--pixel-size`, which must be as in training for the same answer."""
+    parser.add_argument(
+        "--pixel-size",
+        type=PixelSize,
+        default="auto",
+        help="which pixel sizes of the files count: auto takes all but 72 and 96 dots per inch, "
+        "which are a screen's; file takes all; ignore takes none and counts in pixels",
+    )
+
+
+def check_file_to_write(option: str, path: Path, *endings: str) -> None:
+    """Raise ValueError before the work if its result cannot be written.
+
+    Args:
+        option: name of the option, for the message.
+        path: the file.
+        endings: allowed endings in lower case.
+    """
+    if path.suffix.lower() not in endings or not path.parent.is_dir():
+        raise ValueError(
+            f"{option}: expected a {' or '.join(endings)} file in a folder that exists, got {path}"
+        )
+
+
+def table_console(width: int = _WIDTH_OF_FILES) -> Console:
+    """A console for wide tables; `width` is that of lines in a file."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = width
+    return console
+
+
 def exit_code_of(name: str, what: str, failures: Sequence[str]) -> int:
     """The exit code of a command that went through cases; prints why cases failed.
 
@@ -86,11 +122,6 @@ def user_memo() -> ContentMemo:
         return ContentMemo(cache_root())
     except RuntimeError:
         return ContentMemo(None)
-
-
-def print_line(console: Console, line: str) -> None:
-    """Print a line as it is: not wrapped, without markup and colours."""
-    console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def with_suggestion(message: str, parser: ArgumentParser) -> str:

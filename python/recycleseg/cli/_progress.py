@@ -7,9 +7,8 @@ from collections.abc import Iterable
 
 from rich.console import Console
 
-from recycleseg.cli._common import print_line
 from recycleseg.prediction.folder import Outcome, PredictionFolder
-from recycleseg.progress import Bar, format_duration, stages
+from recycleseg.progress import Bar, format_duration, print_line, stages
 
 
 def open_folder(folder: PredictionFolder, console: Console, *, overwrite: bool) -> list[str]:

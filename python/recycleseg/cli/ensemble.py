@@ -10,7 +10,7 @@ from typing import get_args
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from recycleseg.cli._common import CONTINUE, exit_code_of, parse, print_line, run_command, user_memo
+from recycleseg.cli._common import CONTINUE, exit_code_of, parse, run_command, user_memo
 from recycleseg.cli._progress import CaseProgress, open_folder
 from recycleseg.data.identity import ContentMemo
 from recycleseg.data.volumes import file_ending, map_name
@@ -25,6 +25,7 @@ from recycleseg.prediction.members import (
     shared_classes,
 )
 from recycleseg.prediction.record import make_ensemble_record
+from recycleseg.progress import print_line
 
 
 def build_parser() -> ArgumentParser:

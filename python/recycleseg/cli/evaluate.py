@@ -10,7 +10,13 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from recycleseg.classes import Labels
-from recycleseg.cli._common import exit_code_of, parse, print_line, run_command
+from recycleseg.cli._common import (
+    add_pixel_size,
+    exit_code_of,
+    parse,
+    run_command,
+    table_console,
+)
 from recycleseg.evaluation.compare import Comparison, compare
 from recycleseg.evaluation.folder import FolderScores, evaluate_folder
 from recycleseg.evaluation.labels import read_labels
@@ -24,11 +30,10 @@ from recycleseg.evaluation.printing import (
 from recycleseg.evaluation.summary import summarise_folder
 from recycleseg.evaluation.table import metrics_csv, read_evaluation
 from recycleseg.files import write_json, write_text
-from recycleseg.progress import stages
+from recycleseg.progress import print_line, stages
 from recycleseg.report.html import write_report
 
 FILES = ("summary.json", "metrics.csv", "report.html", "comparison.json")
-_WIDTH_OF_FILES = 160
 
 
 def build_parser() -> ArgumentParser:
@@ -59,13 +64,7 @@ def build_parser() -> ArgumentParser:
         default=[1.0],
         help="tolerances of surface Dice (NSD), in mm, or in pixels if the pixel size is unknown",
     )
-    add(
-        "--pixel-size",
-        choices=("auto", "file", "ignore"),
-        default="auto",
-        help="which pixel sizes of the files count: auto takes all but 72 and 96 dots per inch, "
-        "which are a screen's; file takes all; ignore takes none and counts in pixels",
-    )
+    add_pixel_size(parser)
     add(
         "--definitions",
         type=str,
@@ -101,9 +100,7 @@ def _evaluate(arguments: Sequence[str]) -> int:
     out, preds = Path(options.out), tuple(map(Path, options.pred))
     _check_folders(options)
     labels = None if options.labels is None else read_labels(options.labels)
-    console = Console()
-    if not console.is_terminal:
-        console.width = _WIDTH_OF_FILES
+    console = table_console()
     images = {} if options.no_report else _find_images(options)
     scores = _scores_of(preds, options, labels, console)
     # Write first what took the time, because the comparison can still fail.

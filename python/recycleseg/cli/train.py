@@ -14,12 +14,14 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from rich.console import Console
 
-from recycleseg.cli._common import print_line, run_command, with_suggestion
+from recycleseg.cli._common import run_command, with_suggestion
 from recycleseg.data.layout import read_dataset
 from recycleseg.data.phantom import phantom_name
 from recycleseg.files import as_json
 from recycleseg.planning.data import plan_for_data
 from recycleseg.planning.description import plan_yaml
+from recycleseg.planning.planner import TrainingPlan
+from recycleseg.progress import print_line
 from recycleseg.run.config import (
     TrainConfig,
     add_config_arguments,
@@ -91,16 +93,36 @@ def parse_command(arguments: Sequence[str], base: str | None = None) -> Command:
     own = _given(arguments)
     if own.get("resume") and own.get("overwrite"):
         raise ValueError("--resume, --overwrite: expected at most one of them, got both")
+    if own.get("memory") is not None and own.get("data") is None:
+        raise ValueError("--memory: expected --data with it, because only data are planned for")
     values = _parse(arguments, own, base)
     return Command(config_from(values), values.resume, values.overwrite)
 
 
-def given_options(arguments: Sequence[str]) -> dict[str, Any]:
-    """What a plan has to fit to: all options but the base's, by their dotted names.
+def plan_command(
+    arguments: Sequence[str], console: Console, *, with_notes: bool = False
+) -> tuple[TrainingPlan, str]:
+    """Plan the run of a command line with --data.
+
+    Args:
+        arguments: the command line.
+        console: where progress and warnings are shown.
+        with_notes: see `plan_for_data`.
+
+    Returns:
+        The plan, and its YAML.
 
     Raises:
-        ValueError: see `parse_command`.
+        ValueError: see `parse_command` and `plan_for_data`.
     """
+    parse_command(_without_printing(arguments))  # wrong options end it before files are read
+    given = _options_to_fit(arguments)
+    plan = plan_for_data(given, console, with_notes=with_notes)
+    return plan, plan_yaml(plan, f"Plan for {given['data']}")
+
+
+def _options_to_fit(arguments: Sequence[str]) -> dict[str, Any]:
+    """What a plan has to fit to: all options but the base's, by their dotted names."""
     own = _without_printing(arguments)
     return dict(_parse(own, _given(own), None, defaults=False).items())
 
@@ -142,7 +164,7 @@ def _with_underscores(arguments: Sequence[str]) -> list[str]:
 
 def _without_printing(arguments: Sequence[str]) -> list[str]:
     """Without --print_config, which ends the program once all settings are known."""
-    return [argument for argument in arguments if not argument.startswith("--print_config")]
+    return [a for a in _with_underscores(arguments) if not a.startswith("--print_config")]
 
 
 @contextmanager
@@ -163,15 +185,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    console = Console()
-    given = given_options(arguments)
+    given = _given(arguments)
+    # The printed configuration may go into a file, so nothing else goes there.
+    printing = len(_without_printing(arguments)) < len(arguments)
+    console = Console(stderr=printing)
     base = plan = None
     if given.get("resume"):
         base = _options_of_run(given)
     elif given.get("data") is not None:
-        parse_command(arguments)  # so that a wrong option ends the command before files are read
-        base = plan = plan_yaml(plan_for_data(given, console), f"Plan for {given['data']}")
-        print_line(console, plan)
+        _, base = plan_command(arguments, console)
+        plan = base
+        if not printing:
+            print_line(console, plan)
     command = parse_command(arguments, base)
     trainer = Trainer(command.config, console=console, plan=plan)
     trainer.fit(resume=command.resume, overwrite=command.overwrite)
@@ -183,7 +208,7 @@ def _options_of_run(given: Mapping[str, Any]) -> str | None:
     if given.get("data") is None:
         name = phantom_name(given.get("phantom.spatial_dims", PhantomConfig.spatial_dims))
     else:
-        name = read_dataset(given["data"]).name
+        name = read_dataset(given["data"], None).name
     root = run_root(given.get("out"), name, given.get("strategy", TrainConfig.strategy))
     config = RunFolder(root).config
     return str(config) if config.is_file() else None

@@ -14,16 +14,19 @@ from recycleseg.data.preprocess import PreprocessConfig
 from recycleseg.planning.fingerprint import fingerprint_of
 from recycleseg.planning.planner import TrainingPlan, make_training_plan
 from recycleseg.planning.resources import find_resources
-from recycleseg.progress import stages
+from recycleseg.progress import print_line, stages
 from recycleseg.run.config import TrainConfig
 
 
-def plan_for_data(given: Mapping[str, Any], console: Console) -> TrainingPlan:
+def plan_for_data(
+    given: Mapping[str, Any], console: Console, *, with_notes: bool = False
+) -> TrainingPlan:
     """Open all cases of a data set, print what is unusual about them, and plan a run.
 
     Args:
         given: options of the user by their dotted names, with `data`.
         console: where progress and warnings are shown.
+        with_notes: whether to print the notes of the data set, which a training prints later.
 
     Raises:
         FileError: the data set is invalid; the message lists every problem.
@@ -47,6 +50,7 @@ def plan_for_data(given: Mapping[str, Any], console: Console) -> TrainingPlan:
     # The notes of the data set tell what is wrong with the split.
     warnings = warning_lines(finding for finding in findings if finding.kind is not TWO_SIDES)
     more = f"recycle-data check {dataset.root} lists all warnings"
-    for line in (*warnings, *([more] if warnings else [])):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    notes = dataset.notes if with_notes else ()
+    for line in (*notes, *warnings, *([more] if warnings else [])):
+        print_line(console, line)
     return make_training_plan(fingerprint_of(dataset, facts), resources, given)

@@ -15,6 +15,8 @@ from recycleseg.planning.grid import Grid, at_shape, at_spacing, thick_axis
 from recycleseg.planning.memory import peak_bytes
 from recycleseg.planning.resources import Resources, time_of_run
 from recycleseg.planning.topology import MAX_TOKENS, MIN_EDGE, make_topology
+from recycleseg.run.factory import choose_patch_size
+from recycleseg.run.options import PatchConfig
 
 # Patch and network are made for so many optimiser steps in the usual time, because fewer leave a
 # network half trained. With more time both the number of steps and their size grow, as its root.
@@ -38,7 +40,8 @@ _MARGIN = 1.3
 _SEEN_SHARE = 0.4
 _COARSER = 1.15
 _COARSEST = 3.0
-_THICK = 0.7
+# So much of the size across thick slices counts when a patch is cut.
+_SLICES_COUNT = 0.7
 # Axes of images that are resized to one shape change together, in steps of this factor.
 _SMALLER = 0.95
 
@@ -146,7 +149,7 @@ class Draft:
         The axis along which the patch is largest beside the structures is cut first.
         """
         if "patch.size" in self.given:
-            return self.network(np.array(self.given["patch.size"]), width, blocks), ""
+            return self.network(self._given_patch(), width, blocks), ""
         size, limited_by = self.grid.shape.copy(), ""
         while True:
             shape = self.network(size, width, blocks)
@@ -157,13 +160,20 @@ class Draft:
                 return shape, limit
             size, limited_by = smaller, limit
 
+    def _given_patch(self) -> Floats:
+        """The patch that the user gives, or that of `PatchConfig` for null."""
+        options = ("size", "max_voxels")
+        asked = {n: self.given[f"patch.{n}"] for n in options if f"patch.{n}" in self.given}
+        median = self.grid.shape.astype(int).tolist()
+        return np.array(choose_patch_size(PatchConfig(**asked), median), dtype=np.float64)
+
     def _cut(self, shape: NetworkShape) -> Floats | None:
         """A smaller patch; None if there is none."""
         size = np.array(shape.topology.patch_size, dtype=np.float64)
         factors = np.array(shape.topology.factors)
         seen = size * self.grid.spacing / self.fingerprint.anatomy
         if (thick := thick_axis(self.grid.spacing)) is not None:
-            seen[thick] *= _THICK  # slices are few, and one more costs little
+            seen[thick] *= _SLICES_COUNT  # slices are few, and one more costs little
         seen[size - factors < min(MIN_EDGE, size.min())] = 0
         if not seen.any():
             return None

@@ -34,15 +34,20 @@ class Grid:
     reason: str
 
 
-def choose_grid(fingerprint: Fingerprint) -> Grid:
+def choose_grid(fingerprint: Fingerprint, *, may_resize: bool = True) -> Grid:
     """The median voxel size, with two exceptions.
 
     Thick slices (beyond 3:1) get the tenth percentile of the slice distances. 2D images whose
     structures vary less in size as a share of the image than in mm are resized to one shape; this
     is so where the depth setting of an ultrasound probe decides the pixel size.
+
+    Args:
+        fingerprint: of the training cases.
+        may_resize: whether the second exception is allowed.
     """
     median = np.median(fingerprint.spacings, axis=0)
-    if fingerprint.spatial_dims == 2 and len(fingerprint.extents) == len(fingerprint.spacings):
+    labelled = len(fingerprint.extents) == len(fingerprint.spacings)
+    if may_resize and fingerprint.spatial_dims == 2 and labelled:
         in_units, as_share = _variation(fingerprint)
         different = np.ptp(fingerprint.shapes, axis=0).any() or np.ptp(fingerprint.spacings) > 0
         enough = len(fingerprint.extents) >= _ENOUGH_CASES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,8 +21,8 @@ GIVEN = "given"
 _WHOLE = 0.7
 # With more windows than this, sampling an image on a CPU takes a large part of a run's time.
 _MANY_WINDOWS = 12
-# Names of classes that a mirrored image would make wrong.
-_SIDES = ("left", "right", "_l", "_r", "-l", "-r")
+# In names of classes that a mirrored image would make wrong.
+_SIDES = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,10 @@ def make_training_plan(
             them.
 
     Raises:
-        ValueError: not even the smallest patch fits into the memory.
+        ValueError: an option has another number of axes than the data, or not even the smallest
+            patch fits into the memory.
     """
+    _check_axes(fingerprint.spatial_dims, given)
     grid = _grid(fingerprint, given)
     draft = Draft.of(fingerprint, resources, given, grid)
     width, blocks = draft.widest_that_trains()
@@ -115,6 +118,13 @@ def make_training_plan(
     )
 
 
+def _check_axes(dims: int, given: Mapping[str, Any]) -> None:
+    for option in ("preprocess.shape", "preprocess.spacing", "patch.size"):
+        sizes = given.get(option)
+        if sizes is not None and not isinstance(sizes, str) and len(sizes) != dims:
+            raise ValueError(f"{option}: expected {dims} numbers, got {list(sizes)}")
+
+
 def _grid(fingerprint: Fingerprint, given: Mapping[str, Any]) -> Grid:
     shape, spacing = given.get("preprocess.shape"), given.get("preprocess.spacing")
     if shape is not None:
@@ -123,7 +133,7 @@ def _grid(fingerprint: Fingerprint, given: Mapping[str, Any]) -> Grid:
         return at_spacing(fingerprint, np.median(fingerprint.spacings, axis=0), GIVEN)
     if spacing is not None:
         return at_spacing(fingerprint, spacing, GIVEN)
-    return choose_grid(fingerprint)
+    return choose_grid(fingerprint, may_resize="preprocess.shape" not in given)
 
 
 def _data_choices(draft: Draft, shape: NetworkShape, limited_by: str) -> Iterator[Choice]:
@@ -199,7 +209,7 @@ def _training_choices(draft: Draft) -> Iterator[Choice]:
     thick = thick_axis(grid.spacing)
     if fingerprint.spatial_dims == 2:
         yield Choice("augment.rotation", 30.0, usual)
-        sided = any(side in name.lower() for name in fingerprint.class_names for side in _SIDES)
+        sided = any(map(_SIDES.search, fingerprint.class_names))
         reason = "class names tell left and right" if sided else "no class tells left from right"
         yield Choice("augment.flip", [False, not sided], reason)
     elif thick is None:

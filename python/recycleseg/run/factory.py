@@ -41,6 +41,7 @@ from recycleseg.losses import SegmentationLoss
 from recycleseg.models.unet import UNet
 from recycleseg.run.compiling import compiled, resolve_mode
 from recycleseg.run.config import TrainConfig
+from recycleseg.run.options import PatchConfig
 from recycleseg.sampling.memory import auto_window_batch
 from recycleseg.sampling.mirror import MirroredNetwork
 from recycleseg.sampling.volume import VolumeSampler
@@ -49,15 +50,19 @@ from recycleseg.sampling.volume import VolumeSampler
 MAX_COMPILED_BATCH = 8
 
 
-def choose_patch_size(config: TrainConfig, median_shape: Sequence[int]) -> tuple[int, ...]:
-    """`patch.size`, or the median shape rounded up to a multiple of 8 and cut to `max_voxels`."""
+def choose_patch_size(patch: PatchConfig, median_shape: Sequence[int]) -> tuple[int, ...]:
+    """`size`, or the median shape rounded up to a multiple of 8 and cut to `max_voxels`.
+
+    Raises:
+        ValueError: `size` has another number of axes than the shape.
+    """
     dims = len(median_shape)
-    if config.patch.size is not None:
-        if len(config.patch.size) != dims:
-            raise ValueError(f"patch.size: expected {dims} numbers, got {list(config.patch.size)}")
-        return tuple(config.patch.size)
+    if patch.size is not None:
+        if len(patch.size) != dims:
+            raise ValueError(f"patch.size: expected {dims} numbers, got {list(patch.size)}")
+        return tuple(patch.size)
     size = [8 * math.ceil(n / 8) for n in median_shape]
-    while math.prod(size) > config.patch.max_voxels and max(size) > 8:
+    while math.prod(size) > patch.max_voxels and max(size) > 8:
         size[size.index(max(size))] -= 8
     return tuple(size)
 

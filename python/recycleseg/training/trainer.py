@@ -19,7 +19,7 @@ from recycleseg.planning.cost import NetworkShape
 from recycleseg.planning.memory import peak_bytes
 from recycleseg.planning.resources import time_of_run
 from recycleseg.prediction.postprocess import check_postprocess
-from recycleseg.progress import Bar
+from recycleseg.progress import Bar, print_line
 from recycleseg.report.curve import save_learning_curve
 from recycleseg.run import factory
 from recycleseg.run.checkpoint import (
@@ -93,7 +93,7 @@ class Trainer:
         self.dataset = self.data.dataset
         classes = self.dataset.classes
         check_postprocess(config.postprocess, tuple(classes.foreground), self.dataset.spatial_dims)
-        self.patch_size = factory.choose_patch_size(config, self.data.median_shape)
+        self.patch_size = factory.choose_patch_size(config.patch, self.data.median_shape)
         self.folder = RunFolder(run_root(config.out, self.dataset.name, config.strategy))
 
         torch.manual_seed(config.seed)
@@ -162,7 +162,7 @@ class Trainer:
     def start_from(self, run: Path) -> None:
         """Take over the weights of another run, and print what was kept."""
         for line in start_from(run, self.network, self.config, self.data.plan):
-            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            print_line(self.console, line)
         if self.average is not None:
             self.average = AveragedWeights(self.network, self.average.decay)
 
@@ -216,7 +216,7 @@ class Trainer:
             )
         )
         for note in split_notes(self.dataset, self.config.final_split):
-            self.console.print(note, soft_wrap=True, markup=False, highlight=False)
+            print_line(self.console, note)
 
     def expected_memory(self) -> int:
         """Bytes that the run will take at its peak."""

@@ -10,12 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from recycleseg.cli._common import print_line
-from recycleseg.cli.data._options import add_pixel_size
+from recycleseg.cli._common import add_pixel_size, table_console
 from recycleseg.data.check import check_dataset
 from recycleseg.data.findings import DESCRIPTION, Finding, by_kind
 from recycleseg.data.layout import Dataset, read_dataset_with_problems
-from recycleseg.progress import stages
+from recycleseg.progress import print_line, stages
 
 _EXAMPLES = 3
 _LONGEST = 120
@@ -44,9 +43,7 @@ def run(parsed: Namespace) -> int:
         raise ValueError(f"--workers: expected at least 1, got {parsed.workers}")
     dataset, problems = read_dataset_with_problems(parsed.dir)
     findings = [Finding(DESCRIPTION, "", problem) for problem in problems]
-    console = Console()
-    if not console.is_terminal:
-        console.width = _WIDTH_OF_FILES
+    console = table_console(_WIDTH_OF_FILES)
     with stages(console, "checking") as progress:
         _, found = check_dataset(
             dataset, pixel_size=parsed.pixel_size, workers=parsed.workers, progress=progress

@@ -8,10 +8,9 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from recycleseg.cli._common import print_line
 from recycleseg.data.convert import convert
 from recycleseg.evaluation.labels import read_labels
-from recycleseg.progress import stages
+from recycleseg.progress import print_line, stages
 
 
 def add_parser(subparsers: Any) -> None:

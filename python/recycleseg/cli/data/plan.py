@@ -8,11 +8,10 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
-from recycleseg.cli._common import print_line
-from recycleseg.cli.train import given_options
+from recycleseg.cli._common import check_file_to_write
+from recycleseg.cli.train import plan_command
 from recycleseg.files import write_text
-from recycleseg.planning.data import plan_for_data
-from recycleseg.planning.description import plan_yaml
+from recycleseg.progress import print_line
 
 # Options of recycle-train on which a plan depends, besides those that it plans.
 _OPTIONS = {
@@ -42,14 +41,15 @@ def add_parser(subparsers: Any) -> None:
 
 def run(parsed: Namespace) -> int:
     """Plan and print; gives the exit code."""
-    given = ["--data", parsed.dir]
+    arguments = ["--data", parsed.dir]
     for option in _OPTIONS:
         value = parsed[option.removeprefix("--")]
         if value is not None:
-            given += [option, value]
+            arguments += [option, value]
+    if parsed.out is not None:
+        check_file_to_write("--out", Path(parsed.out), ".yaml", ".yml")
     console = Console()
-    plan = plan_for_data(given_options(given), console)
-    text = plan_yaml(plan, f"Plan for {parsed.dir}")
+    plan, text = plan_command(arguments, console, with_notes=True)
     print_line(console, text)
     print_line(console, f"expected peak memory {plan.peak_bytes / 2**30:.2f} GiB")
     if parsed.out is not None:

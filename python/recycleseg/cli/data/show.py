@@ -12,15 +12,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from recycleseg.cli._common import exit_code_of, print_line
-from recycleseg.cli.data._options import add_pixel_size
+from recycleseg.cli._common import (
+    add_pixel_size,
+    check_file_to_write,
+    exit_code_of,
+    table_console,
+)
 from recycleseg.data.check import SoundCase, read_case
 from recycleseg.data.layout import Dataset, read_dataset
 from recycleseg.data.statistics import ClassStatistics, StatisticsOfClasses
-from recycleseg.progress import followed, stages
+from recycleseg.progress import followed, print_line, stages
 from recycleseg.report.contact_sheet import Panel, panel_of, save_contact_sheet
-
-_WIDTH_OF_FILES = 160
 
 
 def add_parser(subparsers: Any) -> None:
@@ -44,11 +46,8 @@ def run(parsed: Namespace) -> int:
         raise ValueError(f"--cases: expected at least 1, got {parsed.cases}")
     dataset = read_dataset(parsed.dir)
     out = Path(parsed.out or f"{dataset.root.resolve().name}.png")
-    if out.suffix.lower() != ".png" or not out.parent.is_dir():
-        raise ValueError(f"--out: expected a .png file in a folder that exists, got {out}")
-    console = Console()
-    if not console.is_terminal:
-        console.width = _WIDTH_OF_FILES
+    check_file_to_write("--out", out, ".png")
+    console = table_console()
     panels, statistics, failures = _look_at(dataset, parsed, console)
     if panels:
         save_contact_sheet(out, panels, dataset.classes.foreground)

@@ -10,7 +10,6 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from recycleseg.cli._common import print_line
 from recycleseg.data.layout import read_dataset
 from recycleseg.data.patients import complete_patients, named_patients, noticed_patients
 from recycleseg.data.split_files import (
@@ -22,6 +21,7 @@ from recycleseg.data.split_files import (
     write_split,
 )
 from recycleseg.data.splits import TEST_SHARE, draw_folds, draw_parts, noticed_scans
+from recycleseg.progress import print_line
 
 
 def add_parser(subparsers: Any) -> None:
