@@ -20,7 +20,7 @@ from recycleseg.data.sizes import unknown_size
 from recycleseg.data.upright import UprightGrid, is_upright
 from recycleseg.data.volumes import PixelSize, Volume, read_label, sized
 from recycleseg.files import FileError
-from recycleseg.units import Unit
+from recycleseg.units import Unit, steps
 
 _PERCENTILES = (0.5, 99.5)
 
@@ -237,11 +237,7 @@ def make_plan(dataset: Dataset, config: PreprocessConfig, facts: Mapping[str, Ca
     dims = dataset.spatial_dims
     training = [facts[case_id] for case_id in dataset.split["train"]]
     spacing: tuple[float, ...] | None = None
-    canonical = [
-        Orientation.of(fact.affine, dims).sizes(fact.spacing)
-        for fact in training
-        if fact.spacing is not None
-    ]
+    canonical = [size for fact in training if (size := fact.canonical_spacing) is not None]
     if config.shape is None and not isinstance(config.spacing, str):
         spacing = tuple(float(size) for size in config.spacing)
         if not canonical:
@@ -296,7 +292,7 @@ def preprocess_image(volumes: Sequence[Volume], plan: Plan, *, case_id: str = ""
     if plan.spacing is not None and first.spacing is None:
         raise FileError(unknown_size(first))
     orientation = Orientation.of(first.affine, plan.spatial_dims)
-    voxel_size = (1.0,) * plan.spatial_dims if plan.unit == "pixels" else first.spacing
+    voxel_size = steps(None, plan.spatial_dims) if plan.unit == "pixels" else first.spacing
     spacing = None if voxel_size is None else orientation.sizes(voxel_size)
     image = torch.stack([torch.from_numpy(v.array.astype(np.float32)) for v in volumes])
     upright = None

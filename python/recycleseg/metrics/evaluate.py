@@ -18,7 +18,7 @@ from recycleseg.metrics.scores import Scores
 from recycleseg.metrics.surface import surface_metrics, tolerance_names
 from recycleseg.ops.distance_transform import MAX_SPACING, MIN_SPACING
 from recycleseg.ops.surface_distances import DEFINITIONS
-from recycleseg.units import unit_of
+from recycleseg.units import steps, unit_of
 
 # The dtype that holds the values of one that the operations do not take.
 _WIDER = {
@@ -195,7 +195,7 @@ def _steps(pred: Maps, structures: Structures | None) -> tuple[float, ...]:
             f"pred: expected one case {kind} with 2 or 3 axes in S, because spacing is None, got "
             f"shape {tuple(pred.shape)}"
         )
-    return (1.0,) * num_axes
+    return steps(None, num_axes)
 
 
 def _numbers(name: str, values: Any) -> tuple[float, ...]:

@@ -46,9 +46,14 @@ def one_per_level(name: str, values: PerLevel, count: int) -> tuple[int | Sequen
     return tuple(values)
 
 
-def _one_per_level_and_axis(
+def one_per_level_and_axis(
     name: str, values: PerLevel, count: int, spatial_dims: int
-) -> list[tuple[int, ...]]:
+) -> tuple[tuple[int, ...], ...]:
+    """One integer per axis for each entry of `one_per_level`.
+
+    Raises:
+        ValueError: there are more or fewer entries or axes, or an integer is not positive.
+    """
     sizes = []
     for entry in one_per_level(name, values, count):
         size = (entry,) * spatial_dims if isinstance(entry, int) else tuple(entry)
@@ -58,7 +63,7 @@ def _one_per_level_and_axis(
                 f"got {entry}"
             )
         sizes.append(size)
-    return sizes
+    return tuple(sizes)
 
 
 class UNet(nn.Module):
@@ -131,8 +136,8 @@ class UNet(nn.Module):
         self.max_period = _MAX_PERIOD[time_conditioning]
         self.checkpoint_activations = checkpoint_activations
 
-        by_step = _one_per_level_and_axis("scales", scales, len(channels) - 1, spatial_dims)
-        by_level = _one_per_level_and_axis("kernels", kernels, len(channels), spatial_dims)
+        by_step = one_per_level_and_axis("scales", scales, len(channels) - 1, spatial_dims)
+        by_level = one_per_level_and_axis("kernels", kernels, len(channels), spatial_dims)
         if any(size % 2 == 0 for kernel in by_level for size in kernel):
             raise ValueError(f"kernels: expected odd sizes, got {kernels}")
         # The kernel of a step between levels is its factor: each voxel counts once, and an axis of

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from recycleseg.models.unet import PerLevel, one_per_level
+from recycleseg.models.unet import one_per_level_and_axis
 from recycleseg.planning.topology import Topology
 from recycleseg.run.options import ModelConfig
 
@@ -39,13 +39,10 @@ class NetworkShape:
     ) -> NetworkShape:
         """The shape of the network that these options describe."""
         dims, levels = len(patch_size), len(model.channels)
-
-        def per_axis(values: PerLevel, count: int) -> tuple[tuple[int, ...], ...]:
-            entries = one_per_level("", values, count)
-            return tuple((e,) * dims if isinstance(e, int) else tuple(e) for e in entries)
-
         topology = Topology(
-            patch_size, per_axis(model.kernels, levels), per_axis(model.scales, levels - 1)
+            patch_size,
+            one_per_level_and_axis("model.kernels", model.kernels, levels, dims),
+            one_per_level_and_axis("model.scales", model.scales, levels - 1, dims),
         )
         return cls(
             topology,

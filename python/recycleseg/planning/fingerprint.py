@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from recycleseg.data.facts import CaseFacts
 from recycleseg.data.layout import Dataset
-from recycleseg.units import Unit, unit_of
+from recycleseg.units import Unit, steps, unit_of
 
 Floats = NDArray[np.float64]
 
@@ -63,7 +63,7 @@ def fingerprint_of(dataset: Dataset, facts: Mapping[str, CaseFacts]) -> Fingerpr
     dims = dataset.spatial_dims
     training = [facts[case_id] for case_id in dataset.split["train"]]
     unit = unit_of(training[0].spacing)
-    spacings = [fact.canonical_spacing or (1.0,) * dims for fact in training]
+    spacings = [steps(fact.canonical_spacing, dims) for fact in training]
     extents = [
         np.subtract(fact.foreground_box[1], fact.foreground_box[0]) * np.array(spacing)
         for fact, spacing in zip(training, spacings, strict=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from recycleseg.planning.cost import NetworkShape
-from recycleseg.sampling.memory import auto_window_batch
+from recycleseg.sampling.memory import LIVE_LAYERS, auto_window_batch
 
 # What PyTorch loads with its first optimiser and its first convolution on a CPU.
 _LOADED_LATE = 230 * 2**20
@@ -27,8 +27,6 @@ _COPIES_OF_WEIGHTS = 4
 # map and its comparison with the reference take.
 _SAMPLED_ARRAYS = 2
 _LABEL_ARRAYS = 1.5
-# Layers at full resolution that a pass without gradients holds at the same time.
-_LIVE_LAYERS = 6
 # Windows per pass follow from what keeps the device busy, not from its memory.
 _UNLIMITED = 2**62
 
@@ -95,6 +93,6 @@ def sampling_bytes(
     per_voxel = _SAMPLED_ARRAYS * shape.num_classes + image_channels + _LABEL_ARRAYS
     whole = int(4 * voxels * per_voxel)
     window = shape.voxels()[0] * (
-        _LIVE_LAYERS * shape.channels[0] * bytes_per_value + 4 * shape.num_classes
+        LIVE_LAYERS * shape.channels[0] * bytes_per_value + 4 * shape.num_classes
     )
     return whole + window_batch * window + _COPIES_OF_WEIGHTS * 4 * shape.parameters()

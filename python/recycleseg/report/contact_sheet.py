@@ -15,9 +15,10 @@ from recycleseg.classes import Labels
 from recycleseg.data.geometry import Orientation
 from recycleseg.data.volumes import Volume
 from recycleseg.files import written_whole
-from recycleseg.report.figures import add_legend, colour_of
+from recycleseg.report.figures import add_legend, colour_of, grey_range
 from recycleseg.report.overlays import inside
 from recycleseg.report.planes import as_viewed, busiest_slice, slice_of, view_of_scan
+from recycleseg.units import steps
 
 _INCHES = 2.4
 _TITLE_INCHES = 0.25
@@ -58,14 +59,13 @@ def panel_of(case_id: str, image: Volume, label: Volume, labels: Labels) -> Pane
     """
     dims = image.array.ndim
     orientation = Orientation.of(image.affine, dims)
-    spacing = orientation.sizes(image.spacing or (1.0,) * dims)
+    spacing = orientation.sizes(steps(image.spacing, dims))
     view = view_of_scan(spacing)
     label_map = as_viewed(orientation.canonical(label.array))
     foreground = inside(label_map, tuple(np.hstack(list(labels.values())).tolist()))
     index, title = busiest_slice(foreground, view), case_id
     if not foreground.any():
         title += ", no foreground"
-        index = 0 if view.through is None else label_map.shape[view.through] // 2
     elif view.name:
         title += f", {view.name}"
     return Panel(
@@ -111,8 +111,8 @@ def save_contact_sheet(path: Path, panels: Sequence[Panel], labels: Labels) -> N
 
 
 def _draw(ax: Any, panel: Panel, labels: Labels, colours: Mapping[str, str]) -> None:
-    low, high = np.percentile(panel.image, (0.5, 99.5)).astype(float)
-    grey = {"cmap": "gray", "vmin": low, "vmax": max(high, low + 1e-12)}
+    low, high = grey_range(panel.image)
+    grey = {"cmap": "gray", "vmin": low, "vmax": high}
     ax.imshow(panel.image.astype(np.float32), aspect=panel.aspect, **grey)
     for name, entry in labels.items():
         mask = inside(panel.label, entry)

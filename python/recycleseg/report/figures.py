@@ -107,6 +107,15 @@ def colour_of(number: int) -> str:
     return PALETTE[(number - 1) % len(PALETTE)]
 
 
+def grey_range(values: Map) -> tuple[float, float]:
+    """The intensities to show as black and as white: percentiles 0.5 and 99.5 of finite values."""
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return 0.0, 1.0
+    low, high = np.percentile(values, (0.5, 99.5)).astype(float).tolist()
+    return low, max(high, low + 1e-12 * max(1.0, abs(low)))
+
+
 def add_legend(
     owner: Axes | Figure, marks: Sequence[Artist], names: Sequence[str], **options: Any
 ) -> None:
@@ -155,8 +164,8 @@ def _shortened(name: str) -> str:
 
 
 def _overlay(image: Map, numbers: Map) -> NDArray[np.float64]:
-    low, high = np.percentile(image, (0.5, 99.5))
-    grey = np.clip((image - low) / max(high - low, 1e-12), 0.0, 1.0)
+    low, high = grey_range(image)
+    grey = np.clip((image - low) / (high - low), 0.0, 1.0)
     rgb = colormaps["gray"](grey)[..., :3]
     for number in np.unique(numbers[numbers > 0]).tolist():
         where = numbers == number

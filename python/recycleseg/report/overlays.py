@@ -20,9 +20,9 @@ from recycleseg.classes import Labels
 from recycleseg.data.geometry import Orientation
 from recycleseg.data.volumes import PixelSize, Volume, read_image, read_label, read_volume, sized
 from recycleseg.files import FileError
-from recycleseg.report.figures import PALETTE
+from recycleseg.report.figures import PALETTE, grey_range
 from recycleseg.report.planes import VIEWS_2D, VIEWS_3D, View, as_viewed, busiest_slice, slice_of
-from recycleseg.units import Unit, unit_of
+from recycleseg.units import Unit, steps, unit_of
 
 Map = NDArray[Any]
 
@@ -183,7 +183,7 @@ def _read_case(
         ref=as_viewed(orientation.canonical(ref.array)),
         image=image,
         entropy=uncertain,
-        spacing=orientation.sizes(known or (1.0,) * dims),
+        spacing=orientation.sizes(steps(known, dims)),
         unit=unit_of(known),
     )
     return case, "; ".join(notes)
@@ -220,19 +220,14 @@ def _field_of_view(case: _Case, labels: Labels) -> tuple[tuple[float, ...], floa
 
 
 def _grey_range(case: _Case, centre: tuple[float, ...], side: float) -> tuple[float, float]:
-    """The intensities to show as black and as white: the 0.5th and 99.5th percentile in view."""
+    """The `grey_range` of what is in view."""
     if case.image is None:
         return 0.0, 1.0
     box = tuple(
         slice(*_crop(n, s, c, side))
         for n, s, c in zip(case.image.shape, case.spacing, centre, strict=True)
     )
-    values = case.image[box]
-    values = values[np.isfinite(values)]
-    if values.size == 0:
-        return 0.0, 1.0
-    low, high = np.percentile(values, (0.5, 99.5)).astype(float)
-    return low, max(high, low + 1e-12)
+    return grey_range(case.image[box])
 
 
 def _crop(size: int, spacing: float, centre: float, side: float) -> tuple[int, int]:

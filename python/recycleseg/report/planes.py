@@ -64,8 +64,12 @@ def slice_of(array: NDArray[Any], view: View, index: int) -> NDArray[Any]:
 
 
 def busiest_slice(mask: NDArray[np.bool_], view: View) -> int:
-    """Index of the slice with the most voxels in a mask `as_viewed`; 0 in 2D."""
+    """Index of the slice with the most voxels in a mask `as_viewed`; 0 in 2D.
+
+    It is the middle slice of an empty mask.
+    """
     if view.through is None:
         return 0
     others = tuple(axis for axis in range(mask.ndim) if axis != view.through)
-    return int(mask.sum(others).argmax())
+    counts = mask.sum(others)
+    return int(counts.argmax()) if counts.any() else len(counts) // 2

@@ -27,6 +27,7 @@ from recycleseg.run.config import TrainConfig
 from recycleseg.run.folder import RunFolder
 from recycleseg.run.options import CompileMode
 from recycleseg.training.evaluation import Evaluation
+from recycleseg.units import steps
 
 PICTURED_CASES = 4
 
@@ -224,7 +225,7 @@ class PictureMaker:
                 self._numbers(target),
                 predictions,
                 Evaluation(evaluation.class_names, counts).by_step(),
-                case.spacing or (1.0,) * (case.image.ndim - 1),
+                steps(case.spacing, case.image.ndim - 1),
             )
             rows.append(row)
         save_steps_figure(path, rows, evaluation.class_names)

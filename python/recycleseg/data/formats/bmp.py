@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import BmpImagePlugin, Image
 
-from recycleseg.data.formats.raster import channels_of
+from recycleseg.data.formats.raster import channels_of, pixel_size, size_options
 from recycleseg.data.formats.volume import Array, Content, Names, Volume, kind_of
 from recycleseg.files import written_whole
 
@@ -21,9 +20,8 @@ def read_bmp(path: Path, content: Content) -> list[Volume]:
         raise ValueError(kind_of(stored))
     # Not Image.open, because it warns about large images.
     with BmpImagePlugin.BmpImageFile(io.BytesIO(stored)) as image:
-        per_metre = [round(dots / 0.0254) for dots in image.info.get("dpi", (0, 0))]
+        spacing = pixel_size(image)
         channels = channels_of(image, path, content)
-    spacing = (1000.0 / per_metre[1], 1000.0 / per_metre[0]) if min(per_metre) > 0 else None
     return [Volume(channel, spacing, None, path) for channel in channels]
 
 
@@ -31,8 +29,5 @@ def write_bmp(path: Path, array: Array, grid: Volume, names: Names | None) -> No
     """Write an array (height, width) of uint8."""
     if array.dtype != np.uint8:
         raise ValueError(f"array: expected uint8 for a BMP, got {array.dtype}")
-    options: dict[str, Any] = {}
-    if grid.spacing is not None:
-        options["dpi"] = (25.4 / grid.spacing[1], 25.4 / grid.spacing[0])
     with written_whole(path) as temporary:
-        Image.fromarray(array).save(temporary, format="BMP", **options)
+        Image.fromarray(array).save(temporary, format="BMP", **size_options(grid.spacing))

@@ -6,12 +6,11 @@ import io
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from recycleseg.data.formats.raster import channels_of
+from recycleseg.data.formats.raster import channels_of, pixel_size, size_options
 from recycleseg.data.formats.volume import Array, Content, Names, Volume, kind_of
 from recycleseg.files import FileError, written_whole
 
@@ -47,14 +46,11 @@ def read_png(path: Path, content: Content) -> list[Volume]:
         image.load_prepare()
         pixels = zlib.decompress(b"".join(iter(lambda: image.load_read(0), b"")))
         _check_pixels(stored[16:29], pixels)
-        # Pillow multiplies the pixels per metre of the chunk pHYs, integers, by 0.0254.
-        per_metre = [round(dots / 0.0254) for dots in image.info.get("dpi", (0, 0))]
+        spacing = pixel_size(image)
     with PngImagePlugin.PngImageFile(io.BytesIO(stored)) as image:
         channels = channels_of(image, path, content)
     if colour_type == _GREY and depth in (2, 4):  # Pillow stretches them to 0 ... 255
         channels = [channel // (255 // (2**depth - 1)) for channel in channels]
-    known = min(per_metre) > 0  # the chunk may be absent, or give only the ratio of the sizes
-    spacing = (1000.0 / per_metre[1], 1000.0 / per_metre[0]) if known else None
     return [Volume(channel, spacing, None, path) for channel in channels]
 
 
@@ -62,11 +58,8 @@ def write_png(path: Path, array: Array, grid: Volume, names: Names | None) -> No
     """Write an array (height, width), uint8 or uint16."""
     if array.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"array: expected uint8 or uint16 for a PNG, got {array.dtype}")
-    options: dict[str, Any] = {}
-    if grid.spacing is not None:
-        options["dpi"] = (25.4 / grid.spacing[1], 25.4 / grid.spacing[0])
     with written_whole(path) as temporary:
-        Image.fromarray(array).save(temporary, format="PNG", **options)
+        Image.fromarray(array).save(temporary, format="PNG", **size_options(grid.spacing))
 
 
 def _check_pixels(header: bytes, pixels: bytes) -> None:

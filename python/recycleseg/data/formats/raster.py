@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -47,6 +48,21 @@ def channels_of(image: Image.Image, path: Path, content: Content) -> list[Array]
     if np.any(different):
         raise _colours(path, content, int(np.count_nonzero(different)))
     return channels[:1]
+
+
+def pixel_size(image: Image.Image) -> tuple[float, float] | None:
+    """Height and width of a pixel in mm, in formats that store pixels per metre; None if unknown.
+
+    Pillow multiplies the pixels per metre, which are integers, by 0.0254.
+    """
+    across, down = (round(dots / 0.0254) for dots in image.info.get("dpi", (0, 0)))
+    # The sizes may be absent, or only their ratio may be known.
+    return (1000.0 / down, 1000.0 / across) if min(across, down) > 0 else None
+
+
+def size_options(spacing: tuple[float, ...] | None) -> dict[str, Any]:
+    """What Pillow's `save` needs to store the height and width of a pixel in mm."""
+    return {} if spacing is None else {"dpi": (25.4 / spacing[1], 25.4 / spacing[0])}
 
 
 def _colours(path: Path, content: Content, number: int) -> FileError:
