@@ -65,8 +65,8 @@ def parse_labels(labels: Any, source: str) -> Labels:
             f"{source}: labels: expected name -> value, or name -> list of values for a region, "
             f"from 0 to {MAX_CLASSES - 1}, got {json.dumps(labels, default=str)}"
         )
-    highest = max((value for entry in labels.values() for value in _values(entry)), default=0)
-    others = [value for n, entry in labels.items() if n != IGNORE for value in _values(entry)]
+    highest = max((value for entry in labels.values() for value in values_of(entry)), default=0)
+    others = [value for n, entry in labels.items() if n != IGNORE for value in values_of(entry)]
     if IGNORE in labels and (labels[IGNORE] != highest or highest in others):
         raise FileError(
             f'{source}: labels: expected "ignore" as the highest value, above '
@@ -74,7 +74,7 @@ def parse_labels(labels: Any, source: str) -> Labels:
         )
     found: Labels = {}
     for name, entry in labels.items():
-        values = _values(entry)
+        values = values_of(entry)
         if values == (0,):
             continue
         value = values if len(values) > 1 else values[0]
@@ -90,6 +90,11 @@ def parse_labels(labels: Any, source: str) -> Labels:
     return found
 
 
+def values_of(entry: Any) -> tuple[int, ...]:
+    """The sorted values of an entry of `labels`: a value, or the values of a region."""
+    return tuple(sorted(set(entry))) if isinstance(entry, list | tuple) else (entry,)
+
+
 def split_ignore(labels: Mapping[str, Any]) -> tuple[dict[str, Any], int | None]:
     """All labels but the ignore label, and the ignore label or None."""
     return {n: entry for n, entry in labels.items() if n != IGNORE}, labels.get(IGNORE)
@@ -102,7 +107,7 @@ def max_entropy(labels: Mapping[str, Any]) -> float:
         labels: as in dataset.json, with or without the background.
     """
     labels, _ = split_ignore(labels)
-    num_foreground = sum(_values(entry) != (0,) for entry in labels.values())
+    num_foreground = sum(values_of(entry) != (0,) for entry in labels.values())
     return num_foreground * math.log(2) if _overlap(labels) else math.log(num_foreground + 1)
 
 
@@ -138,7 +143,7 @@ class Classes:
                 not consecutive or more than 256; or `regions_class_order` does not fit the regions.
         """
         parsed, ignored = split_ignore(parse_labels(labels, source))
-        foreground = {n: _values(entry) for n, entry in parsed.items()}
+        foreground = {n: values_of(entry) for n, entry in parsed.items()}
         known = sorted({0, *(value for values in foreground.values() for value in values)})
         if labels.get("background") not in (0, [0]):
             raise FileError(
@@ -301,7 +306,7 @@ def _is_entry(entry: Any) -> bool:
 
 def _overlap(labels: Mapping[str, Any]) -> bool:
     """Whether classes are regions: as in nnU-Net, a list of one value is that value."""
-    return any(len(_values(entry)) > 1 for entry in labels.values())
+    return any(len(values_of(entry)) > 1 for entry in labels.values())
 
 
 def _class_order(
@@ -317,7 +322,3 @@ def _class_order(
             f"{known[-1]}, one for each of {', '.join(regions)}, got {json.dumps(order)}"
         )
     return tuple(values)
-
-
-def _values(entry: Any) -> tuple[int, ...]:
-    return tuple(sorted(set(entry))) if isinstance(entry, list | tuple) else (entry,)

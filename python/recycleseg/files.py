@@ -25,16 +25,24 @@ def shortened(values: Sequence[object], shown: int = 5) -> str:
     return ", ".join(map(str, values[:shown])) + (f" and {rest} more" if rest > 0 else "")
 
 
+def part_of_file(path: Path) -> Path:
+    """Where a file or folder is made before it gets its name.
+
+    The name keeps the ending, because writers choose the format by it. It begins with a dot,
+    because readers of folders skip such files.
+    """
+    return path.with_name(f".part-{os.getpid()}-{path.name}")
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Write a file so that a kill at any moment leaves the old file or the new one.
 
     Yields:
-        A temporary path. It becomes `path` when the block ends, and is deleted if the block
-        raises. Its name keeps the ending, because writers choose the format by it. The name
-        begins with a dot, because readers of folders skip such files.
+        A temporary path, from `part_of_file`. It becomes `path` when the block ends, and is
+        deleted if the block raises.
     """
-    temporary = path.with_name(f".part-{os.getpid()}-{path.name}")
+    temporary = part_of_file(path)
     try:
         yield temporary
         temporary.replace(path)

@@ -219,7 +219,8 @@ def test_a_resumed_run_does_not_need_the_first(
 ) -> None:
     out, gone = write_run(tmp_path / "second", channels=[4, 8]), str(tmp_path / "gone")
     command = ["--init-from", gone, "--out", str(out)]
-    assert parse_command([*command, "--resume"]).config.model.channels == (4, 8)
+    config = parse_command([*command, "--resume"], str(out / "config.yaml")).config
+    assert config.model.channels == (4, 8)
     assert parse_command(["--init-from", gone, "--resume"]).config.init_from == gone
     assert main(command) == 2
     assert f"{gone}/config.yaml: expected a run's config.yaml" in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from recycleseg.data.facts import value_counts
 from recycleseg.data.numbering import number_classes
 from recycleseg.data.pairing import Pair, Pairing, pair_by_name
 from recycleseg.data.volumes import (
+    SINGLE_FILES,
     SPATIAL_DIMS,
     Volume,
     file_ending,
@@ -25,11 +25,9 @@ from recycleseg.data.volumes import (
     read_label,
     write_like,
 )
-from recycleseg.files import FileError, listed, shortened, write_json
+from recycleseg.files import FileError, listed, part_of_file, shortened, write_json
 from recycleseg.progress import Progress, followed
 
-# Formats without a second file beside them, so that a copy is whole.
-_SINGLE_FILES = (".nii.gz", ".nii", ".png", ".bmp", ".mha", ".nrrd", ".gipl")
 # DICOM can be written for labels only.
 _KEPT = set(SPATIAL_DIMS) - {".dcm"}
 _ENDING_FOR = {2: ".png", 3: ".nii.gz"}
@@ -86,6 +84,7 @@ def convert(
         FileError: files have no partner, cannot be read, or do not fit; or `out` is not empty.
         ValueError: labels or channel names do not fit to the files.
     """
+    out = out.absolute()
     _check_out(out, (images, masks))
     pairing = pair_by_name(images, masks)
     pairs, notes = _chosen(pairing, images, masks, skip_unpaired)
@@ -240,7 +239,7 @@ def _write_case(
     pair: Pair, folder: Path, content: _Content, new_value: Mapping[int, int], link: bool
 ) -> None:
     ending = content.ending
-    may_copy = content.kept and ending in _SINGLE_FILES
+    may_copy = content.kept and ending in SINGLE_FILES
     images: Sequence[Path | Volume] = pair.images
     if not may_copy:
         images = read_image(pair.images, content.num_channels)
@@ -280,7 +279,7 @@ def _copy(path: Path, target: Path, link: bool) -> None:
 @contextmanager
 def _folder_whole(out: Path) -> Iterator[Path]:
     """A temporary folder that becomes `out` when the block ends, or is deleted if it raises."""
-    temporary = out.with_name(f".part-{os.getpid()}-{out.name}")
+    temporary = part_of_file(out)
     try:
         for part in ("imagesTr", "labelsTr"):
             (temporary / part).mkdir(parents=True)

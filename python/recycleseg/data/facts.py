@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from recycleseg.classes import MAX_CLASSES, Classes
+from recycleseg.classes import MAX_CLASSES, Classes, values_of
 from recycleseg.data.geometry import Orientation
 from recycleseg.data.volumes import Volume
 
@@ -99,13 +99,13 @@ def _are_indices(array: np.ndarray[Any, Any]) -> bool:
     return bool(array.min() >= 0 and array.max() < MAX_CLASSES)
 
 
-def _members(classes: Classes) -> list[tuple[int, ...]]:
+def _values(classes: Classes) -> list[tuple[int, ...]]:
     """The label values of each foreground class."""
-    return [v if isinstance(v, tuple) else (v,) for v in classes.foreground.values()]
+    return [values_of(entry) for entry in classes.foreground.values()]
 
 
 def _class_voxels(counts: Mapping[float, int], classes: Classes) -> np.ndarray[Any, Any]:
-    voxels = [sum(counts.get(value, 0) for value in values) for values in _members(classes)]
+    voxels = [sum(counts.get(value, 0) for value in values) for values in _values(classes)]
     return np.array(voxels, np.int64)
 
 
@@ -113,7 +113,7 @@ def _foreground(
     label: np.ndarray[Any, Any], counts: Mapping[float, int], classes: Classes
 ) -> np.ndarray[Any, Any]:
     """Mask (*S) of all foreground classes."""
-    members = {value for values in _members(classes) for value in values}
+    members = {value for values in _values(classes) for value in values}
     foreground: np.ndarray[Any, Any] = label != 0
     for value in set(counts) - members - {0}:
         foreground &= label != value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,11 +9,16 @@ from typing import Literal
 from recycleseg.data.layout import Case, read_dataset
 from recycleseg.data.split_files import SPLITS
 from recycleseg.data.splits import SplitRule
-from recycleseg.data.volumes import SPATIAL_DIMS, case_name, file_ending, is_series
+from recycleseg.data.volumes import (
+    SPATIAL_DIMS,
+    case_and_channel,
+    case_name,
+    file_ending,
+    is_series,
+)
 from recycleseg.files import FileError, listed
 
 SplitName = Literal["train", "val", "test", "all"]
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
 def find_cases(
@@ -138,10 +142,10 @@ def _files_of(
 
 def _siblings(path: Path, num_channels: int) -> list[Path]:
     """All files of the same case that exist."""
-    match = _CHANNEL.fullmatch(case_name(path))
-    if match is None or num_channels == 1:
+    case_id, channel = case_and_channel(case_name(path))
+    if channel is None or num_channels == 1:
         return []
-    names = [f"{match[1]}_{c:04d}{_ending_as_written(path)}" for c in range(num_channels)]
+    names = [f"{case_id}_{c:04d}{_ending_as_written(path)}" for c in range(num_channels)]
     return [path.with_name(name) for name in names if path.with_name(name).exists()]
 
 
@@ -152,8 +156,7 @@ def _is_image(path: Path, endings: tuple[str, ...]) -> bool:
 
 
 def _channel_of(path: Path) -> int:
-    match = _CHANNEL.fullmatch(case_name(path))
-    return 0 if match is None else int(match[2])
+    return case_and_channel(case_name(path))[1] or 0
 
 
 def _ending_as_written(path: Path) -> str:
@@ -165,22 +168,21 @@ def _case_and_channel(
 ) -> tuple[str, int] | str:
     """Case id and channel number in the name of a file, or what is wrong with the name."""
     stem, ending = case_name(path), _ending_as_written(path)
-    match = _CHANNEL.fullmatch(stem)
-    channel = None if match is None else int(match[2])
-    if match is not None and channel == 0:
-        return match[1], 0
+    case_id, channel = case_and_channel(stem)
+    if channel == 0:
+        return case_id, 0
     if len(channel_names) == 1:
         # CASE_0001 is a channel only if CASE_0000 exists; otherwise the number is part of the id.
-        if match is None or path.with_name(f"{match[1]}_0000{ending}") not in files:
+        if channel is None or path.with_name(f"{case_id}_0000{ending}") not in files:
             return stem, 0
         return f"{path}: expected one channel, {channel_names[0]}, got number {channel} of a case"
-    if match is None or channel is None or channel >= len(channel_names):
+    if channel is None or channel >= len(channel_names):
         last = len(channel_names) - 1
         return (
             f"{path}: expected a name CASE_0000{ending} to CASE_{last:04d}{ending} for the "
             f"channels {', '.join(channel_names)}, got {path.name}"
         )
-    return match[1], channel
+    return case_id, channel
 
 
 def _all_channels(case_id: str, by_channel: dict[int, Path], num_channels: int) -> tuple[Path, ...]:

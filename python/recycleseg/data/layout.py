@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,13 @@ from typing import Any
 
 from recycleseg.classes import Classes
 from recycleseg.data.splits import Split, SplitRule, choose_split
-from recycleseg.data.volumes import SPATIAL_DIMS, case_name, file_ending, spatial_dims_of
+from recycleseg.data.volumes import (
+    SPATIAL_DIMS,
+    case_and_channel,
+    case_name,
+    file_ending,
+    spatial_dims_of,
+)
 from recycleseg.files import FileError, listed, read_json_object, shortened
 
 
@@ -148,7 +153,7 @@ def read_dataset_with_problems(
     split = split or choose_split(root, tuple(cases), None)
     dataset = Dataset(
         root=root,
-        name=str(description.get("name", root.name)),
+        name=str(description.get("name") or root.resolve().name),
         channel_names=channel_names,
         file_ending=ending,
         classes=classes,
@@ -228,14 +233,14 @@ def _find_cases(
         if file_ending(path) != ending:
             others += [path.name] if file_ending(path) else []
             continue
-        match = re.fullmatch(r"(.+)_(\d{4})", case_name(path))
-        if match is None or int(match[2]) >= num_channels:
+        case_id, channel = case_and_channel(case_name(path))
+        if channel is None or channel >= num_channels:
             problems.append(
                 f"{path}: expected a name CASE_0000{ending} with a channel number "
                 f"below {num_channels}, got {path.name}"
             )
         else:
-            _add(found.setdefault(match[1], {}), int(match[2]), path, problems)
+            _add(found.setdefault(case_id, {}), channel, path, problems)
     if others:
         notes.append(
             f"{images}: left out, because the file_ending of dataset.json is {ending}: "

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recycleseg.classes import Labels
+from recycleseg.classes import Labels, values_of
 from recycleseg.files import shortened
 
 # More values are rather the grey levels of an image, or of smoothed edges.
@@ -57,8 +57,7 @@ def number_classes(values: Sequence[int], given: Labels | None) -> Numbering:
     elif len(found) == len(given) == 1 and isinstance(value := next(iter(given.values())), int):
         if value != found[0]:
             given = dict.fromkeys(given, found[0])
-    members = {n: v if isinstance(v, tuple) else (v,) for n, v in given.items()}
-    named = sorted({value for of_class in members.values() for value in of_class} - {0})
+    named = sorted({value for entry in given.values() for value in values_of(entry)} - {0})
     if unnamed := sorted(set(found) - set(named)):
         raise ValueError(
             f"--labels: expected a name for every value in the masks, got none for "

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recycleseg.data.volumes import case_name, file_ending
+from recycleseg.data.volumes import case_and_channel, case_name, file_ending
 from recycleseg.files import FileError
 
 _IMAGE_WORDS = ("images?", "imgs?", "im", "scans?", "volumes?", "vol", "orig", "raw")
@@ -19,7 +19,6 @@ _MASK_WORDS = (
 _SEPARATOR = r"[-_. ]+"
 # Files that go with an image of the same name.
 _COMPANIONS = (".json", ".raw", ".zraw")
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
 @dataclass(frozen=True)
@@ -120,9 +119,7 @@ def _pairs_of(
 ) -> Iterator[Pair]:
     """The groups of images, one file or one per channel, that have the key of exactly one mask."""
     for key, paths in images.items():
-        numbers = [
-            int(match[2]) for path in paths if (match := _CHANNEL.fullmatch(case_name(path)))
-        ]
+        numbers = [case_and_channel(case_name(path))[1] for path in paths]
         # Sorted paths are in the order of their channels.
         if len(paths) > 1 and numbers != list(range(len(paths))):
             continue
@@ -131,8 +128,7 @@ def _pairs_of(
 
 
 def _without_channel(path: Path) -> str:
-    match = _CHANNEL.fullmatch(case_name(path))
-    return match[1] if match else case_name(path)
+    return case_and_channel(case_name(path))[0]
 
 
 def _bare(stem: str, words: Sequence[str] = (*_IMAGE_WORDS, *_MASK_WORDS)) -> str:

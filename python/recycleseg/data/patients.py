@@ -63,7 +63,7 @@ def named_patients(group_by: str, case_ids: Sequence[str]) -> dict[str, str]:
         FileError: the table cannot be read, or gives a case no patient or two.
         ValueError: the expression is invalid, or finds no patient in some names.
     """
-    if group_by.lower().endswith(".csv"):
+    if is_table(group_by):
         return complete_patients(_read_table(Path(group_by)), case_ids, group_by)
     try:
         pattern = re.compile(group_by)
@@ -79,6 +79,11 @@ def named_patients(group_by: str, case_ids: Sequence[str]) -> dict[str, str]:
             f"{group_by!r}, which finds none in {shortened(missing)}"
         )
     return patients
+
+
+def is_table(group_by: str) -> bool:
+    """Whether `group_by` of `named_patients` is the name of a CSV file."""
+    return group_by.lower().endswith(".csv")
 
 
 def complete_patients(

@@ -19,13 +19,15 @@ from recycleseg.data.formats.metaimage import voxels_of_mhd
 from recycleseg.data.formats.nifti import read_nifti, write_nifti
 from recycleseg.data.formats.png import read_png, write_png
 from recycleseg.data.formats.tiff import files_beside_tiff, read_tiff, tiff_dims, write_tiff
-from recycleseg.data.formats.volume import Content, Names, Volume
+from recycleseg.data.formats.volume import Content, Names, Volume, case_and_channel
 from recycleseg.files import FileError, shortened
 
 __all__ = [
+    "SINGLE_FILES",
     "SPATIAL_DIMS",
     "PixelSize",
     "Volume",
+    "case_and_channel",
     "case_name",
     "file_ending",
     "files_beside",
@@ -51,13 +53,13 @@ class _Format:
         dims: the numbers of axes that a file may have.
         read: gives all channels.
         write: writes one array on the grid of a volume.
-        beside: the other files that a file needs.
+        beside: the other files that a file needs; None if one file is always whole.
     """
 
     dims: tuple[int, ...]
     read: Callable[[Path, Content], list[Volume]]
     write: Callable[[Path, np.ndarray[Any, Any], Volume, Names | None], None]
-    beside: Callable[[Path], list[Path]] = lambda path: []
+    beside: Callable[[Path], list[Path]] | None = None
 
 
 _DICOM = ".dcm"
@@ -79,6 +81,8 @@ _FORMATS = {
 }
 # The numbers of axes that a file with an ending may have.
 SPATIAL_DIMS = {ending: format.dims for ending, format in _FORMATS.items()}
+# Formats without a second file beside them, so that a copy of a file is whole.
+SINGLE_FILES = {e for e, format in _FORMATS.items() if format.beside is None and e != _DICOM}
 
 # Which voxel sizes count; see `sized`.
 PixelSize = Literal["auto", "file", "ignore"]
@@ -129,7 +133,7 @@ def files_beside(path: Path) -> list[Path]:
         OSError: the file cannot be read.
     """
     format = _FORMATS.get(file_ending(path))
-    return [] if format is None else format.beside(path)
+    return [] if format is None or format.beside is None else format.beside(path)
 
 
 def read_volume(path: Path | str) -> Volume:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recycleseg.classes import IGNORE, Labels, parse_labels, split_ignore
+from recycleseg.classes import IGNORE, Labels, parse_labels, split_ignore, values_of
 from recycleseg.data.check import grid_problems
 from recycleseg.data.identity import content_hash
 from recycleseg.data.sizes import EVALUATION_OPTION, mixed_sizes, screen_note
@@ -107,9 +107,8 @@ def evaluate_folder(
             after each sampling step. Several folders of predictions, such as the folds of a
             cross-validation, are evaluated as one; their cases must differ.
         labels: name -> value, or values of a region; see :func:`recycleseg.evaluate` for the
-            name "ignore". None takes the names from predict.json or
-            dataset.json beside the maps; without these files, every value found is a label, named
-            "1", "2", ...
+            name "ignore". None takes the names from predict.json or dataset.json beside the maps;
+            without these files, every value found is a label, named "1", "2", ...
         tolerance_mm, percentile, definitions, border_is_outside: see :func:`recycleseg.evaluate`.
         pixel_size: which pixel sizes of the files count: "auto" takes all but 72 and 96 dots per
             inch, which are a screen's; "file" takes all, "ignore" none. If the size of a case is
@@ -156,6 +155,7 @@ class _Result:
         by_step: the scores.
         one_sized: whether only one of the files gives the voxel size.
         screen: whether a file gives the resolution of a screen instead.
+        reference_hash: of the content of the reference.
     """
 
     by_step: tuple[Scores, ...]
@@ -345,9 +345,7 @@ def _read_label(path: Path) -> tuple[Volume, NDArray[Any]]:
 
 def _unknown_labels(path: Path, array: NDArray[Any], labels: Labels) -> list[str]:
     """One line if a map holds a value which no label has."""
-    known = {0}
-    for entry in labels.values():
-        known.update(entry if isinstance(entry, tuple) else (entry,))
+    known = {0, *(value for entry in labels.values() for value in values_of(entry))}
     unknown = [value for value in np.unique(array).tolist() if value not in known]
     if not unknown:
         return []

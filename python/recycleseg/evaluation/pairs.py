@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recycleseg.data.volumes import SPATIAL_DIMS, case_name, file_ending, is_series
+from recycleseg.data.volumes import (
+    SPATIAL_DIMS,
+    case_and_channel,
+    case_name,
+    file_ending,
+    is_series,
+)
 from recycleseg.files import FileError, read_json_object, shortened
 
 
@@ -152,7 +157,7 @@ def find_images(
     channels: dict[str, list[Path]] = {}
     for path in [*_files(folder), *filter(is_series, folder.iterdir())]:
         name = case_name(path)
-        case_id = name if name in wanted else re.sub(r"_\d{4}$", "", name)
+        case_id = name if name in wanted else case_and_channel(name)[0]
         if case_id in wanted:
             channels.setdefault(case_id, []).append(path)
     if not channels:

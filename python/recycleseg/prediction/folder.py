@@ -258,7 +258,7 @@ class PredictionFolder:
                 )
 
     def _as_stored(self, values: Any) -> np.ndarray[Any, Any]:
-        """Nats as float32 for NIfTI; for PNG as uint16, where 65535 is the largest possible."""
+        """Nats as float32 in 3D; in 2D as uint16, where 65535 is the largest possible value."""
         array: np.ndarray[Any, Any] = np.asarray(values, dtype=np.float32)
         if array.ndim == 3:
             return array

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from recycleseg.classes import Labels
 from recycleseg.data.preprocess import preprocess_image
-from recycleseg.data.volumes import Volume, case_name, read_image, write_like
+from recycleseg.data.volumes import Volume, case_and_channel, case_name, read_image, write_like
 from recycleseg.prediction.model import Model
 from recycleseg.prediction.native import Prepared, to_native
 from recycleseg.prediction.postprocess import cleaned
@@ -181,7 +180,8 @@ def case_id_of(paths: Sequence[Path]) -> str:
         paths: the images of the case, one per channel.
     """
     name = case_name(paths[0])
-    return re.sub(r"_\d{4}$" if len(paths) > 1 else "_0000$", "", name)
+    case_id, channel = case_and_channel(name)
+    return case_id if channel == 0 or len(paths) > 1 else name
 
 
 def _check_same_task(first: Model, other: Model) -> None:

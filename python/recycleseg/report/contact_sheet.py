@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recycleseg.classes import Labels
+from recycleseg.classes import Labels, values_of
 from recycleseg.data.geometry import Orientation
 from recycleseg.data.volumes import Volume
 from recycleseg.files import written_whole
@@ -62,7 +62,7 @@ def panel_of(case_id: str, image: Volume, label: Volume, labels: Labels) -> Pane
     spacing = orientation.sizes(steps(image.spacing, dims))
     view = view_of_scan(spacing)
     label_map = as_viewed(orientation.canonical(label.array))
-    foreground = inside(label_map, tuple(np.hstack(list(labels.values())).tolist()))
+    foreground = inside(label_map, tuple(v for entry in labels.values() for v in values_of(entry)))
     index, title = busiest_slice(foreground, view), case_id
     if not foreground.any():
         title += ", no foreground"

@@ -117,7 +117,7 @@ def draw_overlay(
         pixel_size: which voxel sizes of the label maps count; see `sized`.
         ignore_label: where the reference has this value, neither map is shown.
         images: one file per channel; the first is shown. Without it the outlines are on black.
-        entropy: file of the entropy in nats; in a PNG, 65535 stands for the greatest value.
+        entropy: file of the entropy in nats; in 2D, 65535 stands for the greatest value.
         max_entropy: greatest possible entropy in nats.
 
     Raises:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 def run_root(out: str | None, dataset_name: str, strategy: str) -> Path:
     """Where a run is: the option `out`, or a name made of data set and strategy."""
-    return Path(out or f"runs/{dataset_name.lower()}-{strategy}")
+    return Path(out or f"runs/{dataset_name.lower().replace('/', '_')}-{strategy}")
 
 
 class RunFolder:

@@ -18,6 +18,7 @@ from recycleseg.classes import Classes
 from recycleseg.data.cache import PreparedDataset
 from recycleseg.data.identity import changed_contents
 from recycleseg.data.layout import Dataset
+from recycleseg.data.patients import is_table
 from recycleseg.data.preprocess import Plan, PreparedCase
 from recycleseg.data.sizes import TRAINING_OPTION, screen_note
 from recycleseg.files import as_json, read_json_object, shortened, write_json, write_text
@@ -60,12 +61,11 @@ def write_run_description(
     if plan is not None:
         write_text(folder.plan, plan)
     # The run may be used from another working folder.
-    files = {
-        name: str(Path(value).resolve())
-        for name in ("split_file", "group_by")
-        if (value := getattr(config, name)) is not None and Path(value).is_file()
-    }
-    content = as_json({**dataclasses.asdict(config), **files})
+    files = {"split_file": config.split_file}
+    if config.group_by is not None and is_table(config.group_by):
+        files["group_by"] = config.group_by
+    absolute = {name: str(Path(file).resolve()) for name, file in files.items() if file}
+    content = as_json({**dataclasses.asdict(config), **absolute})
     write_text(folder.config, yaml.safe_dump(content, sort_keys=False))
     write_json(folder.dataset, data)
     write_json(folder.environment, environment)

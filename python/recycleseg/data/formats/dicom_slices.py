@@ -155,6 +155,7 @@ def affine_of(slices: list[Slice]) -> Array:
 
 
 def volume_of(path: Path, array: Array, lps: Array) -> Volume:
+    """The volume of an array (slices, rows, columns) with an affine of `affine_of`."""
     affine = swap_lps_ras(lps)
     return Volume(array.transpose(2, 1, 0), voxel_sizes(affine), affine, path)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,14 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from recycleseg.data.formats.raster import channels_of
-from recycleseg.data.formats.volume import Array, Content, Names, Volume, kind_of
+from recycleseg.data.formats.volume import (
+    Array,
+    Content,
+    Names,
+    Volume,
+    case_and_channel,
+    kind_of,
+)
 from recycleseg.files import FileError, read_json_object, write_json, written_whole
 
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -59,7 +65,7 @@ def tiff_dims(path: Path) -> int:
 
 def files_beside_tiff(path: Path) -> list[Path]:
     """The .json files of the name of a TIFF, with and without channel number."""
-    names = dict.fromkeys((path.stem, re.sub(r"_\d{4}$", "", path.stem)))
+    names = dict.fromkeys((path.stem, case_and_channel(path.stem)[0]))
     files = (path.with_name(f"{name}.json") for name in names)
     return [file for file in files if file.is_file()]
 

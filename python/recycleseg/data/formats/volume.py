@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,6 +51,16 @@ class Volume:
     path: Path
     header: nib.Nifti1Header | None = None
     screen_spacing: tuple[float, ...] | None = None
+
+
+def case_and_channel(stem: str) -> tuple[str, int | None]:
+    """The case and the channel in the name of a file without its ending.
+
+    Returns:
+        CASE and 3 for CASE_0003; the name and None without such a number.
+    """
+    match = re.fullmatch(r"(.+)_(\d{4})", stem)
+    return (stem, None) if match is None else (match[1], int(match[2]))
 
 
 def voxel_sizes(affine: Array) -> tuple[float, ...]:
