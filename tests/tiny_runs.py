@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from recycleseg.classes import Classes
-from recycleseg.data.preprocess import ChannelIntensity, Plan
+from recycleseg.data.intensity import ChannelIntensity
+from recycleseg.data.preprocess import Plan
 from recycleseg.run import factory
 from recycleseg.run.checkpoint import Checkpoint, save_checkpoint
 from recycleseg.run.config import TrainConfig

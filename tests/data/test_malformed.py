@@ -22,7 +22,8 @@ from tests.tiny_runs import write_tiny_run
 from recycleseg.classes import Classes
 from recycleseg.cli.predict import main
 from recycleseg.data.inputs import find_cases
-from recycleseg.data.preprocess import ChannelIntensity, Plan, preprocess_image
+from recycleseg.data.intensity import ChannelIntensity
+from recycleseg.data.preprocess import Plan, preprocess_image
 from recycleseg.data.volumes import read_image, read_volume, write_volume
 from recycleseg.files import FileError
 

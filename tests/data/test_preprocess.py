@@ -17,9 +17,9 @@ from recycleseg.classes import Classes
 from recycleseg.data.cache import prepare_dataset
 from recycleseg.data.facts import CaseFacts
 from recycleseg.data.geometry import Kernel, resample
+from recycleseg.data.intensity import ChannelIntensity
 from recycleseg.data.layout import read_dataset
 from recycleseg.data.preprocess import (
-    ChannelIntensity,
     Plan,
     PreparedCase,
     PreprocessConfig,
@@ -303,7 +303,7 @@ def test_bad_image(volumes: list[Volume], message: str) -> None:
         ({"spacing": "mean"}, "spacing: expected median, native or mm, got 'mean'"),
         ({"spacing": (1.0, 0.0)}, "spacing: expected positive mm"),
         ({"shape": (0, 4)}, "shape: expected positive sizes"),
-        ({"intensity": "minmax"}, "intensity: expected auto, zscore, percentile or ct"),
+        ({"intensity": "minmax"}, "intensity: expected auto, zscore, percentile, ct"),
     ],
 )
 def test_bad_config(options: dict[str, Any], message: str) -> None:

@@ -15,8 +15,9 @@ from tests.pixel_sizes import set_dpi
 from recycleseg.classes import Classes
 from recycleseg.data.cache import PreparedDataset, prepare_dataset
 from recycleseg.data.check import inspect_dataset
+from recycleseg.data.intensity import ChannelIntensity
 from recycleseg.data.layout import read_dataset
-from recycleseg.data.preprocess import ChannelIntensity, Plan, PreprocessConfig, preprocess_image
+from recycleseg.data.preprocess import Plan, PreprocessConfig, preprocess_image
 from recycleseg.data.volumes import PixelSize, Volume
 from recycleseg.files import FileError
 

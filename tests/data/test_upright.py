@@ -15,9 +15,9 @@ from scipy.spatial.transform import Rotation
 
 from recycleseg.classes import Classes
 from recycleseg.data.cache import prepare_dataset
+from recycleseg.data.intensity import ChannelIntensity
 from recycleseg.data.layout import read_dataset
 from recycleseg.data.preprocess import (
-    ChannelIntensity,
     Plan,
     PreprocessConfig,
     preprocess_image,

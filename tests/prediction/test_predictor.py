@@ -17,12 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from recycleseg.classes import Classes
-from recycleseg.data.preprocess import (
-    ChannelIntensity,
-    Plan,
-    preprocess_image,
-    restore,
-)
+from recycleseg.data.intensity import ChannelIntensity
+from recycleseg.data.preprocess import Plan, preprocess_image, restore
 from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.prediction.model import Model
 from recycleseg.prediction.predictor import Predictor, case_id_of

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from recycleseg.classes import Classes
-from recycleseg.data.preprocess import ChannelIntensity, Plan
+from recycleseg.data.intensity import ChannelIntensity
+from recycleseg.data.preprocess import Plan
 from recycleseg.diffusion.strategies import Supervised, make_draws
 from recycleseg.run import factory
 from recycleseg.run.compiling import compiled, resolve_mode

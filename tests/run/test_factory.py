@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from recycleseg.classes import Classes
-from recycleseg.data.preprocess import ChannelIntensity, Plan
+from recycleseg.data.intensity import ChannelIntensity
+from recycleseg.data.preprocess import Plan
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.diffusion.strategies import (
     Recycling,

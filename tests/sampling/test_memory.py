@@ -35,7 +35,8 @@ from recycleseg.run.options import (
     RuntimeConfig,
     SamplingConfig,
 )
-from recycleseg.data.preprocess import ChannelIntensity, Plan
+from recycleseg.data.intensity import ChannelIntensity
+from recycleseg.data.preprocess import Plan
 from recycleseg.prediction.model import Model
 from recycleseg.prediction.predictor import Predictor
 

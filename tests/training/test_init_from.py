@@ -13,7 +13,8 @@ from tests.tiny_runs import write_tiny_run
 from torch import Tensor
 
 from recycleseg.classes import Classes
-from recycleseg.data.preprocess import ChannelIntensity, Plan
+from recycleseg.data.intensity import ChannelIntensity
+from recycleseg.data.preprocess import Plan
 from recycleseg.files import FileError
 from recycleseg.models.unet import UNet
 from recycleseg.run import factory

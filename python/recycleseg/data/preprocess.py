@@ -1,4 +1,4 @@
-"""From image files to network input and back: orientation, resampling, intensities."""
+"""From image files to network input and back: orientation, resampling, normalisation."""
 
 from __future__ import annotations
 
@@ -15,16 +15,13 @@ from recycleseg.classes import Classes
 from recycleseg.data.check import image_findings
 from recycleseg.data.facts import CaseFacts
 from recycleseg.data.geometry import Kernel, Orientation, resample, resample_label
+from recycleseg.data.intensity import ChannelIntensity, Intensity, channel_intensity
 from recycleseg.data.layout import Dataset
 from recycleseg.data.sizes import unknown_size
 from recycleseg.data.upright import UprightGrid, is_upright
 from recycleseg.data.volumes import PixelSize, Volume, read_label, sized
 from recycleseg.files import FileError
 from recycleseg.units import Unit, steps
-
-_PERCENTILES = (0.5, 99.5)
-
-_Normalisation = Literal["zscore", "percentile", "ct", "none"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class PreprocessConfig:
     spacing: tuple[float, ...] | Literal["median", "native"] = "median"
     shape: tuple[int, ...] | None = None
     pixel_size: PixelSize = "auto"
-    intensity: Literal["auto", "zscore", "percentile", "ct"] = "auto"
+    intensity: Intensity = "auto"
 
     def __post_init__(self) -> None:
         named = isinstance(self.spacing, str)
@@ -63,58 +60,10 @@ class PreprocessConfig:
             raise ValueError(
                 f"pixel_size: expected {', '.join(get_args(PixelSize))}, got {self.pixel_size!r}"
             )
-        if self.intensity not in ("auto", "zscore", "percentile", "ct"):
+        if self.intensity not in get_args(Intensity):
             raise ValueError(
-                f"intensity: expected auto, zscore, percentile or ct, got {self.intensity!r}"
+                f"intensity: expected {', '.join(get_args(Intensity))}, got {self.intensity!r}"
             )
-
-
-@dataclass(frozen=True)
-class ChannelIntensity:
-    """How one channel is normalised.
-
-    Attributes:
-        method: see `PreprocessConfig.intensity`; "none" changes nothing.
-        lower: intensities are clipped to it, by "ct" only.
-        upper: intensities are clipped to it, by "ct" only.
-        mean: of the training foreground, for "ct" only.
-        std: of the training foreground, for "ct" only.
-        nonzero: whether "zscore" and "percentile" leave zeros out of their statistics. Plans of
-            older runs lack this field and include zeros.
-    """
-
-    method: _Normalisation
-    lower: float = 0.0
-    upper: float = 0.0
-    mean: float = 0.0
-    std: float = 1.0
-    nonzero: bool = False
-
-    def apply(self, values: Tensor) -> Tensor:
-        """Normalise one channel (*S) float32; a constant image becomes zeros."""
-        if self.method == "none":
-            return values
-        if self.method == "ct":
-            return (values.clamp(self.lower, self.upper) - self.mean) / self.std
-        counted = values != 0 if self.nonzero else torch.ones_like(values, dtype=torch.bool)
-        lower, upper = self._range(values[counted])
-        if not lower < upper:  # as in a binary mask, where zeros are information
-            counted[:] = True
-            lower, upper = self._range(values)
-        if self.method == "percentile":
-            values = values.clamp(lower, upper)
-        # float64, because the variance of intensities around 1e6 is lost in float32 sums.
-        std, mean = torch.std_mean(values[counted].double(), correction=0)
-        return ((values - mean) / std.clamp_min(1e-8 * (1.0 + mean.abs()))).float()
-
-    def _range(self, values: Tensor) -> tuple[float, float]:
-        """Lowest and highest value for "zscore", percentiles for "percentile"."""
-        if values.numel() == 0:
-            return 0.0, 0.0
-        if self.method == "zscore":
-            return float(values.min()), float(values.max())
-        lower, upper = np.percentile(values.numpy(), _PERCENTILES)
-        return float(lower), float(upper)
 
 
 @dataclass(frozen=True)
@@ -258,7 +207,7 @@ def make_plan(dataset: Dataset, config: PreprocessConfig, facts: Mapping[str, Ca
         spacing=spacing,
         shape=config.shape,
         intensities=tuple(
-            _channel_intensity(name, config.intensity, values)
+            channel_intensity(name, config.intensity, values)
             for name, values in zip(dataset.channel_names, foreground, strict=True)
         ),
         pixel_size=config.pixel_size if canonical else "ignore",
@@ -396,25 +345,3 @@ def _target_shape(
         return shape
     sizes = zip(shape, spacing, plan.spacing, strict=True)
     return tuple(max(1, round(size * mm / target)) for size, mm, target in sizes)
-
-
-def _channel_intensity(
-    name: str, asked: Literal["auto"] | _Normalisation, foreground: np.ndarray[Any, Any]
-) -> ChannelIntensity:
-    by_name: dict[str, _Normalisation] = {"ct": "ct", "nonorm": "none"}
-    method = by_name.get(name.lower(), "percentile") if asked == "auto" else asked
-    if method != "ct":
-        return ChannelIntensity(method, nonzero=method != "none")
-    if foreground.size == 0:
-        raise FileError(
-            f"channel {name}: expected foreground in the training labels for CT intensities, "
-            "got none"
-        )
-    lower, upper = np.percentile(foreground, _PERCENTILES)
-    return ChannelIntensity(
-        "ct",
-        lower=float(lower),
-        upper=float(upper),
-        mean=float(foreground.mean(dtype=np.float64)),
-        std=max(float(foreground.std(dtype=np.float64)), 1e-8),
-    )

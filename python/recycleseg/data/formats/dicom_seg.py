@@ -58,28 +58,11 @@ def write_dicom_seg(path: Path, array: Array, grid: Volume, names: Names | None)
             channels={"SegmentNumber": list(range(1, len(names) + 1))},
             frame_of_reference_uid=sources[0].FrameOfReferenceUID,
         )
-    algorithm = highdicom.AlgorithmIdentificationSequence(
-        name=_NAME,
-        version=version(_NAME),
-        family=pydicom.sr.codedict.codes.DCM.ArtificialIntelligence,
-    )
-    tissue = pydicom.sr.codedict.codes.SCT.Tissue
-    segments = [
-        highdicom.seg.SegmentDescription(
-            segment_number=number,
-            segment_label=name[:64],  # the longest that DICOM allows
-            segmented_property_category=tissue,
-            segmented_property_type=tissue,
-            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-            algorithm_identification=algorithm,
-        )
-        for number, name in enumerate(names, 1)
-    ]
     segmentation = highdicom.seg.Segmentation(
         source_images=sources,
         pixel_array=masks,
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=segments,
+        segment_descriptions=_descriptions(path, names),
         series_instance_uid=highdicom.UID(),
         series_number=_SERIES_NUMBER,
         sop_instance_uid=highdicom.UID(),
@@ -92,6 +75,26 @@ def write_dicom_seg(path: Path, array: Array, grid: Volume, names: Names | None)
     )
     with written_whole(path) as temporary:
         segmentation.save_as(temporary)
+
+
+def _descriptions(path: Path, names: Names) -> list[Any]:
+    """The description of each segment."""
+    highdicom, pydicom = needed("highdicom", path), needed("pydicom", path)
+    codes = pydicom.sr.codedict.codes
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name=_NAME, version=version(_NAME), family=codes.DCM.ArtificialIntelligence
+    )
+    return [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=name[:64],  # the longest that DICOM allows
+            segmented_property_category=codes.SCT.Tissue,
+            segmented_property_type=codes.SCT.Tissue,
+            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+        )
+        for number, name in enumerate(names, 1)
+    ]
 
 
 def read_dicom_seg(path: Path) -> Volume:
