@@ -24,7 +24,7 @@ from recycleseg.units import Unit
 
 _PERCENTILES = (0.5, 99.5)
 
-_Normalisation = Literal["zscore", "percentile", "ct", "none"]
+Normalisation = Literal["auto", "zscore", "percentile", "ct", "none"]
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,15 @@ class PreprocessConfig:
         intensity: ct clips to the percentiles 0.5 and 99.5 of the training cases' foreground and
             normalises with its mean and standard deviation; percentile clips each image to its own
             percentiles and normalises it to mean 0 and variance 1, over the voxels that are not
-            zero (zero means not scanned); zscore does the same without clipping; auto looks at the
-            channel's name in dataset.json, CT means ct, noNorm no change, others percentile.
+            zero (zero means not scanned); zscore does the same without clipping; none changes
+            nothing; auto looks at the channel's name in dataset.json, CT means ct, noNorm none,
+            others percentile. One for all channels, or one per channel.
     """
 
     spacing: tuple[float, ...] | Literal["median", "native"] = "median"
     shape: tuple[int, ...] | None = None
     pixel_size: PixelSize = "auto"
-    intensity: Literal["auto", "zscore", "percentile", "ct"] = "auto"
+    intensity: Normalisation | tuple[Normalisation, ...] = "auto"
 
     def __post_init__(self) -> None:
         named = isinstance(self.spacing, str)
@@ -63,9 +64,10 @@ class PreprocessConfig:
             raise ValueError(
                 f"pixel_size: expected {', '.join(get_args(PixelSize))}, got {self.pixel_size!r}"
             )
-        if self.intensity not in ("auto", "zscore", "percentile", "ct"):
+        asked = self.intensity if isinstance(self.intensity, tuple) else (self.intensity,)
+        if not set(asked) <= set(get_args(Normalisation)):
             raise ValueError(
-                f"intensity: expected auto, zscore, percentile or ct, got {self.intensity!r}"
+                f"intensity: expected {', '.join(get_args(Normalisation))}, got {self.intensity!r}"
             )
 
 
@@ -83,7 +85,7 @@ class ChannelIntensity:
             older runs lack this field and include zeros.
     """
 
-    method: _Normalisation
+    method: Normalisation
     lower: float = 0.0
     upper: float = 0.0
     mean: float = 0.0
@@ -230,8 +232,8 @@ def make_plan(dataset: Dataset, config: PreprocessConfig, facts: Mapping[str, Ca
         facts: case_id -> facts, for all training cases.
 
     Raises:
-        ValueError: spacing or shape has another number of axes than the data, or spacing is in mm
-            and the voxel sizes are unknown.
+        ValueError: spacing or shape has another number of axes than the data, intensity another
+            number of channels, or spacing is in mm and the voxel sizes are unknown.
         FileError: intensity ct, but no foreground in the training labels.
     """
     dims = dataset.spatial_dims
@@ -254,16 +256,21 @@ def make_plan(dataset: Dataset, config: PreprocessConfig, facts: Mapping[str, Ca
     for name, sizes in (("spacing", spacing), ("shape", config.shape)):
         if sizes is not None and len(sizes) != dims:
             raise ValueError(f"{name}: expected {dims} values for {dims}D data, got {sizes}")
+    channels = dataset.channel_names
+    asked = config.intensity
+    methods = asked if isinstance(asked, tuple) else (asked,) * len(channels)
+    if len(methods) != len(channels):
+        raise ValueError(f"intensity: expected one value or {len(channels)}, got {asked}")
     foreground = np.concatenate([fact.foreground for fact in training], axis=1)
     return Plan(
-        channel_names=dataset.channel_names,
+        channel_names=channels,
         classes=dataset.classes,
         spatial_dims=dims,
         spacing=spacing,
         shape=config.shape,
         intensities=tuple(
-            _channel_intensity(name, config.intensity, values)
-            for name, values in zip(dataset.channel_names, foreground, strict=True)
+            _channel_intensity(name, method, values)
+            for name, method, values in zip(channels, methods, foreground, strict=True)
         ),
         pixel_size=config.pixel_size if canonical else "ignore",
         upright=config.shape is None
@@ -402,11 +409,16 @@ def _target_shape(
     return tuple(max(1, round(size * mm / target)) for size, mm, target in sizes)
 
 
+def normalisation_of(channel_name: str) -> Normalisation:
+    """What "auto" means for a channel with this name."""
+    by_name: dict[str, Normalisation] = {"ct": "ct", "nonorm": "none"}
+    return by_name.get(channel_name.lower(), "percentile")
+
+
 def _channel_intensity(
-    name: str, asked: Literal["auto"] | _Normalisation, foreground: np.ndarray[Any, Any]
+    name: str, asked: Normalisation, foreground: np.ndarray[Any, Any]
 ) -> ChannelIntensity:
-    by_name: dict[str, _Normalisation] = {"ct": "ct", "nonorm": "none"}
-    method = by_name.get(name.lower(), "percentile") if asked == "auto" else asked
+    method = normalisation_of(name) if asked == "auto" else asked
     if method != "ct":
         return ChannelIntensity(method, nonzero=method != "none")
     if foreground.size == 0:
