@@ -25,6 +25,7 @@ from recycleseg.data.preprocess import (
     PreprocessConfig,
     make_plan,
     native_label,
+    normalisation_of,
     preprocess_image,
     preprocess_label,
     restore,
@@ -303,7 +304,7 @@ def test_bad_image(volumes: list[Volume], message: str) -> None:
         ({"spacing": "mean"}, "spacing: expected median, native or mm, got 'mean'"),
         ({"spacing": (1.0, 0.0)}, "spacing: expected positive mm"),
         ({"shape": (0, 4)}, "shape: expected positive sizes"),
-        ({"intensity": "minmax"}, "intensity: expected auto, zscore, percentile, ct"),
+        ({"intensity": "minmax"}, "intensity: expected auto, zscore, percentile, ct, none"),
     ],
 )
 def test_bad_config(options: dict[str, Any], message: str) -> None:
@@ -368,3 +369,13 @@ def test_restored_rows_have_the_bits_of_the_whole(affine: np.ndarray, spacing: A
     assert whole.shape == (3, 8, 5, 6)
     for rows in (slice(0, 1), slice(2, 7), slice(7, 8), slice(0, 8)):
         assert torch.equal(restore(probs, case, rows), whole[:, rows])
+
+
+def test_intensity_of_each_channel() -> None:
+    assert [normalisation_of(name) for name in ("CT", "noNorm", "MRI")] == [
+        "ct",
+        "none",
+        "percentile",
+    ]
+    with pytest.raises(ValueError, match="intensity: expected auto, zscore, .* got .*bright"):
+        PreprocessConfig(intensity=("zscore", "bright"))  # type: ignore[arg-type]

@@ -177,6 +177,11 @@ def test_images_are_mirrored_unless_a_class_has_a_side() -> None:
         assert value(plan(other), "augment.flip") == [False, True]
 
 
+def test_channels_are_normalised_by_their_names() -> None:
+    names = replace(CROPS, channel_names=("CT", "PET", "noNorm"))
+    assert value(plan(names), "preprocess.intensity") == ["ct", "percentile", "none"]
+
+
 def test_every_choice_has_a_reason() -> None:
     assert all(choice.reason for choice in plan(HEART).choices)
 

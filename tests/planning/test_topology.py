@@ -29,6 +29,12 @@ def test_patch_is_rounded_up_to_what_the_factors_divide() -> None:
     assert topology.patch_size == (40, 56, 40)
 
 
+def test_one_slice_has_no_neighbours() -> None:
+    topology = make_topology((64, 64, 1), (1.0, 1.0, 1.0), LEVELS)
+    assert topology.kernels[0] == (3, 3, 1)
+    assert topology.scales == ((2, 2, 1),) * 4
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_small_patches_have_one_level(size: int) -> None:
     topology = make_topology((size, size), (1.0, 1.0), LEVELS)

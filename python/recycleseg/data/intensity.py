@@ -13,9 +13,8 @@ from recycleseg.files import FileError
 
 _PERCENTILES = (0.5, 99.5)
 
-# What users may ask for, and what a channel gets; see `PreprocessConfig.intensity`.
-Intensity = Literal["auto", "zscore", "percentile", "ct"]
-_Normalisation = Literal["zscore", "percentile", "ct", "none"]
+# See `PreprocessConfig.intensity`.
+Normalisation = Literal["auto", "zscore", "percentile", "ct", "none"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class ChannelIntensity:
             older runs lack this field and include zeros.
     """
 
-    method: _Normalisation
+    method: Normalisation
     lower: float = 0.0
     upper: float = 0.0
     mean: float = 0.0
@@ -66,8 +65,14 @@ class ChannelIntensity:
         return float(lower), float(upper)
 
 
+def normalisation_of(channel_name: str) -> Normalisation:
+    """What "auto" means for a channel with this name."""
+    by_name: dict[str, Normalisation] = {"ct": "ct", "nonorm": "none"}
+    return by_name.get(channel_name.lower(), "percentile")
+
+
 def channel_intensity(
-    name: str, asked: Intensity, foreground: np.ndarray[Any, Any]
+    name: str, asked: Normalisation, foreground: np.ndarray[Any, Any]
 ) -> ChannelIntensity:
     """How a channel is normalised.
 
@@ -79,8 +84,7 @@ def channel_intensity(
     Raises:
         FileError: "ct" without foreground.
     """
-    by_name: dict[str, _Normalisation] = {"ct": "ct", "nonorm": "none"}
-    method = by_name.get(name.lower(), "percentile") if asked == "auto" else asked
+    method = normalisation_of(name) if asked == "auto" else asked
     if method != "ct":
         return ChannelIntensity(method, nonzero=method != "none")
     if foreground.size == 0:

@@ -15,7 +15,7 @@ from recycleseg.classes import Classes
 from recycleseg.data.check import image_findings
 from recycleseg.data.facts import CaseFacts
 from recycleseg.data.geometry import Kernel, Orientation, resample, resample_label
-from recycleseg.data.intensity import ChannelIntensity, Intensity, channel_intensity
+from recycleseg.data.intensity import ChannelIntensity, Normalisation, channel_intensity
 from recycleseg.data.layout import Dataset
 from recycleseg.data.sizes import unknown_size
 from recycleseg.data.upright import UprightGrid, is_upright
@@ -39,14 +39,15 @@ class PreprocessConfig:
         intensity: ct clips to the percentiles 0.5 and 99.5 of the training cases' foreground and
             normalises with its mean and standard deviation; percentile clips each image to its own
             percentiles and normalises it to mean 0 and variance 1, over the voxels that are not
-            zero (zero means not scanned); zscore does the same without clipping; auto looks at the
-            channel's name in dataset.json, CT means ct, noNorm no change, others percentile.
+            zero (zero means not scanned); zscore does the same without clipping; none changes
+            nothing; auto looks at the channel's name in dataset.json, CT means ct, noNorm none,
+            others percentile. One for all channels, or one per channel.
     """
 
     spacing: tuple[float, ...] | Literal["median", "native"] = "median"
     shape: tuple[int, ...] | None = None
     pixel_size: PixelSize = "auto"
-    intensity: Intensity = "auto"
+    intensity: Normalisation | tuple[Normalisation, ...] = "auto"
 
     def __post_init__(self) -> None:
         named = isinstance(self.spacing, str)
@@ -60,9 +61,10 @@ class PreprocessConfig:
             raise ValueError(
                 f"pixel_size: expected {', '.join(get_args(PixelSize))}, got {self.pixel_size!r}"
             )
-        if self.intensity not in get_args(Intensity):
+        asked = self.intensity if isinstance(self.intensity, tuple) else (self.intensity,)
+        if not set(asked) <= set(get_args(Normalisation)):
             raise ValueError(
-                f"intensity: expected {', '.join(get_args(Intensity))}, got {self.intensity!r}"
+                f"intensity: expected {', '.join(get_args(Normalisation))}, got {self.intensity!r}"
             )
 
 
@@ -179,8 +181,8 @@ def make_plan(dataset: Dataset, config: PreprocessConfig, facts: Mapping[str, Ca
         facts: case_id -> facts, for all training cases.
 
     Raises:
-        ValueError: spacing or shape has another number of axes than the data, or spacing is in mm
-            and the voxel sizes are unknown.
+        ValueError: spacing or shape has another number of axes than the data, intensity another
+            number of channels, or spacing is in mm and the voxel sizes are unknown.
         FileError: intensity ct, but no foreground in the training labels.
     """
     dims = dataset.spatial_dims
@@ -199,16 +201,21 @@ def make_plan(dataset: Dataset, config: PreprocessConfig, facts: Mapping[str, Ca
     for name, sizes in (("spacing", spacing), ("shape", config.shape)):
         if sizes is not None and len(sizes) != dims:
             raise ValueError(f"{name}: expected {dims} values for {dims}D data, got {sizes}")
+    channels = dataset.channel_names
+    asked = config.intensity
+    methods = asked if isinstance(asked, tuple) else (asked,) * len(channels)
+    if len(methods) != len(channels):
+        raise ValueError(f"intensity: expected one value or {len(channels)}, got {asked}")
     foreground = np.concatenate([fact.foreground for fact in training], axis=1)
     return Plan(
-        channel_names=dataset.channel_names,
+        channel_names=channels,
         classes=dataset.classes,
         spatial_dims=dims,
         spacing=spacing,
         shape=config.shape,
         intensities=tuple(
-            channel_intensity(name, config.intensity, values)
-            for name, values in zip(dataset.channel_names, foreground, strict=True)
+            channel_intensity(name, method, values)
+            for name, method, values in zip(channels, methods, foreground, strict=True)
         ),
         pixel_size=config.pixel_size if canonical else "ignore",
         upright=config.shape is None

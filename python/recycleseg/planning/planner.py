@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from recycleseg.data.intensity import normalisation_of
 from recycleseg.planning.cost import NetworkShape
 from recycleseg.planning.draft import Draft
 from recycleseg.planning.fingerprint import Fingerprint
@@ -19,6 +20,12 @@ from recycleseg.planning.resources import Resources
 GIVEN = "given"
 # A patch of this share of the image or more meets the structures wherever it lies.
 _WHOLE = 0.7
+# Why a channel is normalised as it is.
+_INTENSITIES = {
+    "ct": "Hounsfield units mean the same in every scan, so one window for all",
+    "percentile": "its scale differs between scans, so each by its own percentiles",
+    "none": "its name asks for no change",
+}
 # With more windows than this, sampling an image on a CPU takes a large part of a run's time.
 _MANY_WINDOWS = 12
 # In names of classes that a mirrored image would make wrong.
@@ -146,6 +153,10 @@ def _data_choices(draft: Draft, shape: NetworkShape, limited_by: str) -> Iterato
     else:
         rounded = [float(f"{size:.6g}") for size in grid.spacing]
         yield Choice("preprocess.spacing", rounded, grid.reason)
+    methods = [normalisation_of(name) for name in fingerprint.channel_names]
+    pairs = zip(fingerprint.channel_names, methods, strict=True)
+    reason = "; ".join(f"{name}: {_INTENSITIES[method]}" for name, method in pairs)
+    yield Choice("preprocess.intensity", methods, reason)
     unit = fingerprint.unit
     sides = " x ".join(f"{n * size:.0f}" for n, size in zip(patch, grid.spacing, strict=True))
     structures = " x ".join(f"{size:.0f}" for size in fingerprint.anatomy)

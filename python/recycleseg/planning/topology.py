@@ -54,8 +54,9 @@ def make_topology(patch_size: Sequence[float], spacing: Sequence[float], levels:
     """Levels for a patch.
 
     An axis gets kernels of 3 as soon as its voxels are less than twice as long as the shortest
-    side; before that, neighbours across slices say less than those in the slice. An axis is halved
-    under the same condition, while it has at least 8 voxels.
+    side; before that, neighbours across slices say less than those in the slice. An axis of one
+    voxel has no neighbours, so its kernels are 1. An axis is halved under the same condition, while
+    it has at least 8 voxels.
 
     Args:
         patch_size: wanted voxels along each axis; rounded up to what the factors divide.
@@ -67,7 +68,7 @@ def make_topology(patch_size: Sequence[float], spacing: Sequence[float], levels:
     kernels: list[tuple[int, ...]] = []
     scales: list[tuple[int, ...]] = []
     while True:
-        near = [mm < _LONG * min(spacing) for mm in spacing]
+        near = [mm < _LONG * min(spacing) and s > 1 for mm, s in zip(spacing, size, strict=True)]
         kernel = [3 if k == 3 or n else 1 for k, n in zip(kernel, near, strict=True)]
         kernels.append(tuple(kernel))
         if len(kernels) == levels[-1]:
