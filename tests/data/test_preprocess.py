@@ -17,7 +17,7 @@ from recycleseg.classes import Classes
 from recycleseg.data.cache import prepare_dataset
 from recycleseg.data.facts import CaseFacts
 from recycleseg.data.geometry import Kernel, resample
-from recycleseg.data.intensity import ChannelIntensity
+from recycleseg.data.intensity import ChannelIntensity, normalisation_of
 from recycleseg.data.layout import read_dataset
 from recycleseg.data.preprocess import (
     Plan,
@@ -25,7 +25,6 @@ from recycleseg.data.preprocess import (
     PreprocessConfig,
     make_plan,
     native_label,
-    normalisation_of,
     preprocess_image,
     preprocess_label,
     restore,
