@@ -6,8 +6,9 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
-from recycleseg.progress import Bar, followed, format_duration, part_of, stages
+from recycleseg.progress import Bar, followed, format_duration, part_of, plain_console, stages
 
 
 def test_progress_is_told_after_each_item() -> None:
@@ -69,3 +70,12 @@ def test_a_part_has_its_own_bar_while_it_runs() -> None:
                 ("validation", 1.5, 3),
             ]
         assert [task.description for task in bar._bar.tasks] == ["training"]
+
+
+def test_names_are_shown_as_they_are() -> None:
+    written = io.StringIO()
+    table = Table("core [/edema]", title="HC [18] :smile:")
+    table.add_row("tumour [mm]")
+    plain_console(file=written, width=60).print(table)
+    for name in ("core [/edema]", "HC [18] :smile:", "tumour [mm]"):
+        assert name in written.getvalue()

@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich import progress
 from rich.console import Console
@@ -66,6 +66,15 @@ class Bar:
     def note(self, text: str) -> None:
         """Show `text` beside the bar."""
         self._bar.update(self._task, note=text)
+
+
+def plain_console(**options: Any) -> Console:
+    """A console that shows names as they are: [x] is no markup, and :x: no picture.
+
+    Args:
+        options: of `rich.console.Console`.
+    """
+    return Console(markup=False, emoji=False, **options)
 
 
 def print_line(console: Console, line: str) -> None:

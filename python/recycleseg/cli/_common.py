@@ -10,7 +10,7 @@ from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.console import Console
 from recycleseg.data.identity import ContentMemo
 from recycleseg.data.volumes import PixelSize
 from recycleseg.files import listed
+from recycleseg.progress import plain_console
 from recycleseg.run.factory import cache_root
 from recycleseg.training.stopping import Stopped, signals_to
 
@@ -70,7 +71,7 @@ def add_pixel_size(parser: ArgumentParser) -> None:
     """Add `--pixel-size`, which must be as in training for the same answer."""
     parser.add_argument(
         "--pixel-size",
-        type=PixelSize,
+        choices=get_args(PixelSize),
         default="auto",
         help="which pixel sizes of the files count: auto takes all but 72 and 96 dots per inch, "
         "which are a screen's; file takes all; ignore takes none and counts in pixels",
@@ -93,7 +94,7 @@ def check_file_to_write(option: str, path: Path, *endings: str) -> None:
 
 def table_console(width: int = _WIDTH_OF_FILES) -> Console:
     """A console for wide tables; `width` is that of lines in a file."""
-    console = Console()
+    console = plain_console()
     if not console.is_terminal:
         console.width = width
     return console

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import get_args
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 
 from recycleseg.cli._common import CONTINUE, exit_code_of, parse, run_command, user_memo
 from recycleseg.cli._progress import CaseProgress, open_folder
@@ -25,7 +24,7 @@ from recycleseg.prediction.members import (
     shared_classes,
 )
 from recycleseg.prediction.record import make_ensemble_record
-from recycleseg.progress import print_line
+from recycleseg.progress import plain_console, print_line
 
 
 def build_parser() -> ArgumentParser:
@@ -69,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _combine(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
-    console = Console()
+    console = plain_console()
     members = tuple(read_member(Path(folder)) for folder in options.input)
     classes = shared_classes(members, None if options.labels is None else Path(options.labels))
     case_ids = shared_cases(members, allow_missing=options.allow_missing)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 
 from recycleseg.cli._common import CONTINUE, exit_code_of, parse, run_command, user_memo
 from recycleseg.cli._progress import CaseProgress, open_folder
@@ -22,6 +21,7 @@ from recycleseg.data.volumes import file_ending
 from recycleseg.prediction.folder import PredictionFolder, process_cases
 from recycleseg.prediction.predictor import Prediction, Predictor
 from recycleseg.prediction.record import make_record
+from recycleseg.progress import plain_console
 from recycleseg.run.config import load_config
 from recycleseg.run.device import choose_precision
 from recycleseg.run.environment import describe_environment
@@ -206,7 +206,7 @@ def _predict(arguments: Sequence[str]) -> int:
 def _predict_cases(
     command: Command, predictor: Predictor, cases: Sequence[Case], memo: ContentMemo
 ) -> int:
-    console = Console()
+    console = plain_console()
     folder = _folder(command, predictor, cases, memo)
     left = open_folder(folder, console, overwrite=command.overwrite)
     images = {case.case_id: case.image_paths for case in cases}

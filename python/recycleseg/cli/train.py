@@ -21,7 +21,7 @@ from recycleseg.files import as_json
 from recycleseg.planning.data import plan_for_data
 from recycleseg.planning.description import plan_yaml
 from recycleseg.planning.planner import TrainingPlan
-from recycleseg.progress import print_line
+from recycleseg.progress import plain_console, print_line
 from recycleseg.run.config import (
     TrainConfig,
     add_config_arguments,
@@ -188,7 +188,7 @@ def _train(arguments: Sequence[str]) -> int:
     given = _given(arguments)
     # The printed configuration may go into a file, so nothing else goes there.
     printing = len(_without_printing(arguments)) < len(arguments)
-    console = Console(stderr=printing)
+    console = plain_console(stderr=printing)
     base = plan = None
     if given.get("resume"):
         base = _options_of_run(given)

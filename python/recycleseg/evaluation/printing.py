@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -26,7 +25,7 @@ def scores_table(scores: FolderScores) -> Group:
     for metric in metrics:
         table.add_column(metric, justify="right", overflow="fold")
     for label, of_label in final.aggregate().items():
-        table.add_row(escape(label), *(_mean_and_counts(of_label[metric]) for metric in metrics))
+        table.add_row(label, *(_mean_and_counts(of_label[metric]) for metric in metrics))
     return _titled(title, table)
 
 
@@ -36,7 +35,7 @@ def steps_table(scores: FolderScores) -> Group:
     table = _table()
     table.add_column("step", justify="right")
     for name in (*scores.labels, "foreground"):
-        table.add_column(escape(name), justify="right")
+        table.add_column(name, justify="right")
     for step, (of_step, mean) in enumerate(
         zip(scores.by_step, scores.mean_dice_by_step(), strict=True), 1
     ):
@@ -60,11 +59,11 @@ def comparison_table(comparison: Comparison) -> Group:
         tested = not math.isnan(row.p_holm)
         interval = f"[{_number(row.ci_low, '.3f')}, {_number(row.ci_high, '.3f')}]"
         table.add_row(
-            escape(row.label),
+            row.label,
             row.metric + (f" ({row.num_pairs} pairs)" if row.num_nan else ""),
             _number(row.mean_a, ".3f") + (f" ({row.num_inf_a} inf)" if row.num_inf_a else ""),
             _number(row.mean_b, ".3f") + (f" ({row.num_inf_b} inf)" if row.num_inf_b else ""),
-            _number(row.difference, "+.3f") + " " + escape(interval),
+            _number(row.difference, "+.3f") + " " + interval,
             f"{row.p_holm:.2g}" if tested else "-",
             verdicts[row.better] if tested else "too few pairs",
         )

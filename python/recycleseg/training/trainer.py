@@ -19,7 +19,7 @@ from recycleseg.planning.cost import NetworkShape
 from recycleseg.planning.memory import peak_bytes
 from recycleseg.planning.resources import time_of_run
 from recycleseg.prediction.postprocess import check_postprocess
-from recycleseg.progress import Bar, print_line
+from recycleseg.progress import Bar, plain_console, print_line
 from recycleseg.report.curve import save_learning_curve
 from recycleseg.run import factory
 from recycleseg.run.checkpoint import (
@@ -83,7 +83,7 @@ class Trainer:
     ) -> None:
         self.config = config
         self.plan = plan
-        self.console = console or Console()
+        self.console = console or plain_console()
         if config.runtime.threads is not None:
             torch.set_num_threads(config.runtime.threads)
         self.device = use_device(config.runtime.device)

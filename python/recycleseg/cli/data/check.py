@@ -7,7 +7,6 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from recycleseg.cli._common import add_pixel_size, table_console
@@ -84,7 +83,7 @@ def _table(findings: list[Finding], root: Path) -> Table:
             examples = "; ".join(t if len(t) <= _LONGEST else t[:_LONGEST] + "..." for t in texts)
             rest = f"; and {len(alike) - _EXAMPLES} more (--all)" if len(alike) > _EXAMPLES else ""
             row = (f"  {kind.title}", str(len(alike)), kind.advice, examples + rest)
-            table.add_row(*map(escape, row))
+            table.add_row(*row)
     return table
 
 

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 
 from recycleseg.data.convert import convert
 from recycleseg.evaluation.labels import read_labels
-from recycleseg.progress import print_line, stages
+from recycleseg.progress import plain_console, print_line, stages
 
 
 def add_parser(subparsers: Any) -> None:
@@ -34,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(parsed: Namespace) -> int:
     """Convert the folders; gives the exit code."""
-    console, out = Console(), Path(parsed.out)
+    console, out = plain_console(), Path(parsed.out)
     with stages(console, "reading", "writing") as progress:
         converted = convert(
             Path(parsed.images),

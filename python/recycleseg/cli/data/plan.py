@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 
 from recycleseg.cli._common import check_file_to_write
 from recycleseg.cli.train import plan_command
 from recycleseg.files import write_text
-from recycleseg.progress import print_line
+from recycleseg.progress import plain_console, print_line
 
 # Options of recycle-train on which a plan depends, besides those that it plans.
 _OPTIONS = {
@@ -48,7 +47,7 @@ def run(parsed: Namespace) -> int:
             arguments += [option, value]
     if parsed.out is not None:
         check_file_to_write("--out", Path(parsed.out), ".yaml", ".yml")
-    console = Console()
+    console = plain_console()
     plan, text = plan_command(arguments, console, with_notes=True)
     print_line(console, text)
     print_line(console, f"expected peak memory {plan.peak_bytes / 2**30:.2f} GiB")

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from recycleseg.cli._common import (
@@ -86,7 +85,7 @@ def _table(statistics: Sequence[ClassStatistics], channel_names: Sequence[str]) 
     for name in ("cases", "voxels", f"{unit} per case: median (range)"):
         table.add_column(name, justify="right")
     for name in channel_names:
-        table.add_column(f"{escape(name)}: median (IQR)", justify="right")
+        table.add_column(f"{name}: median (IQR)", justify="right")
     for row in statistics:
         size = "-"
         if row.num_cases:
@@ -94,5 +93,5 @@ def _table(statistics: Sequence[ClassStatistics], channel_names: Sequence[str]) 
             size = f"{middle:.4g} ({low:.4g} to {high:.4g})"
         intensities = (f"{q2:.4g} ({q1:.4g} to {q3:.4g})" for q1, q2, q3 in row.intensities)
         values = intensities if row.num_cases else ["-"] * len(channel_names)
-        table.add_row(escape(row.name), str(row.num_cases), str(row.num_voxels), size, *values)
+        table.add_row(row.name, str(row.num_cases), str(row.num_voxels), size, *values)
     return table

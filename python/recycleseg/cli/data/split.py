@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 from rich.table import Table
 
 from recycleseg.data.layout import read_dataset
@@ -21,7 +20,7 @@ from recycleseg.data.split_files import (
     write_split,
 )
 from recycleseg.data.splits import TEST_SHARE, draw_folds, draw_parts, noticed_scans
-from recycleseg.progress import print_line
+from recycleseg.progress import plain_console, print_line
 
 
 def add_parser(subparsers: Any) -> None:
@@ -71,7 +70,7 @@ def run(parsed: Namespace) -> int:
     groups = _groups(root, case_ids, parsed.group_by)
     patients = noticed_patients(case_ids) if groups is None else groups
     parts = draw_parts(case_ids, patients, test=test, seed=parsed.seed)
-    console = Console()
+    console = plain_console()
     if groups is None:
         for line in noticed_scans(patients):
             print_line(console, line)
