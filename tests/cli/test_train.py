@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recycleseg.cli.train import build_parser, main, parse_command
+from recycleseg.cli.train import build_parser, given_options, main, options_of_run, parse_command
 from recycleseg.data.splits import SplitRule
 from recycleseg.run.config import load_preset, preset_names
 
@@ -169,7 +169,7 @@ def test_sigterm_before_the_training_ends_with_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        "recycleseg.cli.train.Trainer", lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+        "recycleseg.cli.train.Trainer", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
     )
     before = signal.getsignal(signal.SIGTERM)
     assert main([]) == 143
@@ -202,7 +202,9 @@ def test_a_resumed_run_does_not_need_the_first(
 ) -> None:
     out, gone = write_run(tmp_path / "second", channels=[4, 8]), str(tmp_path / "gone")
     command = ["--init-from", gone, "--out", str(out)]
-    assert parse_command([*command, "--resume"]).config.model.channels == (4, 8)
+    resumed = [*command, "--resume"]
+    base = options_of_run(given_options(resumed))
+    assert parse_command(resumed, base).config.model.channels == (4, 8)
     assert parse_command(["--init-from", gone, "--resume"]).config.init_from == gone
     assert main(command) == 2
     assert f"{gone}/config.yaml: expected a run's config.yaml" in capsys.readouterr().err

@@ -167,7 +167,7 @@ def _train(arguments: Sequence[str]) -> int:
     given = given_options(arguments)
     base = plan = None
     if given.get("resume"):
-        base = _options_of_run(given)
+        base = options_of_run(given)
     elif given.get("data") is not None:
         parse_command(arguments)  # so that a wrong option ends the command before files are read
         base = plan = plan_yaml(plan_for_data(given, console), f"Plan for {given['data']}")
@@ -178,7 +178,7 @@ def _train(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _options_of_run(given: Mapping[str, Any]) -> str | None:
+def options_of_run(given: Mapping[str, Any]) -> str | None:
     """The file of the options with which the run to resume began; None if there is none."""
     if given.get("data") is None:
         name = phantom_name(given.get("phantom.spatial_dims", PhantomConfig.spatial_dims))
