@@ -384,7 +384,7 @@ def test_all_missing_channels_are_told_before_work(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (["--steps", "1"], "--steps: expected 2 to "),
+        (["--steps", "0"], "--steps: expected 1 to "),
         (["--steps", "many"], "--steps: expected int, got 'many'"),
         (["--eta", "2"], "--eta: expected 0 to 1, got 2.0"),
         (["--samples", "0"], "--samples: expected at least 1, got 0"),

@@ -1,12 +1,14 @@
-"""Small evaluations to report on."""
+"""Small evaluations to report on, and figures to look into."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from recycleseg.data.volumes import write_volume
 from recycleseg.evaluation import FolderScores
@@ -14,6 +16,20 @@ from recycleseg.metrics.evaluate import evaluate
 from recycleseg.metrics.scores import Scores
 
 Evaluated = tuple[FolderScores, dict[str, list[Path]]]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved."""
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(figure: Figure, *args: Any, **options: Any) -> None:
+        figures.append(figure)
+        save(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return figures
 
 
 @pytest.fixture

@@ -14,20 +14,6 @@ from PIL import Image
 from recycleseg.report.curve import read_metrics, save_learning_curve
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are saved."""
-    figures: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(figure: Figure, *args: Any, **options: Any) -> None:
-        figures.append(figure)
-        save(figure, *args, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return figures
-
-
 def write(path: Path, lines: list[dict[str, Any]], end: str = "") -> Path:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + end)
     return path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,20 +20,6 @@ def row(case_id: str, shape: tuple[int, ...], steps: int) -> StepsRow:
     truth[middle] = 1
     spacing = (1.0,) * len(shape)
     return StepsRow(case_id, torch.zeros(shape), truth, [truth] * steps, [1.0] * steps, spacing)
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are saved."""
-    figures: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(figure: Figure, *args: Any, **options: Any) -> None:
-        figures.append(figure)
-        save(figure, *args, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return figures
 
 
 def letters(ax: Axes) -> dict[str, tuple[float, float]]:
