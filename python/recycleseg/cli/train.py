@@ -166,10 +166,13 @@ def _train(arguments: Sequence[str]) -> int:
     console = Console()
     given = given_options(arguments)
     base = plan = None
+    folder = _folder_of(given)
     if given.get("resume"):
-        base = _options_of_run(given)
+        base = str(folder.config) if folder.config.is_file() else None
     elif given.get("data") is not None:
-        parse_command(arguments)  # so that a wrong option ends the command before files are read
+        # So that a wrong option or folder ends the command before images are read.
+        overwrite = parse_command(arguments).overwrite
+        folder.check(resume=False, overwrite=overwrite)
         base = plan = plan_yaml(plan_for_data(given, console), f"Plan for {given['data']}")
         print_line(console, plan)
     command = parse_command(arguments, base)
@@ -178,12 +181,12 @@ def _train(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _options_of_run(given: Mapping[str, Any]) -> str | None:
-    """The file of the options with which the run to resume began; None if there is none."""
+def _folder_of(given: Mapping[str, Any]) -> RunFolder:
+    """The folder of the run."""
+    if given.get("out"):
+        return RunFolder(Path(given["out"]))
     if given.get("data") is None:
         name = phantom_name(given.get("phantom.spatial_dims", PhantomConfig.spatial_dims))
     else:
         name = read_dataset(given["data"]).name
-    root = run_root(given.get("out"), name, given.get("strategy", TrainConfig.strategy))
-    config = RunFolder(root).config
-    return str(config) if config.is_file() else None
+    return RunFolder(run_root(None, name, given.get("strategy", TrainConfig.strategy)))
