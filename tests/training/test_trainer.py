@@ -30,6 +30,7 @@ from recycleseg.run.options import (
     StrategyName,
     ValidationConfig,
 )
+from recycleseg.training.evaluation import Evaluation
 from recycleseg.training.reporting import PictureMaker
 from recycleseg.training.trainer import Trainer
 
@@ -155,6 +156,32 @@ def test_existing_run_folder_is_refused(small_config: TrainConfig) -> None:
     with pytest.raises(ValueError, match="--resume: expected a checkpoint at"):
         Trainer(small_config).fit(resume=True)
     assert (run / "thesis.txt").read_text() == "precious"
+
+
+def test_a_run_is_deleted_only_for_one_that_can_begin(small_config: TrainConfig) -> None:
+    Trainer(small_config).start(resume=False, overwrite=False)
+    run = Path(small_config.out or "")
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    too_short = replace(small_config, time="0.001s", optim=replace(small_config.optim, steps=0))
+    with pytest.raises(ValueError, match="time: expected at least"):
+        Trainer(too_short).fit(overwrite=True)
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+    elsewhere = run.with_name("elsewhere")
+    with pytest.raises(ValueError, match="time: expected at least"):
+        Trainer(replace(too_short, out=str(elsewhere))).fit()
+    assert not elsewhere.exists()
+
+
+def test_without_a_better_validation_the_later_weights_are_the_result(
+    small_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Dice of NaN or 0 at every validation does not choose the first one."""
+    for dice in (float("nan"), 0.0):
+        monkeypatch.setattr(Evaluation, "mean_dice", lambda _, dice=dice: dice)
+        Trainer(small_config).fit(overwrite=True)
+        best = load_checkpoint(Path(small_config.out or "") / "checkpoints" / "best.safetensors")
+        assert best.state["step"] == 12
+        assert best.state["best_dice"] == (0.0 if dice == 0 else -1.0)
 
 
 def test_truncated_checkpoint_is_named(small_config: TrainConfig) -> None:

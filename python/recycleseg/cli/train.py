@@ -185,14 +185,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    given = _given(arguments)
+    given = _options_to_fit(arguments)
     # The printed configuration may go into a file, so nothing else goes there.
     printing = len(_without_printing(arguments)) < len(arguments)
     console = plain_console(stderr=printing)
     base = plan = None
+    folder = _folder_of(given)
     if given.get("resume"):
-        base = _options_of_run(given)
+        base = str(folder.config) if folder.config.is_file() else None
     elif given.get("data") is not None:
+        if not printing:
+            folder.check(resume=False, overwrite=bool(given.get("overwrite")))
         _, base = plan_command(arguments, console)
         plan = base
         if not printing:
@@ -203,12 +206,12 @@ def _train(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _options_of_run(given: Mapping[str, Any]) -> str | None:
-    """The file of the options with which the run to resume began; None if there is none."""
+def _folder_of(given: Mapping[str, Any]) -> RunFolder:
+    """The folder of the run."""
+    if given.get("out"):
+        return RunFolder(Path(given["out"]))
     if given.get("data") is None:
         name = phantom_name(given.get("phantom.spatial_dims", PhantomConfig.spatial_dims))
     else:
-        name = read_dataset(given["data"], None).name
-    root = run_root(given.get("out"), name, given.get("strategy", TrainConfig.strategy))
-    config = RunFolder(root).config
-    return str(config) if config.is_file() else None
+        name = read_dataset(given["data"], None).name  # the rule of the split does not matter
+    return RunFolder(run_root(None, name, given.get("strategy", TrainConfig.strategy)))

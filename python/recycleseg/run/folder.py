@@ -28,12 +28,12 @@ class RunFolder:
         self.pictures = root / "pictures"
         self.summary = root / "summary.json"
 
-    def open(self, *, resume: bool, overwrite: bool) -> None:
-        """Create the folder, or accept an existing one to resume.
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Check that a run may begin in the folder or go on; change nothing.
 
         Args:
-            resume: continue the run in the folder.
-            overwrite: delete the run in the folder.
+            resume: whether the run in the folder goes on.
+            overwrite: whether a run in the folder may be deleted.
 
         Raises:
             ValueError: the folder is not empty and neither option is given; or there is no
@@ -52,11 +52,19 @@ class RunFolder:
                     f"--overwrite: expected a run folder (with config.yaml) at {self.root}, got "
                     "another folder; nothing in it is changed"
                 )
-            shutil.rmtree(self.root)
         elif occupied:
             raise ValueError(
                 f"--out: {self.root} exists and is not empty; use --resume to continue that run, "
                 "--overwrite to delete it, or another --out"
             )
+
+    def open(self, *, resume: bool, overwrite: bool) -> None:
+        """Create the folder; a run to overwrite is deleted, a run to resume is kept.
+
+        Args, Raises: see `check`.
+        """
+        self.check(resume=resume, overwrite=overwrite)
+        if overwrite and not resume and self.root.exists():
+            shutil.rmtree(self.root)
         for folder in (self.last.parent, self.pictures):
             folder.mkdir(parents=True, exist_ok=True)

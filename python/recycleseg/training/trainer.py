@@ -141,7 +141,7 @@ class Trainer:
         """Open the run folder, go back to its last checkpoint if asked, and print the plan."""
         if self.config.init_from is not None and not resume:
             self.start_from(Path(self.config.init_from))
-        self.folder.open(resume=resume, overwrite=overwrite)
+        self.folder.check(resume=resume, overwrite=overwrite)
         description = describe_data(self.data, self.patch_size)
         if resume:
             self.config = resumed(self.config, load_config(self.folder.config))
@@ -152,6 +152,8 @@ class Trainer:
         speed = self.measure_speed()
         seconds = time_of_run(self.config.time, self.device.type)
         self.config = fit_to_time(self.config, speed, seconds)
+        # Now that the run is known to fit, what is in its folder may be deleted.
+        self.folder.open(resume=resume, overwrite=overwrite)
         environment = describe_environment(self.device, self.precision)
         write_run_description(self.folder, self.config, description, environment, self.plan)
         self.print_plan(speed)
@@ -310,7 +312,8 @@ class Trainer:
             evaluation = self.evaluate(self._validation_cases, moment, part, on_case=picture)
         by_step, by_class = evaluation.by_step(), evaluation.by_class()
         dice = evaluation.mean_dice()
-        if dice > self.best_dice or not self.folder.best.is_file():
+        # NaN (no case has a class) and equal Dice say nothing against the later weights.
+        if not dice < self.best_dice:
             self.best_dice = max(self.best_dice, dice)
             self.save(self.folder.best)
         picture.save(self.folder.pictures / f"validation-{self.step:06d}.png", evaluation)
