@@ -134,6 +134,29 @@ def sorted_slices(path: Path, slices: list[Slice]) -> list[Slice]:
     return ordered
 
 
+def with_left_out(slices: list[Slice]) -> list[Slice]:
+    """Slices and those between them that a DICOM-SEG leaves out, sorted.
+
+    Their distance is SpacingBetweenSlices, else the smallest distance of two slices.
+    """
+    header = slices[0].header
+    normal = np.cross(*_directions(header))
+    ordered = sorted(slices, key=lambda part: float(part.position @ normal))
+    gaps = np.diff([part.position @ normal for part in ordered])
+    if len(gaps) == 0 or (gaps < 1e-3).any():
+        return ordered
+    step = abs(float(header.get("SpacingBetweenSlices") or 0)) or gaps.min()
+    filled = ordered[:1]
+    for part, gap in zip(ordered[1:], gaps, strict=True):
+        before, number = filled[-1], round(gap / step)
+        if abs(gap - number * step) <= _TOLERANCE * step:
+            for k in range(1, number):
+                between = before.position + (part.position - before.position) * (k / number)
+                filled.append(Slice(part.path, header, between))
+        filled.append(part)
+    return filled
+
+
 def affine_of(slices: list[Slice]) -> Array:
     """Voxel index (x, y, z) -> left, posterior, superior in mm."""
     first, last = slices[0], slices[-1]
