@@ -1,4 +1,4 @@
-"""Masks with the voxels of their image in another order, or fewer of them."""
+"""Masks with the voxels of their image in another order, and DICOM-SEG with fewer of them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ LABEL = np.random.default_rng(0).integers(0, 3, (4, 5, 6)).astype(np.uint8)
 IMAGE = Volume(np.zeros(LABEL.shape, np.int16), (0.7, 1.1, 3.0), AFFINE, Path("image"))
 
 
-def mask(array: np.ndarray, affine: np.ndarray) -> Volume:
-    return Volume(array, None, affine.astype(np.float32).astype(float), Path("mask"))
+def mask(array: np.ndarray, affine: np.ndarray, name: str = "mask.dcm") -> Volume:
+    return Volume(array, None, affine.astype(np.float32).astype(float), Path(name))
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "SAL", "ARI", "PIR"])
@@ -37,12 +37,15 @@ def test_other_order_of_axes(codes: str) -> None:
     np.testing.assert_allclose(moved.affine, AFFINE, rtol=0, atol=1e-5)  # float32
 
 
-def test_fewer_voxels_are_filled_with_background() -> None:
+def test_what_a_dicom_seg_leaves_out_is_background() -> None:
     part = (slice(1, 3), slice(0, 5), slice(2, 6))
     affine = AFFINE @ nib.affines.from_matvec(np.eye(3), (1, 0, 2))
     expected = np.zeros_like(LABEL)
     expected[part] = LABEL[part]
     np.testing.assert_array_equal(on_grid(mask(LABEL[part], affine), IMAGE).array, expected)
+    # In other formats it is rather a wrong file.
+    nifti = mask(LABEL[part], affine, "mask.nii.gz")
+    assert on_grid(nifti, IMAGE) is nifti
 
 
 @pytest.mark.parametrize(

@@ -96,9 +96,8 @@ def convert(
     classes = labels or classes_of_segments(pair.mask for pair in pairs)
     if content.moved:
         notes.append(
-            "put masks on the grid of their images: they had the same voxels in another order, or "
-            "fewer slices, so the others are background: "
-            + shortened([path.name for path in content.moved], 3)
+            "put on the grid of their images, because the order of the axes differed or slices "
+            f"without a segment were left out: {shortened([m.name for m in content.moved], 3)}"
         )
     names = _channel_names(content.num_channels, channel_names)
     numbering = number_classes(content.values, classes or None)
@@ -138,7 +137,7 @@ def _chosen(
         raise FileError(
             listed(
                 f"{images}, {masks}: expected a mask for every image, got "
-                f"{len(pairing.pairs)} pairs and {len(pairing.unpaired)} files without a partner "
+                f"{len(pairing.unpaired)} without a partner beside {len(pairing.pairs)} pairs "
                 "(--skip-unpaired leaves them out)",
                 [str(path) for path in pairing.unpaired],
             )
@@ -163,7 +162,7 @@ class _Content:
         kept: whether all files have this ending already, and all images as many files.
         num_channels: of every case.
         values: in the masks.
-        moved: masks whose voxels are those of their image, but in another order or only some.
+        moved: masks that had to be put on the grid of their image.
     """
 
     ending: str
@@ -216,7 +215,8 @@ def _read_all(pairs: Sequence[Pair], progress: Progress | None) -> _Content:
             got = ", ".join(f"{number} in {path}" for number, path in several.items())
             problems.append(f"expected equal numbers of {what} in all images, got {got}")
     if problems:
-        raise FileError(listed(f"{len(problems)} problems", problems))
+        one = len(problems) == 1
+        raise FileError(problems[0] if one else listed(f"{len(problems)} problems", problems))
     ending = kept or _ENDING_FOR[next(iter(dims))]
     return _Content(ending, kept is not None, next(iter(of_numbers)), sorted(values), moved)
 

@@ -1,4 +1,4 @@
-"""A mask on the grid of its image, if it has the same voxels in another order, or fewer."""
+"""A mask on the grid of its image, if it has the same voxels in another order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from recycleseg.data.volumes import Volume
+from recycleseg.data.volumes import Volume, file_ending
 
 # In mm, as for grids that are compared: programs round affines to float32.
 _TOLERANCE = 1e-3
@@ -16,16 +16,16 @@ _TOLERANCE = 1e-3
 def on_grid(mask: Volume, image: Volume) -> Volume:
     """Put the voxels of a mask where the image has them; no voxel is interpolated.
 
-    Programs store the axes of a volume in different orders and directions. And a DICOM-SEG may
+    Programs store the axes of a volume in different orders and directions. A DICOM-SEG may also
     leave out the slices without a segment.
 
     Args:
         mask: a label map.
-        image: its image.
+        image: its image, or another map of the same image.
 
     Returns:
-        The mask with the shape and the affine of the image, 0 where it had no voxel; or `mask`
-        itself if its grid is that of the image already, or if a voxel of it is none of the image.
+        The mask with the shape and the affine of the image, 0 where a DICOM-SEG had no voxel; or
+        `mask` itself if its grid is that of the image already, or has other voxels.
     """
     if mask.affine is None or image.affine is None or mask.array.ndim != 3:
         return mask
@@ -40,6 +40,8 @@ def on_grid(mask: Volume, image: Volume) -> Volume:
         return mask
     order, reversed_ = np.abs(turn).argmax(axis=1), turn.sum(axis=1) < 0
     turned = np.flip(mask.array.transpose(order), tuple(np.flatnonzero(reversed_)))
+    if turned.shape != image.array.shape and file_ending(mask.path) != ".dcm":
+        return mask
     begin = np.where(reversed_, first - np.array(turned.shape) + 1, first)
     end = begin + turned.shape
     if (begin < 0).any() or (end > image.array.shape).any():

@@ -52,7 +52,7 @@ def test_unpaired_files(folders: list[str], capsys: pytest.CaptureFixture[str]) 
     assert main(["convert", *folders]) == 2
     said = capsys.readouterr().err
     assert said.startswith("recycle-data: error: ")
-    assert "4 pairs and 1 files without a partner (--skip-unpaired leaves them out)" in said
+    assert "got 1 without a partner beside 4 pairs (--skip-unpaired leaves them out)" in said
     assert not Path(folders[2]).exists()
     assert main(["convert", *folders, "--skip-unpaired"]) == 0
     assert "left out 1 files without a partner: scan 3.png" in capsys.readouterr().out

@@ -243,6 +243,8 @@ def test_segmentation_refers_to_its_series(tmp_path: Path) -> None:
         (1, "liver"),
         (2, "tumour"),
     ]
+    assert written.SeriesDescription == "Segmentation (recycleseg)"
+    assert len({tuple(s.RecommendedDisplayCIELabValue) for s in written.SegmentSequence}) == 2
     (series,) = written.ReferencedSeriesSequence
     assert series.SeriesInstanceUID == source[0].SeriesInstanceUID
     referred = {item.ReferencedSOPInstanceUID for item in series.ReferencedInstanceSequence}
@@ -311,6 +313,8 @@ def test_segmentation_may_leave_out_slices(tmp_path: Path, empty: tuple[int, ...
         np.testing.assert_array_equal(on_grid(stored, volume).array, label)
         assert segment_names(path) == {1: "liver", 2: "tumour"}
     assert segment_names(tmp_path / "case") == {}
+    with pytest.raises(FileError, match="expected a DICOM series, got no DICOM image"):
+        read_image([tmp_path / "seg"])  # a mask is no image
 
 
 def test_regions_may_overlap(tmp_path: Path) -> None:

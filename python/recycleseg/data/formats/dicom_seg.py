@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def write_dicom_seg(path: Path, array: Array, grid: Volume, names: Names | None)
             segmented_property_type=tissue,
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
+            display_color=highdicom.color.CIELabColor.from_rgb(*_colour(number)),
         )
         for number, name in enumerate(names, 1)
     ]
@@ -84,6 +86,7 @@ def write_dicom_seg(path: Path, array: Array, grid: Volume, names: Names | None)
         segment_descriptions=segments,
         series_instance_uid=highdicom.UID(),
         series_number=_SERIES_NUMBER,
+        series_description=f"Segmentation ({_NAME})",
         sop_instance_uid=highdicom.UID(),
         instance_number=1,
         manufacturer=_NAME,
@@ -94,6 +97,15 @@ def write_dicom_seg(path: Path, array: Array, grid: Volume, names: Names | None)
     )
     with written_whole(path) as temporary:
         segmentation.save_as(temporary)
+
+
+def _colour(number: int) -> tuple[int, ...]:
+    """Red, green and blue up to 255 of a segment; without colours, some viewers show one for all.
+
+    Hues are a golden ratio apart, so that any number of them differ.
+    """
+    hue = (number - 1) * 0.618034 % 1
+    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.75, 0.95))
 
 
 def segment_file(path: Path) -> Path | None:
