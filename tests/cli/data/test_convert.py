@@ -65,3 +65,12 @@ def test_a_folder_with_files_is_refused(
     capsys.readouterr()
     assert main(["convert", *folders]) == 2
     assert f"{folders[2]}: expected an empty or new folder" in capsys.readouterr().err
+
+
+def test_missing_arguments_are_named_as_the_help_names_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["convert", "scans"]) == 2
+    assert capsys.readouterr().err == (
+        "recycle-data: error: the following arguments are required: masks, out\n"
+    )

@@ -313,7 +313,7 @@ def test_segmentation_may_leave_out_slices(tmp_path: Path, empty: tuple[int, ...
         np.testing.assert_array_equal(on_grid(stored, volume).array, label)
         assert segment_names(path) == {1: "liver", 2: "tumour"}
     assert segment_names(tmp_path / "case") == {}
-    with pytest.raises(FileError, match="expected a DICOM series, got no DICOM image"):
+    with pytest.raises(FileError, match="expected a DICOM series, got no DICOM image, but SEG"):
         read_image([tmp_path / "seg"])  # a mask is no image
 
 

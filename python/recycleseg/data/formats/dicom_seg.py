@@ -138,7 +138,7 @@ def read_dicom_seg(path: Path) -> Volume:
     pydicom = needed("pydicom", path)
     stored = pydicom.dcmread(path)
     if (kind := stored.get("SegmentationType")) not in ("BINARY", "LABELMAP"):
-        raise FileError(f"{path}: expected a segmentation with labels, got {kind}")
+        raise FileError(f"{path}: expected a DICOM-SEG of type BINARY or LABELMAP, got {kind}")
     masks = np.asarray(stored.pixel_array).reshape(-1, stored.Rows, stored.Columns)
     shared, frames = (
         stored.SharedFunctionalGroupsSequence[0],

@@ -44,13 +44,17 @@ def find_slices(folder: Path) -> list[Slice]:
     """
     dcmread = needed("pydicom", folder).dcmread
     series: dict[str, list[tuple[Path, Any]]] = {}
+    others: dict[str, None] = {}  # keeps the order, and each kind once
     files = sorted(filter(is_dicom, folder.iterdir())) if folder.is_dir() else [folder]
     for path in files:
         header = dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
         if "Rows" in header and header.get("SOPClassUID") not in SEGMENTATIONS:
             series.setdefault(str(header.get("SeriesInstanceUID")), []).append((path, header))
+        else:
+            others[str(header.get("Modality"))] = None
     if not series:
-        raise FileError(f"{folder}: expected a DICOM series, got no DICOM image")
+        got = f", but {', '.join(others)}" if others else ""
+        raise FileError(f"{folder}: expected a DICOM series, got no DICOM image{got}")
     if len(series) > 1:
         found = [
             f"{header.get('Modality', '')} {header.get('SeriesDescription', '')}: {len(files)} "
