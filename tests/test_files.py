@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recycleseg.files import write_text
+from recycleseg.files import listed, write_text
 
 
 @pytest.fixture
@@ -24,3 +24,14 @@ def test_text_is_utf_8_in_any_locale(tmp_path: Path) -> None:
     write_text(tmp_path / "x.csv", "Gefäß")
     assert (tmp_path / "x.csv").read_bytes() == "Gefäß".encode()
     assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
+
+
+def test_a_list_in_a_list_is_indented() -> None:
+    inner = listed("folder: two series", ["CT", "Scout"])
+    assert listed("2 problems", [inner, "x"]).splitlines() == [
+        "2 problems",
+        "  - folder: two series",
+        "    - CT",
+        "    - Scout",
+        "  - x",
+    ]

@@ -15,8 +15,8 @@ class FileError(ValueError):
 
 
 def listed(head: str, problems: Sequence[str]) -> str:
-    """A message with a first line and one line per problem."""
-    return "\n  - ".join([head, *problems])
+    """A message with a first line and one line per problem, which may be such a message itself."""
+    return "\n  - ".join([head, *(problem.replace("\n", "\n  ") for problem in problems)])
 
 
 def shortened(values: Sequence[object], shown: int = 5) -> str:

@@ -123,7 +123,7 @@ def test_unpaired_files_are_refused_or_skipped(sources: Sources) -> None:
     sources.add("a.png", shape=(8, 9))
     (sources.images / "b.png").write_bytes((sources.images / "a.png").read_bytes())
     (sources.masks / "c.png").write_bytes((sources.masks / "a.png").read_bytes())
-    with pytest.raises(FileError, match="1 pairs and 2 files without a partner") as error:
+    with pytest.raises(FileError, match="got 2 without a partner beside 1 pairs") as error:
         convert(sources.images, sources.masks, sources.out)
     assert f"- {sources.images / 'b.png'}\n  - {sources.masks / 'c.png'}" in str(error.value)
     assert not sources.out.exists()
@@ -271,3 +271,40 @@ def test_dicom_series_and_nrrd(sources: Sources) -> None:
     for case in (1, 2):
         label = read_volume(sources.out / f"labelsTr/patient_{case}.nii.gz")
         np.testing.assert_array_equal(label.array, mask)
+
+
+def test_masks_with_other_axes(sources: Sources) -> None:
+    for name in "ab":
+        sources.add(f"{name}.nii.gz", values=(1,))
+    expected = {name: read_label(sources.masks / f"{name}.nii.gz").array for name in "ab"}
+    flipped = nib.load(sources.masks / "b.nii.gz").as_reoriented([[0, 1], [1, -1], [2, 1]])
+    nib.save(flipped, sources.masks / "b.nii.gz")
+    converted = convert(sources.images, sources.masks, sources.out)
+    (note,) = [note for note in converted.notes if "order of the axes" in note]
+    assert note.endswith(": b.nii.gz")
+    for name, label in expected.items():
+        written = read_label(sources.out / f"labelsTr/{name}.nii.gz")
+        np.testing.assert_array_equal(written.array, label)
+        np.testing.assert_allclose(written.affine, LPS, rtol=0, atol=1e-6)  # float32
+    assert check_dataset(read_dataset(sources.out))[1] == []
+
+
+def test_segments_name_the_classes(sources: Sources) -> None:
+    for module in ("pydicom", "highdicom"):
+        pytest.importorskip(module)
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[1:3, 2:5], mask[4, 2:5] = 1, 2
+    for case in ("p1", "p2"):
+        write_series(sources.images / case, np.ones(SHAPE[::-1]))
+        series = read_volume(sources.images / case)
+        write_like(sources.masks / f"{case}.dcm", mask, series, {"liver": 1, "tumour": 2})
+    converted = convert(sources.images, sources.masks, sources.out)
+    assert converted.labels == {"background": 0, "liver": 1, "tumour": 2}
+    write_like(sources.masks / "p2.dcm", mask, series, {"tumour": 1, "liver": 2})
+    with pytest.raises(FileError) as error:
+        convert(sources.images, sources.masks, sources.out.with_name("other"))
+    assert str(error.value) == (
+        f'{sources.masks}/p2.dcm: expected the name "liver" for segment 1 as in '
+        f'{sources.masks}/p1.dcm, got "tumour"; export all masks with the same segments in the '
+        "same order"
+    )

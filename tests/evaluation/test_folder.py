@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -140,6 +141,17 @@ def test_a_bad_case_is_named_and_the_others_are_evaluated(
     start = message.replace("{bad}", str(bad)).replace("{other}", str(other))
     assert scores.failed["c1"].startswith(start)
     assert "\n" not in scores.failed["c1"]
+
+
+def test_axes_in_another_order_are_the_same_grid(folders: tuple[Path, Path]) -> None:
+    expected = evaluate_folder(*folders, labels=LABELS)
+    for path in folders[1].iterdir():
+        turned = nib.load(path).as_reoriented([[1, 1], [2, -1], [0, 1]])
+        nib.save(turned, path)
+    scores = evaluate_folder(*folders, labels=LABELS)
+    assert scores.failed == {}
+    for before, after in zip(expected.by_step, scores.by_step, strict=True):
+        assert str(after) == str(before)
 
 
 def test_grids_that_differ_by_rounding_are_one(folders: tuple[Path, Path]) -> None:

@@ -145,6 +145,8 @@ def with_suggestion(message: str, parser: ArgumentParser) -> str:
 def _in_one_line(message: str) -> str:
     """A message of jsonargparse in one line; about a wrong type it becomes shorter."""
     message = " ".join(message.split())
+    if message.startswith("the following arguments are required:"):
+        return re.sub(r"\b\w+\.", "", message)  # without the name of the verb
     wrong = re.fullmatch(
         r"Parser key \"([\w.]+)\": Expected a <class '(\w+)'>\. Got value: (.*)", message
     )

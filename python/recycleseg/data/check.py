@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import nibabel as nib
 import numpy as np
 
 from recycleseg.data.facts import CaseFacts, facts_of, value_counts
@@ -227,7 +228,13 @@ def grid_problems(volume: Volume, reference: Volume, *, there: str = "") -> list
         if np.allclose(volume.affine, reference.affine, rtol=0, atol=1e-3):
             return []
         expected, got = (np.round(v.affine, 4).tolist() for v in (reference, volume))  # type: ignore[arg-type]
-        return [f"{volume.path}: expected affine {expected} as {there}, got {got}"]
+        corners = np.array([*np.ndindex(2, 2, 2)]) * (np.array(volume.array.shape) - 1)
+        apart = nib.affines.apply_affine(volume.affine - reference.affine, corners)
+        farthest = np.linalg.norm(apart, axis=1).max()
+        return [
+            f"{volume.path}: expected affine {expected} as {there}, got {got}, so voxels lie up to "
+            f"{farthest:.2g} mm apart"
+        ]
     if volume.spacing is None or reference.spacing is None:
         return []
     if not np.allclose(volume.spacing, reference.spacing, rtol=1e-3):

@@ -16,6 +16,8 @@ from recycleseg.data.check import grid_problems
 from recycleseg.data.facts import value_counts
 from recycleseg.data.numbering import number_classes
 from recycleseg.data.pairing import Pair, Pairing, pair_by_name
+from recycleseg.data.regrid import on_grid
+from recycleseg.data.segments import classes_of_segments
 from recycleseg.data.volumes import (
     SINGLE_FILES,
     SPATIAL_DIMS,
@@ -73,7 +75,8 @@ def convert(
         out: folder that does not exist or is empty.
         name: of the data set; by default that of `out`.
         labels: name -> value in the masks, or values of a region. By default every value is a
-            class of its own. If there is one name and one value, the value need not fit.
+            class of its own, with the name of its segment if all masks are DICOM-SEG. If there is
+            one name and one value, the value need not fit.
         channel_names: by default "image", or "image_0", "image_1", ...
         skip_unpaired: leave out files without a partner.
         link: make symbolic links instead of copies.
@@ -89,8 +92,14 @@ def convert(
     pairing = pair_by_name(images, masks)
     pairs, notes = _chosen(pairing, images, masks, skip_unpaired)
     content = _read_all(pairs, progress)
+    classes = labels or classes_of_segments(pair.mask for pair in pairs)
+    if content.moved:
+        notes.append(
+            "put on the grid of their images, because the order of the axes differed or slices "
+            f"without a segment were left out: {shortened([m.name for m in content.moved], 3)}"
+        )
     names = _channel_names(content.num_channels, channel_names)
-    numbering = number_classes(content.values, labels)
+    numbering = number_classes(content.values, classes or None)
     with _folder_whole(out) as folder:
         for pair in followed(pairs, len(pairs), progress):
             _write_case(pair, folder, content, numbering.new_value, link)
@@ -127,7 +136,7 @@ def _chosen(
         raise FileError(
             listed(
                 f"{images}, {masks}: expected a mask for every image, got "
-                f"{len(pairing.pairs)} pairs and {len(pairing.unpaired)} files without a partner "
+                f"{len(pairing.unpaired)} without a partner beside {len(pairing.pairs)} pairs "
                 "(--skip-unpaired leaves them out)",
                 [str(path) for path in pairing.unpaired],
             )
@@ -152,12 +161,14 @@ class _Content:
         kept: whether all files have this ending already, and all images as many files.
         num_channels: of every case.
         values: in the masks.
+        moved: masks that had to be put on the grid of their image.
     """
 
     ending: str
     kept: bool
     num_channels: int
     values: list[int]
+    moved: list[Path]
 
 
 def _read_all(pairs: Sequence[Pair], progress: Progress | None) -> _Content:
@@ -172,16 +183,20 @@ def _read_all(pairs: Sequence[Pair], progress: Progress | None) -> _Content:
     values: set[int] = set()
     dims: dict[int, Path] = {}
     channels: dict[tuple[Path, ...], int] = {}
+    moved: list[Path] = []
     problems: list[str] = []
     for pair in followed(pairs, len(pairs), progress):
         try:
-            images, mask = _read_fewest(pair.images), read_label(pair.mask)
+            images, stored = _read_fewest(pair.images), read_label(pair.mask)
         except FileError as error:
             problems.append(str(error))
             continue
         first = images[0]
         dims.setdefault(first.array.ndim, first.path)
         channels[pair.images] = len(images)
+        mask = on_grid(stored, first)
+        if mask is not stored:
+            moved.append(pair.mask)
         for volume in (*images[1:], mask):
             problems.extend(grid_problems(volume, first, there=str(first.path)))
         if kept is None:
@@ -199,9 +214,10 @@ def _read_all(pairs: Sequence[Pair], progress: Progress | None) -> _Content:
             got = ", ".join(f"{number} in {path}" for number, path in several.items())
             problems.append(f"expected equal numbers of {what} in all images, got {got}")
     if problems:
-        raise FileError(listed(f"{len(problems)} problems", problems))
+        one = len(problems) == 1
+        raise FileError(problems[0] if one else listed(f"{len(problems)} problems", problems))
     ending = kept or _ENDING_FOR[next(iter(dims))]
-    return _Content(ending, kept is not None, next(iter(of_numbers)), sorted(values))
+    return _Content(ending, kept is not None, next(iter(of_numbers)), sorted(values), moved)
 
 
 def _read_fewest(paths: Sequence[Path]) -> list[Volume]:
@@ -250,10 +266,13 @@ def _write_case(
         else:
             write_like(target, _storable(image.array, ending), image)
     target = folder / "labelsTr" / f"{pair.case_id}{ending}"
-    if may_copy and all(old == new for old, new in new_value.items()):
+    is_moved = pair.mask in content.moved
+    if may_copy and not is_moved and all(old == new for old, new in new_value.items()):
         _copy(pair.mask, target, link)
         return
     mask = read_label(pair.mask)
+    if is_moved:
+        mask = on_grid(mask, read_image(pair.images)[0])
     label = np.zeros(mask.array.shape, np.uint8)
     for old, new in new_value.items():
         label[mask.array == old] = new

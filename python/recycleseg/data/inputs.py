@@ -117,11 +117,11 @@ def _files_of(
     """The image files that a file or folder stands for; adds what is wrong to `problems`."""
     expected = ", ".join(endings)
     if not source.is_dir():
-        if file_ending(source) not in endings:
-            problems.append(f"{source}: expected a folder or a file ending in {expected}")
-            return []
         if not source.exists():
             problems.append(f"{source}: expected a file or folder, got a path that does not exist")
+            return []
+        if file_ending(source) not in endings:
+            problems.append(f"{source}: expected a folder or a file ending in {expected}")
             return []
         return [source, *_siblings(source, num_channels)]
     if (source / "dataset.json").is_file():

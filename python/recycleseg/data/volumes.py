@@ -274,7 +274,9 @@ def _read(path: Path, content: Content) -> list[Volume]:
 def _format_of(path: Path) -> _Format:
     format = _FORMATS.get(file_ending(path))
     if format is None and path.is_dir():
-        raise FileError(f"{path}: expected the DICOM files of a series in the folder, got none")
+        raise FileError(
+            f"{path}: expected the DICOM files of a series in the folder itself, got none"
+        )
     if format is None:
         raise FileError(f"{path}: expected a file ending in {', '.join(_FORMATS)}")
     return format

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from recycleseg.classes import IGNORE, Labels, parse_labels, split_ignore, values_of
 from recycleseg.data.check import grid_problems
 from recycleseg.data.identity import content_hash
+from recycleseg.data.regrid import on_grid
 from recycleseg.data.sizes import EVALUATION_OPTION, mixed_sizes, screen_note
 from recycleseg.data.volumes import PixelSize, Volume, read_label, sized
 from recycleseg.evaluation.labels import find_labels
@@ -279,7 +280,7 @@ def _values_of_case(pair: Pair) -> set[int]:
     values: set[int] = set()
     for path in (pair.predictions[-1], pair.reference):
         try:
-            values.update(np.unique(_read_label(path)[1]).tolist())
+            values.update(np.unique(_read_label(path).array).tolist())
         except FileError:
             continue  # the evaluation will list the case as failed
     return values
@@ -298,29 +299,27 @@ def _try_case(
 def _evaluate_case(
     pair: Pair, labels: Labels, options: dict[str, Any], pixel_size: PixelSize, device: str
 ) -> _Result:
-    reference, ref = _read_label(pair.reference)
+    reference = sized(_read_label(pair.reference), pixel_size)
     reference_hash = content_hash(pair.reference)
-    reference = sized(reference, pixel_size)
-    ref_on_device = torch.from_numpy(ref).to(device)
     by_step = []
     for path in pair.predictions:
-        prediction, pred = _read_label(path)
-        prediction = sized(prediction, pixel_size)
+        prediction = sized(_read_label(path), pixel_size)
+        reference = sized(on_grid(reference, prediction), pixel_size)
         if problems := grid_problems(prediction, reference, there=str(reference.path)):
             raise FileError("; ".join(problems))
         try:
             by_step.append(
                 evaluate(
-                    torch.from_numpy(pred).to(device),
-                    ref_on_device,
+                    torch.from_numpy(prediction.array).to(device),
+                    torch.from_numpy(reference.array).to(device),
                     spacing=reference.spacing or prediction.spacing,
                     labels=labels,
                     **options,
                 )
             )
         except ValueError as error:
-            unknown = _unknown_labels(path, pred, split_ignore(labels)[0])
-            unknown += _unknown_labels(pair.reference, ref, labels)
+            unknown = _unknown_labels(path, prediction.array, split_ignore(labels)[0])
+            unknown += _unknown_labels(pair.reference, reference.array, labels)
             raise FileError("; ".join(unknown) or f"{path}: {error}") from error
     return _Result(
         tuple(by_step),
@@ -330,8 +329,8 @@ def _evaluate_case(
     )
 
 
-def _read_label(path: Path) -> tuple[Volume, NDArray[Any]]:
-    """A label map, and its values as writable integers.
+def _read_label(path: Path) -> Volume:
+    """A label map of writable integers.
 
     Raises:
         FileError: the file cannot be read, is empty, or holds values that are not whole numbers.
@@ -340,7 +339,7 @@ def _read_label(path: Path) -> tuple[Volume, NDArray[Any]]:
     array = volume.array
     if array.size == 0:
         raise FileError(f"{path}: expected voxels, got shape {array.shape}")
-    return volume, np.require(array, requirements="W")
+    return replace(volume, array=np.require(array, requirements="W"))
 
 
 def _unknown_labels(path: Path, array: NDArray[Any], labels: Labels) -> list[str]:

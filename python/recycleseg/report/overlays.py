@@ -18,6 +18,7 @@ from PIL import Image
 
 from recycleseg.classes import Labels
 from recycleseg.data.geometry import Orientation
+from recycleseg.data.regrid import on_grid
 from recycleseg.data.volumes import PixelSize, Volume, read_image, read_label, read_volume, sized
 from recycleseg.files import FileError
 from recycleseg.report.figures import PALETTE, grey_range
@@ -162,7 +163,7 @@ def _read_case(
 
     def read(path: Path, what: str, reader: Callable[[Path], Volume]) -> Map | None:
         try:
-            array = reader(path).array
+            array = on_grid(reader(path), volume).array
         except FileError as error:
             notes.append(f"{what} not shown: {error}")
             return None
@@ -171,7 +172,7 @@ def _read_case(
             return None
         return as_viewed(orientation.canonical(array))
 
-    ref = sized(read_label(reference), pixel_size)
+    ref = sized(on_grid(read_label(reference), volume), pixel_size)
     image = read(images[0], "image", lambda path: read_image([path])[0]) if images else None
     uncertain = read(entropy, "uncertainty", read_volume) if entropy is not None else None
     if uncertain is not None:

@@ -52,7 +52,7 @@ def test_unpaired_files(folders: list[str], capsys: pytest.CaptureFixture[str]) 
     assert main(["convert", *folders]) == 2
     said = capsys.readouterr().err
     assert said.startswith("recycle-data: error: ")
-    assert "4 pairs and 1 files without a partner (--skip-unpaired leaves them out)" in said
+    assert "got 1 without a partner beside 4 pairs (--skip-unpaired leaves them out)" in said
     assert not Path(folders[2]).exists()
     assert main(["convert", *folders, "--skip-unpaired"]) == 0
     assert "left out 1 files without a partner: scan 3.png" in capsys.readouterr().out
@@ -65,3 +65,12 @@ def test_a_folder_with_files_is_refused(
     capsys.readouterr()
     assert main(["convert", *folders]) == 2
     assert f"{folders[2]}: expected an empty or new folder" in capsys.readouterr().err
+
+
+def test_missing_arguments_are_named_as_the_help_names_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["convert", "scans"]) == 2
+    assert capsys.readouterr().err == (
+        "recycle-data: error: the following arguments are required: masks, out\n"
+    )

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from tests.data.dicom_series import COLUMN, ROW, write_series
 
+from recycleseg.data.formats.dicom_seg import segment_names
 from recycleseg.data.inputs import find_cases
 from recycleseg.data.layout import read_dataset
+from recycleseg.data.regrid import on_grid
 from recycleseg.data.volumes import (
     file_ending,
     read_image,
@@ -241,6 +243,8 @@ def test_segmentation_refers_to_its_series(tmp_path: Path) -> None:
         (1, "liver"),
         (2, "tumour"),
     ]
+    assert written.SeriesDescription == "Segmentation (recycleseg)"
+    assert len({tuple(s.RecommendedDisplayCIELabValue) for s in written.SegmentSequence}) == 2
     (series,) = written.ReferencedSeriesSequence
     assert series.SeriesInstanceUID == source[0].SeriesInstanceUID
     referred = {item.ReferencedSOPInstanceUID for item in series.ReferencedInstanceSequence}
@@ -277,6 +281,40 @@ def test_segmentation_of_one_structure(tmp_path: Path) -> None:
     label = np.minimum(LABEL, 1)
     write_like(tmp_path / "case.dcm", label, read_volume(tmp_path / "case"), {"liver": 1})
     np.testing.assert_array_equal(read_label(tmp_path / "case.dcm").array, label)
+
+
+def without_empty_frames(path: Path) -> None:
+    """What other programs write: frames without a segment are left out."""
+    image = highdicom.seg.segread(path)
+    masks = image.pixel_array.astype(bool)
+    keep = np.flatnonzero(masks.any(axis=(1, 2)))
+    image.PerFrameFunctionalGroupsSequence = [
+        image.PerFrameFunctionalGroupsSequence[int(number)] for number in keep
+    ]
+    image.NumberOfFrames = len(keep)
+    image.PixelData = pydicom.pixels.pack_bits(masks[keep].astype(np.uint8))
+    image.save_as(path)
+
+
+@pytest.mark.parametrize("empty", [(0, 4), (2,), (1, 3), (0, 1, 3)])
+def test_segmentation_may_leave_out_slices(tmp_path: Path, empty: tuple[int, ...]) -> None:
+    write_series(tmp_path / "case", STORED)
+    label = np.ones_like(LABEL)
+    label[3:] = 2
+    label[:, :, list(empty)] = 0
+    volume = read_volume(tmp_path / "case")
+    (tmp_path / "seg").mkdir()
+    write_like(tmp_path / "seg" / "1.dcm", label, volume, {"liver": 1, "tumour": 2})
+    without_empty_frames(tmp_path / "seg" / "1.dcm")
+    for path in (tmp_path / "seg" / "1.dcm", tmp_path / "seg"):  # also alone in a folder
+        stored = read_label(path)
+        filled = np.flatnonzero(label.any(axis=(0, 1)))
+        assert stored.array.shape[2] == filled[-1] - filled[0] + 1
+        np.testing.assert_array_equal(on_grid(stored, volume).array, label)
+        assert segment_names(path) == {1: "liver", 2: "tumour"}
+    assert segment_names(tmp_path / "case") == {}
+    with pytest.raises(FileError, match="expected a DICOM series, got no DICOM image, but SEG"):
+        read_image([tmp_path / "seg"])  # a mask is no image
 
 
 def test_regions_may_overlap(tmp_path: Path) -> None:

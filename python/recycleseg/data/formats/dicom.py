@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from recycleseg.data.formats.dicom_seg import read_dicom_seg
+from recycleseg.data.formats.dicom_seg import read_dicom_seg, segment_file
 from recycleseg.data.formats.dicom_slices import (
-    SEGMENTATIONS,
     affine_of,
     find_slices,
     has_frames,
@@ -28,10 +27,8 @@ def read_dicom(path: Path, content: Content) -> list[Volume]:
     slope and intercept.
     """
     highdicom = needed("highdicom", path)  # writes the result: better to miss it before the work
-    if path.is_file():
-        header = needed("pydicom", path).dcmread(path, stop_before_pixels=True)
-        if header.get("SOPClassUID") in SEGMENTATIONS:
-            return [read_dicom_seg(path)]
+    if content == "label" and (segmentation := segment_file(path)) is not None:
+        return [read_dicom_seg(segmentation)]
     slices = find_slices(path)
     if has_frames(slices[0].header):
         return [_of_frames(path, highdicom.imread(slices[0].path).get_volume(dtype=np.float32))]

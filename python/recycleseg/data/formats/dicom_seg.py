@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from recycleseg.data.formats.dicom_slices import (
+    SEGMENTATIONS,
     Slice,
     affine_of,
     find_slices,
@@ -17,6 +19,7 @@ from recycleseg.data.formats.dicom_slices import (
     position_of,
     sorted_slices,
     volume_of,
+    with_left_out,
 )
 from recycleseg.data.formats.extra import needed
 from recycleseg.data.formats.volume import Array, Names, Volume, swap_lps_ras
@@ -65,6 +68,7 @@ def write_dicom_seg(path: Path, array: Array, grid: Volume, names: Names | None)
         segment_descriptions=_descriptions(path, names),
         series_instance_uid=highdicom.UID(),
         series_number=_SERIES_NUMBER,
+        series_description=f"Segmentation ({_NAME})",
         sop_instance_uid=highdicom.UID(),
         instance_number=1,
         manufacturer=_NAME,
@@ -92,20 +96,52 @@ def _descriptions(path: Path, names: Names) -> list[Any]:
             segmented_property_type=codes.SCT.Tissue,
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
+            display_color=highdicom.color.CIELabColor.from_rgb(*_colour(number)),
         )
         for number, name in enumerate(names, 1)
     ]
 
 
+def _colour(number: int) -> tuple[int, ...]:
+    """Red, green and blue up to 255 of a segment; without colours, some viewers show one for all.
+
+    Hues are a golden ratio apart, so that any number of them differ.
+    """
+    hue = (number - 1) * 0.618034 % 1
+    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.75, 0.95))
+
+
+def segment_file(path: Path) -> Path | None:
+    """The DICOM-SEG that a path is, or that is the only DICOM file of a folder; else None."""
+    files = [path] if path.is_file() else sorted(filter(is_dicom, path.iterdir()))
+    if len(files) != 1 or not is_dicom(files[0]):
+        return None
+    header = needed("pydicom", path).dcmread(files[0], specific_tags=["SOPClassUID"])
+    return files[0] if header.get("SOPClassUID") in SEGMENTATIONS else None
+
+
+def segment_names(path: Path) -> dict[int, str]:
+    """Number -> name of each segment of a DICOM-SEG; empty for another file."""
+    file = segment_file(path)
+    if file is None:
+        return {}
+    header = needed("pydicom", path).dcmread(file, stop_before_pixels=True)
+    return {
+        int(segment.SegmentNumber): str(segment.SegmentLabel)
+        for segment in header.get("SegmentSequence") or ()
+    }
+
+
 def read_dicom_seg(path: Path) -> Volume:
     """A label map whose values are the numbers of the segments.
 
-    Not by highdicom, which reads no volume of a gantry that was tilted.
+    Slices that the file leaves out between others, because they have no segment, are 0. Not by
+    highdicom, which reads no volume of a gantry that was tilted.
     """
     pydicom = needed("pydicom", path)
     stored = pydicom.dcmread(path)
     if (kind := stored.get("SegmentationType")) not in ("BINARY", "LABELMAP"):
-        raise FileError(f"{path}: expected a segmentation with labels, got {kind}")
+        raise FileError(f"{path}: expected a DICOM-SEG of type BINARY or LABELMAP, got {kind}")
     masks = np.asarray(stored.pixel_array).reshape(-1, stored.Rows, stored.Columns)
     shared, frames = (
         stored.SharedFunctionalGroupsSequence[0],
@@ -115,8 +151,9 @@ def read_dicom_seg(path: Path) -> Volume:
     labels: dict[tuple[float, ...], Array] = {}
     for frame, mask in zip(frames, masks, strict=True):
         header = _plane_of(pydicom.Dataset(), stored, shared, frame)
-        place = tuple(header.ImagePositionPatient)
-        planes.setdefault(place, Slice(path, header, position_of(path, header)))
+        position = position_of(path, header)
+        place = tuple(position)
+        planes.setdefault(place, Slice(path, header, position))
         label = labels.setdefault(place, np.zeros(mask.shape, np.uint16))
         if kind == "LABELMAP":
             label[:] = mask
@@ -126,8 +163,9 @@ def read_dicom_seg(path: Path) -> Volume:
         # All frames share it if there is one segment.
         group = frame if "SegmentIdentificationSequence" in frame else shared
         label[mask > 0] = group.SegmentIdentificationSequence[0].ReferencedSegmentNumber
-    slices = sorted_slices(path, list(planes.values()))
-    array = np.stack([labels[tuple(part.header.ImagePositionPatient)] for part in slices])
+    slices = sorted_slices(path, with_left_out(list(planes.values())))
+    empty = np.zeros(masks.shape[1:], np.uint16)
+    array = np.stack([labels.get(tuple(part.position), empty) for part in slices])
     return volume_of(path, array, affine_of(slices))
 
 

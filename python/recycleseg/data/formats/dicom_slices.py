@@ -44,13 +44,17 @@ def find_slices(folder: Path) -> list[Slice]:
     """
     dcmread = needed("pydicom", folder).dcmread
     series: dict[str, list[tuple[Path, Any]]] = {}
+    others: dict[str, None] = {}  # keeps the order, and each kind once
     files = sorted(filter(is_dicom, folder.iterdir())) if folder.is_dir() else [folder]
     for path in files:
         header = dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
         if "Rows" in header and header.get("SOPClassUID") not in SEGMENTATIONS:
             series.setdefault(str(header.get("SeriesInstanceUID")), []).append((path, header))
+        else:
+            others[str(header.get("Modality"))] = None
     if not series:
-        raise FileError(f"{folder}: expected a DICOM series, got no DICOM image")
+        got = f", but {', '.join(others)}" if others else ""
+        raise FileError(f"{folder}: expected a DICOM series, got no DICOM image{got}")
     if len(series) > 1:
         found = [
             f"{header.get('Modality', '')} {header.get('SeriesDescription', '')}: {len(files)} "
@@ -132,6 +136,29 @@ def sorted_slices(path: Path, slices: list[Slice]) -> list[Slice]:
             f"{ordered[worst + 1].path.name} differs, so a slice may be missing there"
         )
     return ordered
+
+
+def with_left_out(slices: list[Slice]) -> list[Slice]:
+    """Slices and those between them that a DICOM-SEG leaves out, sorted.
+
+    Their distance is SpacingBetweenSlices, else the smallest distance of two slices.
+    """
+    header = slices[0].header
+    normal = np.cross(*_directions(header))
+    ordered = sorted(slices, key=lambda part: float(part.position @ normal))
+    gaps = np.diff([part.position @ normal for part in ordered])
+    if len(gaps) == 0 or (gaps < 1e-3).any():
+        return ordered
+    step = abs(float(header.get("SpacingBetweenSlices") or 0)) or gaps.min()
+    filled = ordered[:1]
+    for part, gap in zip(ordered[1:], gaps, strict=True):
+        before, number = filled[-1], round(gap / step)
+        if abs(gap - number * step) <= _TOLERANCE * step:
+            for k in range(1, number):
+                between = before.position + (part.position - before.position) * (k / number)
+                filled.append(Slice(part.path, header, between))
+        filled.append(part)
+    return filled
 
 
 def affine_of(slices: list[Slice]) -> Array:
