@@ -19,6 +19,13 @@ def listed(head: str, problems: Sequence[str]) -> str:
     return "\n  - ".join([head, *(problem.replace("\n", "\n  ") for problem in problems)])
 
 
+def one_or_listed(start: str, problems: Sequence[str]) -> str:
+    """The only problem alone, or `start`, their number, and one line per problem."""
+    if len(problems) == 1:
+        return problems[0]
+    return listed(f"{start}{len(problems)} problems", problems)
+
+
 def shortened(values: Sequence[object], shown: int = 5) -> str:
     """The first names or numbers, and how many more there are, for messages."""
     rest = len(values) - shown

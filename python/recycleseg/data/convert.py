@@ -27,7 +27,7 @@ from recycleseg.data.volumes import (
     read_label,
     write_like,
 )
-from recycleseg.files import FileError, listed, part_of_file, shortened, write_json
+from recycleseg.files import FileError, listed, one_or_listed, part_of_file, shortened, write_json
 from recycleseg.progress import Progress, followed
 
 # DICOM can be written for labels only.
@@ -214,8 +214,7 @@ def _read_all(pairs: Sequence[Pair], progress: Progress | None) -> _Content:
             got = ", ".join(f"{number} in {path}" for number, path in several.items())
             problems.append(f"expected equal numbers of {what} in all images, got {got}")
     if problems:
-        one = len(problems) == 1
-        raise FileError(problems[0] if one else listed(f"{len(problems)} problems", problems))
+        raise FileError(one_or_listed("", problems))
     ending = kept or _ENDING_FOR[next(iter(dims))]
     return _Content(ending, kept is not None, next(iter(of_numbers)), sorted(values), moved)
 

@@ -16,7 +16,7 @@ from recycleseg.data.volumes import (
     file_ending,
     is_series,
 )
-from recycleseg.files import FileError, listed
+from recycleseg.files import FileError, one_or_listed
 
 SplitName = Literal["train", "val", "test", "all"]
 
@@ -205,6 +205,4 @@ def _missing(cases: Iterable[Case]) -> list[str]:
 
 
 def _error(problems: list[str]) -> FileError:
-    if len(problems) == 1:
-        return FileError(problems[0])
-    return FileError(listed(f"input: {len(problems)} problems", problems))
+    return FileError(one_or_listed("input: ", problems))
