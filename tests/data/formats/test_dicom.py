@@ -187,6 +187,7 @@ def test_damaged_and_missing_series(tmp_path: Path) -> None:
 
 def test_lossless_jpeg(tmp_path: Path) -> None:
     """A compression that pydicom alone cannot undo."""
+    before = locale.setlocale(locale.LC_ALL)
     write_series(tmp_path / "case", STORED)
     expected = read_volume(tmp_path / "case")
     (tmp_path / "jpeg").mkdir()
@@ -199,9 +200,9 @@ def test_lossless_jpeg(tmp_path: Path) -> None:
         writer.Execute(sitk.ReadImage(str(path)))
         written = pydicom.dcmread(tmp_path / "jpeg" / path.name).file_meta
         assert written.TransferSyntaxUID == pydicom.uid.JPEGLosslessSV1
-    before = locale.setlocale(locale.LC_ALL)
+    locale.setlocale(locale.LC_ALL, before)  # GDCM changes it, here as a writer
     volume = read_volume(tmp_path / "jpeg")
-    assert locale.setlocale(locale.LC_ALL) == before  # GDCM changes it
+    assert locale.setlocale(locale.LC_ALL) == before
     np.testing.assert_array_equal(volume.array, expected.array)
     np.testing.assert_allclose(volume.affine, expected.affine, rtol=0, atol=1e-9)
 
