@@ -149,7 +149,7 @@ def plan_table(
         "steps": f"{first_step} to {optim.steps}, batch {optim.batch_size}"
         + (f" x {optim.accumulation}" if optim.accumulation > 1 else ""),
         "expected time": expected_time,
-        "expected memory": f"about {expected_memory / 2**30:.1f} GiB",
+        "expected memory": f"about {expected_memory / 2**30:.2f} GiB",
         "run folder": str(run_folder),
     }
     if data.num_screen_sizes and config.preprocess.pixel_size == "auto":
