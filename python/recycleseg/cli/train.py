@@ -163,7 +163,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    console = Console()
+    options = _without_printing(arguments)
+    # With --print_config, standard output holds nothing else.
+    printing = len(options) < len(arguments)
+    console = Console(stderr=printing)
     given = given_options(arguments)
     base = plan = None
     folder = _folder_of(given)
@@ -171,8 +174,9 @@ def _train(arguments: Sequence[str]) -> int:
         base = str(folder.config) if folder.config.is_file() else None
     elif given.get("data") is not None:
         # So that a wrong option or folder ends the command before images are read.
-        overwrite = parse_command(arguments).overwrite
-        folder.check(resume=False, overwrite=overwrite)
+        overwrite = parse_command(options).overwrite
+        if not printing:
+            folder.check(resume=False, overwrite=overwrite)
         base = plan = plan_yaml(plan_for_data(given, console), f"Plan for {given['data']}")
         print_line(console, plan)
     command = parse_command(arguments, base)

@@ -13,6 +13,12 @@ from recycleseg.run.options import ModelConfig
 WIDENING = 4  # of the transformer's perceptron, see UNet
 
 
+def per_level_and_axis(values: PerLevel, count: int, dims: int) -> tuple[tuple[int, ...], ...]:
+    """Kernels or factors as one entry for each of `count` levels, with one integer per axis."""
+    entries = one_per_level("", values, count)
+    return tuple((e,) * dims if isinstance(e, int) else tuple(e) for e in entries)
+
+
 @dataclass(frozen=True)
 class NetworkShape:
     """A U-Net on one patch; see `recycleseg.UNet`.
@@ -39,13 +45,10 @@ class NetworkShape:
     ) -> NetworkShape:
         """The shape of the network that these options describe."""
         dims, levels = len(patch_size), len(model.channels)
-
-        def per_axis(values: PerLevel, count: int) -> tuple[tuple[int, ...], ...]:
-            entries = one_per_level("", values, count)
-            return tuple((e,) * dims if isinstance(e, int) else tuple(e) for e in entries)
-
         topology = Topology(
-            patch_size, per_axis(model.kernels, levels), per_axis(model.scales, levels - 1)
+            patch_size,
+            per_level_and_axis(model.kernels, levels, dims),
+            per_level_and_axis(model.scales, levels - 1, dims),
         )
         return cls(
             topology,
