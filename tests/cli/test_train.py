@@ -153,6 +153,35 @@ def test_wrong_options_end_with_one_clear_line(
     assert "Traceback" not in error
 
 
+def test_print_config_with_data_prints_the_plan_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_phantom(tmp_path / "set", spatial_dims=2, num_cases=(3, 1, 1))
+    arguments = ["--data", str(data), "--time", "1m", "--memory", "2G", "--optim.steps", "7"]
+    with pytest.raises(SystemExit):
+        main([*arguments, "--print_config"])
+    file = tmp_path / "printed.yaml"
+    file.write_text(capsys.readouterr().out)
+    config = parse_command(["--config", str(file)]).config
+    assert config.patch.size is not None
+    assert (config.optim.steps, config.time) == (7, "1m")
+    assert config.loss.focal == 0  # of the plan
+
+
+def test_an_occupied_run_folder_is_told_before_images_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_phantom(tmp_path / "set", spatial_dims=2, num_cases=(3, 1, 1))
+    for file in (data / "labelsTr").iterdir():
+        file.write_text("no image")
+    arguments = ["--data", str(data), "--out", str(data)]
+    for option, message in (([], "is not empty"), (["--overwrite"], "expected a run folder")):
+        assert main([*arguments, *option]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
 def test_unknown_key_in_a_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("optim: {stps: 7}\n")

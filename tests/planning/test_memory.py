@@ -53,6 +53,8 @@ for _ in range(2):
     strategy(forward, image, label, draws).loss.backward()
     clip_and_step(optimizer, 1e-4, 1.0)
     average.update(network)
+# Weights, average and moments of the best checkpoint.
+loaded = [p.detach().clone() for p in network.parameters() for _ in range(4)]
 print(json.dumps([before, peak_memory()]))
 """
 SMALL = {"channels": [16, 32, 64, 128], "num_res_blocks": 1}
@@ -92,3 +94,11 @@ def test_peak_of_training(name: str) -> None:
     expected = before + peak_bytes(shape, case["batch"], 4, [], "cpu")
     # What the layers' own buffers take is not known better than that.
     assert expected == pytest.approx(measured, rel=0.15)
+
+
+def test_the_best_checkpoint_comes_in_beside_the_run() -> None:
+    """Weights, average and moments twice, where a wide network has a small patch."""
+    model = ModelConfig(channels=(64, 128, 256, 512))
+    shape = NetworkShape.of_model(model, (16, 16, 16), 4, 3)
+    assert peak_bytes(shape, 1, 2, [], "cpu") >= 8 * 4 * shape.parameters()
+    assert peak_bytes(shape, 1, 2, [], "cuda") < 7 * 4 * shape.parameters()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tests.planning import fingerprints
 from tests.planning.fingerprints import (
     ALL,
     BRAIN,
@@ -155,6 +156,49 @@ def test_null_takes_the_patch_of_the_options() -> None:
     made = plan(CROPS, patch__size=None, patch__max_voxels=8**3)
     assert made.shape.topology.patch_size == (8, 8, 8)
     assert value(plan(IMAGES, preprocess__shape=None), "preprocess.spacing") != "native"
+
+
+def test_given_factors_and_kernels_count_in_the_costs() -> None:
+    kept = plan(
+        CROPS, model__channels=(8, 16, 32), model__scales=((3, 3, 1), 2), model__kernels=(1, 3, 3)
+    )
+    topology = kept.shape.topology
+    assert topology.scales == ((3, 3, 1), (2, 2, 2))
+    assert topology.kernels == ((1, 1, 1), (3, 3, 3), (3, 3, 3))
+    assert all(n % f == 0 for n, f in zip(topology.patch_size, (6, 6, 2), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("data", "given", "message"),
+    [
+        (CROPS, {"patch__size": (16, 16)}, r"patch\.size: expected 3 values for 3D data, got"),
+        (IMAGES, {"preprocess__spacing": (1.0,) * 3}, r"preprocess\.spacing: expected 2 values"),
+        (IMAGES, {"augment__rotation": (9.0,) * 3}, r"augment\.rotation: expected 1 value for 2D"),
+        (CROPS, {"augment__flip": (True, False)}, r"augment\.flip: expected 3 values for 3D"),
+        (CROPS, {"model__scales": ((2, 2), 2)}, r"model\.scales: expected 3 values per entry"),
+        (
+            IMAGES,
+            {"model__kernels": ((3, 3, 1), 3), "init_from": "runs/first"},
+            "init_from: expected a run on 2D images, got runs/first with model.kernels",
+        ),
+    ],
+)
+def test_options_for_data_of_other_axes_are_refused(
+    data: Fingerprint, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(data, **given)
+
+
+def test_few_slices_are_not_turned_out_of_the_patch() -> None:
+    stack = fingerprints.fingerprint((1, 1, 1), (32, 32, 6), (12, 12, 4))
+    assert value(plan(stack), "augment.rotation") == [0.0, 0.0, 30.0]
+    assert value(plan(stack), "augment.zoom") == [0.2, 0.2, 0.0]
+    assert value(plan(CROPS), "augment.rotation") == 20.0
+
+
+def test_the_average_looks_back_over_given_steps() -> None:
+    assert value(plan(CROPS, optim__steps=100), "optim.ema_decay") == 0.98
 
 
 def test_images_without_size_are_not_resampled_by_spacing() -> None:

@@ -47,3 +47,10 @@ def test_levels_that_are_asked_for_are_made() -> None:
     assert topology.scales == ((2, 2, 1), (2, 2, 1))
     assert topology.sizes()[-1] == (1, 1, 1)
     assert make_topology((256, 256), (1.0, 1.0), range(2, 3)).num_levels == 2
+
+
+@pytest.mark.parametrize("thickness", [0.1, 1.0, 10.0])
+def test_a_single_slice_gets_the_network_of_an_image(thickness: float) -> None:
+    topology = make_topology((32, 32, 1), (1.0, 1.0, thickness), LEVELS)
+    assert topology.kernels == ((3, 3, 1),) * 4
+    assert topology.scales == ((2, 2, 1),) * 3

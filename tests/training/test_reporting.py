@@ -12,11 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from tests.pixel_sizes import set_dpi
 
 from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.run.config import TrainConfig
+from recycleseg.training.evaluation import Evaluation
+from recycleseg.training.reporting import final_table
 from recycleseg.training.trainer import Trainer
 
 
@@ -100,3 +103,13 @@ def test_run_of_an_earlier_version_goes_on(
     path.write_text(json.dumps({**old, "spacing": [0.75, 0.75]}))
     with pytest.raises(ValueError, match="--resume: spacing of the data set differ"):
         resume(config)
+
+
+def test_the_final_table_of_many_classes_is_legible() -> None:
+    for number, columns in ((12, 14), (200, 2)):
+        names = tuple(f"class {index}" for index in range(number))
+        counts = {"a": torch.ones(5, number, 3, dtype=torch.int64)}
+        table = final_table(Evaluation(names, counts, {"a": 9}), "test", 7)
+        assert len(table.columns) == columns
+        assert list(table.columns[-1].cells) == ["1.0000"] * 5
+    assert table.caption == "summary.json has each of the 200 classes"

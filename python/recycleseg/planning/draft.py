@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from recycleseg.models.unet import one_per_level_and_axis
 from recycleseg.planning.cost import NetworkShape
 from recycleseg.planning.fingerprint import Fingerprint, Floats
 from recycleseg.planning.grid import Grid, at_shape, at_spacing, thick_axis
@@ -95,6 +96,18 @@ class Draft:
         if "model.channels" in given:
             levels = range(len(given["model.channels"]), len(given["model.channels"]) + 1)
         topology = make_topology(patch_size.tolist(), self.grid.spacing.tolist(), levels)
+        if given_levels := {
+            option: one_per_level_and_axis(
+                f"model.{option}", given[f"model.{option}"], count, len(patch_size)
+            )
+            for option, count in (
+                ("kernels", topology.num_levels),
+                ("scales", topology.num_levels - 1),
+            )
+            if f"model.{option}" in given
+        }:
+            asked = tuple(math.ceil(n) for n in patch_size)
+            topology = replace(topology, patch_size=asked, **given_levels).rounded()
         channels = [width * min(2**level, _WIDEST) for level in range(topology.num_levels)]
         classes = len(fingerprint.class_names)
         return NetworkShape(

@@ -51,10 +51,14 @@ def peak_bytes(
     windows = auto_window_batch(
         shape.topology.patch_size, shape.channels[0], torch.device(device), _UNLIMITED
     )
-    return (_LOADED_LATE if device == "cpu" else 0) + max(
+    peaks = [
         training_bytes(shape, batch_size, bytes_per_value),
         sampling_bytes(shape, largest, windows, bytes_per_value),
-    )
+    ]
+    if device == "cpu":
+        # The best checkpoint comes in beside what the run holds.
+        return _LOADED_LATE + max(*peaks, 2 * _COPIES_OF_WEIGHTS * 4 * shape.parameters())
+    return max(peaks)
 
 
 def training_bytes(shape: NetworkShape, batch_size: int, bytes_per_value: int) -> int:

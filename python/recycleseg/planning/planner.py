@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from recycleseg.data.intensity import normalisation_of
 from recycleseg.planning.cost import NetworkShape
 from recycleseg.planning.draft import Draft
-from recycleseg.planning.fingerprint import Fingerprint
+from recycleseg.planning.fingerprint import Fingerprint, Floats
 from recycleseg.planning.grid import Grid, at_shape, at_spacing, choose_grid, thick_axis
 from recycleseg.planning.resources import Resources
 
@@ -26,6 +26,11 @@ _INTENSITIES = {
     "percentile": "its scale differs between scans, so each by its own percentiles",
     "none": "its name asks for no change",
 }
+# Options with one value per axis.
+_PER_AXIS = (
+    *("preprocess.spacing", "preprocess.shape", "patch.size"),
+    *("augment.zoom", "augment.shift", "augment.flip"),
+)
 # With more windows than this, sampling an image on a CPU takes a large part of a run's time.
 _MANY_WINDOWS = 12
 # In names of classes that a mirrored image would make wrong.
@@ -76,10 +81,10 @@ def make_training_plan(
             them.
 
     Raises:
-        ValueError: an option has another number of axes than the data, or not even the smallest
-            patch fits into the memory.
+        ValueError: an option is for data of another number of axes, or not even the smallest patch
+            fits into the memory.
     """
-    _check_axes(fingerprint.spatial_dims, given)
+    _check_axes(given, fingerprint.spatial_dims)
     grid = _grid(fingerprint, given)
     draft = Draft.of(fingerprint, resources, given, grid)
     width, blocks = draft.widest_that_trains()
@@ -111,7 +116,7 @@ def make_training_plan(
             f"got {resources.memory / 2**30:.1f} GiB"
         )
     choices = [*_data_choices(draft, shape, limited_by), *_network_choices(draft, shape)]
-    choices += [*_training_choices(draft)]
+    choices += [*_training_choices(draft, shape.topology.patch_size)]
     return TrainingPlan(
         tuple(
             replace(choice, value=given[choice.option], reason=GIVEN)
@@ -125,11 +130,29 @@ def make_training_plan(
     )
 
 
-def _check_axes(dims: int, given: Mapping[str, Any]) -> None:
-    for option in ("preprocess.shape", "preprocess.spacing", "patch.size"):
-        sizes = given.get(option)
-        if sizes is not None and not isinstance(sizes, str) and len(sizes) != dims:
-            raise ValueError(f"{option}: expected {dims} numbers, got {list(sizes)}")
+def _check_axes(given: Mapping[str, Any], dims: int) -> None:
+    """Refuse options with one value per axis that are for data of another number of axes."""
+    counts = dict.fromkeys(_PER_AXIS, dims) | {"augment.rotation": {2: 1, 3: 3}[dims]}
+    problems = [
+        f"{name}: expected {count} value{'s' * (count > 1)} for {dims}D data, got {list(values)}"
+        for name, count in counts.items()
+        if isinstance(values := given.get(name), Sequence)
+        and not isinstance(values, str)
+        and len(values) != count
+    ]
+    for name in ("model.scales", "model.kernels"):
+        entries = given.get(name)
+        if not isinstance(entries, Sequence) or all(
+            len(entry) == dims for entry in entries if isinstance(entry, Sequence)
+        ):
+            continue
+        if (run := given.get("init_from")) is not None:
+            raise ValueError(
+                f"init_from: expected a run on {dims}D images, got {run} with {name} {entries}"
+            )
+        problems.append(f"{name}: expected {dims} values per entry for {dims}D data, got {entries}")
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 def _grid(fingerprint: Fingerprint, given: Mapping[str, Any]) -> Grid:
@@ -203,7 +226,7 @@ def _network_choices(draft: Draft, shape: NetworkShape) -> Iterator[Choice]:
     yield Choice("optim.batch_size", draft.batch_size, reason)
 
 
-def _training_choices(draft: Draft) -> Iterator[Choice]:
+def _training_choices(draft: Draft, patch: Sequence[int]) -> Iterator[Choice]:
     """Loss, augmentation and learning rate: the same for all data but for sides and slices."""
     fingerprint, grid = draft.fingerprint, draft.grid
     yield Choice("optim.steps", 0, "as many as fit into the time, measured at the start")
@@ -212,24 +235,34 @@ def _training_choices(draft: Draft) -> Iterator[Choice]:
     yield Choice("optim.lr_peak", 2e-3 if draft.batch_size >= 8 else 1.5e-3, usual)
     yield Choice("optim.lr_end", 1e-5, usual)
     # The average looks back about 1 / (1 - decay) steps.
-    decay = round(min(max(1 - 4 / draft.num_steps, 0.98), 0.9995), 4)
-    yield Choice("optim.ema_decay", decay, f"averages a quarter of about {draft.num_steps} steps")
+    steps = draft.given.get("optim.steps") or draft.num_steps
+    decay = round(min(max(1 - 4 / steps, 0.98), 0.9995), 4)
+    yield Choice("optim.ema_decay", decay, f"averages a quarter of about {steps} steps")
     yield Choice("loss.dice", 1.0, usual)
     yield Choice("loss.cross_entropy", 1.0, usual)
     yield Choice("loss.focal", 0.0, "cross entropy in its place")
-    thick = thick_axis(grid.spacing)
+    across, slices = _axis_across_slices(grid.spacing, patch)
     if fingerprint.spatial_dims == 2:
         yield Choice("augment.rotation", 30.0, usual)
         sided = any(map(_SIDES.search, fingerprint.class_names))
         reason = "class names tell left and right" if sided else "no class tells left from right"
         yield Choice("augment.flip", [False, not sided], reason)
-    elif thick is None:
+    elif across is None:
         yield Choice("augment.rotation", 20.0, usual)
     else:
         # Rotation j is in the plane across axis j.
-        angles = [30.0 if axis == thick else 0.0 for axis in range(3)]
-        yield Choice("augment.rotation", angles, "slices are thick: rotation within them alone")
-        zoom = [0.0 if axis == thick else 0.2 for axis in range(3)]
-        yield Choice("augment.zoom", zoom, "slices are thick: no new slices between them")
+        angles = [30.0 if axis == across else 0.0 for axis in range(3)]
+        yield Choice("augment.rotation", angles, f"{slices}: rotation within them alone")
+        zoom = [0.0 if axis == across else 0.2 for axis in range(3)]
+        yield Choice("augment.zoom", zoom, f"{slices}: no new slices between them")
         return
     yield Choice("augment.zoom", 0.2, usual)
+
+
+def _axis_across_slices(spacing: Floats, patch: Sequence[int]) -> tuple[int | None, str]:
+    """The axis across slices that must not be mixed, and why not; None if there is none."""
+    if (thick := thick_axis(spacing)) is not None:
+        return thick, "slices are thick"
+    # A rotation would turn most of a thin stack out of the patch.
+    flat = thick_axis(1 / (np.array(patch) * spacing))
+    return flat, "slices are few"

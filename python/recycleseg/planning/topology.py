@@ -39,6 +39,11 @@ class Topology:
         along = zip(*self.scales, strict=True) if self.scales else ((1,) for _ in self.patch_size)
         return tuple(math.prod(factors) for factors in along)
 
+    def rounded(self) -> Topology:
+        """The same with a patch that the factors divide, not smaller."""
+        sides = (f * math.ceil(n / f) for n, f in zip(self.patch_size, self.factors, strict=True))
+        return replace(self, patch_size=tuple(sides))
+
     def sizes(self) -> list[tuple[int, ...]]:
         """Voxels along each axis on every level."""
         found = [self.patch_size]
@@ -68,7 +73,9 @@ def make_topology(patch_size: Sequence[float], spacing: Sequence[float], levels:
     kernels: list[tuple[int, ...]] = []
     scales: list[tuple[int, ...]] = []
     while True:
-        near = [mm < _LONG * min(spacing) and s > 1 for mm, s in zip(spacing, size, strict=True)]
+        # An axis of one voxel has no neighbours.
+        shortest = min((mm for mm, s in zip(spacing, size, strict=True) if s > 1), default=0.0)
+        near = [s > 1 and mm < _LONG * shortest for mm, s in zip(spacing, size, strict=True)]
         kernel = [3 if k == 3 or n else 1 for k, n in zip(kernel, near, strict=True)]
         kernels.append(tuple(kernel))
         if len(kernels) == levels[-1]:
@@ -86,6 +93,4 @@ def make_topology(patch_size: Sequence[float], spacing: Sequence[float], levels:
         size = [-(-s // factor) for s, factor in zip(size, scale, strict=True)]
         spacing = [mm * factor for mm, factor in zip(spacing, scale, strict=True)]
     asked = tuple(math.ceil(n) for n in patch_size)
-    topology = Topology(asked, tuple(kernels), tuple(scales))
-    rounded = (f * math.ceil(n / f) for n, f in zip(asked, topology.factors, strict=True))
-    return replace(topology, patch_size=tuple(rounded))
+    return Topology(asked, tuple(kernels), tuple(scales)).rounded()

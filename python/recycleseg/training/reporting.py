@@ -31,6 +31,8 @@ from recycleseg.training.evaluation import Evaluation
 from recycleseg.units import steps
 
 PICTURED_CASES = 4
+# More columns than this are not legible in a terminal.
+_SHOWN_CLASSES = 12
 
 
 def describe_data(data: PreparedDataset, patch_size: Sequence[int]) -> dict[str, Any]:
@@ -245,14 +247,18 @@ class PictureMaker:
 
 
 def final_table(evaluation: Evaluation, split: str, step: int) -> Table:
-    """Mean Dice per class and sampling step, for the terminal."""
+    """Mean Dice per class and sampling step, for the terminal; of many classes only their mean."""
     dice = evaluation.dice()
     table = Table(title=f"Dice on the {split} split ({len(dice)} cases), weights of step {step}")
     table.add_column("sampling step", justify="right")
-    for name in (*evaluation.class_names, "mean"):
+    names = evaluation.class_names
+    if len(names) > _SHOWN_CLASSES:
+        table.caption = f"summary.json has each of the {len(names)} classes"
+        names = ()
+    for name in (*names, "mean"):
         table.add_column(name, justify="right")
     steps = zip(dice.swapaxes(0, 1), evaluation.by_step(), strict=True)
     for k, (per_case, mean) in enumerate(steps):
-        row = [*finite_mean(per_case), mean]
+        row = [*(finite_mean(per_case) if names else ()), mean]
         table.add_row(str(k + 1), *(f"{d:.4f}" for d in row))
     return table

@@ -100,9 +100,12 @@ def test_plan_tells_what_the_split_is_worth(
     ("options", "message"),
     [
         ("optim: {batch_size: 0}", "optim.batch_size: expected at least 1, got 0"),
-        ("patch: {size: [8, 8, 8]}", "patch.size: expected 2 numbers, got [8, 8, 8]"),
-        ("preprocess: {shape: [8]}", "preprocess.shape: expected 2 numbers, got [8]"),
-        ("preprocess: {spacing: [1.0]}", "preprocess.spacing: expected 2 numbers, got [1.0]"),
+        ("patch: {size: [8, 8, 8]}", "patch.size: expected 2 values for 2D data, got [8, 8, 8]"),
+        ("preprocess: {shape: [8]}", "preprocess.shape: expected 2 values for 2D data, got [8]"),
+        (
+            "preprocess: {spacing: [1.0]}",
+            "preprocess.spacing: expected 2 values for 2D data, got [1.0]",
+        ),
     ],
 )
 def test_options_that_do_not_fit(
