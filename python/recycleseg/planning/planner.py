@@ -216,7 +216,9 @@ def _network_choices(draft: Draft, shape: NetworkShape) -> Iterator[Choice]:
     yield Choice("model.scales", [list(scale) for scale in topology.scales], reason)
     flat = sum(1 in kernel for kernel in topology.kernels)
     reason = (
-        f"slices are thick: {flat} levels look at each slice alone"
+        "an axis of one voxel has no neighbours"
+        if 1 in topology.patch_size
+        else f"slices are thick: {flat} levels look at each slice alone"
         if flat
         else "neighbours along all axes are near"
     )
