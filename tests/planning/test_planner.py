@@ -21,6 +21,7 @@ from tests.planning.fingerprints import (
     IMAGES,
     PROSTATE,
     TINY,
+    TUMOUR,
     WHOLE_BODY,
 )
 from torch.utils.flop_counter import FlopCounterMode
@@ -94,7 +95,7 @@ def test_structures_are_seen(fingerprint: Fingerprint) -> None:
 
 def test_voxels_grow_where_a_patch_would_see_little_but_not_without_end() -> None:
     assert value(plan(BRAIN), "preprocess.spacing")[0] > 1.1
-    for fingerprint in (WHOLE_BODY, GIANT):
+    for fingerprint in (WHOLE_BODY, TUMOUR):
         spacing = np.array(value(plan(fingerprint), "preprocess.spacing"))
         assert (spacing <= 3.0 * fingerprint.spacings[0]).all()
     # A GPU has the time for the finest voxels.
@@ -127,7 +128,25 @@ def test_images_beyond_the_memory_get_larger_voxels() -> None:
     assert value(made, "preprocess.spacing")[0] > 3.0 * 0.05
     assert made.peak_bytes <= 3 * 2**30
     (reason,) = (c.reason for c in made.choices if c.option == "preprocess.spacing")
-    assert "the largest image fits into the memory" in reason
+    assert "memory and time are enough for the largest image" in reason
+
+
+def test_images_that_take_long_to_sample_get_larger_voxels() -> None:
+    short = plan(WHOLE_BODY, replace(LAPTOP, seconds=300.0))
+    spacing = np.array(value(short, "preprocess.spacing"))
+    assert (spacing > 1.1 * np.array(value(plan(WHOLE_BODY), "preprocess.spacing"))).all()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"model__kernels": ((3, 3, 1), 3, 3)},
+        {"model__scales": ((2, 2, 1), 2)},
+        {"model__channels": (8, 8, 16)},
+    ],
+)
+def test_number_of_levels_follows_from_any_given_option(given: dict[str, Any]) -> None:
+    assert plan(HEART, **given).shape.topology.num_levels == 3
 
 
 def test_a_gpu_takes_larger_batches_where_they_fit() -> None:

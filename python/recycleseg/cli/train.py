@@ -20,6 +20,7 @@ from recycleseg.data.phantom import phantom_name
 from recycleseg.files import as_json
 from recycleseg.planning.data import plan_for_data
 from recycleseg.planning.description import plan_yaml
+from recycleseg.planning.draft import num_levels
 from recycleseg.planning.planner import TrainingPlan
 from recycleseg.progress import plain_console, print_line
 from recycleseg.run.config import (
@@ -115,7 +116,11 @@ def plan_command(
     Raises:
         ValueError: see `parse_command` and `plan_for_data`.
     """
-    parse_command(_without_printing(arguments))  # wrong options end it before files are read
+    own = _without_printing(arguments)
+    levels = num_levels(_given(own))
+    # Kernels or factors that are given alone tell how many levels the plan will have.
+    base = None if levels is None else yaml.safe_dump({"model": {"channels": [8] * levels}})
+    parse_command(own, base)  # wrong options end it before files are read
     given = _options_to_fit(arguments)
     plan = plan_for_data(given, console, with_notes=with_notes)
     return plan, plan_yaml(plan, f"Plan for {given['data']}")

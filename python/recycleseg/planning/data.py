@@ -11,6 +11,7 @@ from recycleseg.data.check import check_dataset, refuse_errors
 from recycleseg.data.findings import TWO_SIDES, warning_lines
 from recycleseg.data.layout import read_dataset
 from recycleseg.data.preprocess import PreprocessConfig
+from recycleseg.files import FileError
 from recycleseg.planning.fingerprint import fingerprint_of
 from recycleseg.planning.planner import TrainingPlan, make_training_plan
 from recycleseg.planning.resources import find_resources
@@ -47,6 +48,8 @@ def plan_for_data(
         pixel_size = given.get("preprocess.pixel_size", PreprocessConfig.pixel_size)
         facts, findings = check_dataset(dataset, pixel_size=pixel_size, progress=progress)
     refuse_errors(dataset, findings)
+    if not any(facts[case_id].class_voxels.any() for case_id in dataset.split["train"]):
+        raise FileError(f"{dataset.root}: expected foreground in the training labels, got none")
     # The notes of the data set tell what is wrong with the split.
     warnings = warning_lines(finding for finding in findings if finding.kind is not TWO_SIDES)
     more = f"recycle-data check {dataset.root} lists all warnings"

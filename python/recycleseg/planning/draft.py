@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,8 +43,29 @@ _COARSER = 1.15
 _COARSEST = 3.0
 # So much of the size across thick slices counts when a patch is cut.
 _SLICES_COUNT = 0.7
+USUAL_OVERLAP = 0.5
+# With more windows than this, sampling an image on a CPU takes a large part of a run's time.
+_MANY_WINDOWS = 12
+# Images whose sampling takes more than this share of a run's time get larger voxels.
+_SAMPLING_SHARE = 0.03
+_SAMPLING_STEPS = 5
 # Axes of images that are resized to one shape change together, in steps of this factor.
 _SMALLER = 0.95
+
+
+def num_levels(given: Mapping[str, Any]) -> int | None:
+    """Levels of the network that given options ask for; None if they leave it open."""
+    for option, more in (("channels", 0), ("kernels", 0), ("scales", 1)):
+        entries = given.get(f"model.{option}")
+        if isinstance(entries, Sequence):
+            return len(entries) + more
+    return None
+
+
+def num_windows(image_shape: Floats, patch_size: Sequence[int], overlap: float) -> int:
+    """Windows of an image."""
+    patches = np.maximum(image_shape / np.array(patch_size), 1) - 1
+    return math.prod(int(n) + 1 for n in np.ceil(patches / (1 - overlap)))
 
 
 @dataclass(frozen=True)
@@ -92,9 +113,8 @@ class Draft:
     def network(self, patch_size: Floats, width: int, blocks: int) -> NetworkShape:
         """The network of a width on a patch; its levels follow from the patch."""
         fingerprint, given = self.fingerprint, self.given
-        levels = _LEVELS
-        if "model.channels" in given:
-            levels = range(len(given["model.channels"]), len(given["model.channels"]) + 1)
+        number = num_levels(given)
+        levels = _LEVELS if number is None else range(number, number + 1)
         topology = make_topology(patch_size.tolist(), self.grid.spacing.tolist(), levels)
         if given_levels := {
             option: one_per_level_and_axis(
@@ -135,6 +155,11 @@ class Draft:
             shape, self.batch_size, used.bytes_per_value, [], used.device
         )
         return "memory" if training > used.memory else ""
+
+    def overlap(self, patch_size: Sequence[int]) -> float:
+        """How much windows overlap: less on a CPU if an image has many of them."""
+        many = num_windows(self.grid.shape, patch_size, USUAL_OVERLAP) > _MANY_WINDOWS
+        return 0.25 if self.resources.device == "cpu" and many else USUAL_OVERLAP
 
     def with_larger_batch(self, shape: NetworkShape) -> Draft:
         """The same with the largest batch that fits beside this patch, on a GPU."""
@@ -202,8 +227,15 @@ class Draft:
         return bool((size < wanted).any())
 
     def images_are_too_large(self, shape: NetworkShape) -> bool:
-        """Whether sampling the largest image takes more memory than there is."""
-        return self.bytes_of(shape) > self.resources.memory and not self.limit(shape)
+        """Whether sampling the largest image takes more memory than there is, or too much time."""
+        used = self.resources
+        images = self.fingerprint.sizes / self.grid.spacing
+        patch = shape.topology.patch_size
+        windows = max(num_windows(image, patch, self.overlap(patch)) for image in images)
+        seconds = _SAMPLING_STEPS * windows * shape.flops() / used.flops
+        if seconds > _SAMPLING_SHARE * used.seconds:
+            return True
+        return self.bytes_of(shape) > used.memory and not self.limit(shape)
 
     def coarser(self) -> Draft | None:
         """The same with larger voxels; None if there is no such grid."""
@@ -215,7 +247,7 @@ class Draft:
         times = float((spacing / finest.spacing).max())
         reason = f"{finest.reason}, {times:.1f} times as large so that "
         if times > _COARSEST:
-            reason += "the largest image fits into the memory"
+            reason += "memory and time are enough for the largest image"
         else:
             reason += "a patch shows more of the structures"
         return replace(self, grid=at_spacing(self.fingerprint, spacing, reason))

@@ -12,7 +12,7 @@ import numpy as np
 
 from recycleseg.data.intensity import normalisation_of
 from recycleseg.planning.cost import NetworkShape
-from recycleseg.planning.draft import Draft
+from recycleseg.planning.draft import USUAL_OVERLAP, Draft, num_windows
 from recycleseg.planning.fingerprint import Fingerprint, Floats
 from recycleseg.planning.grid import Grid, at_shape, at_spacing, choose_grid, thick_axis
 from recycleseg.planning.resources import Resources
@@ -31,8 +31,6 @@ _PER_AXIS = (
     *("preprocess.spacing", "preprocess.shape", "patch.size"),
     *("augment.zoom", "augment.shift", "augment.flip"),
 )
-# With more windows than this, sampling an image on a CPU takes a large part of a run's time.
-_MANY_WINDOWS = 12
 # In names of classes that a mirrored image would make wrong.
 _SIDES = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])", re.IGNORECASE)
 
@@ -194,10 +192,11 @@ def _data_choices(draft: Draft, shape: NetworkShape, limited_by: str) -> Iterato
     else:
         reason = f"a patch is {share:.0%} of an image: half of them must show a structure"
         yield Choice("patch.foreground_probability", 0.5, reason)
-    windows = math.prod(np.ceil(2 * np.maximum(grid.shape / np.array(patch), 1) - 1).tolist())
-    if draft.resources.device == "cpu" and windows > _MANY_WINDOWS:
-        reason = f"half would make {windows:.0f} windows of an image, a quarter about half of them"
-        yield Choice("patch.overlap", 0.25, reason)
+    overlap = draft.overlap(patch)
+    more, fewer = (num_windows(grid.shape, patch, share) for share in (USUAL_OVERLAP, overlap))
+    if fewer < more:
+        reason = f"makes {fewer} windows of an image; half would make {more}"
+        yield Choice("patch.overlap", overlap, reason)
 
 
 def _network_choices(draft: Draft, shape: NetworkShape) -> Iterator[Choice]:
@@ -218,7 +217,7 @@ def _network_choices(draft: Draft, shape: NetworkShape) -> Iterator[Choice]:
     reason = (
         "an axis of one voxel has no neighbours"
         if 1 in topology.patch_size
-        else f"slices are thick: {flat} levels look at each slice alone"
+        else f"slices are thick: {flat} of the levels see each slice alone"
         if flat
         else "neighbours along all axes are near"
     )
