@@ -249,9 +249,8 @@ class PictureMaker:
 def final_table(evaluation: Evaluation, split: str, step: int) -> Table:
     """Mean Dice per class and sampling step, for the terminal; of many classes only their mean."""
     dice = evaluation.dice()
-    table = Table(
-        title=f"Dice on the {split} split ({len(dice)} case{'s' * (len(dice) > 1)}), weights of step {step}"
-    )
+    cases = f"{len(dice)} case{'s' * (len(dice) > 1)}"
+    table = Table(title=f"Dice on the {split} split ({cases}), weights of step {step}")
     table.add_column("sampling step", justify="right")
     names = evaluation.class_names
     if len(names) > _SHOWN_CLASSES:
