@@ -402,7 +402,7 @@ def test_all_missing_channels_are_told_before_work(
         (["--stesp", "3"], "unknown option stesp; did you mean steps?"),
         (["--save-probs"], "unknown option save-probs; did you mean save-probabilities?"),
         (["-m", "nowhere"], "nowhere"),
-        (["-i", "nowhere"], "nowhere: expected a folder or a file ending in .nii.gz, .nii, "),
+        (["-i", "nowhere"], "nowhere: expected a file or folder, got a path that does not exist"),
         (["-i", "nowhere.nii"], "nowhere.nii: expected a file or folder, got a path that does"),
         (["-i", "."], "expected images ending in .nii.gz, .nii, "),
         (["-i", "a", "b", "--split", "test"], "--split: expected one data set as --input, got 2"),
