@@ -13,7 +13,7 @@ from recycleseg.models.unet import one_per_level_and_axis
 from recycleseg.planning.cost import NetworkShape
 from recycleseg.planning.fingerprint import Fingerprint, Floats
 from recycleseg.planning.grid import Grid, at_shape, at_spacing, thick_axis
-from recycleseg.planning.memory import peak_bytes
+from recycleseg.planning.memory import peak_bytes, training_bytes
 from recycleseg.planning.resources import Resources, time_of_run
 from recycleseg.planning.topology import MAX_TOKENS, MIN_EDGE, make_topology
 from recycleseg.run.factory import choose_patch_size
@@ -151,10 +151,8 @@ class Draft:
         if shape.flops() > self.flops_per_pass or shape.voxels()[-1] > MAX_TOKENS:
             return "time"
         used = self.resources
-        training = used.process_bytes + peak_bytes(
-            shape, self.batch_size, used.bytes_per_value, [], used.device
-        )
-        return "memory" if training > used.memory else ""
+        training = training_bytes(shape, self.batch_size, used.bytes_per_value)
+        return "memory" if used.process_bytes + training > used.memory else ""
 
     def overlap(self, patch_size: Sequence[int]) -> float:
         """How much windows overlap: less on a CPU if an image has many of them."""
@@ -240,7 +238,8 @@ class Draft:
     def coarser(self) -> Draft | None:
         """The same with larger voxels; None if there is no such grid."""
         grid, finest = self.grid, self.finest
-        if grid.resized or self.fingerprint.unit == "pixels":
+        smallest = grid.shape.max() <= 2 * MIN_EDGE
+        if grid.resized or self.fingerprint.unit == "pixels" or smallest:
             return None
         spacing = grid.spacing.copy()
         spacing[spacing < 2 * spacing.min()] *= _COARSER

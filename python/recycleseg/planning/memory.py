@@ -11,7 +11,9 @@ from recycleseg.planning.cost import NetworkShape
 from recycleseg.sampling.memory import LIVE_LAYERS, auto_window_batch
 
 # What PyTorch loads with its first optimiser and its first convolution on a CPU.
-_LOADED_LATE = 230 * 2**20
+FIRST_STEP_BYTES = 230 * 2**20
+# What a run loads later on a CPU: to draw, to write logs, and its data, mapped from the disk.
+_LATER_BYTES = 110 * 2**20
 # Tensors that a layer keeps for its backward pass, each as large as its output. A residual block
 # keeps the outputs of both convolutions and both activations, on the way up also its input, a sum
 # with the skip. The stem and a step between two levels keep a convolution's output and a norm's.
@@ -44,21 +46,22 @@ def peak_bytes(
         shape: of the network, for one patch.
         batch_size: patches per pass.
         bytes_per_value: 2 for bfloat16, 4 for float32.
-        image_shapes: voxels of the images that are sampled; none if only training counts.
+        image_shapes: voxels of the images that are sampled.
         device: "cpu" or "cuda".
     """
-    largest = max(image_shapes, key=math.prod, default=shape.topology.patch_size)
+    largest = max(image_shapes, key=math.prod)
     windows = auto_window_batch(
         shape.topology.patch_size, shape.channels[0], torch.device(device), _UNLIMITED
     )
-    peaks = [
+    peak = max(
         training_bytes(shape, batch_size, bytes_per_value),
         sampling_bytes(shape, largest, windows, bytes_per_value),
-    ]
+    )
     if device == "cpu":
-        # The best checkpoint comes in beside what the run holds.
-        return _LOADED_LATE + max(*peaks, 2 * _COPIES_OF_WEIGHTS * 4 * shape.parameters())
-    return max(peaks)
+        # The best checkpoint comes in beside what the process has not given back.
+        checkpoint = _COPIES_OF_WEIGHTS * 4 * shape.parameters()
+        return FIRST_STEP_BYTES + _LATER_BYTES + peak + checkpoint
+    return peak
 
 
 def training_bytes(shape: NetworkShape, batch_size: int, bytes_per_value: int) -> int:
