@@ -15,6 +15,7 @@ from recycleseg.sampling.windows import (
     RowMerger,
     WindowGrid,
     extract_windows,
+    num_windows,
     window_starts,
 )
 
@@ -209,3 +210,14 @@ def test_cutting_refuses() -> None:
         extract_windows(x, torch.tensor([[3, 0]]), (2, 2))
     with pytest.raises(ValueError, match=r"got one at \(0, -1\)"):
         extract_windows(x, torch.tensor([[0, -1]]), (2, 2))
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.99])
+@pytest.mark.parametrize("image_shape", [(7, 20), (5, 3), (1, 64), (40, 41)])
+def test_number_of_windows_is_that_of_the_grid(
+    image_shape: tuple[int, int], overlap: float
+) -> None:
+    patch_size = (5, 8)
+    padded = [max(size, patch) for size, patch in zip(image_shape, patch_size, strict=True)]
+    expected = len(WindowGrid(padded, patch_size, overlap))
+    assert num_windows(image_shape, patch_size, overlap) == expected

@@ -18,6 +18,7 @@ from recycleseg.planning.resources import Resources, time_of_run
 from recycleseg.planning.topology import MAX_TOKENS, MIN_EDGE, make_topology
 from recycleseg.run.factory import choose_patch_size
 from recycleseg.run.options import PatchConfig
+from recycleseg.sampling.windows import num_windows
 
 # Patch and network are made for so many optimiser steps in the usual time, because fewer leave a
 # network half trained. With more time both the number of steps and their size grow, as its root.
@@ -60,12 +61,6 @@ def num_levels(given: Mapping[str, Any]) -> int | None:
         if isinstance(entries, Sequence):
             return len(entries) + more
     return None
-
-
-def num_windows(image_shape: Floats, patch_size: Sequence[int], overlap: float) -> int:
-    """Windows of an image."""
-    patches = np.maximum(image_shape / np.array(patch_size), 1) - 1
-    return math.prod(int(n) + 1 for n in np.ceil(patches / (1 - overlap)))
 
 
 @dataclass(frozen=True)
@@ -156,8 +151,12 @@ class Draft:
 
     def overlap(self, patch_size: Sequence[int]) -> float:
         """How much windows overlap: less on a CPU if an image has many of them."""
-        many = num_windows(self.grid.shape, patch_size, USUAL_OVERLAP) > _MANY_WINDOWS
+        many = self.num_windows(patch_size, USUAL_OVERLAP) > _MANY_WINDOWS
         return 0.25 if self.resources.device == "cpu" and many else USUAL_OVERLAP
+
+    def num_windows(self, patch_size: Sequence[int], overlap: float) -> int:
+        """Windows of an image of median size."""
+        return num_windows(self.grid.shape.astype(int).tolist(), patch_size, overlap)
 
     def with_larger_batch(self, shape: NetworkShape) -> Draft:
         """The same with the largest batch that fits beside this patch, on a GPU."""
@@ -227,7 +226,7 @@ class Draft:
     def images_are_too_large(self, shape: NetworkShape) -> bool:
         """Whether sampling the largest image takes more memory than there is, or too much time."""
         used = self.resources
-        images = self.fingerprint.sizes / self.grid.spacing
+        images = np.ceil(self.fingerprint.sizes / self.grid.spacing).astype(int).tolist()
         patch = shape.topology.patch_size
         windows = max(num_windows(image, patch, self.overlap(patch)) for image in images)
         seconds = _SAMPLING_STEPS * windows * shape.flops() / used.flops

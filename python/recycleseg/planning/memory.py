@@ -59,8 +59,7 @@ def peak_bytes(
     )
     if device == "cpu":
         # The best checkpoint comes in beside what the process has not given back.
-        checkpoint = _COPIES_OF_WEIGHTS * 4 * shape.parameters()
-        return FIRST_STEP_BYTES + _LATER_BYTES + peak + checkpoint
+        return FIRST_STEP_BYTES + _LATER_BYTES + peak + _state_bytes(shape)
     return peak
 
 
@@ -72,15 +71,14 @@ def training_bytes(shape: NetworkShape, batch_size: int, bytes_per_value: int) -
         batch_size: patches per pass.
         bytes_per_value: 2 for bfloat16, 4 for float32.
     """
-    voxels, channels, blocks = shape.voxels(), shape.channels, shape.blocks()
+    voxels, channels = shape.voxels(), shape.channels
     down, up = shape.num_res_blocks, shape.num_res_blocks + 1
     per_level = [_KEPT_DOWN * down + _KEPT_UP * up + 2 * _KEPT_STEP] * len(channels)
-    per_level[-1] += _KEPT_DOWN * (blocks[-1] - blocks[0] if len(blocks) > 1 else 2)
+    per_level[-1] += 2 * _KEPT_DOWN  # the two blocks at the bottom
     kept = sum(n * v * c for n, v, c in zip(per_level, voxels, channels, strict=True))
     of_classes = voxels[0] * (_ARRAYS_PER_CLASS * shape.num_classes + shape.in_channels)
     activations = batch_size * (kept * bytes_per_value + of_classes * 4)
-    weights = shape.parameters() * 4
-    return _COPIES_OF_WEIGHTS * weights + max(activations, weights)
+    return _state_bytes(shape) + max(activations, 4 * shape.parameters())
 
 
 def sampling_bytes(
@@ -102,4 +100,9 @@ def sampling_bytes(
     window = shape.voxels()[0] * (
         LIVE_LAYERS * shape.channels[0] * bytes_per_value + 4 * shape.num_classes
     )
-    return whole + window_batch * window + _COPIES_OF_WEIGHTS * 4 * shape.parameters()
+    return whole + window_batch * window + _state_bytes(shape)
+
+
+def _state_bytes(shape: NetworkShape) -> int:
+    """Weights, average and moments, as a run holds them and as a checkpoint does."""
+    return _COPIES_OF_WEIGHTS * 4 * shape.parameters()

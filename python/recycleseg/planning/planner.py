@@ -12,7 +12,7 @@ import numpy as np
 
 from recycleseg.data.intensity import normalisation_of
 from recycleseg.planning.cost import NetworkShape
-from recycleseg.planning.draft import USUAL_OVERLAP, Draft, num_windows
+from recycleseg.planning.draft import USUAL_OVERLAP, Draft
 from recycleseg.planning.fingerprint import Fingerprint, Floats
 from recycleseg.planning.grid import Grid, at_shape, at_spacing, choose_grid, thick_axis
 from recycleseg.planning.resources import Resources
@@ -193,7 +193,7 @@ def _data_choices(draft: Draft, shape: NetworkShape, limited_by: str) -> Iterato
         reason = f"a patch is {share:.0%} of an image: half of them must show a structure"
         yield Choice("patch.foreground_probability", 0.5, reason)
     overlap = draft.overlap(patch)
-    more, fewer = (num_windows(grid.shape, patch, share) for share in (USUAL_OVERLAP, overlap))
+    more, fewer = (draft.num_windows(patch, share) for share in (USUAL_OVERLAP, overlap))
     if fewer < more:
         reason = f"makes {fewer} windows of an image; half would make {more}"
         yield Choice("patch.overlap", overlap, reason)

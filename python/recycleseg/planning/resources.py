@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from recycleseg.progress import parse_duration
-from recycleseg.run.device import choose_precision, use_device
+from recycleseg.run.device import bytes_per_value, choose_precision, use_device
 from recycleseg.sampling.memory import free_memory, resident_memory
 
 # Operations per second that training reaches at least: on a CPU core, by bytes per value (measured
@@ -65,14 +65,14 @@ def find_resources(
     """
     found = use_device(device)
     kind: Literal["cpu", "cuda"] = "cuda" if found.type == "cuda" else "cpu"
-    bytes_per_value = 2 if choose_precision(precision, found) == "bf16" else 4
+    value_bytes = bytes_per_value(choose_precision(precision, found))
     cores = threads or torch.get_num_threads()
     return Resources(
         device=kind,
         memory=int(_USED_MEMORY * free_memory(found)) if memory is None else parse_memory(memory),
         seconds=time_of_run(time, kind),
-        flops=_GPU_FLOPS if kind == "cuda" else _CPU_CORE_FLOPS[bytes_per_value] * cores,
-        bytes_per_value=bytes_per_value,
+        flops=_GPU_FLOPS if kind == "cuda" else _CPU_CORE_FLOPS[value_bytes] * cores,
+        bytes_per_value=value_bytes,
         process_bytes=resident_memory() if kind == "cpu" else 0,
     )
 

@@ -42,6 +42,11 @@ def choose_precision(name: str, device: torch.device) -> str:
     return "bf16" if _computes_in_bf16(device) else "float32"
 
 
+def bytes_per_value(precision: str) -> int:
+    """Bytes of a value inside the network, for "bf16" or "float32"."""
+    return 2 if precision == "bf16" else 4
+
+
 def _computes_in_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -19,7 +19,7 @@ from recycleseg.diffusion.samplers import Sampler, draws_noise, reverse_step, sa
 from recycleseg.ops.noise_step import x_to_mask
 from recycleseg.progress import Progress
 from recycleseg.sampling.graphs import GraphedSteps
-from recycleseg.sampling.windows import RowMerger, WindowGrid
+from recycleseg.sampling.windows import RowMerger, WindowGrid, num_windows
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ class VolumeSampler:
 
     def num_windows(self, shape: Sequence[int]) -> int:
         """Number of windows that cover an image of this spatial shape."""
-        padded = [max(size, patch) for size, patch in zip(shape, self.patch_size, strict=True)]
-        return len(WindowGrid(padded, self.patch_size, self.overlap))
+        return num_windows(shape, self.patch_size, self.overlap)
 
     def __call__(
         self, image: Tensor, generator: torch.Generator, progress: Progress | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from types import EllipsisType
 
@@ -45,6 +46,24 @@ def window_starts(
         last = size - patch
         along.append(torch.tensor([*range(0, last, patch - shared), last]))
     return torch.cartesian_prod(*along).view(-1, len(along))
+
+
+def shared_voxels(patch_size: Sequence[int], overlap: float) -> list[int]:
+    """Voxels that neighbouring windows share along each axis, for a fraction below 1."""
+    return [min(int(size * overlap), size - 1) for size in patch_size]
+
+
+def num_windows(image_shape: Sequence[int], patch_size: Sequence[int], overlap: float) -> int:
+    """Number of windows of an image, which is padded where it is smaller than a window.
+
+    Args:
+        image_shape: voxels along each axis.
+        patch_size: voxels of a window along each axis.
+        overlap: fraction of a window that its neighbour shares at least, below 1.
+    """
+    shared = shared_voxels(patch_size, overlap)
+    along = zip(image_shape, patch_size, shared, strict=True)
+    return math.prod(len(range(0, max(n - p, 0), p - s)) + 1 for n, p, s in along)
 
 
 def extract_windows(x: Tensor, starts: Tensor, patch_size: Sequence[int]) -> Tensor:
@@ -94,7 +113,7 @@ class WindowGrid:
         overlap: float,
         device: torch.device | str = "cpu",
     ) -> None:
-        shared = [min(int(size * overlap), size - 1) for size in patch_size]
+        shared = shared_voxels(patch_size, overlap)
         self.image_shape = tuple(image_shape)
         self.patch_size = tuple(patch_size)
         self.starts = window_starts(image_shape, patch_size, shared)

@@ -31,7 +31,7 @@ from recycleseg.run.checkpoint import (
 )
 from recycleseg.run.compiling import compiled, resolve_mode
 from recycleseg.run.config import TrainConfig, load_config, resumed
-from recycleseg.run.device import AutocastNetwork, choose_precision, use_device
+from recycleseg.run.device import AutocastNetwork, bytes_per_value, choose_precision, use_device
 from recycleseg.run.environment import describe_environment
 from recycleseg.run.folder import RunFolder, run_root
 from recycleseg.sampling.memory import peak_memory, resident_memory
@@ -232,7 +232,7 @@ class Trainer:
         return self.process_bytes + peak_bytes(
             shape,
             self.config.optim.batch_size,
-            2 if self.precision == "bf16" else 4,
+            bytes_per_value(self.precision),
             self.data.shapes.values(),
             self.device.type,
         )
