@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
-from torch import Tensor
 
 from recycleseg.progress import format_duration
 from recycleseg.run.config import TrainConfig
@@ -21,7 +20,7 @@ NUM_VALIDATIONS = 4
 VALIDATION_SHARE = 0.1
 # Fewer steps than this train nothing.
 LEAST_STEPS = 10
-_MEASURED_PASSES = 4
+_MEASURED_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -39,19 +38,19 @@ class Speed:
     final: tuple[float, ...]
 
 
-def seconds_per_batch(loss_of_batch: Callable[[int], Tensor], device: torch.device) -> float:
-    """Median time of a forward and a backward pass, after a first one that warms up.
+def seconds_per_step(step: Callable[[int], None], device: torch.device) -> float:
+    """Median time of an optimiser step, after a first one that warms up.
 
     Args:
-        loss_of_batch: gives the loss of a training batch; the caller clears the gradients.
+        step: does the work of a step; it gets the number of the try.
         device: where it computes.
     """
     seconds = []
-    for index in range(_MEASURED_PASSES):
+    for index in range(_MEASURED_STEPS):
         start = time.perf_counter()
-        loss_of_batch(index).backward()
+        step(index)
         if device.type == "cuda":
-            torch.cuda.synchronize(device)  # so that the backward pass counts too
+            torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
 

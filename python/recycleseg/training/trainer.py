@@ -59,7 +59,7 @@ from recycleseg.training.reporting import (
     write_run_description,
 )
 from recycleseg.training.stopping import StopRequest
-from recycleseg.training.timing import Speed, expected_time, fit_to_time, seconds_per_batch
+from recycleseg.training.timing import Speed, expected_time, fit_to_time, seconds_per_step
 
 
 class Trainer:
@@ -146,10 +146,11 @@ class Trainer:
         if resume:
             self.config = resumed(self.config, load_config(self.folder.config))
             check_same_data(self.folder.dataset, description)
+        speed = self.measure_speed()
+        if resume:
             self.restore(load_checkpoint(self.folder.last))
             if self.folder.best.is_file():  # written after the last checkpoint of the same step
                 self.best_dice = load_checkpoint(self.folder.best).state["best_dice"]
-        speed = self.measure_speed()
         seconds = time_of_run(self.config.time, self.device.type)
         self.config = fit_to_time(self.config, speed, seconds)
         # Now that the run is known to fit, what is in its folder may be deleted.
@@ -238,10 +239,12 @@ class Trainer:
         )
 
     def measure_speed(self) -> Speed:
-        """Time of steps and cases, from passes that change no weight."""
+        """Time of steps and cases. No weight changes; what steps leave behind is made new."""
         self.network.train()
-        of_batch = seconds_per_batch(lambda index: self.loss_of_batch(index).loss, self.device)
-        self.network.zero_grad()
+        of_step = seconds_per_step(self._step_at_rest, self.device)
+        self.optimizer = make_optimizer(self.network, self.config.optim)
+        if self.average is not None:
+            self.average = AveragedWeights(self.network, self.average.decay)
         validation = self.dataset.split["val"]
         final = self.dataset.split[final_part(self.dataset, self.config.final_split)]
         seconds = seconds_per_case(
@@ -252,10 +255,18 @@ class Trainer:
             samples=self.config.sampling.samples,
         )
         return Speed(
-            of_batch * self.config.optim.accumulation,
+            of_step,
             tuple(seconds[: len(validation)]),
             tuple(seconds[len(validation) :]),
         )
+
+    def _step_at_rest(self, index: int) -> None:
+        """The work of a step, at a learning rate of zero."""
+        for _ in range(self.config.optim.accumulation):
+            self.loss_of_batch(index).loss.backward()
+        clip_and_step(self.optimizer, 0.0, self.config.optim.grad_clip)
+        if self.average is not None:
+            self.average.update(self.network)
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """Do one optimiser step over `accumulation` batches.
