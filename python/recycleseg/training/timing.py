@@ -18,6 +18,8 @@ from recycleseg.run.options import ValidationConfig
 NUM_VALIDATIONS = 4
 # Validations choose the weights; more time for them is lost for the training.
 VALIDATION_SHARE = 0.1
+# A validation's picture and checkpoints take about so long on a CPU core.
+SECONDS_TO_WRITE = 2.0
 # Fewer steps than this train nothing.
 LEAST_STEPS = 10
 _MEASURED_STEPS = 4
@@ -36,6 +38,12 @@ class Speed:
     step: float
     validation: tuple[float, ...]
     final: tuple[float, ...]
+
+    def of_validation(self, max_cases: int | None) -> float:
+        """Seconds of a validation on at most so many cases; 0 if there are none."""
+        if not self.validation:
+            return 0.0
+        return sum(self.validation[:max_cases]) + SECONDS_TO_WRITE
 
 
 def seconds_per_step(step: Callable[[int], None], device: torch.device) -> float:
@@ -86,7 +94,7 @@ def _fitting_cases(config: TrainConfig, speed: Speed, seconds: float) -> int | N
 
 
 def _fitting_steps(validation: ValidationConfig, speed: Speed, seconds: float) -> int:
-    of_validation = sum(speed.validation[: validation.max_cases])
+    of_validation = speed.of_validation(validation.max_cases)
     of_step, rest = speed.step, seconds - sum(speed.final)
     if validation.every:
         of_step += of_validation / validation.every
@@ -113,7 +121,7 @@ def expected_time(config: TrainConfig, speed: Speed, done: int) -> str:
     every, steps = config.validation.every, config.optim.steps
     training = speed.step * (steps - done)
     number = math.ceil(steps / every) - done // every if speed.validation else 0
-    validations = number * sum(speed.validation[: config.validation.max_cases])
+    validations = number * speed.of_validation(config.validation.max_cases)
     final = sum(speed.final)
     parts = [f"training {format_duration(training)}"]
     if number:
