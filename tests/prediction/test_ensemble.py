@@ -242,6 +242,8 @@ def test_ignore_label_and_painting_order_of_the_members(tmp_path: Path) -> None:
     other.write_text(json.dumps({"labels": {"background": 0, "core": [2], "whole": [1, 2]}}))
     with pytest.raises(FileError, match=f"predict.json: expected whole, core as in {other}, "):
         ensemble_of(folders[0], labels=other)
+    (folders[0] / "predict.json").write_text(json.dumps({"dataset": {"labels": {"1": "whole"}}}))
+    assert ensemble_of(folders[0], labels=other).classes.names == ("core", "whole")
 
 
 def test_record_and_images_that_members_know(tmp_path: Path) -> None:

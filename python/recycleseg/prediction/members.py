@@ -58,6 +58,14 @@ class Member:
         order = description.get("regions_class_order")
         return Classes.of(description.get("labels"), str(self.described_by), order)
 
+    @property
+    def valid_classes(self) -> Classes | None:
+        """`classes`, or None if the description is not valid and another file names the classes."""
+        try:
+            return self.classes
+        except FileError:
+            return None
+
     def files(self, case_id: str) -> tuple[Path, ...]:
         """The files of a case: the label map, and the probabilities if there are any."""
         return (self.maps[case_id], *([self._probs_path(case_id)] if self.has_probs else []))
@@ -102,7 +110,7 @@ class Member:
                 f"{path}: expected {len(names)} channels, one each for {', '.join(names)}, got "
                 f"{len(probs)}"
             )
-        own = self.classes
+        own = self.valid_classes
         # The painting order of regions is that of the folder, which other members may not share.
         painted = classes if own is None or len(own) != len(classes) else own
         check_agreement(path, probs, label, painted, self.origin)
@@ -191,7 +199,7 @@ def shared_classes(members: Sequence[Member], labels: Path | None) -> Classes:
 def _check_values(members: Sequence[Member], classes: Classes, source: Path) -> None:
     """Check that no member gives a name of `classes` to another channel."""
     for member in members:
-        own = member.classes
+        own = member.valid_classes
         if own is None:
             continue
         moved = [
