@@ -56,6 +56,7 @@ from recycleseg.training.reporting import (
     final_table,
     plan_table,
     split_notes,
+    validation_line,
     write_run_description,
 )
 from recycleseg.training.stopping import StopRequest
@@ -330,10 +331,11 @@ class Trainer:
         picture.save(self.folder.pictures / f"validation-{self.step:06d}.png", evaluation)
         # The line comes last, because it tells a resumed run that this validation is done.
         scores = {f"val_dice/{name}": value for name, value in by_class.items()}
-        logger.log(self.step, {"val_dice": dice, "val_dice_by_step": by_step, **scores})
+        numbers = {f"val_num/{name}": n for name, n in evaluation.num_by_class().items()}
+        numbers["val_num"] = evaluation.num_with_dice()[-1]
+        logger.log(self.step, {"val_dice": dice, "val_dice_by_step": by_step, **scores, **numbers})
         save_learning_curve(self.folder.learning_curve, self.folder.metrics)
-        steps = " ".join(f"{d:.4f}" for d in by_step)
-        self.console.print(f"step {self.step}: validation Dice by sampling step {steps}")
+        self.console.print(validation_line(evaluation, self.step))
 
     def evaluate(
         self, case_ids: Sequence[str], moment: str, bar: Bar, on_case: PictureMaker | None = None
@@ -382,7 +384,7 @@ class Trainer:
         summary = {"split": split, "step": self.step, **summary_of(evaluation, self.dataset)}
         write_json(self.folder.summary, summary)
         save_learning_curve(self.folder.learning_curve, self.folder.metrics)
-        self.console.print(final_table(evaluation, split, self.step))
+        self.console.print(final_table(evaluation, split, self.step, self.dataset.patients))
         peak = peak_memory(self.device) / 2**30
         self.console.print(f"peak memory {peak:.2f} GiB; run folder: {self.folder.root}")
         return summary
