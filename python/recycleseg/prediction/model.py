@@ -139,8 +139,15 @@ def load_plan(path: Path) -> tuple[Plan, tuple[int, ...]]:
     values = read_json_object(path)
     expected = f"{path}: expected a run's data set description"
     try:
-        return Plan.from_dict(values), tuple(values["patch_size"])
+        plan, patch_size = Plan.from_dict(values), tuple(values["patch_size"])
     except KeyError as error:
         raise FileError(f"{expected}, got no {error}") from error
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise FileError(f"{expected}, got: {error}") from error
+    sizes = [size for size in patch_size if type(size) is int and size > 0]
+    if not len(sizes) == len(patch_size) == plan.spatial_dims:
+        raise FileError(
+            f"{expected}, got: expected a patch_size of {plan.spatial_dims} positive integers, got "
+            f"{list(patch_size)}"
+        )
+    return plan, patch_size

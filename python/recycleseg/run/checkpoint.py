@@ -112,23 +112,25 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise FileError(f"{path}: expected a whole safetensors file, got: {reason}") from error
     if "recycleseg" not in metadata:
         raise FileError(f"{path}: expected a recycleseg checkpoint, got another safetensors file")
-    state = _read_state(path, metadata)
-    _check_tensors(path, tensors, state.pop("checksums", None))
+    state, checksums = _read_header(path, metadata)
+    _check_tensors(path, tensors, checksums)
     return Checkpoint(tensors, state, str(path))
 
 
-def _read_state(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The state and the checksums of the tensors, if the version has them."""
+def _read_header(
+    path: Path, metadata: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, str] | None]:
+    """The state, and the checksums of the tensors or None if the version has none."""
     header = metadata["recycleseg"]
     if metadata.get("crc32", _crc32(header)) != _crc32(header):
         raise FileError(f"{path}: expected the header that was saved, got another: it is damaged")
     state = parse_json_object(header, f"{path}: header")
-    version = state.pop("format_version", None)
-    if version not in (_WITHOUT_CHECKSUMS, FORMAT_VERSION):
-        raise FileError(f"{path}: expected checkpoint format {FORMAT_VERSION}, got {version}")
-    if version == FORMAT_VERSION and not (
-        "crc32" in metadata and isinstance(state.get("checksums"), dict)
-    ):
+    version, checksums = state.pop("format_version", None), state.pop("checksums", None)
+    if type(version) is not int or version not in (_WITHOUT_CHECKSUMS, FORMAT_VERSION):
+        raise FileError(f"{path}: expected checkpoint format {FORMAT_VERSION}, got {version!r}")
+    if version == _WITHOUT_CHECKSUMS:
+        checksums = None
+    elif "crc32" not in metadata or not isinstance(checksums, dict):
         raise FileError(f"{path}: expected checksums in the header, got none")
     state.setdefault("step", None)
     for name, value in state.items():
@@ -136,7 +138,7 @@ def _read_state(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             raise FileError(f"{path}: expected {name} to be an integer from 0 on, got {value!r}")
         if name == "best_dice" and not (type(value) in (int, float) and math.isfinite(value)):
             raise FileError(f"{path}: expected {name} to be a finite number, got {value!r}")
-    return state
+    return state, checksums
 
 
 def _check_tensors(
