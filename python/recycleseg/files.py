@@ -115,7 +115,7 @@ def parse_json_object(text: str | bytes, source: str) -> dict[str, Any]:
 def _parse_json(text: str | bytes, source: str) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise FileError(f"{source}: expected JSON, got: {error}") from error
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +21,8 @@ from recycleseg.prediction.members import Member
 from recycleseg.prediction.predictor import Prediction
 
 Method = Literal["mean", "majority", "max"]
+# Of the sum of a voxel's probabilities, which other programs may store as float16 or resample.
+_SUM_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,8 @@ class Ensemble:
             The prediction, without sampling steps.
 
         Raises:
-            FileError: a file of a member is missing or damaged, has other classes, or has another
-                grid than the first member's.
+            FileError: a file of a member is missing or damaged, has other classes, has another
+                grid than the first member's, or has numbers that are no probabilities.
         """
         options, exclusive = self.options, self.classes.exclusive
         thresholds = options.thresholds or (0.5,)
@@ -136,6 +140,8 @@ class Ensemble:
         if member.has_probs:
             _check_grid(read_volume(member.maps[case_id]), grid)
             probs = member.read_probs(case_id, grid.array.shape, self.classes.names)
+            if self.classes.exclusive:
+                _check_sums(probs, member.files(case_id)[1])
             return torch.from_numpy(probs)
         volume = member.read_label(case_id, self.classes.values)
         _check_grid(volume, grid)
@@ -168,6 +174,18 @@ def _check_options(options: EnsembleOptions, members: Sequence[Member], classes:
         )
     if thresholds is not None and not all(0 < t <= 1 for t in thresholds):
         raise ValueError(f"--thresholds: expected above 0 and at most 1, got {thresholds}")
+
+
+def _check_sums(probs: np.ndarray[Any, Any], path: Path) -> None:
+    """Raise FileError unless probabilities (C, *S) add up to 1 in every voxel."""
+    # Plane by plane, in the order of the file, so that no further volume is in memory.
+    planes = np.moveaxis(probs, -1, 0) if probs.ndim == 4 else probs[None]
+    farthest = max(float(np.abs(plane.sum(0) - 1).max()) for plane in planes)
+    if farthest > _SUM_TOLERANCE:
+        raise FileError(
+            f"{path}: expected probabilities that add up to 1 in every voxel, got a sum that is "
+            f"{farthest:.3g} away from it"
+        )
 
 
 def _check_grid(volume: Volume, grid: Volume) -> None:

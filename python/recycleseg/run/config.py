@@ -155,7 +155,7 @@ def load_config(path: Path) -> TrainConfig:
             if isinstance(content.get(group), dict) and content[group].get(option, ...) == value:
                 del content[group][option]
         return config_from(parser.parse_object(content))
-    except (OSError, TypeError, ValueError, RecursionError, ArgumentError, yaml.YAMLError) as error:
+    except (OSError, TypeError, ValueError, ArgumentError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise FileError(f"{path}: expected a run's config.yaml: {reason}") from error
 
