@@ -315,9 +315,7 @@ def test_bad_arguments() -> None:
         with pytest.raises(ValueError, match=r"t_index must have shape \(1,\)"):
             step(diffusion_of(), x, x, torch.zeros(2, dtype=torch.int64), noise=x)
         for dtype in (torch.int32, torch.complex64):
-            with pytest.raises(
-                ValueError, match=r"model_out: expected floating point \(B, C, \*S\)"
-            ):
+            with pytest.raises(ValueError, match="model_out: expected floating point"):
                 step(diffusion_of(), x.to(dtype), x, t, noise=x)
             with pytest.raises(ValueError, match="x_t: expected floating point of shape"):
                 step(diffusion_of(), x, x.to(dtype), t, noise=x)

@@ -36,7 +36,7 @@ class WatchedNetwork:
     def __call__(self, *inputs: Any, **named: Any) -> Tensor:
         """The output of the network."""
         out = self.network(*inputs, **named)
-        largest = torch.linalg.vector_norm(out.detach(), torch.inf, dtype=torch.float32)
+        largest = torch.linalg.vector_norm(out.detach(), torch.inf).float()
         torch.maximum(self._largest, largest, out=self._largest)
         return out
 

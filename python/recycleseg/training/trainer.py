@@ -151,7 +151,7 @@ class Trainer:
             self.config = resumed(self.config, load_config(self.folder.config))
             check_same_data(self.folder.dataset, description)
             self.restore(load_checkpoint(self.folder.last))
-            if self.folder.best.is_file():  # written after the last checkpoint of the same step
+            if self.folder.best.exists():  # written after the last checkpoint of the same step
                 self.best_dice = load_checkpoint(self.folder.best).number("best_dice")
         speed = self.measure_speed()
         seconds = time_of_run(self.config.time, self.device.type)
@@ -373,7 +373,7 @@ class Trainer:
 
     def finish(self) -> dict[str, Any]:
         """Evaluate the best weights on the final split; write summary.json and print the table."""
-        if self.folder.best.is_file():
+        if self.folder.best.exists():
             self.restore(load_checkpoint(self.folder.best))
         split = final_part(self.dataset, self.config.final_split)
         case_ids = self.dataset.split[split]
