@@ -530,8 +530,8 @@ def test_a_network_that_gives_nan_fails_the_case_and_others_go_on(
             *("a.nii.gz", "a.npz", "c.nii.gz", "c.npz"),
         ]
         message = (
-            "b: expected finite outputs of the network, got NaN or Inf, with the weights "
-            f"{tiny / 'checkpoints/best.safetensors'}"
+            "b: expected finite outputs of the network up to 1e+06, got NaN or Inf, with the "
+            f"weights {tiny / 'checkpoints/best.safetensors'}"
         )
         assert capsys.readouterr().err == f"recycle-predict: 1 failed\n  - {message}\n"
         assert json.loads((out / "predict.json").read_text())["failed"] == {"b": message}

@@ -68,7 +68,7 @@ def test_one_wrong_output_fails_the_case_and_only_this(
     """At any step and in any window: also where limits would hide it, as 1 or as class 0."""
     spoilt = Spoilt(value, call)
     sampler = sampler_of(spoilt, mirror=mirror, noise=noise, exclusive=exclusive, fusion=fusion)
-    with pytest.raises(NonFiniteError, match="^expected finite outputs of the network, got NaN or"):
+    with pytest.raises(NonFiniteError, match="^expected finite outputs .*, got NaN or Inf$"):
         sample_case(sampler, IMAGE, "case", seed=0)
     assert spoilt.call < 0
     probs, _ = sample_case(sampler, IMAGE, "case", seed=0)
@@ -92,6 +92,14 @@ def test_supervised_network_is_checked() -> None:
     watched = WatchedNetwork(Spoilt(math.inf, 1), CPU)
     sampler = VolumeSampler(watched, None, 2, False, (8, 6), watched=watched)
     with pytest.raises(NonFiniteError, match="finite outputs"):
+        sampler(IMAGE, torch.Generator())
+
+
+def test_huge_outputs_are_no_logits() -> None:
+    """Softmax and sigmoid would make sure classes of them."""
+    watched = WatchedNetwork(Spoilt(1e30, 1), CPU)
+    sampler = VolumeSampler(watched, None, 2, True, (8, 6), watched=watched)
+    with pytest.raises(NonFiniteError, match=r"of the network up to 1e\+06, got 1e\+30$"):
         sampler(IMAGE, torch.Generator())
 
 

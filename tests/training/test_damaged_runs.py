@@ -202,6 +202,7 @@ OF_THE_FILE: dict[str, Damage] = {
     "bit of the trained weights": flipped(f"network/{HEAD}", 2, 3),
     "bit of the optimiser's step": flipped(f"optimizer/{HEAD}/step", 3, 0),
     "NaN": of_the_version_before(tensors=of_both(with_value(math.nan))),
+    "huge": of_the_version_before(tensors=of_both(with_value(-1e30))),
     "Inf": of_the_version_before(tensors=of_both(with_value(-math.inf))),
     "another shape": saved_again(of_both(lambda tensor: tensor[:-1].clone())),
     "a missing tensor": saved_again(of_both(lambda _: None)),

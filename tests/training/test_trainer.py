@@ -370,9 +370,9 @@ def test_numbers_that_are_not_finite_are_never_saved(small_config: TrainConfig, 
 def test_a_table_of_a_network_that_overflows_ends_the_run(small_config: TrainConfig) -> None:
     trainer = Trainer(small_config)
     trainer.average = None
+    trainer.start(resume=False, overwrite=False)
     with torch.no_grad():
         trainer.network.head.weight.fill_(1e38)
-    trainer.start(resume=False, overwrite=False)
     with pytest.raises(ValueError, match="^step 0: disc_6: expected finite outputs of the network"):
         trainer.finish()
     assert not trainer.folder.summary.exists()

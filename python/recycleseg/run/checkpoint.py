@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,11 +26,13 @@ from torch import Tensor, nn
 from recycleseg.files import FileError, parse_json_object, shortened, written_whole
 
 FORMAT_VERSION = 2
-# Version 1 had no checksums. Its tensors are only checked for NaN and Inf.
+# Version 1 had no checksums.
 _WITHOUT_CHECKSUMS = 1
 _OWNERS = ("network", "average", "optimizer", "timesteps")
-# imgx_compat keeps losses that are not finite in the statistics of the time steps.
-_MAY_BE_NON_FINITE = "timesteps/"
+# The largest magnitude of a number. A weight above is damaged, or training has diverged. The time
+# steps are not here, because imgx_compat keeps NaN in their statistics.
+_LARGEST = {"network": 1e6, "average": 1e6, "optimizer": sys.float_info.max}
+_GOOD = f"finite numbers, and weights up to {_LARGEST['network']:g}"
 
 OptimizerState = dict[Tensor, dict[str, Tensor]]
 
@@ -73,13 +76,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint to `path`, atomically.
 
     Raises:
-        FileError: weights or the optimiser's state have NaN or Inf. The file is not changed then.
+        FileError: weights or the optimiser's state are not finite, or weights are huge. The file is
+            not changed then.
     """
     tensors = {k: v.detach().contiguous().cpu() for k, v in checkpoint.tensors.items()}
-    if bad := _non_finite(tensors):
-        raise FileError(
-            f"{path}: expected finite numbers to save, got NaN or Inf in {shortened(bad)}"
-        )
+    if wrong := _wrong_numbers(tensors):
+        raise FileError(f"{path}: expected {_GOOD} to save, got {shortened(wrong)}")
     state = {
         "format_version": FORMAT_VERSION,
         **checkpoint.state,
@@ -97,8 +99,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        FileError: the file is missing, damaged or not a checkpoint, or has NaN or Inf in weights or
-            in the optimiser's state. The message names the file, and the tensor if it is one.
+        FileError: the file is missing, damaged or not a checkpoint, or has numbers that
+            `save_checkpoint` refuses. The message names the file, and the tensor if it is one.
     """
     if not path.is_file():
         got = "a folder" if path.is_dir() else "no such file"
@@ -144,7 +146,7 @@ def _read_header(
 def _check_tensors(
     path: Path, tensors: Mapping[str, Tensor], checksums: Mapping[str, str] | None
 ) -> None:
-    """Raise FileError unless these are the tensors that were saved, and finite."""
+    """Raise FileError unless these are the tensors that were saved, with numbers that can be."""
     for name in tensors if checksums is None else {**checksums, **tensors}:
         if name not in tensors:
             raise FileError(f"{path}: expected tensor {name}, got none: the file is damaged")
@@ -159,8 +161,8 @@ def _check_tensors(
                 f"{path}: expected tensor {name} as it was saved, got other bytes: the file is "
                 "damaged"
             )
-    if bad := _non_finite(tensors):
-        raise FileError(f"{path}: expected finite numbers, got NaN or Inf in {shortened(bad)}")
+    if wrong := _wrong_numbers(tensors):
+        raise FileError(f"{path}: expected {_GOOD}, got {shortened(wrong)}")
 
 
 def _checksum(tensor: Tensor) -> str:
@@ -175,21 +177,18 @@ def _crc32(content: Any, start: int = 0) -> str:
     return f"{zlib.crc32(content, start):08x}"
 
 
-def _non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """The tensors that have NaN or Inf where no number may be one."""
-    return [
-        name
-        for name, tensor in tensors.items()
-        if not name.startswith(_MAY_BE_NON_FINITE)
-        and tensor.is_floating_point()
-        and tensor.numel()
+def _wrong_numbers(tensors: Mapping[str, Tensor]) -> list[str]:
+    """NaN, Inf and weights that are too large, one for each tensor that has some."""
+    found = []
+    for name, tensor in tensors.items():
+        largest = _LARGEST.get(name.split("/")[0])
+        if largest is None or not tensor.is_floating_point() or not tensor.numel():
+            continue
         # One pass without a copy; both ends are NaN if a value is.
-        and not all(end.isfinite() for end in _wide(tensor).aminmax())
-    ]
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float32 else tensor.double()
+        ends = (tensor if tensor.dtype == torch.float32 else tensor.double()).aminmax()
+        if wrong := [end for end in map(float, ends) if not abs(end) <= largest]:
+            found.append(f"{wrong[0]:g} in {name}")
+    return found
 
 
 def check_tensors(

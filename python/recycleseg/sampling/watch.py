@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,12 +10,14 @@ from torch import Tensor
 
 from recycleseg.diffusion.network import Network
 
+# Logits and noise are below a hundred. Larger outputs come from damaged weights or images.
+LARGEST_OUTPUT = 1e6
 # Rounding takes sums of weighted probabilities a little out of [0, 1].
 _ROUNDING = 1e-3
 
 
 class NonFiniteError(ValueError):
-    """A network gave NaN or Inf, which would look like a class in a segmentation."""
+    """A network gave NaN, Inf or huge numbers, which would look like a segmentation."""
 
 
 class WatchedNetwork:
@@ -60,12 +63,15 @@ def check_finite(probs: Tensor, watched: WatchedNetwork | None) -> None:
         watched: the network, if it is watched.
 
     Raises:
-        NonFiniteError: NaN or Inf, or values that are no probabilities.
+        NonFiniteError: NaN, Inf, huge outputs, or values that are no probabilities.
     """
     ends = [*probs.aminmax(), *([] if watched is None else [watched.largest])]
     low, high, *largest = torch.stack([end.float() for end in ends]).tolist()
-    if not all(value < torch.inf for value in largest):
-        raise NonFiniteError("expected finite outputs of the network, got NaN or Inf")
+    if not all(value <= LARGEST_OUTPUT for value in largest):
+        got = f"{largest[0]:g}" if math.isfinite(largest[0]) else "NaN or Inf"
+        raise NonFiniteError(
+            f"expected finite outputs of the network up to {LARGEST_OUTPUT:g}, got {got}"
+        )
     # `not` makes NaN fail too.
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
         raise NonFiniteError(
