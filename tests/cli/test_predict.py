@@ -16,6 +16,7 @@ import yaml
 from rich.console import Console
 from tests.pixel_sizes import write_png
 from tests.tiny_runs import write_tiny_run
+from torch import Tensor
 
 from recycleseg.cli import _common
 from recycleseg.cli._progress import CaseProgress
@@ -23,6 +24,7 @@ from recycleseg.cli.evaluate import main as evaluate
 from recycleseg.cli.predict import build_parser, main, parse_command
 from recycleseg.data import identity
 from recycleseg.data.volumes import read_volume, write_volume
+from recycleseg.models.unet import UNet
 from recycleseg.prediction.postprocess import postprocess
 from recycleseg.prediction.predictor import Predictor
 from recycleseg.run.options import PostprocessConfig
@@ -498,3 +500,51 @@ def test_a_fold_of_one_run_is_training_data_of_another(
     assert not (tmp_path / "out").exists()
     assert predict(*arguments, "test") == 0
     assert (tmp_path / "out/c8.nii.gz").is_file()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_network_that_gives_nan_fails_the_case_and_others_go_on(
+    tmp_path: Path,
+    tiny: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    value: float,
+) -> None:
+    """Here for scans that are constant, which become zeros."""
+    scans = write_scans(tmp_path / "scans", "a.nii.gz", "c.nii.gz")
+    write_volume(scans / "b.nii.gz", np.ones(SHAPE, np.float32), spacing=(1.0, 1.0, 1.0))
+    forward = UNet.forward
+
+    def spoilt(self: UNet, image: Tensor, *inputs: Any, **named: Any) -> Tensor:
+        out = forward(self, image, *inputs, **named)
+        if not image[:, 0].any():
+            out[0, 1, 0, 0, 0] = value
+        return out
+
+    monkeypatch.setattr(UNet, "forward", spoilt)
+    other = write_tiny_run(tmp_path / "other", seed=1)
+    for runs in ([tiny], [tiny, other]):
+        out = tmp_path / f"out{len(runs)}"
+        assert predict("-m", *runs, "-i", scans, "-o", out, "--save-probabilities") == 3
+        assert sorted(path.name for path in out.glob("[a-c].*")) == [
+            *("a.nii.gz", "a.npz", "c.nii.gz", "c.npz"),
+        ]
+        message = (
+            "b: expected finite outputs of the network up to 1e+06, got NaN or Inf, with the "
+            f"weights {tiny / 'checkpoints/best.safetensors'}"
+        )
+        assert capsys.readouterr().err == f"recycle-predict: 1 failed\n  - {message}\n"
+        assert json.loads((out / "predict.json").read_text())["failed"] == {"b": message}
+
+
+def test_scans_with_nan_are_named_with_their_number(
+    tmp_path: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans = write_scans(tmp_path / "scans", "a.nii.gz")
+    bad = scan()
+    bad[:2, 3, 4], bad[5, 5, 5] = np.nan, -np.inf
+    write_volume(scans / "b.nii.gz", bad, spacing=(1.0, 1.0, 1.0))
+    assert predict("-m", tiny, "-i", scans, "-o", tmp_path / "out") == 3
+    said = capsys.readouterr().err
+    assert f"{scans / 'b.nii.gz'}: expected finite values, got 2 NaN and 1 Inf; replace" in said
+    assert (tmp_path / "out/a.nii.gz").exists() and not (tmp_path / "out/b.nii.gz").exists()

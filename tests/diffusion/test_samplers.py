@@ -314,7 +314,15 @@ def test_bad_arguments() -> None:
     for step in (ddim_step, ddpm_step):
         with pytest.raises(ValueError, match=r"t_index must have shape \(1,\)"):
             step(diffusion_of(), x, x, torch.zeros(2, dtype=torch.int64), noise=x)
+        for dtype in (torch.int32, torch.complex64):
+            with pytest.raises(ValueError, match="model_out: expected floating point"):
+                step(diffusion_of(), x.to(dtype), x, t, noise=x)
+            with pytest.raises(ValueError, match="x_t: expected floating point of shape"):
+                step(diffusion_of(), x, x.to(dtype), t, noise=x)
     network = Recorder(x)
+    for dtype in (torch.int32, torch.complex64):
+        with pytest.raises(ValueError, match=f"image: expected floating point, got {dtype}"):
+            next(sample(network, diffusion_of(), x.to(dtype), 2, noise=lambda: x))
     with pytest.raises(ValueError, match="unknown sampler 'euler', expected 'ddim' or 'ddpm'"):
         next(sample(network, diffusion_of(), x, 2, noise=lambda: x, sampler="euler"))
     with pytest.raises(ValueError, match=r"noise must give shape \(1, 4, 3\), got \(1, 2, 3\)"):

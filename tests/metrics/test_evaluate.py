@@ -352,6 +352,13 @@ WRONG[1, 2:4] = 2
         ((MAP.astype(float), MAP), {}, "pred: expected booleans or integers, got float64"),
         ((MAP, torch.zeros(4, 5)), {}, r"ref: expected booleans or integers, got torch\.float32"),
         ((MAP.astype(str), MAP), {}, "pred: expected booleans or integers, got <U"),
+        ((MAP.astype(object), MAP), {}, "pred: expected booleans or integers, got object"),
+        ((MAP, MAP.astype(complex)), {}, "ref: expected booleans or integers, got complex128"),
+        (
+            (torch.zeros(4, 5, dtype=torch.complex64), MAP),
+            {},
+            "pred: .*, got torch.complex64",
+        ),
         ((MAP, MAP[:3]), {}, r"ref: expected the shape of pred, \(4, 5\), got \(3, 5\)"),
         ((MAP, torch.zeros(4, 5, device="meta").byte()), {}, "ref: expected the device of pred"),
         ((MAP[0], MAP[0]), {}, r"pred: expected shape \(\*S\) or \(B, \*S\) .* got \(5,\)"),

@@ -311,6 +311,12 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
     write_volume(b / "c.nii.gz", label.array[1:], spacing=label.spacing)
     wrong(f"{b}/c.nii.gz: expected shape .* as {a}/c.nii.gz, got")
 
+    write_volume(b / "c.nii.gz", label.array, spacing=label.spacing, affine=label.affine)
+    one_bit = probs.copy()  # an exponent one lower
+    one_bit[:, -1, 0, -1] = probs[:, -1, 0, -1] * np.where([True, False, False], 0.5, 1)
+    write_probabilities(b / "c.npz", one_bit)
+    wrong(f"{b}/c.npz: expected probabilities that add up to 1 in every voxel, got sums from 0")
+
     maps = replace(ensemble.members[1], has_probs=False)
     ensemble = replace(ensemble, members=(ensemble.members[0], maps))
     for bad, said in (

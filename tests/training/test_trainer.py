@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import shutil
 import signal
@@ -20,6 +21,8 @@ import yaml
 from rich.console import Console
 
 from recycleseg.classes import Classes
+from recycleseg.diffusion.strategies import StepResult
+from recycleseg.files import FileError
 from recycleseg.prediction.predictor import Predictor
 from recycleseg.run.checkpoint import load_checkpoint
 from recycleseg.run.config import TrainConfig, load_config
@@ -303,13 +306,76 @@ def test_a_run_killed_before_its_first_validation_resumes(small_config: TrainCon
     assert summary["step"] in (6, 12)
 
 
-def test_gradients_that_stay_not_finite_end_the_run(small_config: TrainConfig) -> None:
-    trainer = Trainer(replace(small_config, optim=replace(small_config.optim, steps=100)))
-    with torch.no_grad():
-        trainer.network.head.bias.fill_(torch.nan)
-    with pytest.raises(ValueError, match="25 steps in a row, up to step 25: resume with"):
+class SpoilsTheLoss:
+    """The loss of a strategy, which is not finite from one call on."""
+
+    def __init__(self, trainer: Trainer, first: int, value: float) -> None:
+        self.loss_step, self.value = trainer.loss_step, value
+        self.calls_left = first
+        trainer.loss_step = self  # type: ignore[assignment]
+
+    def __call__(self, *arguments: Any) -> StepResult:
+        result = self.loss_step(*arguments)
+        self.calls_left -= 1
+        return result if self.calls_left >= 0 else replace(result, loss=result.loss * self.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(("steps", "log_every", "in_a_row"), [(12, 1, 3), (12, 50, 4), (2, 50, 2)])
+def test_losses_that_stay_not_finite_end_the_run(
+    small_config: TrainConfig, value: float, steps: int, log_every: int, in_a_row: int
+) -> None:
+    """A log that is never due does not hide them, because each checkpoint looks for them too."""
+    config = replace(
+        small_config,
+        optim=replace(small_config.optim, steps=steps),
+        runtime=replace(small_config.runtime, log_every=log_every),
+    )
+    trainer = Trainer(config)
+    start = trainer.start
+    good = 2 if steps == 12 else 0
+
+    def start_and_spoil(resume: bool, overwrite: bool) -> None:
+        start(resume, overwrite)
+        SpoilsTheLoss(trainer, good, value)
+
+    trainer.start = start_and_spoil  # type: ignore[method-assign]
+    ends = f"not finite {in_a_row} steps in a row, up to step {good + in_a_row}: resume with"
+    with pytest.raises(ValueError, match=f"^loss or gradients were {ends}"):
         trainer.fit()
-    assert trainer.step == 25
+    assert load_checkpoint(trainer.folder.last).state["step"] == (4 if steps == 12 else 0)
+    assert not trainer.folder.summary.exists()
+
+
+@pytest.mark.parametrize("owner", ["network", "average", "optimizer"])
+def test_numbers_that_are_not_finite_are_never_saved(small_config: TrainConfig, owner: str) -> None:
+    trainer = Trainer(small_config)
+    trainer.start(resume=False, overwrite=False)
+    trainer.train_step()
+    trainer.save(trainer.folder.last)
+    before = trainer.folder.last.read_bytes()
+    assert trainer.average is not None
+    bias = trainer.network.head.bias
+    spoilt = {
+        "network": bias.detach(),
+        "average": trainer.average.weights["head.bias"],
+        "optimizer": trainer.optimizer.state[bias]["exp_avg_sq"],
+    }
+    spoilt[owner][0] = math.inf
+    with pytest.raises(FileError, match=f"^step 1: .*last.safetensors: .* in {owner}/head.bias"):
+        trainer.save(trainer.folder.last)
+    assert trainer.folder.last.read_bytes() == before
+
+
+def test_a_table_of_a_network_that_overflows_ends_the_run(small_config: TrainConfig) -> None:
+    trainer = Trainer(small_config)
+    trainer.average = None
+    trainer.start(resume=False, overwrite=False)
+    with torch.no_grad():
+        trainer.network.head.weight.fill_(1e38)
+    with pytest.raises(ValueError, match="^step 0: disc_6: expected finite outputs of the network"):
+        trainer.finish()
+    assert not trainer.folder.summary.exists()
 
 
 @pytest.mark.gpu

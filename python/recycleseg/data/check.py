@@ -146,7 +146,10 @@ def _value_problems(volume: Volume) -> list[str]:
             return []
         return [f"{volume.path}: expected values up to {_LARGEST_VALUE:g}, got {largest:g}"]
     nan, inf = int(np.isnan(array).sum()), int(np.isinf(array).sum())
-    return [f"{volume.path}: expected finite values, got {nan} NaN and {inf} Inf"]
+    return [
+        f"{volume.path}: expected finite values, got {nan} NaN and {inf} Inf; replace them, for "
+        "example by 0 where nothing was scanned"
+    ]
 
 
 class SoundCase(NamedTuple):

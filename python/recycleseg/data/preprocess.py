@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -119,11 +120,15 @@ class Plan:
 
         Plans of older runs lack `pixel_size`. They took 1 mm where the file of a 2D image gave no
         size, and believed every size that a file gave.
+
+        Raises:
+            KeyError: a value is missing.
+            TypeError, ValueError: a value is none that a plan can have.
         """
         regions, order = values["regions"], values.get("regions_class_order")
         spacing = None if values["spacing"] is None else tuple(values["spacing"])
         pixel_size = values.get("pixel_size", "ignore" if spacing == (1.0, 1.0) else "file")
-        return cls(
+        plan = cls(
             channel_names=tuple(values["channel_names"]),
             classes=Classes(
                 tuple(values["class_names"]),
@@ -139,6 +144,51 @@ class Plan:
             kernel=values.get("kernel", "linear"),
             upright=values.get("upright", False),
         )
+        _check_values(plan)
+        return plan
+
+
+def _check_values(plan: Plan) -> None:
+    """Raise ValueError if a value, as JSON gives it, is none that a plan can have."""
+    dims, classes, regions = plan.spatial_dims, plan.classes, plan.classes.regions
+
+    def all_are(kind: type, values: Any, number: int | None = None) -> bool:
+        counted = number is None or len(values) == number
+        return counted and len(values) > 0 and all(type(value) is kind for value in values)
+
+    def finite(*values: Any) -> bool:
+        return all(type(value) in (int, float) and math.isfinite(value) for value in values)
+
+    def sizes(values: Any) -> bool:
+        return values is None or len(values) == dims and finite(*values) and min(values) > 0
+
+    valid = {
+        "channel_names": all_are(str, plan.channel_names),
+        "class_names": all_are(str, classes.names) and len({*classes.names}) == len(classes.names),
+        "regions": regions is None
+        or len(regions) == len(classes.names)
+        and all(all_are(int, region) and min(region) >= 0 for region in regions),
+        "regions_class_order": classes.regions_class_order is None
+        or all_are(int, classes.regions_class_order, len(classes.names)),
+        "ignore_label": type(classes.ignore_label) in (int, type(None)),
+        "spatial_dims": type(dims) is int and dims in (2, 3),
+        "spacing": sizes(plan.spacing),
+        "shape": sizes(plan.shape) and all_are(int, plan.shape or (1,)),
+        "intensities": len(plan.intensities) == len(plan.channel_names)
+        and all(
+            i.method in ("zscore", "percentile", "ct", "none")
+            and finite(i.lower, i.upper, i.mean, i.std)
+            and i.std > 0
+            and type(i.nonzero) is bool
+            for i in plan.intensities
+        ),
+        "pixel_size": plan.pixel_size in get_args(PixelSize),
+        "kernel": plan.kernel in get_args(Kernel),
+        "upright": type(plan.upright) is bool,
+    }
+    if wrong := [name for name, is_valid in valid.items() if not is_valid]:
+        values = plan.to_dict()
+        raise ValueError(f"expected a valid {wrong[0]}, got {values[wrong[0]]!r}")
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,14 @@ class NetworkInput:
     Attributes:
         tensor: (B, C_img + mask_channels, *S), channels-last, the image's dtype.
         mask_channel: first channel of the mask.
+
+    Raises:
+        ValueError: the image is no floating point, which would round the mask.
     """
 
     def __init__(self, image: Tensor, mask_channels: int) -> None:
+        if not image.is_floating_point():
+            raise ValueError(f"image: expected floating point, got {image.dtype}")
         batch, self.mask_channel, *spatial = image.shape
         shape = (batch, *spatial, self.mask_channel + mask_channels)
         self.tensor = torch.empty(shape, dtype=image.dtype, device=image.device).movedim(-1, 1)

@@ -25,7 +25,11 @@ def as_tensor(name: str, x: Any) -> Tensor:
         raise ValueError(f"{name}: expected tensors or arrays, got {type(x).__name__}")
     if isinstance(x, np.ndarray) and not x.flags.writeable:
         x = x.copy()  # torch has no tensors that cannot be written to
-    return torch.as_tensor(x) if hasattr(x, "__array__") else torch.from_dlpack(x)
+    try:
+        return torch.as_tensor(x) if hasattr(x, "__array__") else torch.from_dlpack(x)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:  # of texts, objects, ...
+        got = getattr(x, "dtype", type(x).__name__)
+        raise ValueError(f"{name}: expected numbers that torch can hold, got {got}") from error
 
 
 def unstacked(members: Any) -> tuple[Tensor, ...]:
@@ -103,7 +107,10 @@ def ref(ref: Any, shape: Sequence[int], exclusive: bool, device: torch.device) -
 def numbers(name: str, values: Any, count: int) -> list[float]:
     if isinstance(values, (int, float)):
         values = [values] * count
-    floats = [float(value) for value in values]
+    try:
+        floats = [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected numbers, got {values!r}") from error
     if len(floats) != count:
         raise ValueError(f"{name}: expected {count}, got {len(floats)}")
     if not all(map(math.isfinite, floats)):

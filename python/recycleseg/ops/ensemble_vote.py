@@ -345,7 +345,8 @@ def _vote_one_by_one(
     settings: VoteSettings,
 ) -> tuple[Tensor, ...]:
     """The results of members that are read one by one, so that one is in memory at a time."""
-    given = None if weights is None else _vote_checks.weights(weights, len(weights))
+    number = len(weights) if hasattr(weights, "__len__") else 1
+    given = None if weights is None else _vote_checks.weights(weights, number)
     sums = _begin(first, list(shape), [*settings])
     used: list[float] = []
     member: Tensor | None = first

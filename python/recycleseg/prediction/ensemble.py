@@ -76,8 +76,8 @@ class Ensemble:
             The prediction, without sampling steps.
 
         Raises:
-            FileError: a file of a member is missing or damaged, has other classes, or has another
-                grid than the first member's.
+            FileError: a file of a member is missing or damaged, has other classes, has another
+                grid than the first member's, or has numbers that are no probabilities.
         """
         options, exclusive = self.options, self.classes.exclusive
         thresholds = options.thresholds or (0.5,)

@@ -14,12 +14,13 @@ from recycleseg.prediction.native import Prepared
 from recycleseg.prediction.postprocess import check_postprocess
 from recycleseg.progress import Progress
 from recycleseg.run import factory
-from recycleseg.run.checkpoint import load_checkpoint
+from recycleseg.run.checkpoint import check_tensors, load_checkpoint
 from recycleseg.run.config import TrainConfig, load_config
 from recycleseg.run.device import AutocastNetwork, choose_device, choose_precision, use_device
 from recycleseg.run.folder import RunFolder
 from recycleseg.run.options import PostprocessConfig, SamplingConfig
 from recycleseg.sampling.samples import OnStep, sample_case
+from recycleseg.sampling.watch import NonFiniteError
 
 
 class Model:
@@ -31,6 +32,10 @@ class Model:
         patch_size: size in voxels of the windows that the network was trained on.
         weights: of the network.
         name: what messages call the model.
+        source: what messages call the weights.
+
+    Raises:
+        FileError: the weights are those of another network.
     """
 
     def __init__(
@@ -40,13 +45,16 @@ class Model:
         patch_size: tuple[int, ...],
         weights: dict[str, Tensor],
         name: str = "model",
+        source: str = "weights",
     ) -> None:
         self.config = config
         self.plan = plan
         self.name = name
+        self.source = source
         self.device = use_device(config.runtime.device)
         precision = choose_precision(config.runtime.precision, self.device)
         network = factory.make_network(config, plan).to(self.device)
+        check_tensors(weights, network.state_dict(), source, "the weights of the network")
         network.load_state_dict(weights)
         network.eval()
         forward = AutocastNetwork(network, self.device, precision)
@@ -76,13 +84,7 @@ class Model:
             check_postprocess(postprocess, tuple(plan.classes.foreground), plan.spatial_dims)
             config = replace(config, postprocess=postprocess)
         checkpoint = load_checkpoint(folder.best)
-        try:
-            return cls(config, plan, patch_size, checkpoint.weights, str(root))
-        except RuntimeError as error:  # from load_state_dict, with a message of many lines
-            raise FileError(
-                f"{folder.best}: expected the weights of the network in {folder.config}, got "
-                f"others: {' '.join(str(error).split())[:200]}"
-            ) from error
+        return cls(config, plan, patch_size, checkpoint.weights, str(root), checkpoint.source)
 
     def __call__(
         self,
@@ -92,17 +94,24 @@ class Model:
         uncertainty: bool = False,
         progress: Progress | None = None,
     ) -> Prepared:
-        """Segment a case that this model's plan preprocessed; see `sample_case`."""
-        probs, disagreement = sample_case(
-            self.sampler,
-            case.image.to(self.device),
-            case.case_id,
-            seed=self.config.seed,
-            samples=self.config.sampling.samples,
-            on_step=on_step,
-            uncertainty=uncertainty,
-            progress=progress,
-        )
+        """Segment a case that this model's plan preprocessed; see `sample_case`.
+
+        Raises:
+            FileError: the network gives NaN or Inf for this case.
+        """
+        try:
+            probs, disagreement = sample_case(
+                self.sampler,
+                case.image.to(self.device),
+                case.case_id,
+                seed=self.config.seed,
+                samples=self.config.sampling.samples,
+                on_step=on_step,
+                uncertainty=uncertainty,
+                progress=progress,
+            )
+        except NonFiniteError as error:
+            raise FileError(f"{case.case_id}: {error}, with the weights {self.source}") from error
         return Prepared(case, probs, disagreement)
 
 
@@ -130,8 +139,15 @@ def load_plan(path: Path) -> tuple[Plan, tuple[int, ...]]:
     values = read_json_object(path)
     expected = f"{path}: expected a run's data set description"
     try:
-        return Plan.from_dict(values), tuple(values["patch_size"])
+        plan, patch_size = Plan.from_dict(values), tuple(values["patch_size"])
     except KeyError as error:
         raise FileError(f"{expected}, got no {error}") from error
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise FileError(f"{expected}, got: {error}") from error
+    sizes = [size for size in patch_size if type(size) is int and size > 0]
+    if not len(sizes) == len(patch_size) == plan.spatial_dims:
+        raise FileError(
+            f"{expected}, got: expected a patch_size of {plan.spatial_dims} positive integers, got "
+            f"{list(patch_size)}"
+        )
+    return plan, patch_size

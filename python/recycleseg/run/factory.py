@@ -45,6 +45,7 @@ from recycleseg.run.options import PatchConfig
 from recycleseg.sampling.memory import auto_window_batch
 from recycleseg.sampling.mirror import MirroredNetwork
 from recycleseg.sampling.volume import VolumeSampler
+from recycleseg.sampling.watch import WatchedNetwork
 
 # A compiled network takes batches of one size, which few windows are filled up to.
 MAX_COMPILED_BATCH = 8
@@ -147,7 +148,8 @@ def make_volume_sampler(
     diffusion = None
     if config.strategy != "supervised":
         diffusion = make_sampling_diffusion(config, classes.exclusive).to(device)
-    network: Network = compiled(forward, mode)
+    watched = WatchedNetwork(compiled(forward, mode), device)
+    network: Network = watched
     if config.sampling.mirror:
         prediction_type = "x_start" if diffusion is None else diffusion.prediction_type
         network = MirroredNetwork(network, len(classes), classes.exclusive, prediction_type)
@@ -171,6 +173,7 @@ def make_volume_sampler(
         window_batch=window_batch,
         compiled=mode != "off",
         fusion=config.sampling.fusion,
+        watched=watched,
     )
 
 

@@ -19,6 +19,7 @@ from recycleseg.diffusion.samplers import Sampler, draws_noise, reverse_step, sa
 from recycleseg.ops.noise_step import x_to_mask
 from recycleseg.progress import Progress
 from recycleseg.sampling.graphs import GraphedSteps
+from recycleseg.sampling.watch import WatchedNetwork, check_finite
 from recycleseg.sampling.windows import RowMerger, WindowGrid, num_windows
 
 
@@ -43,6 +44,8 @@ class VolumeSampler:
         fusion: "trajectory" samples each window alone and averages probabilities where windows
             overlap. "step" keeps one state x_t for the whole volume and averages the network's
             outputs at every step, so that windows agree where they overlap.
+        watched: the part of `network` whose outputs are checked after each volume; None checks
+            only the probabilities.
     """
 
     network: Network
@@ -57,6 +60,7 @@ class VolumeSampler:
     window_batch: int = 2
     compiled: bool = False
     fusion: Literal["trajectory", "step"] = "step"
+    watched: WatchedNetwork | None = None
 
     @property
     def mask_channels(self) -> int:
@@ -80,6 +84,9 @@ class VolumeSampler:
 
         Returns:
             (C, *S) float32 in [0, 1].
+
+        Raises:
+            NonFiniteError: the network gave NaN or Inf, or probabilities are none.
         """
         for probs in self._run(image, generator, progress, every_step=False):
             last = probs
@@ -92,6 +99,9 @@ class VolumeSampler:
 
         A supervised network has one step. The next step may overwrite the tensor. The fusion
         "trajectory" holds all steps in memory, "step" holds one.
+
+        Raises:
+            NonFiniteError: as from a call, after the last step.
         """
         return self._run(image, generator, progress, every_step=True)
 
@@ -103,6 +113,8 @@ class VolumeSampler:
         progress: Progress | None,
         every_step: bool,
     ) -> Iterator[Tensor]:
+        if self.watched is not None:
+            self.watched.begin()
         shape = image.shape[1:]
         image, first = pad_to(image, self.patch_size)
         grid = WindowGrid(image.shape[1:], self.patch_size, self.overlap, image.device)
@@ -114,6 +126,7 @@ class VolumeSampler:
             for axis, (start, size) in enumerate(zip(first, shape, strict=True), 1):
                 probs = probs.narrow(axis, start, size)
             yield probs
+        check_finite(probs, self.watched)
 
     def _merged_trajectories(
         self,

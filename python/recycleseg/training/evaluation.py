@@ -26,6 +26,7 @@ from recycleseg.progress import Progress, part_of
 from recycleseg.run.options import PostprocessConfig
 from recycleseg.sampling.samples import sample_case
 from recycleseg.sampling.volume import VolumeSampler
+from recycleseg.sampling.watch import NonFiniteError
 
 
 @dataclass
@@ -97,6 +98,9 @@ def evaluate_cases(
             (*S) uint8, or masks (C, *S) of overlapping classes.
         progress: called after every batch of windows with the amount done and the whole amount; all
             cases count alike. An exception that it raises ends the evaluation.
+
+    Raises:
+        NonFiniteError: the network gives NaN or Inf for a case; the message names the case.
     """
     evaluation = Evaluation(tuple(dataset.classes.foreground))
 
@@ -127,7 +131,10 @@ def evaluate_cases(
             on_case(case, targets)
 
     for index, case in enumerate(cases):
-        evaluate(index, case)
+        try:
+            evaluate(index, case)
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{case.case_id}: {error}") from error
     return evaluation
 
 

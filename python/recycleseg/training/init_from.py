@@ -13,7 +13,8 @@ from recycleseg.data.preprocess import Plan
 from recycleseg.files import FileError, shortened
 from recycleseg.models.unet import UNet
 from recycleseg.prediction.model import load_plan
-from recycleseg.run.checkpoint import load_checkpoint
+from recycleseg.run import factory
+from recycleseg.run.checkpoint import check_tensors, load_checkpoint
 from recycleseg.run.config import TrainConfig, load_config
 from recycleseg.run.folder import RunFolder
 
@@ -72,23 +73,19 @@ def start_from(run: Path, network: UNet, config: TrainConfig, plan: Plan) -> lis
     their_config, (their_plan, _) = load_config(folder.config), load_plan(folder.dataset)
     _check_same_network(run, config, plan, their_config, their_plan)
     checkpoint = load_checkpoint(folder.best)
+    network_of_theirs = factory.make_network(their_config, their_plan)
+    what = f"the weights of the network in {folder.config}"
+    check_tensors(checkpoint.weights, network_of_theirs.state_dict(), checkpoint.source, what)
     ours = _Side(config, plan, network.state_dict())
     theirs = _Side(their_config, their_plan, checkpoint.weights)
     lone_channel = len(plan.channel_names) == len(their_plan.channel_names) == 1
     merged = dict(theirs.weights)
-    try:
-        inputs, their_inputs = (_inputs(side, lone_channel) for side in (ours, theirs))
-        outputs, their_outputs = _outputs(ours), _outputs(theirs)
-        merged[_STEM] = _matched(_STEM, ours, theirs, inputs, their_inputs)
-        for name in (_HEAD_WEIGHT, _HEAD_BIAS):
-            merged[name] = _matched(name, ours, theirs, outputs, their_outputs)
-        network.load_state_dict(merged)
-    except (KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise FileError(
-            f"{folder.best}: expected the weights of the network in {folder.config}, got others: "
-            f"{reason}"
-        ) from error
+    inputs, their_inputs = (_inputs(side, lone_channel) for side in (ours, theirs))
+    outputs, their_outputs = _outputs(ours), _outputs(theirs)
+    merged[_STEM] = _matched(_STEM, ours, theirs, inputs, their_inputs)
+    for name in (_HEAD_WEIGHT, _HEAD_BIAS):
+        merged[name] = _matched(name, ours, theirs, outputs, their_outputs)
+    network.load_state_dict(merged)
     known = {*their_inputs, *their_outputs}
     new = dict.fromkeys(slot.text for slot in (*inputs, *outputs) if slot not in known)
     line = f"weights of step {checkpoint.state['step']} of {run}: kept all"

@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from recycleseg.run.options import OptimConfig
 
 MAX_SKIPPED_IN_A_ROW = 25
+# What to do when the numbers of a training are not finite.
+ADVICE = (
+    "resume with runtime.precision float32, or start again with a lower optim.lr_peak; the "
+    "checkpoints of before are kept"
+)
 
 
 def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
@@ -48,7 +53,9 @@ def clip_and_step(optimizer: torch.optim.AdamW, lr: float, grad_clip: float) -> 
 
 
 class SkippedSteps:
-    """How many of the last gradients were not finite, and so changed no weight.
+    """How many of the last losses or gradients were not finite.
+
+    Such gradients change no weight. A single one may come from an unusual batch.
 
     Args:
         device: of the gradients.
@@ -57,21 +64,23 @@ class SkippedSteps:
     def __init__(self, device: torch.device) -> None:
         self._in_a_row = torch.zeros((), dtype=torch.int64, device=device)
 
-    def add(self, norm: Tensor) -> None:
-        """Count a step by the norm of its gradients; the host does not wait for the device."""
-        self._in_a_row = torch.where(norm.isfinite(), 0, self._in_a_row + 1)
+    def add(self, loss: Tensor, norm: Tensor) -> None:
+        """Count a step by loss and norm of its gradients; the host does not wait for the device."""
+        finite = loss.isfinite() & norm.isfinite()
+        self._in_a_row = torch.where(finite, 0, self._in_a_row + 1)
 
-    def check(self, step: int) -> str:
-        """A line for the user about the gradients up to this step; empty if all is well.
+    def check(self, step: int, steps: int) -> str:
+        """A line for the user about the steps up to this one of all; empty if all is well.
 
         Raises:
-            ValueError: there are `MAX_SKIPPED_IN_A_ROW` of them, so that training cannot go on.
+            ValueError: there are `MAX_SKIPPED_IN_A_ROW` of them or a quarter of all steps, so that
+                training cannot go on.
         """
         skipped = int(self._in_a_row)
-        if skipped >= MAX_SKIPPED_IN_A_ROW:
+        if skipped >= max(min(MAX_SKIPPED_IN_A_ROW, steps // 4), 1):
             raise ValueError(
-                f"gradients were not finite {skipped} steps in a row, up to step {step}: "
-                "resume with runtime.precision float32, or start again with a lower optim.lr_peak"
+                f"loss or gradients were not finite {skipped} steps in a row, up to step {step}: "
+                f"{ADVICE}"
             )
         return f"step {step}: the last {skipped} gradients were not finite" if skipped else ""
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from recycleseg.diffusion.strategies import StepResult, Supervised, make_draws
-from recycleseg.files import write_json
+from recycleseg.files import FileError, write_json
 from recycleseg.planning.cost import NetworkShape
 from recycleseg.planning.memory import peak_bytes
 from recycleseg.planning.resources import time_of_run
@@ -24,6 +24,8 @@ from recycleseg.report.curve import save_learning_curve
 from recycleseg.run import factory
 from recycleseg.run.checkpoint import (
     Checkpoint,
+    check_tensors,
+    expected_optimizer_tensors,
     load_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -37,11 +39,13 @@ from recycleseg.run.folder import RunFolder, run_root
 from recycleseg.sampling.memory import peak_memory, resident_memory
 from recycleseg.sampling.timing import seconds_per_case
 from recycleseg.sampling.volume import VolumeSampler
+from recycleseg.sampling.watch import NonFiniteError
 from recycleseg.training.data import TrainingBatches, load_training_data
 from recycleseg.training.evaluation import Evaluation, evaluate_cases, summary_of
 from recycleseg.training.init_from import start_from
 from recycleseg.training.logging import RunLogger
 from recycleseg.training.optim import (
+    ADVICE,
     AveragedWeights,
     SkippedSteps,
     clip_and_step,
@@ -129,8 +133,8 @@ class Trainer:
             The content of summary.json.
 
         Raises:
-            ValueError: the run folder does not fit `resume` and `overwrite`, or too many gradients
-                in a row were not finite.
+            ValueError: the run folder does not fit `resume` and `overwrite`, or the numbers of the
+                training are not finite. The checkpoints of before are kept then.
             Stopped: Ctrl-C or SIGTERM; a checkpoint of the last step is written.
         """
         with self.stop.listening():
@@ -150,8 +154,8 @@ class Trainer:
         speed = self.measure_speed()
         if resume:
             self.restore(load_checkpoint(self.folder.last))
-            if self.folder.best.is_file():  # written after the last checkpoint of the same step
-                self.best_dice = load_checkpoint(self.folder.best).state["best_dice"]
+            if self.folder.best.exists():  # written after the last checkpoint of the same step
+                self.best_dice = load_checkpoint(self.folder.best).number("best_dice")
         seconds = time_of_run(self.config.time, self.device.type)
         self.config = fit_to_time(self.config, speed, seconds)
         # Now that the run is known to fit, what is in its folder may be deleted.
@@ -183,9 +187,12 @@ class Trainer:
                 start = time.perf_counter()
                 loss, norm = self.train_step()
                 bar.reach(self.step)
-                if self.step % self.config.runtime.log_every == 0:
-                    if skipped := self.skipped.check(self.step):
-                        self.console.print(skipped)
+                validate, stop = self._due(validation.every), self.stop.asked
+                save = validate or stop or self._due(validation.save_every)
+                log = self.step % self.config.runtime.log_every == 0
+                if (log or save) and (skipped := self.skipped.check(self.step, optim.steps)):
+                    self.console.print(skipped)
+                if log:
                     scalars = {
                         "loss": float(loss),
                         "grad_norm": float(norm),
@@ -194,8 +201,7 @@ class Trainer:
                     }
                     logger.log(self.step, scalars)
                     bar.note("{steps_per_second:.2f} steps/s  loss {loss:.4f}".format(**scalars))
-                validate, stop = self._due(validation.every), self.stop.asked
-                if validate or stop or self._due(validation.save_every):
+                if save:
                     self.save(self.folder.last)
                 if stop:
                     self.stop.check(f"after {self._progress()}")
@@ -287,7 +293,7 @@ class Trainer:
                 self.timesteps.update(result.loss_per_sample, result.t_index)
             del result, loss  # frees the logits before the next batch
         norm = clip_and_step(self.optimizer, learning_rate(self.step, optim), optim.grad_clip)
-        self.skipped.add(norm)
+        self.skipped.add(mean_loss, norm)
         if self.average is not None:
             self.average.update(self.network)
         self.step += 1
@@ -347,6 +353,9 @@ class Trainer:
             moment: in words, for the message if a signal stops the evaluation.
             bar: shows how many cases are done.
             on_case: see `evaluate_cases`.
+
+        Raises:
+            ValueError: the network gives NaN or Inf for a case.
         """
 
         def progress(done: int, total: int) -> None:
@@ -354,17 +363,20 @@ class Trainer:
             self.stop.check(moment)
 
         with self.average.applied_to(self.network) if self.average else nullcontext():
-            return evaluate_cases(
-                self._sampler(),
-                [self.data.case(case_id) for case_id in case_ids],
-                self.dataset,
-                seed=self.config.seed,
-                device=self.device,
-                samples=self.config.sampling.samples,
-                postprocess=self.config.postprocess,
-                on_case=on_case,
-                progress=progress,
-            )
+            try:
+                return evaluate_cases(
+                    self._sampler(),
+                    [self.data.case(case_id) for case_id in case_ids],
+                    self.dataset,
+                    seed=self.config.seed,
+                    device=self.device,
+                    samples=self.config.sampling.samples,
+                    postprocess=self.config.postprocess,
+                    on_case=on_case,
+                    progress=progress,
+                )
+            except NonFiniteError as error:
+                raise ValueError(f"step {self.step}: {error}; {ADVICE}") from error
 
     def _sampler(self) -> VolumeSampler:
         self.network.eval()
@@ -374,7 +386,7 @@ class Trainer:
 
     def finish(self) -> dict[str, Any]:
         """Evaluate the best weights on the final split; write summary.json and print the table."""
-        if self.folder.best.is_file():
+        if self.folder.best.exists():
             self.restore(load_checkpoint(self.folder.best))
         split = final_part(self.dataset, self.config.final_split)
         case_ids = self.dataset.split[split]
@@ -390,7 +402,11 @@ class Trainer:
         return summary
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint: everything that the rest of the run depends on."""
+        """Write a checkpoint: everything that the rest of the run depends on.
+
+        Raises:
+            FileError: the weights or the optimiser's state are not finite.
+        """
         owners = {
             "network": self.network.state_dict(),
             "average": self.average.weights if self.average else {},
@@ -403,20 +419,36 @@ class Trainer:
             "best_dice": self.best_dice,
             "average_updates": self.average.num_updates if self.average else 0,
         }
-        save_checkpoint(path, Checkpoint(tensors, state))
+        try:
+            save_checkpoint(path, Checkpoint(tensors, state))
+        except FileError as error:
+            raise FileError(f"step {self.step}: {error}; {ADVICE}") from error
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take over the state that `save` wrote."""
+        """Take over the state that `save` wrote.
+
+        Raises:
+            FileError: it is the state of another run. Nothing is taken over then.
+        """
+        optimizer, average = (checkpoint.owned_by(owner) for owner in ("optimizer", "average"))
+        for owner, expected in {
+            "network": self.network.state_dict(),
+            "average": self.average.weights if self.average else {},
+            "optimizer": expected_optimizer_tensors(self.network, optimizer),
+            "timesteps": self.timesteps.state_dict(),
+        }.items():
+            what = f"the {owner} of the run"
+            check_tensors(checkpoint.owned_by(owner), expected, checkpoint.source, what)
+        names = ("step", "best_dice", "average_updates")
+        step, best_dice, average_updates = map(checkpoint.number, names)
         self.network.load_state_dict(checkpoint.owned_by("network"))
-        load_optimizer_tensors(self.optimizer.state, self.network, checkpoint.owned_by("optimizer"))
+        load_optimizer_tensors(self.optimizer.state, self.network, optimizer)
         self.timesteps.load_state_dict(checkpoint.owned_by("timesteps"))
         if self.average is not None:
-            weights = checkpoint.owned_by("average")
             for name, tensor in self.average.weights.items():
-                tensor.copy_(weights[name])
-            self.average.num_updates = checkpoint.state["average_updates"]
-        self.step = checkpoint.state["step"]
-        self.best_dice = checkpoint.state["best_dice"]
+                tensor.copy_(average[name])
+            self.average.num_updates = average_updates
+        self.step, self.best_dice = step, best_dice
 
     def _progress(self) -> str:
         return f"step {self.step} of {self.config.optim.steps}, whose checkpoint is written"
