@@ -74,7 +74,13 @@ class OwnFolder:
             names = sorted(entry.name for entry in _entries(folder) if not _is_folder(entry))
             for pattern in patterns:
                 found += [folder / n for n in names if fnmatchcase(finished_name(n), pattern)]
+            if folder == self.root:
+                found += [folder / n for n in names if finished_name(n) == MARKER != n]
         return found
+
+    def finished(self) -> list[Path]:
+        """Those of `files()` that are whole."""
+        return [file for file in self.files() if file.name == finished_name(file.name)]
 
     def foreign(self) -> list[Path]:
         """Files and folders that are not made here; of a folder only its own path."""
@@ -94,7 +100,7 @@ class OwnFolder:
                 from the working or the home folder, or a subfolder is a link to elsewhere.
         """
         check_apart(self.root, inputs)
-        if not self.is_marked and (self.files() or self.foreign()):
+        if not self.is_marked and (self.finished() or self.foreign()):
             raise ValueError(
                 f"--overwrite: expected the folder of {self.kind}, with its file {MARKER}, got "
                 f"{self.root} without it; nothing is changed. If an earlier version made the "

@@ -23,6 +23,7 @@ from recycleseg.classes import Classes
 from recycleseg.prediction.predictor import Predictor
 from recycleseg.run.checkpoint import load_checkpoint
 from recycleseg.run.config import TrainConfig, load_config
+from recycleseg.run.metrics_log import read_metrics
 from recycleseg.run.options import (
     CompileMode,
     DiffusionConfig,
@@ -36,7 +37,7 @@ from recycleseg.training.trainer import Trainer
 
 
 def metrics_of(run: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return read_metrics(run / "metrics.jsonl")
 
 
 def assert_same_checkpoint(a: Path, b: Path) -> None:
@@ -151,7 +152,7 @@ def test_existing_run_folder_is_refused(small_config: TrainConfig) -> None:
     (run / "thesis.txt").write_text("precious")
     with pytest.raises(ValueError, match="exists and is not empty; use --resume"):
         Trainer(small_config).fit()
-    with pytest.raises(ValueError, match="expected a run folder"):
+    with pytest.raises(ValueError, match="expected the folder of a run, with its file"):
         Trainer(small_config).fit(overwrite=True)
     with pytest.raises(ValueError, match="--resume: expected a checkpoint at"):
         Trainer(small_config).fit(resume=True)

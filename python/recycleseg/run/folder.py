@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from recycleseg.files import finished_name
 from recycleseg.folders import OwnFolder
 from recycleseg.locks import check_unlocked
 
@@ -85,10 +84,9 @@ class RunFolder:
 
     def _holds_work(self) -> bool:
         """Whether anything is in the folder but the beginning of a run that was killed."""
-        files, foreign = self._own.files(), self._own.foreign()
-        if not self._own.is_marked:
-            return bool(files or foreign)
-        return bool(foreign) or any(finished_name(f.name) not in _DESCRIPTION for f in files)
+        files = [file.name for file in self._own.finished()]
+        begun = _DESCRIPTION if self._own.is_marked else ()
+        return bool(self._own.foreign()) or any(name not in begun for name in files)
 
     def open(
         self, *, resume: bool, overwrite: bool, inputs: Mapping[str, Path] | None = None
@@ -106,10 +104,8 @@ class RunFolder:
         self.check(resume=resume, overwrite=overwrite, inputs=inputs)
         self.root.mkdir(parents=True, exist_ok=True)
         self._own.mark()
-        files = self._own.files()
-        if resume:
-            files = [file for file in files if file.name != finished_name(file.name)]
-        self._own.delete(file for file in files if file not in (self.config, self.plan))
+        kept = self._own.finished() if resume else (self.config, self.plan)
+        self._own.delete(file for file in self._own.files() if file not in kept)
         for folder in (self.last.parent, self.pictures):
             folder.mkdir(parents=True, exist_ok=True)
         return [] if resume else self._own.foreign_note()
