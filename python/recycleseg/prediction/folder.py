@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,13 @@ class PredictionFolder:
         self._save_record()
 
     def fail(self, case_id: str, message: str) -> None:
-        """Record why there is no segmentation of a case."""
+        """Record why there is no segmentation of a case, and delete what was written of it.
+
+        So a file that takes its place later, such as a segmentation by hand, is not taken for ours.
+        """
+        with suppress(OSError):  # the reason of the failure may be the disk
+            delete_files(self._files_there([case_id]), self.root)
+            self.record["contents"].pop(case_id, None)
         self.record["failed"][case_id] = message
         self._save_record()
 

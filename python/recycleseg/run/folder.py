@@ -63,11 +63,12 @@ class RunFolder:
             inputs: what the run reads; see `recycleseg.folders.check_apart`.
 
         Raises:
-            ValueError: another process works in the folder; or the folder is not empty and neither
-                option is given; or there is no checkpoint to resume from; or the folder to
-                overwrite is not that of a run, or not apart from the inputs.
+            ValueError: another process works in the folder; or it was made for something else; or
+                it is not empty and neither option is given; or there is no checkpoint to resume
+                from; or the folder to overwrite is not that of a run, or not apart from the inputs.
         """
         check_unlocked(self.root)
+        self._own.check_mark()
         if resume:
             if not self.last.is_file():
                 raise ValueError(
