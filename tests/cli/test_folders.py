@@ -12,6 +12,7 @@ from tests.tiny_runs import write_tiny_run
 
 from recycleseg.cli import ensemble, evaluate, predict, train
 from recycleseg.data.volumes import write_volume
+from recycleseg.folders import OwnFolder
 
 # The lock of a process on another machine.
 LOCK = ".lock-gpu-07-0badcafe-42-0123456789ab"
@@ -103,19 +104,18 @@ def test_overwrite_keeps_away_from_inputs(
     option: str,
     folder: str,
     how: str,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Also where the folder looks like one that the program made."""
+    """Also where the program made the folder."""
     where = work / folder
     out = {"is": where, "contains": work.parent / "above", "lies in": where / "out"}[how]
     if how == "contains":  # this input alone
         out.mkdir()
         where.rename(out / "input")
         where.symlink_to(out / "input")
-    for name in ("predict.json", "config.yaml", "summary.json"):
-        if not (out / name).exists() and how != "lies in":
-            (out / name).write_text("{}")
+    out.mkdir(exist_ok=True)
+    if kind := {"train": "a run", "evaluate": "an evaluation"}.get(command):
+        OwnFolder(out, kind, {}).mark()
     before = content(work.parent)
     assert ran(command, out, "--overwrite") == 2
     (line,) = capsys.readouterr().err.splitlines()
