@@ -93,6 +93,12 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
             pass
 
 
+def test_a_link_to_nowhere_is_no_lock(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "gone")
+    with pytest.raises(FileExistsError), locked(tmp_path / "out"):
+        pass
+
+
 def test_another_process_is_named(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
         message = f"^{tmp_path}: expected .* got one in which process {process.pid} of this machine"

@@ -37,9 +37,10 @@ class _Holder(NamedTuple):
     @property
     def is_gone(self) -> bool:
         """Whether the process has certainly ended; of other machines nobody knows here."""
+        if self.place != _place():
+            return False
         now = _start_of(self.pid)
-        is_other = now != self.start and _UNKNOWN not in (now, self.start)
-        return self.place == _place() and (now == _ENDED or is_other)
+        return now == _ENDED or (now != self.start and _UNKNOWN not in (now, self.start))
 
 
 def is_lock(name: str) -> bool:
@@ -66,6 +67,7 @@ def locked(root: Path) -> Iterator[None]:
     if root.exists() and not root.is_dir():
         raise ValueError(f"--out: expected a folder, got the file {root}")
     new = [folder for folder in (root, *root.parents) if not folder.exists()]
+    root.mkdir(parents=True, exist_ok=True)
     own = _own_lock(root)
     try:
         _make_lock(own, exist_ok=False)
@@ -93,10 +95,11 @@ def check_unlocked(root: Path) -> None:
 
 def _make_lock(path: Path, *, exist_ok: bool) -> None:
     for _ in range(_TRIES):
-        with suppress(FileNotFoundError):  # another process removed the folder that it had made
-            path.parent.mkdir(parents=True, exist_ok=True)
+        try:
             path.touch(exist_ok=exist_ok)
             return
+        except FileNotFoundError:  # another process removed the folder that it had made
+            path.parent.mkdir(parents=True, exist_ok=True)
     raise FileNotFoundError(f"{path.parent}: expected a folder, got one that is removed again")
 
 
@@ -110,7 +113,7 @@ def _wait_to_be_alone(root: Path, own: Path) -> None:
             return
         # The first name stays, so that of many that begin together one is left.
         if holders[0].path.name < own.name:
-            own.unlink()
+            own.unlink(missing_ok=True)
         time.sleep(pause.uniform(_PAUSE / 5, _PAUSE))
     raise _is_held(holders[0])
 
