@@ -252,6 +252,17 @@ def test_a_link_to_an_empty_folder(sources: Sources) -> None:
         convert(sources.images, sources.masks, sources.out)
 
 
+def test_a_mounted_disk_cannot_be_replaced(
+    sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container; the rename would fail after all the work."""
+    sources.add("a.nii.gz")
+    sources.out.mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda path: path == sources.out)
+    with pytest.raises(FileError, match="expected a new folder, got a mounted disk"):
+        convert(sources.images, sources.masks, sources.out)
+
+
 def test_a_volume_without_voxel_size_is_no_nifti(sources: Sources) -> None:
     tifffile = pytest.importorskip("tifffile")
     sources.add("a.nii.gz")

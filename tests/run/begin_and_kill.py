@@ -36,7 +36,7 @@ def begin(root: Path, *, overwrite: bool) -> None:
         (folder.tensorboard / "events.out.tfevents.1").write_text("new")
         with open_metrics(folder.metrics, 0) as file:
             file.write('{"step": 1}\n')
-        for path in (folder.best, folder.pictures / "validation-1.png", folder.summary):
+        for path in (folder.best, folder.pictures / "validation-000001.png", folder.summary):
             write_text(path, "new")
 
 

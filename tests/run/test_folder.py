@@ -22,7 +22,7 @@ NEW_RUN = [
     "dataset.json",
     "environment.json",
     "metrics.jsonl",
-    "pictures/validation-1.png",
+    "pictures/validation-000001.png",
     "plan.yaml",
     "summary.json",
     "tensorboard/events.out.tfevents.1",

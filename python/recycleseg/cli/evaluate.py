@@ -155,10 +155,10 @@ def _check_out(folder: OwnFolder, options: Namespace) -> None:
         if there:
             folder.check_overwrite({})
     elif there:
-        advice = "use --overwrite to replace them, or choose" if folder.is_marked else "choose"
+        advice = "use --overwrite to replace them" if folder.is_marked else "delete them by hand"
         raise ValueError(
             f"--out: expected a folder without results, got {', '.join(there)} in {folder.root}; "
-            f"{advice} another folder"
+            f"{advice}, or choose another folder"
         )
     folder.check_mark()
 

@@ -121,6 +121,8 @@ def _check_out(out: Path, sources: Sequence[Path]) -> None:
         raise FileError(f"{out}: expected an empty or new folder, got one with files")
     if out.exists() and not out.is_dir():
         raise FileError(f"{out}: expected an empty or new folder, got a file")
+    if os.path.ismount(out):
+        raise FileError(f"{out}: expected a new folder, got a mounted disk; choose a folder in it")
     for source in sources:
         if source.resolve() in (out.resolve(), *out.resolve().parents):
             raise FileError(f"{out}: expected a folder outside {source}")

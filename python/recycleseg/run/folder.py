@@ -13,7 +13,7 @@ _DESCRIPTION = ("config.yaml", "plan.yaml", "dataset.json", "environment.json")
 # The last checkpoint goes first, so that nobody resumes a run that is partly deleted.
 _MADE = {
     "checkpoints": ("last.safetensors", "best.safetensors"),
-    "pictures": ("validation-*.png",),
+    "pictures": ("validation-" + 6 * "[0-9]" + "*.png",),
     "tensorboard": ("events.out.tfevents.*",),
     ".": ("summary.json", "metrics.jsonl", "learning_curve.png", *_DESCRIPTION),
 }
