@@ -197,12 +197,13 @@ def _train(arguments: Sequence[str]) -> int:
     base = plan = None
     folder = _folder_of(given)
     resume, overwrite = (bool(given.get(option)) for option in ("resume", "overwrite"))
-    if not printing and (resume or given.get("data") is not None):
+    begins = given.get("data") is not None and not resume
+    if not printing and (begins or (resume and not overwrite)):
         inputs = inputs_of_run(*(given.get(key) for key in ("data", "init_from", "runtime.cache")))
         folder.check(resume=resume, overwrite=overwrite, inputs=inputs)
     if resume:
         base = str(folder.config) if folder.config.is_file() else None
-    elif given.get("data") is not None:
+    elif begins:
         _, base = plan_command(arguments, console)
         plan = base
         if not printing:
