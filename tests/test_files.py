@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recycleseg.files import listed, write_text
+from recycleseg.files import finished_name, listed, part_of_file, write_text
 
 
 @pytest.fixture
@@ -24,6 +24,14 @@ def test_text_is_utf_8_in_any_locale(tmp_path: Path) -> None:
     write_text(tmp_path / "x.csv", "Gefäß")
     assert (tmp_path / "x.csv").read_bytes() == "Gefäß".encode()
     assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
+
+
+def test_two_parts_of_one_file_have_two_names(tmp_path: Path) -> None:
+    for name in ("x.nii.gz", ".hidden", "a\nb"):
+        first, second = (part_of_file(tmp_path / name) for _ in range(2))
+        assert first != second and first.parent == tmp_path
+        assert finished_name(first.name) == finished_name(name) == name
+    assert finished_name(".part-123-x.csv") == "x.csv"  # of earlier versions
 
 
 def test_a_list_in_a_list_is_indented() -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# Earlier versions had the number of the process alone.
+_PART = re.compile(r"\.part-\d+-(?:[0-9a-f]{8}-)?(.+)", re.DOTALL)
 
 
 class FileError(ValueError):
@@ -36,9 +41,16 @@ def part_of_file(path: Path) -> Path:
     """Where a file or folder is made before it gets its name.
 
     The name keeps the ending, because writers choose the format by it. It begins with a dot,
-    because readers of folders skip such files.
+    because readers of folders skip such files. Every call gives another name, because processes on
+    two machines or in two containers may have the same number.
     """
-    return path.with_name(f".part-{os.getpid()}-{path.name}")
+    return path.with_name(f".part-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+
+
+def finished_name(name: str) -> str:
+    """The name that a file of `part_of_file` was made for; other names stay as they are."""
+    part = _PART.fullmatch(name)
+    return part[1] if part else name
 
 
 @contextmanager

@@ -241,8 +241,10 @@ def test_folders_that_must_not_be_written_to(
     folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before: dict[str, Any] = {str(f): files_of(f) for f in folders}
-    assert main(arguments(folders[:2], folders[0], "--overwrite")) == 2
+    assert main(arguments(folders[:2], folders[0])) == 2
     assert "--out: expected another folder than the members'" in capsys.readouterr().err
+    assert main(arguments(folders[:2], folders[0], "--overwrite")) == 2
+    assert "--overwrite: expected a folder apart from --input" in capsys.readouterr().err
     for option in ([], ["--overwrite"]):
         assert main(arguments(folders[:2], folders[2], *option)) == 2
         error = capsys.readouterr().err

@@ -58,7 +58,8 @@ def test_a_folder(
     assert main(arguments) == 0
     said = capsys.readouterr().out
     out = tmp_path / "out"
-    assert sorted(path.name for path in out.iterdir()) == ["metrics.csv", "summary.json"]
+    names = [".recycleseg", "metrics.csv", "summary.json"]
+    assert sorted(path.name for path in out.iterdir()) == names
     assert f"{out}: summary.json, metrics.csv" in said
     summary = json.loads((out / "summary.json").read_text())
     assert set(summary["mean"]) == {"(1, 2)", "2"}
@@ -184,7 +185,11 @@ def test_results_are_not_overwritten_unasked(
         "another folder\n"
     )
     assert main([*arguments, "--overwrite"]) == 0
+    assert (
+        f"kept in {out}, because recycleseg did not make it: notes.txt" in capsys.readouterr().out
+    )
     assert sorted(path.name for path in out.iterdir()) == [
+        ".recycleseg",
         "metrics.csv",
         "notes.txt",
         "summary.json",

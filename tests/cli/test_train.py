@@ -175,7 +175,7 @@ def test_an_occupied_run_folder_is_told_before_images_are_read(
     for file in (data / "labelsTr").iterdir():
         file.write_text("no image")
     arguments = ["--data", str(data), "--out", str(data)]
-    for option, message in (([], "is not empty"), (["--overwrite"], "expected a run folder")):
+    for option, message in (([], "is not empty"), (["--overwrite"], "apart from --data")):
         assert main([*arguments, *option]) == 2
         error = capsys.readouterr().err
         assert message in error

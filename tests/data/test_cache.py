@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,32 @@ def rename_class(dataset: Dataset) -> Dataset:
 def drop_training_case(dataset: Dataset) -> Dataset:
     train = dataset.split["train"][1:]
     return replace(dataset, split={**dataset.split, "train": train})
+
+
+def test_two_that_prepare_at_once_do_not_disturb_each_other(
+    make_dataset: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both write every case; in two containers even the numbers of the processes may be equal."""
+    dataset = read_dataset(make_dataset())
+    save, written = np.save, threading.Barrier(2)
+
+    def save_together(*arguments: Any) -> None:
+        save(*arguments)
+        written.wait(60)  # both have opened and filled their file of this case
+
+    monkeypatch.setattr(np, "save", save_together)
+    with ThreadPoolExecutor(2) as pool:
+        work = [
+            pool.submit(prepare_dataset, dataset, CONFIG, tmp_path / "cache", workers=1)
+            for _ in range(2)
+        ]
+        first, second = (future.result() for future in work)
+    assert first.folder == second.folder
+    files = [path.name for path in first.folder.iterdir()]
+    assert len(files) == 2 * len(dataset.cases) + 1
+    assert not any(name.startswith(".part") for name in files)
+    for case in (case for part in dataset.split for case in dataset.split[part]):
+        assert torch.equal(first.case(case).image, second.case(case).image)
 
 
 def test_prepared_cases_follow_the_split(make_dataset: MakeDataset, tmp_path: Path) -> None:

@@ -240,6 +240,29 @@ def test_tiff_volumes_keep_values_and_voxel_size(sources: Sources) -> None:
     np.testing.assert_array_equal(read_label(sources.out / "labelsTr/a.tif").array, mask > 0)
 
 
+def test_a_link_to_an_empty_folder(sources: Sources) -> None:
+    sources.add("a.nii.gz")
+    target = sources.out.with_name("disk")
+    target.mkdir()
+    sources.out.symlink_to(target)
+    convert(sources.images, sources.masks, sources.out)
+    assert sources.out.is_symlink() and (target / "dataset.json").exists()
+    assert json.loads((target / "dataset.json").read_text())["name"] == "out"
+    with pytest.raises(FileError, match="expected an empty or new folder, got one with files"):
+        convert(sources.images, sources.masks, sources.out)
+
+
+def test_a_mounted_disk_cannot_be_replaced(
+    sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container; the rename would fail after all the work."""
+    sources.add("a.nii.gz")
+    sources.out.mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda path: path == sources.out)
+    with pytest.raises(FileError, match="expected a new folder, got a mounted disk"):
+        convert(sources.images, sources.masks, sources.out)
+
+
 def test_a_volume_without_voxel_size_is_no_nifti(sources: Sources) -> None:
     tifffile = pytest.importorskip("tifffile")
     sources.add("a.nii.gz")

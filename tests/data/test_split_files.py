@@ -116,4 +116,19 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     given = read_given_split(tmp_path, CASES)
     assert (given.parts, given.groups, given.folds) == (parts, None, ())
     write_folds(tmp_path, folds, [], None)
-    assert [path.name for path in tmp_path.iterdir()] == [FOLDS_FILE]
+    assert not (tmp_path / SPLIT_FILE).exists() and (tmp_path / FOLDS_FILE).exists()
+
+
+def test_files_of_an_earlier_split_are_kept(tmp_path: Path) -> None:
+    """They may be nnU-Net's, or made by hand."""
+    (tmp_path / FOLDS_FILE).write_text("nnU-Net's")
+    (tmp_path / SPLIT_FILE).write_text("by hand")
+    parts = {"train": ("c1",), "val": (), "test": ("c0",)}
+    kept = write_split(tmp_path, parts, None)
+    assert [path.name for path in kept] == ["split-before-1.json", "splits_final-before-1.json"]
+    assert [path.read_text() for path in kept] == ["by hand", "nnU-Net's"]
+    assert not (tmp_path / FOLDS_FILE).exists()
+    (again,) = write_folds(tmp_path, FOLDS, [], None)
+    assert again.name == "split-before-2.json"
+    assert json.loads(again.read_text())["test"] == ["c0"]
+    assert read_given_split(tmp_path, CASES).parts == {}

@@ -17,7 +17,7 @@ import torch
 from recycleseg.data.identity import content_hash
 from recycleseg.data.layout import Case
 from recycleseg.data.volumes import file_ending, read_volume, write_volume
-from recycleseg.files import FileError
+from recycleseg.files import FileError, part_of_file
 from recycleseg.prediction.folder import PredictionFolder, process_cases
 
 SHAPE = (4, 5, 6)
@@ -250,12 +250,78 @@ def test_work_continues_after_an_interruption_with_whole_files(
 
 
 def test_label_whose_record_was_lost_is_done(tmp_path: Path) -> None:
+    """The program may be killed after the last file of a case and before the record."""
     cases = write_images(tmp_path / "images", "a.nii", "b.nii")
     out, stub = tmp_path / "out", Stub()
     predict(out, cases[:1], stub)
+    folder = folder_of(out, cases, record())
+    assert folder.open(overwrite=False) == ["b"]
+    folder.begin("b")
     (out / "b.nii").write_bytes((out / "a.nii").read_bytes())
     assert predict(out, cases, stub) == []
     assert list(saved_record(out)["images"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["b.nii", "b.npz", "entropy/b.nii", "steps/step_1/b.nii"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_that_the_record_does_not_know_are_kept(
+    tmp_path: Path, overwrite: bool, name: str
+) -> None:
+    """Such as a segmentation by hand, put beside the predictions of other cases."""
+    cases = write_images(tmp_path / "images", "a.nii", "b.nii")
+    out = tmp_path / "out"
+    predict(out, cases[:1], Stub(), EVERYTHING)
+    (out / name).write_text("precious")
+    assert refusal(out, cases, overwrite) == (
+        "--out: expected only files that predict.json knows under the names of these cases, got "
+        f"{out / name}; nothing is changed. Move it elsewhere, or choose another --out"
+    )
+    (out / name).rename(tmp_path / "elsewhere")
+    assert predict(out, cases, Stub(), overwrite=overwrite)
+
+
+def test_what_a_kill_leaves_of_a_case_is_made_again(tmp_path: Path) -> None:
+    cases = write_images(tmp_path / "images", "a.nii", "b.nii")
+    out, stub = tmp_path / "out", Stub()
+    predict(out, cases[:1], stub, EVERYTHING)
+    folder = folder_of(out, cases, record())
+    folder.open(overwrite=False)
+    folder.begin("b")
+    (out / "b.npz").write_text("whole, but of a killed process")
+    for part in (out / "b.nii", out / "entropy/b.nii", out / "predict.json"):
+        part_of_file(part).write_text("half")
+    part_of_file(out / "notes.txt").write_text("of another program")
+    for overwrite in (False, True):
+        stub.asked = []
+        predict(out, cases, stub, overwrite=overwrite)
+        assert stub.asked == (["a", "b"] if overwrite else ["b"])
+    (other,) = [name for name in files_in(out) if ".part" in name]
+    assert other.endswith("notes.txt")
+    assert not (out / "b.npz").exists()
+
+
+@pytest.mark.parametrize("linked", ["entropy", "steps", "steps/step_2"])
+def test_overwrite_does_not_follow_links(tmp_path: Path, linked: str) -> None:
+    cases = write_images(tmp_path / "images", "a.nii")
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    predict(out, cases, Stub(), EVERYTHING)
+    (out / linked).rename(elsewhere)
+    (out / linked).symlink_to(elsewhere)
+    before = files_in(elsewhere)
+    said = refusal(out, cases, overwrite=True)
+    assert said.startswith(f"--overwrite: expected a folder, got the symbolic link {out / linked}")
+    assert files_in(elsewhere) == before != []
+
+
+def test_a_linked_label_map_is_replaced_and_its_target_kept(tmp_path: Path) -> None:
+    cases = write_images(tmp_path / "images", "a.nii")
+    out, target = tmp_path / "out", tmp_path / "target.nii"
+    predict(out, cases, Stub())
+    (out / "a.nii").rename(target)
+    (out / "a.nii").symlink_to(target)
+    before = target.read_bytes()
+    predict(out, cases, Stub(), overwrite=True)
+    assert not (out / "a.nii").is_symlink() and target.read_bytes() == before
 
 
 def test_further_cases_by_the_same_options(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from recycleseg.report.curve import read_metrics, save_learning_curve
+from recycleseg.report.curve import save_learning_curve
 
 
 def write(path: Path, lines: list[dict[str, Any]], end: str = "") -> Path:
@@ -75,9 +75,3 @@ def test_a_run_that_has_just_begun(tmp_path: Path, lines: list[dict[str, Any]]) 
     save_learning_curve(tmp_path / "curve.png", write(tmp_path / "metrics.jsonl", lines))
     save_learning_curve(tmp_path / "none.png", tmp_path / "missing.jsonl")
     assert (tmp_path / "curve.png").is_file() and (tmp_path / "none.png").is_file()
-
-
-def test_lines_after_a_damaged_one_do_not_count(tmp_path: Path) -> None:
-    path = write(tmp_path / "metrics.jsonl", [{"step": 1}], '{"st\n{"step": 3}\n')
-    assert read_metrics(path) == [{"step": 1}]
-    assert read_metrics(tmp_path / "missing.jsonl") == []

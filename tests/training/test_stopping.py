@@ -22,6 +22,7 @@ import yaml
 from recycleseg.cli.train import parse_command
 from recycleseg.run.checkpoint import load_checkpoint
 from recycleseg.run.config import TrainConfig
+from recycleseg.run.metrics_log import read_metrics
 from recycleseg.training.logging import RunLogger
 from recycleseg.training.reporting import PictureMaker
 from recycleseg.training.stopping import Stopped, StopRequest, signals_to
@@ -48,7 +49,7 @@ def signals_are_heard() -> Any:
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return read_metrics(run / "metrics.jsonl")
 
 
 def assert_same_end(run: Path, other: Path) -> None:

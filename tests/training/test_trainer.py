@@ -26,6 +26,7 @@ from recycleseg.files import FileError
 from recycleseg.prediction.predictor import Predictor
 from recycleseg.run.checkpoint import load_checkpoint
 from recycleseg.run.config import TrainConfig, load_config
+from recycleseg.run.metrics_log import read_metrics
 from recycleseg.run.options import (
     CompileMode,
     DiffusionConfig,
@@ -39,7 +40,7 @@ from recycleseg.training.trainer import Trainer
 
 
 def metrics_of(run: Path) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return read_metrics(run / "metrics.jsonl")
 
 
 def assert_same_checkpoint(a: Path, b: Path) -> None:
@@ -154,7 +155,7 @@ def test_existing_run_folder_is_refused(small_config: TrainConfig) -> None:
     (run / "thesis.txt").write_text("precious")
     with pytest.raises(ValueError, match="exists and is not empty; use --resume"):
         Trainer(small_config).fit()
-    with pytest.raises(ValueError, match="expected a run folder"):
+    with pytest.raises(ValueError, match="expected the folder of a run, with its file"):
         Trainer(small_config).fit(overwrite=True)
     with pytest.raises(ValueError, match="--resume: expected a checkpoint at"):
         Trainer(small_config).fit(resume=True)
@@ -173,6 +174,65 @@ def test_a_run_is_deleted_only_for_one_that_can_begin(small_config: TrainConfig)
     with pytest.raises(ValueError, match="time: expected at least"):
         Trainer(replace(too_short, out=str(elsewhere))).fit()
     assert not elsewhere.exists()
+
+
+def test_an_overwritten_run_leaves_nothing_but_files_of_others(small_config: TrainConfig) -> None:
+    Trainer(small_config, plan="# of the first run").start(resume=False, overwrite=False)
+    run = Path(small_config.out or "")
+    (run / "thesis.txt").write_text("precious")
+    (run / "checkpoints/best.safetensors").write_text("of the first run")
+    (run / "metrics.jsonl").write_text('{"step": 99}\n')
+    text = io.StringIO()
+    config = load_config(run / "config.yaml")
+    trainer = Trainer(config, console=Console(file=text, width=200))
+    trainer.start(resume=False, overwrite=True)
+    names = sorted(str(p.relative_to(run)) for p in run.rglob("*") if p.is_file())
+    assert names == [
+        ".recycleseg",
+        "checkpoints/last.safetensors",
+        "config.yaml",
+        "dataset.json",
+        "environment.json",
+        "thesis.txt",
+    ]
+    kept = f"kept in {run}, because recycleseg did not make it: thesis.txt"
+    assert kept in text.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_folder_has_one_process(small_config: TrainConfig, resume: bool) -> None:
+    class Enough(Exception):
+        pass
+
+    trainer, other = Trainer(small_config), Trainer(small_config)
+    run = Path(small_config.out or "")
+
+    def look(*_: object) -> None:
+        assert [path.name for path in run.iterdir() if path.name.startswith(".lock")]
+        with pytest.raises(ValueError, match=f"{run}: expected a folder in which nobody works"):
+            other.fit(resume=resume, overwrite=not resume)
+        raise Enough
+
+    trainer.train = look  # type: ignore[method-assign]
+    with pytest.raises(Enough):
+        trainer.fit()
+    assert not [path.name for path in run.iterdir() if path.name.startswith(".lock")]
+
+
+def test_a_run_keeps_away_from_its_inputs(small_config: TrainConfig) -> None:
+    run = Path(small_config.out or "")
+    for name in ("data", "cache"):
+        inside = run / name
+        if name == "data":
+            shutil.copytree(small_config.data or "", inside)
+            config = replace(small_config, data=str(inside))
+        else:
+            config = replace(small_config, runtime=replace(small_config.runtime, cache=str(inside)))
+        trainer = Trainer(config)
+        before = sorted(run.rglob("*"))
+        with pytest.raises(ValueError, match=f"apart from .*{inside}, got {run}, which contains"):
+            trainer.fit(overwrite=True)
+        assert sorted(run.rglob("*")) == before
 
 
 def test_without_a_better_validation_the_later_weights_are_the_result(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import signal
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, get_args
@@ -18,6 +19,7 @@ from rich.console import Console
 from recycleseg.data.identity import ContentMemo
 from recycleseg.data.volumes import PixelSize
 from recycleseg.files import listed
+from recycleseg.folders import check_apart
 from recycleseg.progress import plain_console
 from recycleseg.run.factory import cache_root
 from recycleseg.training.stopping import Stopped, signals_to
@@ -78,17 +80,25 @@ def add_pixel_size(parser: ArgumentParser) -> None:
     )
 
 
-def check_file_to_write(option: str, path: Path, *endings: str) -> None:
+def check_file_to_write(
+    option: str, path: Path, *endings: str, is_made: Callable[[Path], bool] = lambda _: False
+) -> None:
     """Raise ValueError before the work if its result cannot be written.
 
     Args:
         option: name of the option, for the message.
         path: the file.
         endings: allowed endings in lower case.
+        is_made: whether an existing file is an earlier result, which may be replaced.
     """
     if path.suffix.lower() not in endings or not path.parent.is_dir():
         raise ValueError(
             f"{option}: expected a {' or '.join(endings)} file in a folder that exists, got {path}"
+        )
+    if os.path.lexists(path) and not is_made(path):
+        raise ValueError(
+            f"{option}: expected a new file, got {path}, which exists; delete it, or choose "
+            "another name"
         )
 
 
@@ -117,12 +127,23 @@ def exit_code_of(name: str, what: str, failures: Sequence[str]) -> int:
     return CASES_FAILED
 
 
+def check_overwrite(out: Path, inputs: Mapping[str, Path]) -> None:
+    """Check that files in `out` may be deleted; see `recycleseg.folders.check_apart`."""
+    cache = _user_cache()
+    check_apart(out, {**inputs, **({} if cache is None else {f"the cache {cache}": cache})})
+
+
+def _user_cache() -> Path | None:
+    """The user's cache; None if the user has no home folder."""
+    try:
+        return cache_root()
+    except RuntimeError:
+        return None
+
+
 def user_memo() -> ContentMemo:
     """The memo in the user's cache; it remembers nothing if the user has no home folder."""
-    try:
-        return ContentMemo(cache_root())
-    except RuntimeError:
-        return ContentMemo(None)
+    return ContentMemo(_user_cache())
 
 
 def with_suggestion(message: str, parser: ArgumentParser) -> str:

@@ -9,10 +9,18 @@ from typing import get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
-from recycleseg.cli._common import CONTINUE, exit_code_of, parse, run_command, user_memo
+from recycleseg.cli._common import (
+    CONTINUE,
+    check_overwrite,
+    exit_code_of,
+    parse,
+    run_command,
+    user_memo,
+)
 from recycleseg.cli._progress import CaseProgress, open_folder
 from recycleseg.data.identity import ContentMemo
 from recycleseg.data.volumes import file_ending, map_name
+from recycleseg.locks import locked
 from recycleseg.ops.build_info import build_info
 from recycleseg.prediction.ensemble import Ensemble, EnsembleOptions, Method
 from recycleseg.prediction.folder import PredictionFolder, process_cases
@@ -81,8 +89,11 @@ def _combine(arguments: Sequence[str]) -> int:
         save_uncertainty=options.save_uncertainty,
     )
     ensemble = Ensemble(members, classes, settings)
-    with user_memo() as memo:
-        folder = _folder(Path(options.out), ensemble, case_ids, memo)
+    out = Path(options.out)
+    if options.overwrite:
+        check_overwrite(out, {f"--input {member.root}": member.root for member in members})
+    with user_memo() as memo, locked(out):
+        folder = _folder(out, ensemble, case_ids, memo)
         left = open_folder(folder, console, overwrite=options.overwrite)
         print_line(console, _plan(members, ensemble, len(case_ids), len(left)))
         with CaseProgress(console, "combining", len(left)) as progress:

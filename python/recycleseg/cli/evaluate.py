@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 from recycleseg.classes import Labels
 from recycleseg.cli._common import (
     add_pixel_size,
+    check_overwrite,
     exit_code_of,
     parse,
     run_command,
@@ -25,6 +27,8 @@ from recycleseg.evaluation.printing import comparison_table, scores_table, steps
 from recycleseg.evaluation.summary import summarise_folder
 from recycleseg.evaluation.table import metrics_csv, read_evaluation
 from recycleseg.files import write_json, write_text
+from recycleseg.folders import OwnFolder
+from recycleseg.locks import locked
 from recycleseg.progress import print_line, stages
 from recycleseg.report.html import write_report
 
@@ -98,14 +102,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _evaluate(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
-    out, preds = Path(options.out), tuple(map(Path, options.pred))
-    _check_folders(options)
+    out = Path(options.out)
+    _check_inputs(options)
+    with locked(out):
+        return _evaluate_into(OwnFolder(out, "an evaluation", {".": FILES}), options)
+
+
+def _evaluate_into(folder: OwnFolder, options: Namespace) -> int:
+    _check_out(folder, options)
+    out, preds = folder.root, tuple(map(Path, options.pred))
     labels = None if options.labels is None else read_labels(options.labels)
     console = table_console()
     images = {} if options.no_report else _find_images(options)
     scores = _scores_of(preds, options, labels, console)
+    if options.overwrite:
+        for note in folder.foreign_note():
+            print_line(console, note)
     # Write first what took the time, because the comparison can still fail.
-    _write_scores(out, scores)
+    _write_scores(folder, scores)
     _print_scores(console, scores)
     other = None if options.compare is None else _other_scores(scores, options, console)
     comparison = None
@@ -131,16 +145,27 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     return options
 
 
-def _check_folders(options: Namespace) -> None:
-    out = Path(options.out)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out: expected a folder, got the file {out}")
-    there = [name for name in FILES if (out / name).exists()]
-    if there and not options.overwrite:
+def _check_out(folder: OwnFolder, options: Namespace) -> None:
+    """Check that the results can go into the folder, before the work."""
+    there = [name for name in FILES if os.path.lexists(folder.root / name)]
+    if options.overwrite:
+        given = [("--pred", options.pred), ("--ref", [options.ref])]
+        given += [("--compare", options.compare or ()), ("--images", [options.images])]
+        inputs = {f"{name} {p}": Path(p) for name, paths in given for p in paths if p is not None}
+        check_overwrite(folder.root, inputs)
+        if there:
+            folder.check_overwrite({})
+    elif there:
+        advice = "use --overwrite to replace them" if folder.is_marked else "delete them by hand"
         raise ValueError(
-            f"--out: expected a folder without results, got {', '.join(there)} in {out}; use "
-            "--overwrite to replace them, or choose another folder"
+            f"--out: expected a folder without results, got {', '.join(there)} in {folder.root}; "
+            f"{advice}, or choose another folder"
         )
+    folder.check_mark()
+
+
+def _check_inputs(options: Namespace) -> None:
+    out = Path(options.out)
     for other in options.compare or ():
         if not Path(other).exists():
             raise ValueError(
@@ -187,14 +212,13 @@ def _other_scores(scores: FolderScores, options: Namespace, console: Console) ->
     return _scores_of(others, options, scores.all_labels, console)
 
 
-def _write_scores(out: Path, scores: FolderScores) -> None:
+def _write_scores(folder: OwnFolder, scores: FolderScores) -> None:
     """Write summary.json and metrics.csv; first delete all files of an earlier evaluation."""
     summary, table = summarise_folder(scores), metrics_csv(scores)
-    out.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        (out / name).unlink(missing_ok=True)
-    write_json(out / "summary.json", summary)
-    write_text(out / "metrics.csv", table)
+    folder.mark()
+    folder.delete(folder.files())
+    write_json(folder.root / "summary.json", summary)
+    write_text(folder.root / "metrics.csv", table)
 
 
 def _write_report(

@@ -11,13 +11,21 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from recycleseg.cli._common import CONTINUE, exit_code_of, parse, run_command, user_memo
+from recycleseg.cli._common import (
+    CONTINUE,
+    check_overwrite,
+    exit_code_of,
+    parse,
+    run_command,
+    user_memo,
+)
 from recycleseg.cli._progress import CaseProgress, open_folder
 from recycleseg.data.identity import ContentMemo
 from recycleseg.data.inputs import SplitName, find_cases, find_split_cases
 from recycleseg.data.layout import Case
 from recycleseg.data.sizes import unused_note
 from recycleseg.data.volumes import file_ending
+from recycleseg.locks import locked
 from recycleseg.prediction.folder import PredictionFolder, process_cases
 from recycleseg.prediction.predictor import Prediction, Predictor
 from recycleseg.prediction.record import make_record
@@ -199,7 +207,11 @@ def _predict(arguments: Sequence[str]) -> int:
         torch.set_num_threads(command.threads)
     predictor = _load(command)
     cases = _find(command, predictor)
-    with user_memo() as memo:
+    if command.overwrite:
+        named = [("--models", run) for run in command.runs]
+        named += [("--input", path) for path in command.inputs]
+        check_overwrite(command.out, {f"{option} {path}": path for option, path in named})
+    with user_memo() as memo, locked(command.out):
         return _predict_cases(command, predictor, cases, memo)
 
 

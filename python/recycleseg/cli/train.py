@@ -31,7 +31,7 @@ from recycleseg.run.config import (
     preset_file,
     preset_names,
 )
-from recycleseg.run.folder import RunFolder, run_root
+from recycleseg.run.folder import RunFolder, inputs_of_run, run_root
 from recycleseg.run.options import PhantomConfig
 from recycleseg.training.trainer import Trainer
 
@@ -196,11 +196,14 @@ def _train(arguments: Sequence[str]) -> int:
     console = plain_console(stderr=printing)
     base = plan = None
     folder = _folder_of(given)
-    if given.get("resume"):
+    resume, overwrite = (bool(given.get(option)) for option in ("resume", "overwrite"))
+    begins = given.get("data") is not None and not resume
+    if not printing and (begins or (resume and not overwrite)):
+        inputs = inputs_of_run(*(given.get(key) for key in ("data", "init_from", "runtime.cache")))
+        folder.check(resume=resume, overwrite=overwrite, inputs=inputs)
+    if resume:
         base = str(folder.config) if folder.config.is_file() else None
-    elif given.get("data") is not None:
-        if not printing:
-            folder.check(resume=False, overwrite=bool(given.get("overwrite")))
+    elif begins:
         _, base = plan_command(arguments, console)
         plan = base
         if not printing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -87,7 +88,8 @@ def convert(
         FileError: files have no partner, cannot be read, or do not fit; or `out` is not empty.
         ValueError: labels or channel names do not fit to the files.
     """
-    out = out.absolute()
+    name = name or out.absolute().name
+    out = Path(os.path.realpath(out))  # a folder cannot take the place of a link
     _check_out(out, (images, masks))
     pairing = pair_by_name(images, masks)
     pairs, notes = _chosen(pairing, images, masks, skip_unpaired)
@@ -104,7 +106,7 @@ def convert(
         for pair in followed(pairs, len(pairs), progress):
             _write_case(pair, folder, content, numbering.new_value, link)
         description = {
-            "name": name or out.name,
+            "name": name,
             "channel_names": {str(index): channel for index, channel in enumerate(names)},
             "labels": numbering.labels,
             "numTraining": len(pairs),
@@ -119,6 +121,8 @@ def _check_out(out: Path, sources: Sequence[Path]) -> None:
         raise FileError(f"{out}: expected an empty or new folder, got one with files")
     if out.exists() and not out.is_dir():
         raise FileError(f"{out}: expected an empty or new folder, got a file")
+    if os.path.ismount(out):
+        raise FileError(f"{out}: expected a new folder, got a mounted disk; choose a folder in it")
     for source in sources:
         if source.resolve() in (out.resolve(), *out.resolve().parents):
             raise FileError(f"{out}: expected a folder outside {source}")

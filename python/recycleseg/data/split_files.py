@@ -10,13 +10,22 @@ the patients are; the other cases are divided by the folds or by chance.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from recycleseg.files import FileError, read_json, read_json_object, shortened, write_json
+from recycleseg.files import (
+    FileError,
+    read_json,
+    read_json_object,
+    shortened,
+    write_json,
+    written_whole,
+)
 
 SPLITS = ("train", "val", "test")
 SPLIT_FILE, FOLDS_FILE = "split.json", "splits_final.json"
@@ -88,26 +97,58 @@ def read_groups(root: Path) -> dict[str, str] | None:
     return _groups_of(read_json_object(path).get("groups"), SPLIT_FILE) if path.exists() else None
 
 
-def write_split(root: Path, parts: Parts, groups: Mapping[str, str] | None) -> None:
-    """Write split.json, and delete folds of an earlier split."""
+def write_split(root: Path, parts: Parts, groups: Mapping[str, str] | None) -> list[Path]:
+    """Write split.json.
+
+    Files of an earlier split get other names, because they may be made by hand or by nnU-Net.
+
+    Returns:
+        The new paths of earlier files, such as split-before-1.json.
+    """
     named = {} if groups is None else {"groups": dict(groups)}
+    kept = _put_aside(root)
     write_json(root / SPLIT_FILE, {**{part: list(cases) for part, cases in parts.items()}, **named})
-    (root / FOLDS_FILE).unlink(missing_ok=True)
+    return kept
 
 
 def write_folds(
     root: Path, folds: Sequence[Parts], test: Sequence[str], groups: Mapping[str, str] | None
-) -> None:
-    """Write splits_final.json; split.json keeps what nnU-Net's format has no place for."""
-    write_json(root / FOLDS_FILE, [{name: list(c) for name, c in fold.items()} for fold in folds])
+) -> list[Path]:
+    """Write splits_final.json; split.json keeps what nnU-Net's format has no place for.
+
+    Returns:
+        See `write_split`.
+    """
     rest = {
         **({"test": list(test)} if test else {}),
         **({} if groups is None else {"groups": dict(groups)}),
     }
-    if rest:
+    kept = _put_aside(root)
+    if rest:  # first, so that tested cases stay so if the program is killed here
         write_json(root / SPLIT_FILE, rest)
     else:
         (root / SPLIT_FILE).unlink(missing_ok=True)
+    write_json(root / FOLDS_FILE, [{name: list(c) for name, c in fold.items()} for fold in folds])
+    return kept
+
+
+def _put_aside(root: Path) -> list[Path]:
+    """Copy split.json and rename splits_final.json, which leaves a whole split at any moment."""
+    kept = []
+    for name in (SPLIT_FILE, FOLDS_FILE):
+        path = root / name
+        if not os.path.lexists(path):
+            continue
+        number = 1
+        while os.path.lexists(aside := path.with_stem(f"{path.stem}-before-{number}")):
+            number += 1
+        if name == FOLDS_FILE:
+            path.rename(aside)
+        else:
+            with written_whole(aside) as temporary:
+                shutil.copyfile(path, temporary)
+        kept.append(aside)
+    return kept
 
 
 def _parts_of(content: dict[str, Any], name: str, known: set[str]) -> GivenSplit:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from recycleseg.classes import max_entropy
 from recycleseg.data.identity import ContentMemo, joint_hash
 from recycleseg.data.probabilities import write_probabilities
 from recycleseg.data.volumes import map_name, write_like
-from recycleseg.files import FileError, shortened, write_json
+from recycleseg.files import FileError, finished_name, shortened, write_json
+from recycleseg.folders import check_no_links, delete_files
 from recycleseg.prediction.predictor import Prediction
 from recycleseg.prediction.record import RECORD, command_of, differences, read_record
 from recycleseg.progress import Progress
@@ -88,7 +91,8 @@ class PredictionFolder:
         that the old one was made from, so that this is seen again if the work stops before.
 
         Args:
-            overwrite: delete the files of these cases, so that they are segmented again.
+            overwrite: delete the files of these cases, so that they are segmented again; files
+                that the record does not know are left alone.
             progress: called with the number of inputs read and to read, if their hashes are not
                 known.
 
@@ -97,16 +101,21 @@ class PredictionFolder:
 
         Raises:
             ValueError: the folder is one of the sources; or it holds other files of these names,
-                or segmentations by another command, by other models or members, with other
-                options or of other images. Nothing is deleted then.
+                a link where a subfolder is to be emptied, or segmentations by another command, by
+                other models or members, with other options or of other images. Nothing is deleted
+                then.
         """
         if self.root.resolve() in self._sources:
             sources = "members" if "members" in self.record else "images"
             raise ValueError(f"--out: expected another folder than the {sources}', got {self.root}")
-        path, there = self.root / RECORD, self._files_there(self._names)
+        path = self.root / RECORD
+        if overwrite:
+            check_no_links(self.root, self._subfolders())
+        there = self._files_there(self._names)
         changed: list[str] = []
         if path.is_file():
             old = read_record(path)
+            self._check_made(old)
             changed = [] if overwrite else self._changed_cases(old, progress)
             self._check_record(old, overwrite)
             replaced = self._names if overwrite else ()
@@ -117,9 +126,8 @@ class PredictionFolder:
                 f"--out: expected a new folder or one with {RECORD}, got {self.root}, which "
                 f"already has {there[0].relative_to(self.root)}"
             )
-        if overwrite:
-            self._delete(there)
         self.root.mkdir(parents=True, exist_ok=True)
+        delete_files([*self._unfinished(), *(there if overwrite else ())], self.root)
         left = []
         for case_id in self._names:
             if self.label_path(case_id).exists() and case_id not in changed:
@@ -132,10 +140,14 @@ class PredictionFolder:
     def begin(self, case_id: str) -> None:
         """Note what the inputs of a case contain, and delete what was made from others.
 
-        This comes before they are read, so that the next `open` sees a change after it.
+        This comes before they are read, so that the next `open` sees a change after it. The record
+        names the case before its first file is written, so that it knows the files of a case at
+        which the program was killed.
         """
-        self._delete(self._files_there([case_id]))
+        delete_files(self._files_there([case_id]), self.root)
         self._note_content(case_id)
+        self.record["contents"][case_id] = self._contents[case_id]
+        self._save_record()
 
     def _note_content(self, case_id: str) -> None:
         hashes = self._memo.hashes(self._inputs.get(case_id, ()))
@@ -146,8 +158,6 @@ class PredictionFolder:
 
         The label map comes last, because its presence tells that the case is done.
         """
-        if case_id not in self._contents:
-            self._note_content(case_id)
         volume, name = prediction.volume, self._names[case_id]
         names = prediction.names
         if prediction.probs is not None:
@@ -164,12 +174,17 @@ class PredictionFolder:
             write_like(path, np.asarray(label), volume, names)
         write_like(self.label_path(case_id), np.asarray(prediction.label), volume, names)
         self.record["seconds"][case_id] = round(seconds, 3)
-        self.record["contents"][case_id] = self._contents.pop(case_id)
         self._note_done(case_id)
         self._save_record()
 
     def fail(self, case_id: str, message: str) -> None:
-        """Record why there is no segmentation of a case."""
+        """Record why there is no segmentation of a case, and delete what was written of it.
+
+        So a file that takes its place later, such as a segmentation by hand, is not taken for ours.
+        """
+        with suppress(OSError):  # the reason of the failure may be the disk
+            delete_files(self._files_there([case_id]), self.root)
+            self.record["contents"].pop(case_id, None)
         self.record["failed"][case_id] = message
         self._save_record()
 
@@ -181,25 +196,43 @@ class PredictionFolder:
             self.record["images"][case_id] = self._images[case_id]
         self.record["failed"].pop(case_id, None)
 
-    def _files_there(self, case_ids: Iterable[str]) -> list[Path]:
+    def _files_there(self, case_ids: Collection[str]) -> list[Path]:
         """Existing files of cases, also those that the present options do not write."""
-        folders = [self.root, self.root / "entropy", self.root / "disagreement"]
-        folders += sorted(self.root.glob("steps/step_*"))
         own = [self._names[case_id] for case_id in case_ids]
         names = dict.fromkeys(n for name in own for n in (name, map_name(name)))
         # Label maps come first, so that a case whose deletion is interrupted is not done.
-        files = [folder / name for folder in folders for name in names]
+        files = [folder / name for folder in self._folders() for name in names]
         files += [self.root / f"{case_id}.npz" for case_id in case_ids]
-        return [file for file in files if file.exists()]
+        return [file for file in files if os.path.lexists(file)]
 
-    def _delete(self, files: Iterable[Path]) -> None:
-        """Delete files, and each folder below the root that becomes empty."""
-        for file in files:
-            file.unlink()
-            folder = file.parent
-            while folder != self.root and not any(folder.iterdir()):
-                folder.rmdir()
-                folder = folder.parent
+    def _unfinished(self) -> list[Path]:
+        """Files that a killed process left half-written."""
+        names = {RECORD, *(n for name in self._names.values() for n in (name, map_name(name)))}
+        names |= {f"{case_id}.npz" for case_id in self._names}
+        files = [file for folder in self._folders() if folder.is_dir() for file in folder.iterdir()]
+        return [f for f in files if f.name != (name := finished_name(f.name)) and name in names]
+
+    def _subfolders(self) -> list[str]:
+        """Names of the subfolders with files of cases, whether they exist or not."""
+        steps = sorted(f"steps/{path.name}" for path in self.root.glob("steps/step_*"))
+        return ["entropy", "disagreement", "steps", *steps]
+
+    def _folders(self) -> list[Path]:
+        """The root and its subfolders with files of cases, without links to elsewhere."""
+        linked = (self.root / "steps").is_symlink()
+        names = [n for n in self._subfolders() if not (linked and n.startswith("steps"))]
+        folders = [self.root / name for name in names]
+        return [self.root, *(folder for folder in folders if not folder.is_symlink())]
+
+    def _check_made(self, old: dict[str, Any]) -> None:
+        """Check that the files of all cases are those of the record."""
+        known = {*old["images"], *old["seconds"], *old["contents"]}
+        others = self._files_there([case_id for case_id in self._names if case_id not in known])
+        if others:
+            raise ValueError(
+                f"--out: expected only files that {RECORD} knows under the names of these cases, "
+                f"got {others[0]}; nothing is changed. Move it elsewhere, or choose another --out"
+            )
 
     def _changed_cases(self, old: dict[str, Any], progress: Progress | None) -> list[str]:
         """The cases whose inputs are not those of their segmentations; adds to `notes`."""

@@ -25,6 +25,8 @@ _TITLE_INCHES = 0.25
 # Height of a row of panels, divided by their width.
 _TALLEST = 1.5
 _LEGEND_COLUMNS = 6
+# What the PNG says it was made by, and where it says so.
+_SOFTWARE, _FIRST_BYTES = "recycle-data show", 1024
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,16 @@ def save_contact_sheet(path: Path, panels: Sequence[Panel], labels: Labels) -> N
     marks = [Line2D([], [], color=colour) for colour in colours.values()]
     add_legend(figure, marks, list(colours), loc="outside lower center", ncols=_LEGEND_COLUMNS)
     with written_whole(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+        figure.savefig(temporary, dpi=120, format="png", metadata={"Software": _SOFTWARE})
+
+
+def is_contact_sheet(path: Path) -> bool:
+    """Whether a file is a picture of `save_contact_sheet`, which says so in its first bytes."""
+    try:
+        with path.open("rb") as file:
+            return not path.is_symlink() and _SOFTWARE.encode() in file.read(_FIRST_BYTES)
+    except OSError:
+        return False
 
 
 def _draw(ax: Any, panel: Panel, labels: Labels, colours: Mapping[str, str]) -> None:

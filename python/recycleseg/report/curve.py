@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from recycleseg.files import written_whole
 from recycleseg.report.figures import PALETTE, add_legend, colour_of
+from recycleseg.run.metrics_log import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,20 +24,6 @@ _LEGEND_ROWS = 16
 # Colours of PALETTE that follow each other; then it repeats their hues, and the marker changes.
 _HUES = 7
 _MARKERS = ("o", "s", "^", "D", "v")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl up to the first damaged one; none if there is no file.
-
-    A damaged line is the last one of a process that was killed while it wrote.
-    """
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
 
 
 def save_learning_curve(path: Path, metrics: Path) -> None:

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
+
+from recycleseg.folders import OwnFolder
+from recycleseg.locks import check_unlocked
+
+# What a run writes before its first checkpoint.
+_DESCRIPTION = ("config.yaml", "plan.yaml", "dataset.json", "environment.json")
+# The last checkpoint goes first, so that nobody resumes a run that is partly deleted.
+_MADE = {
+    "checkpoints": ("last.safetensors", "best.safetensors"),
+    "pictures": ("validation-" + 6 * "[0-9]" + "*.png",),
+    "tensorboard": ("events.out.tfevents.*",),
+    ".": ("summary.json", "metrics.jsonl", "learning_curve.png", *_DESCRIPTION),
+}
 
 
 def run_root(out: str | None, dataset_name: str, strategy: str) -> Path:
     """Where a run is: the option `out`, or a name made of data set and strategy."""
     return Path(out or f"runs/{dataset_name.lower().replace('/', '_')}-{strategy}")
+
+
+def inputs_of_run(
+    data: str | None, init_from: str | None, cache: Path | str | None
+) -> dict[str, Path]:
+    """What a run reads and must never delete: its name in messages -> its folder."""
+    named = (("--data", data), ("--init-from", init_from), ("the cache", cache))
+    return {f"{name} {path}": Path(path) for name, path in named if path is not None}
 
 
 class RunFolder:
@@ -27,44 +48,65 @@ class RunFolder:
         self.tensorboard = root / "tensorboard"
         self.pictures = root / "pictures"
         self.summary = root / "summary.json"
+        self._own = OwnFolder(root, "a run", _MADE)
 
-    def check(self, *, resume: bool, overwrite: bool) -> None:
+    def check(
+        self, *, resume: bool, overwrite: bool, inputs: Mapping[str, Path] | None = None
+    ) -> None:
         """Check that a run may begin in the folder or go on; change nothing.
+
+        A run may also begin where another one was killed before its first checkpoint.
 
         Args:
             resume: whether the run in the folder goes on.
             overwrite: whether a run in the folder may be deleted.
+            inputs: what the run reads; see `recycleseg.folders.check_apart`.
 
         Raises:
-            ValueError: the folder is not empty and neither option is given; or there is no
-                checkpoint to resume from; or the folder to overwrite holds something else.
+            ValueError: another process works in the folder; or it was made for something else; or
+                it is not empty and neither option is given; or there is no checkpoint to resume
+                from; or the folder to overwrite is not that of a run, or not apart from the inputs.
         """
-        occupied = self.root.exists() and any(self.root.iterdir())
+        check_unlocked(self.root)
+        self._own.check_mark()
         if resume:
             if not self.last.is_file():
                 raise ValueError(
                     f"--resume: expected a checkpoint at {self.last}, got no such file; "
                     "start the run again, with --overwrite if its folder exists"
                 )
-        elif occupied and overwrite:
-            if not self.config.is_file():
-                raise ValueError(
-                    f"--overwrite: expected a run folder (with config.yaml) at {self.root}, got "
-                    "another folder; nothing in it is changed"
-                )
-        elif occupied:
+        elif overwrite:
+            self._own.check_overwrite(inputs or {})
+        elif self._holds_work():
             raise ValueError(
                 f"--out: {self.root} exists and is not empty; use --resume to continue that run, "
                 "--overwrite to delete it, or another --out"
             )
 
-    def open(self, *, resume: bool, overwrite: bool) -> None:
+    def _holds_work(self) -> bool:
+        """Whether anything is in the folder but the beginning of a run that was killed."""
+        files = [file.name for file in self._own.finished()]
+        begun = _DESCRIPTION if self._own.is_marked else ()
+        return bool(self._own.foreign()) or any(name not in begun for name in files)
+
+    def open(
+        self, *, resume: bool, overwrite: bool, inputs: Mapping[str, Path] | None = None
+    ) -> list[str]:
         """Create the folder; a run to overwrite is deleted, a run to resume is kept.
 
+        Of a run that is deleted, configuration and plan stay until `write_run_description` replaces
+        them, because the command may have read them.
+
         Args, Raises: see `check`.
+
+        Returns:
+            A line for the user about files of others, which stay, or none.
         """
-        self.check(resume=resume, overwrite=overwrite)
-        if overwrite and not resume and self.root.exists():
-            shutil.rmtree(self.root)
+        self.check(resume=resume, overwrite=overwrite, inputs=inputs)
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._own.mark()
+        kept = self._own.finished() if resume else (self.config, self.plan)
+        self._own.delete(file for file in self._own.files() if file not in kept)
         for folder in (self.last.parent, self.pictures):
             folder.mkdir(parents=True, exist_ok=True)
+        return [] if resume else self._own.foreign_note()

@@ -10,8 +10,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from recycleseg.files import write_text
-from recycleseg.report.curve import read_metrics
+from recycleseg.run.metrics_log import open_metrics, read_metrics
 
 
 class RunLogger:
@@ -20,17 +19,16 @@ class RunLogger:
     Args:
         metrics_path: metrics.jsonl.
         tensorboard: folder of TensorBoard's files.
-        first_step: optimiser steps done; lines of later steps, which a crash undid, are dropped.
+        first_step: optimiser steps done; lines of later steps, which a crash undid, do not count.
 
     Attributes:
         validated: optimiser steps before the last finished validation; 0 before the first.
     """
 
     def __init__(self, metrics_path: Path, tensorboard: Path, first_step: int) -> None:
-        kept = [line for line in read_metrics(metrics_path) if line["step"] <= first_step]
-        write_text(metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
-        self.validated = max((line["step"] for line in kept if "val_dice" in line), default=0)
-        self._file = open(metrics_path, "a", buffering=1)  # noqa: SIM115
+        self._file = open_metrics(metrics_path, first_step)
+        validations = [line["step"] for line in read_metrics(metrics_path) if "val_dice" in line]
+        self.validated = max(validations, default=0)
         self._writer = SummaryWriter(str(tensorboard), purge_step=first_step + 1)
 
     def __enter__(self) -> RunLogger:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recycleseg.diffusion.strategies import StepResult, Supervised, make_draws
 from recycleseg.files import FileError, write_json
+from recycleseg.locks import locked
 from recycleseg.planning.cost import NetworkShape
 from recycleseg.planning.memory import peak_bytes
 from recycleseg.planning.resources import time_of_run
@@ -35,7 +36,7 @@ from recycleseg.run.compiling import compiled, resolve_mode
 from recycleseg.run.config import TrainConfig, load_config, resumed
 from recycleseg.run.device import AutocastNetwork, bytes_per_value, choose_precision, use_device
 from recycleseg.run.environment import describe_environment
-from recycleseg.run.folder import RunFolder, run_root
+from recycleseg.run.folder import RunFolder, inputs_of_run, run_root
 from recycleseg.sampling.memory import peak_memory, resident_memory
 from recycleseg.sampling.timing import seconds_per_case
 from recycleseg.sampling.volume import VolumeSampler
@@ -127,17 +128,18 @@ class Trainer:
 
         Args:
             resume: continue from the last checkpoint in the run folder.
-            overwrite: delete an existing run.
+            overwrite: delete an existing run; files that a run does not write stay.
 
         Returns:
             The content of summary.json.
 
         Raises:
-            ValueError: the run folder does not fit `resume` and `overwrite`, or the numbers of the
-                training are not finite. The checkpoints of before are kept then.
+            ValueError: the run folder does not fit `resume` and `overwrite`, another process works
+                in it, or the numbers of the training are not finite. The checkpoints of before are
+                kept then.
             Stopped: Ctrl-C or SIGTERM; a checkpoint of the last step is written.
         """
-        with self.stop.listening():
+        with self.stop.listening(), locked(self.folder.root):
             self.start(resume, overwrite)
             self.train()
             return self.finish()
@@ -146,7 +148,7 @@ class Trainer:
         """Open the run folder, go back to its last checkpoint if asked, and print the plan."""
         if self.config.init_from is not None and not resume:
             self.start_from(Path(self.config.init_from))
-        self.folder.check(resume=resume, overwrite=overwrite)
+        self.folder.check(resume=resume, overwrite=overwrite, inputs=self._inputs)
         description = describe_data(self.data, self.patch_size)
         if resume:
             self.config = resumed(self.config, load_config(self.folder.config))
@@ -159,13 +161,22 @@ class Trainer:
         seconds = time_of_run(self.config.time, self.device.type)
         self.config = fit_to_time(self.config, speed, seconds)
         # Now that the run is known to fit, what is in its folder may be deleted.
-        self.folder.open(resume=resume, overwrite=overwrite)
+        notes = self.folder.open(resume=resume, overwrite=overwrite, inputs=self._inputs)
         environment = describe_environment(self.device, self.precision)
         write_run_description(self.folder, self.config, description, environment, self.plan)
+        if self.plan is None and not resume:
+            self.folder.plan.unlink(missing_ok=True)  # of the run that was here before
+        for note in notes:
+            print_line(self.console, note)
         self.print_plan(speed)
         if not resume:
             self.save(self.folder.last)
         self.stop.check(f"after {self._progress()}")
+
+    @property
+    def _inputs(self) -> dict[str, Path]:
+        config = self.config
+        return inputs_of_run(config.data, config.init_from, factory.cache_root(config))
 
     def start_from(self, run: Path) -> None:
         """Take over the weights of another run, and print what was kept."""

@@ -117,6 +117,16 @@ def test_options_that_do_not_fit(
     assert capsys.readouterr().err == f"recycle-data: error: {message}\n"
 
 
+def test_a_plan_that_was_changed_is_kept(
+    data_2d: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("optim: {batch_size: 3}")
+    assert main(["plan", str(data_2d), "-o", str(file)]) == 2
+    assert f"--out: expected a new file, got {file}, which exists" in capsys.readouterr().err
+    assert file.read_text() == "optim: {batch_size: 3}"
+
+
 def test_file_that_cannot_be_written(data_2d: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(data_2d), "-o", "missing/plan.yaml"]) == 2
     assert "--out: expected a .yaml or .yml file in a folder that exists" in capsys.readouterr().err

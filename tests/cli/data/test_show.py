@@ -27,6 +27,20 @@ def test_picture_and_numbers(
     assert last == f"{out}: 4 of 9 cases"
 
 
+def test_only_pictures_of_its_own_are_replaced(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sheet.png"
+    Image.new("L", (4, 4)).save(out)
+    before = out.read_bytes()
+    command = ["show", str(data), "-o", str(out), "--cases", "1"]
+    assert main(command) == 2
+    assert f"--out: expected a new file, got {out}, which exists" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    out.unlink()
+    assert main(command) == main(command) == 0
+
+
 def test_more_cases_than_there_are(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,6 +92,9 @@ def test_an_existing_split_is_kept(root: Path, capsys: pytest.CaptureFixture[str
     assert "expected no split, got split.json; use --overwrite" in capsys.readouterr().err
     assert json.loads((root / "split.json").read_text()) == given
     assert main(["split", str(root), "--overwrite"]) == 0
+    aside = root / "split-before-1.json"
+    assert f"the earlier split is kept as {aside}" in capsys.readouterr().out
+    assert json.loads(aside.read_text()) == given
     written = json.loads((root / "split.json").read_text())
     assert written["groups"] == groups
     assert len(written["train"]) == 16

@@ -21,7 +21,12 @@ from recycleseg.data.check import SoundCase, read_case
 from recycleseg.data.layout import Dataset, read_dataset
 from recycleseg.data.statistics import ClassStatistics, StatisticsOfClasses
 from recycleseg.progress import followed, print_line, stages
-from recycleseg.report.contact_sheet import Panel, panel_of, save_contact_sheet
+from recycleseg.report.contact_sheet import (
+    Panel,
+    is_contact_sheet,
+    panel_of,
+    save_contact_sheet,
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -45,7 +50,7 @@ def run(parsed: Namespace) -> int:
         raise ValueError(f"--cases: expected at least 1, got {parsed.cases}")
     dataset = read_dataset(parsed.dir)
     out = Path(parsed.out or f"{dataset.root.resolve().name}.png")
-    check_file_to_write("--out", out, ".png")
+    check_file_to_write("--out", out, ".png", is_made=is_contact_sheet)
     console = table_console()
     panels, statistics, failures = _look_at(dataset, parsed, console)
     if panels:

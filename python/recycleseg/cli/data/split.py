@@ -75,16 +75,18 @@ def run(parsed: Namespace) -> int:
         for line in noticed_scans(patients):
             print_line(console, line)
     if parsed.folds is None:
-        write_split(root, parts, groups)
+        kept = write_split(root, parts, groups)
         console.print(_table(parts, patients))
     else:
         rest = sorted((*parts["train"], *parts["val"]))
         folds = draw_folds(rest, patients, num_folds=parsed.folds, seed=parsed.seed)
-        write_folds(root, folds, parts["test"], groups)
+        kept = write_folds(root, folds, parts["test"], groups)
         rows = {f"fold {fold}, val": parts["val"] for fold, parts in enumerate(folds)}
         console.print(_table({**rows, "test": parts["test"]}, patients))
     written = [str(root / n) for n in (SPLIT_FILE, FOLDS_FILE) if (root / n).exists()]
     print_line(console, f"written: {', '.join(written)}")
+    if kept:
+        print_line(console, f"the earlier split is kept as {', '.join(map(str, kept))}")
     return 0
 
 
