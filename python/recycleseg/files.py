@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+_LONGEST_NAME = 255  # in bytes, on the usual file systems
 
 
 class FileError(ValueError):
@@ -38,7 +42,12 @@ def part_of_file(path: Path) -> Path:
     The name keeps the ending, because writers choose the format by it. It begins with a dot,
     because readers of folders skip such files.
     """
-    return path.with_name(f".part-{os.getpid()}-{path.name}")
+    start = f".part-{os.getpid()}-"
+    name = start + path.name
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+        name = f"{start}{digest}-{path.name[-12:]}"
+    return path.with_name(name)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 import re
 import signal
 import sys
@@ -18,6 +19,7 @@ from rich.console import Console
 from recycleseg.data.identity import ContentMemo
 from recycleseg.data.volumes import PixelSize
 from recycleseg.files import listed
+from recycleseg.names import printable_message
 from recycleseg.progress import plain_console
 from recycleseg.run.factory import cache_root
 from recycleseg.training.stopping import Stopped, signals_to
@@ -40,15 +42,23 @@ def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
     Returns:
         The exit code of the command; 2 if its input is wrong, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name may hold letters that it cannot write
+            stream.reconfigure(errors="backslashreplace")
     try:
         with signals_to(_raise, signal.SIGTERM):
             return command()
     except (ValueError, OSError) as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
+        print_error(f"{name}: error: {error}")
         return 2
     except KeyboardInterrupt as stop:
-        print(f"{name}: {str(stop) or f'interrupted; {interrupted}'}", file=sys.stderr)
+        print_error(f"{name}: {str(stop) or f'interrupted; {interrupted}'}")
         return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+
+
+def print_error(message: str) -> None:
+    """Print a message to stderr; what it quotes cannot control the terminal."""
+    print(printable_message(message), file=sys.stderr)
 
 
 def _raise(number: int, _: FrameType | None) -> NoReturn:
@@ -113,7 +123,7 @@ def exit_code_of(name: str, what: str, failures: Sequence[str]) -> int:
     """
     if not failures:
         return 0
-    print(listed(f"{name}: {len(failures)} {what}", failures), file=sys.stderr)
+    print_error(listed(f"{name}: {len(failures)} {what}", failures))
     return CASES_FAILED
 
 

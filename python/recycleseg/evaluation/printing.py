@@ -12,6 +12,7 @@ from rich.text import Text
 from recycleseg.evaluation.compare import Comparison, headline_metrics
 from recycleseg.evaluation.folder import FolderScores
 from recycleseg.metrics.aggregate import Summary
+from recycleseg.names import printable
 
 
 def scores_table(scores: FolderScores) -> Group:
@@ -96,4 +97,4 @@ def _table() -> Table:
 
 
 def _titled(title: str, table: Table) -> Group:
-    return Group("", Text(title, style="bold"), table)
+    return Group("", Text(printable(title), style="bold"), table)

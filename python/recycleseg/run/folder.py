@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from recycleseg.names import file_name
+
 
 def run_root(out: str | None, dataset_name: str, strategy: str) -> Path:
     """Where a run is: the option `out`, or a name made of data set and strategy."""
-    return Path(out or f"runs/{dataset_name.lower().replace('/', '_')}-{strategy}")
+    return Path(out or f"runs/{file_name(dataset_name.lower())}-{strategy}")
 
 
 class RunFolder:
