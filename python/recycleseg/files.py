@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-
 _LONGEST_NAME = 255  # in bytes, on the usual file systems
 
 
