@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from recycleseg.names import LINE_OF_LIST
+
 _LONGEST_NAME = 255  # in bytes, on the usual file systems
 
 
@@ -19,7 +21,7 @@ class FileError(ValueError):
 
 def listed(head: str, problems: Sequence[str]) -> str:
     """A message with a first line and one line per problem, which may be such a message itself."""
-    return "\n  - ".join([head, *(problem.replace("\n", "\n  ") for problem in problems)])
+    return "\n  - ".join([head, *(LINE_OF_LIST.sub("\n  ", problem) for problem in problems)])
 
 
 def one_or_listed(start: str, problems: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 # Invisible, but Persian, Indian scripts and emoji are written with them.
 _JOINERS = "\u200c\u200d"
 # The ends of lines that `recycleseg.files.listed` makes.
-_LINE_OF_LIST = re.compile(r"\n(?=(?:  )+- )")
+LINE_OF_LIST = re.compile(r"\n(?=(?:  )+- )")
 
 # What makes a spreadsheet take a cell for a formula, at the start or after a separator of cells.
 _FORMULA = re.compile(r"(^|;)(?='*[=+\-@\uff1d\uff0b\uff0d\uff20])")
@@ -53,7 +53,7 @@ def printable(text: str) -> str:
 
 def printable_message(text: str) -> str:
     """`printable` for a message that may be a list; see `recycleseg.files.listed`."""
-    return "\n".join(map(printable, _LINE_OF_LIST.split(text)))
+    return "\n".join(map(printable, LINE_OF_LIST.split(text)))
 
 
 def csv_cell(name: str) -> str:
