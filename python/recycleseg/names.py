@@ -74,8 +74,7 @@ def file_name(name: str) -> str:
     letters and digits stay, and its hash follows. So distinct names are distinct, also for file
     systems that take small and capital letters as the same.
     """
-    plain = unicodedata.normalize("NFC", name).casefold()
-    safe = re.sub(r"[^\w.\- ]", "_", plain).lstrip(" .-")
+    safe = re.sub(r"[^\w.\- ]", "_", folded(name)).lstrip(" .-")
     safe = safe.encode()[:_LONGEST_FILE_NAME].decode(errors="ignore").rstrip(" .")
     if _RESERVED.match(safe):
         safe = f"_{safe}"
@@ -83,6 +82,11 @@ def file_name(name: str) -> str:
         return name
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:12]
     return f"{safe}-{digest}" if safe else f"_-{digest}"
+
+
+def folded(name: str) -> str:
+    """Equal for names that some file systems take as the same: Liver and liver, two codes of é."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def case_problem(case_id: str) -> str | None:

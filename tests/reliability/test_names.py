@@ -380,7 +380,7 @@ def test_train_with_hostile_names_everywhere(tmp_path: Path, capsys: Output) -> 
     before = everything_in(tmp_path)
     assert train.main([f"--{key}={value}" for key, value in options.items()]) == 0
     text = shown_by(capsys)
-    assert "left out" in text and r"caf\xe9: expected a case name" in text
+    assert "left out" in text and r"\x1b[31mred\x1b[0m: expected a case name" in text
     (run,) = Path("runs").iterdir()
     assert run == run_root(None, "../../[/b]\x1b[31m", "recycling")
     assert not controls((run / "plan.yaml").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from recycleseg.data.volumes import (
     write_like,
 )
 from recycleseg.files import FileError, listed, one_or_listed, part_of_file, shortened, write_json
-from recycleseg.names import case_problem, file_name
+from recycleseg.names import case_problem, file_name, folded
 from recycleseg.progress import Progress, followed
 
 # DICOM can be written for labels only.
@@ -160,20 +161,19 @@ def _named(pairs: Sequence[Pair], notes: list[str]) -> Iterator[Pair]:
     Raises:
         FileError: two pairs have one name.
     """
+    alike = Counter(folded(pair.case_id) for pair in pairs)
     taken: dict[str, Pair] = {}
     for pair in pairs:
         name = pair.case_id
-        if case_problem(name) or name.casefold() in taken:
+        if case_problem(name) or alike[folded(name)] > 1:
             name = file_name(name)
-        if twin := taken.get(name.casefold()):
+        if twin := taken.get(folded(name)):
             raise FileError(
                 f"{pair.images[0]}: expected another case than {twin.images[0]}, got {name} twice"
             )
         if name != pair.case_id:
-            notes.append(
-                f"renamed, because of the letters of the name: {pair.case_id} to {name}"
-            )
-        taken[name.casefold()] = pair
+            notes.append(f"renamed, because of the letters of the name: {pair.case_id} to {name}")
+        taken[folded(name)] = pair
         yield replace(pair, case_id=name)
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from recycleseg.data.identity import ContentMemo, joint_hash
 from recycleseg.data.probabilities import write_probabilities
 from recycleseg.data.volumes import map_name, write_like
 from recycleseg.files import FileError, shortened, write_json
-from recycleseg.names import case_problem
+from recycleseg.names import case_problem, folded
 from recycleseg.prediction.predictor import Prediction
 from recycleseg.prediction.record import RECORD, command_of, differences, read_record
 from recycleseg.progress import Progress
@@ -142,7 +141,7 @@ class PredictionFolder:
         """
         alike: dict[str, str] = {}
         for case_id in tuple(self._names):
-            twin = alike.setdefault(normalize("NFC", case_id).casefold(), case_id)
+            twin = alike.setdefault(folded(case_id), case_id)
             if twin == case_id:
                 continue
             with TemporaryDirectory(prefix=".part-", dir=self.root) as folder:
