@@ -105,6 +105,11 @@ def case_problem(case_id: str) -> str | None:
     return None
 
 
+def is_utf_8(text: str) -> bool:
+    """Whether the text has no bytes of file names in another encoding, which YAML cannot hold."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def _shown(c: str) -> str:
     if "\udc80" <= c <= "\udcff":  # a byte of a file name that is not UTF-8
         return f"\\x{ord(c) - 0xDC00:02x}"

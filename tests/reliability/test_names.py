@@ -33,7 +33,9 @@ from recycleseg.prediction.folder import PredictionFolder, process_cases
 from recycleseg.report.contact_sheet import Panel, save_contact_sheet
 from recycleseg.report.curve import read_metrics, save_learning_curve
 from recycleseg.report.figures import StepsRow, save_steps_figure
+from recycleseg.run.config import TrainConfig
 from recycleseg.run.folder import run_root
+from recycleseg.run.options import RuntimeConfig
 from recycleseg.training.logging import RunLogger
 
 hostile = pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
@@ -365,9 +367,27 @@ def test_predict_goes_on_with_the_other_cases(
     assert set(record["failed"]) == set(names) - sound
 
 
+@pytest.mark.parametrize("option", ["data", "out", "cache", "split_file", "init_from"])
+def test_texts_that_the_files_of_a_run_cannot_hold(option: str) -> None:
+    path = "/caf\udce9"
+    options: dict[str, Any] = {option: path}
+    if option == "cache":
+        options = {"runtime": RuntimeConfig(cache=path)}
+    with pytest.raises(ValueError, match=rf"{option}: expected text in UTF-8, got /caf\\xe9$"):
+        TrainConfig(**options)
+
+
+def test_train_refuses_a_data_set_that_its_files_cannot_name(
+    tmp_path: Path, capsys: Output
+) -> None:
+    root = write_data(tmp_path / "caf\udce9", ["c0", "c1"])
+    assert train.main(["--data", str(root)]) == 2 and everything_in(Path.cwd()) == set()
+    assert rf"data: expected text in UTF-8, got {tmp_path}/caf\xe9" in shown_by(capsys)
+
+
 def test_train_with_hostile_names_everywhere(tmp_path: Path, capsys: Output) -> None:
     cases = ["c0", "c1", *FILES.values()]
-    root = write_data(tmp_path / FOLDER, cases, name="../../[/b]\x1b[31m")
+    root = write_data(tmp_path / FOLDER[:-2], cases, name="../../[/b]\x1b[31m")
     content = json.loads((root / "dataset.json").read_text())
     content["labels"] = {"background": 0, **{n: k for k, n in enumerate(HOSTILE.values(), 1)}}
     content["channel_names"] = {"0": "$[/x]\x1b[31m"}
@@ -387,3 +407,8 @@ def test_train_with_hostile_names_everywhere(tmp_path: Path, capsys: Output) -> 
     assert yaml.safe_load((run / "config.yaml").read_text())["data"] == str(root)
     new = everything_in(tmp_path) - before
     assert all(p.startswith(("deep/work/runs", "cache", "user_cache")) for p in new)
+    # The run can be used.
+    assert train.main(["--config", str(run / "config.yaml"), "--resume"]) == 0
+    scan = str(root / "imagesTr/c0_0000.png")
+    assert predict.main(["-m", str(run), "-i", scan, "-o", str(tmp_path / FOLDER / "out")]) == 0
+    shown_by(capsys)

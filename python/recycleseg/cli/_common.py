@@ -128,10 +128,10 @@ def exit_code_of(name: str, what: str, failures: Sequence[str]) -> int:
 
 
 def user_memo() -> ContentMemo:
-    """The memo in the user's cache; it remembers nothing if the user has no home folder."""
+    """The memo in the user's cache; it remembers nothing if the user has no fit home folder."""
     try:
         return ContentMemo(cache_root())
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         return ContentMemo(None)
 
 

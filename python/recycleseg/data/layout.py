@@ -229,7 +229,15 @@ def _is_files(entry: Any) -> bool:
     images = entry.get("images") if isinstance(entry, dict) else None
     if not isinstance(images, list) or not images:
         return False
-    return all(isinstance(path, str) for path in (*images, entry.get("label")))
+    return all(isinstance(p, str) and _is_path(p) for p in (*images, entry.get("label")))
+
+
+def _is_path(text: str) -> bool:
+    """Whether the system takes the text for a path, be there a file or not."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _find_cases(
