@@ -53,7 +53,7 @@ def test_printable(name: str, shown: str) -> None:
 
 def test_messages_keep_the_lines_of_lists_alone() -> None:
     message = listed("head", ["a\nb", listed("inner", ["c\x1b"])])
-    assert printable_message(message) == "head\n  - a\\n  b\n  - inner\n    - c\\x1b"
+    assert printable_message(message) == "head\n  - a\\nb\n  - inner\n    - c\\x1b"
 
 
 @hostile
