@@ -166,27 +166,39 @@ def test_label_maps_alone(
     np.testing.assert_array_equal(voted, counts.argmax(0))
 
 
-@pytest.mark.parametrize("name", ["c2.nii.gz", "c2.npz"])
 def test_changed_and_moved_members(
-    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     assert main(arguments(folders[:2], out)) == 0
     before = files_of(out)
-    (folders[1] / name).write_bytes((folders[1] / name.replace("c2", "c3")).read_bytes())
+    for ending in (".nii.gz", ".npz"):
+        (folders[1] / f"c2{ending}").write_bytes((folders[1] / f"c3{ending}").read_bytes())
     capsys.readouterr()
     assert main(arguments(folders[:2], out)) == 0
     said = capsys.readouterr().out
     assert said.startswith("done again, because the content of the input has changed: c2\n")
     assert "3 cases, 2 of them already done" in said
     changed = [file for file, content in files_of(out).items() if before[file] != content]
-    assert changed == (["c2.nii.gz", "predict.json"] if name == "c2.npz" else ["predict.json"])
+    assert changed == ["c2.nii.gz", "predict.json"]
 
     moved = [folder.rename(tmp_path / f"moved_{folder.name}") for folder in folders[:2]]
     assert main(arguments(moved, out)) == 0
     assert "3 cases, 3 of them already done" in capsys.readouterr().out
     assert main(arguments([moved[0], folders[2]], out)) == 2
     assert f"members were {list(map(str, moved))}, are " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["c2.nii.gz", "c2.npz"])
+def test_label_map_and_probabilities_of_two_cases(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (folders[1] / name).write_bytes((folders[1] / name.replace("c2", "c3")).read_bytes())
+    assert main(arguments(folders[:2], tmp_path / "out")) == 3
+    error = capsys.readouterr().err
+    beside = f"{folders[1] / 'c2.npz'}: expected the probabilities of {folders[1] / 'c2.nii.gz'}"
+    assert f"  - {beside}, got another class in " in error
+    assert not (tmp_path / "out/c2.nii.gz").exists() and (tmp_path / "out/c3.nii.gz").exists()
 
 
 def test_cases_that_a_member_lacks(

@@ -66,7 +66,7 @@ def test_a_folder(
     assert summary["metric_per_case"][0]["prediction_file"] == str(pred / "c0.nii.gz")
     header = (out / "metrics.csv").read_text().splitlines()[0]
     assert header.startswith("case,step,label,dice,")
-    assert f"mean of {NUM_CASES} cases" in said
+    assert f"means of {NUM_CASES} cases; n: cases with a value" in said
     assert any(line.split()[:2] == ["tumour", "0.5000"] for line in said.splitlines())
 
 

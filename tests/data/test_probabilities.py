@@ -46,6 +46,20 @@ def test_version_1_of_nnunet(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read, softmax.transpose(0, 3, 2, 1).astype(np.float32))
 
 
+def test_an_array_without_a_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "case.npz", GOOD)
+    assert read_probabilities(tmp_path / "case.npz", (4, 5, 6)).shape == (2, 4, 5, 6)
+
+
+def test_the_cropped_array_of_version_1_is_refused_by_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "case.npz", softmax=GOOD.astype(np.float16))
+    with pytest.raises(FileError, match=r"case.npz: .* of shape \(2, 6, 5, 4\)$"):
+        read_probabilities(tmp_path / "case.npz", (4, 5, 9))
+    (tmp_path / "case.pkl").write_bytes(b"never read")
+    with pytest.raises(FileError, match="case.pkl tells the place of the array if nnU-Net version"):
+        read_probabilities(tmp_path / "case.npz", (4, 5, 9))
+
+
 def test_channels_of_another_number_of_axes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"probs: expected .* got shape \(2, 3\)"):
         write_probabilities(tmp_path / "case.npz", np.zeros((2, 3)))
@@ -58,11 +72,12 @@ GOOD = np.full((2, 6, 5, 4), 0.5, np.float32)
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"logits": GOOD}, r"expected an array named probabilities or softmax, got \['logits'\]"),
+        ({"logits": GOOD}, r"expected one array .* softmax or arr_0, got \['logits'\]"),
+        ({"softmax": GOOD, "probabilities": GOOD}, "expected one array of probabilities"),
         ({"probabilities": GOOD.swapaxes(1, 3)}, r"of shape \(C, 6, 5, 4\), got float32 of shape"),
         ({"probabilities": GOOD[0]}, r"got float32 of shape \(6, 5, 4\)"),
         ({"probabilities": GOOD.astype(np.uint8)}, "got uint8"),
-        ({"probabilities": 4 * GOOD}, "expected probabilities within 0 and 1"),
+        ({"probabilities": 4 * GOOD}, "got values from 2 to 2; logits are no probabilities"),
         ({"probabilities": np.nan * GOOD}, "expected probabilities within 0 and 1"),
         ({"probabilities": np.array([{}])}, "expected a whole .npz file"),
     ],

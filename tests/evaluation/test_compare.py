@@ -34,11 +34,12 @@ def test_a_row_is_scipys_numbers(make_scores: Make) -> None:
     assert (row.mean_a, row.mean_b) == pytest.approx((a.mean(), b.mean()), abs=1e-15)
     assert row.difference == pytest.approx((a - b).mean(), abs=1e-15)
     assert row.p_value == pytest.approx(stats.wilcoxon(a, b).pvalue, rel=1e-9)
-    half = 1.96 * (a - b).std() / math.sqrt(40)
-    # The bootstrap interval of 40 skewed differences is the normal one within a tenth of its width.
-    assert (row.ci_low, row.ci_high) == pytest.approx(
-        (row.difference - half, row.difference + half), abs=0.2 * half
-    )
+    differences = a - b
+    averages = [(p + q) / 2 for i, p in enumerate(differences) for q in differences[i:]]
+    assert row.typical == pytest.approx(np.median(averages), rel=1e-9)
+    # With one test, the interval leaves out averages with p of at most 0.05.
+    assert row.ci_low < row.typical < row.ci_high and row.p_adjusted == row.p_value
+    assert (row.range_low, row.range_high) == pytest.approx((differences.min(), differences.max()))
     assert (row.better, verdict) == ("a", "x better")
 
 
@@ -54,12 +55,12 @@ def test_direction_depends_on_the_metric(make_scores: Make) -> None:
 def test_a_missed_structure_is_the_worst_value(make_scores: Make) -> None:
     a = [INF] * 10 + [1.0] * 2
     b = [9.0] * 10 + [1.5] * 2
-    row, _ = only_row(make_scores("x", hd95=a), make_scores("y", hd95=b), "hd95")
+    row, verdict = only_row(make_scores("x", hd95=a), make_scores("y", hd95=b), "hd95")
     # The two finite pairs alone would say that a is better.
     assert row.difference == -0.5
     assert (row.num_pairs, row.num_inf_a, row.num_inf_b, row.num_nan) == (12, 10, 0, 0)
-    assert row.rank_balance > 0
-    assert row.better is None  # because the means do not agree with the ranks
+    assert (row.num_finite, row.higher, row.ci_low) == (2, "a", INF)
+    assert row.better is None and verdict == "no verdict: mean and typical difference disagree"
     all_missed, _ = only_row(
         make_scores("x", hd95=[INF] * 12), make_scores("y", hd95=[9.0] * 12), "hd95"
     )
@@ -70,8 +71,8 @@ def test_who_misses_more_is_never_better(make_scores: Make) -> None:
     a = [INF] * 2 + [1.0 + i / 100 for i in range(60)]
     b = [5.0] * 2 + [3.0 + i / 50 for i in range(60)]
     row, verdict = only_row(make_scores("x", hd95=a), make_scores("y", hd95=b), "hd95")
-    assert row.p_value < 1e-6 and row.rank_balance < 0 and row.difference < 0
-    assert (row.better, verdict) == (None, "no difference shown")
+    assert row.p_value < 1e-6 and row.ci_high < 0 and row.difference < 0
+    assert (row.better, verdict) == (None, "no verdict: x misses more structures")
     a[:2] = [4.0, 4.0]
     assert only_row(make_scores("x", hd95=a), make_scores("y", hd95=b), "hd95")[0].better == "a"
 
@@ -79,7 +80,7 @@ def test_who_misses_more_is_never_better(make_scores: Make) -> None:
 def test_a_structure_that_both_miss_is_no_difference(make_scores: Make) -> None:
     values = [INF, INF, *range(1, 9)]
     row, _ = only_row(make_scores("x", hd95=values), make_scores("y", hd95=values), "hd95")
-    assert (row.p_value, row.p_holm, row.rank_balance, row.difference) == (1.0, 1.0, 0.0, 0.0)
+    assert (row.p_value, row.p_adjusted, row.typical, row.difference) == (1.0, 1.0, 0.0, 0.0)
     assert (row.num_inf_a, row.num_inf_b) == (2, 2)
 
 
@@ -94,28 +95,82 @@ def test_what_is_not_applicable_is_left_out_and_counted(make_scores: Make) -> No
 def test_too_few_pairs_are_not_tested(make_scores: Make) -> None:
     values = {"dice": [0.9, 0.8, 0.9, 0.8, 0.9], "nsd": [0.9, 0.8, 0.9, 0.8, 0.9]}
     row, verdict = only_row(make_scores("x", **values), make_scores("y", **values), "dice")
-    assert math.isnan(row.p_value) and math.isnan(row.p_holm)
+    assert math.isnan(row.p_value) and math.isnan(row.p_adjusted) and math.isnan(row.ci_low)
     assert verdict == "too few pairs (5)"
 
 
-def test_equal_pairs_are_not_counted_as_pairs(make_scores: Make) -> None:
+def test_equal_pairs_speak_against_a_difference(make_scores: Make) -> None:
     a = np.array([0.9] * 12)
-    for num_differing, p_value in ((5, NAN), (6, 2 / 64), (0, 1.0)):
+    verdicts = []
+    for num_differing in (0, 6, 10):
         b = a - 0.1 * (np.arange(12) < num_differing)
         row, verdict = only_row(make_scores("x", dice=a), make_scores("y", dice=b), "dice")
-        assert (row.num_pairs, row.p_value) == (12, pytest.approx(p_value, nan_ok=True))
-        assert (verdict == "too few of 12 pairs differ") == math.isnan(p_value)
+        assert row.num_pairs == 12
+        verdicts.append(verdict)
+    assert verdicts == ["no difference shown", "no difference shown", "x better"]
 
 
-def test_holm_is_over_all_tests_of_the_table(make_scores: Make) -> None:
+def test_p_and_intervals_are_of_all_tests_of_the_table(make_scores: Make) -> None:
     rng = np.random.default_rng(2)
     metrics = {m: rng.normal(size=12) for m in ("dice", "nsd", "assd")}
     other = {m: rng.normal(size=12) for m in metrics}
+    a, b = make_scores("x", **metrics), make_scores("y", **other)
+    comparison = compare(a, b, metrics=tuple(metrics))
+    assert comparison.num_tests == 3
+    for row in comparison.rows:
+        alone, _ = only_row(a, b, row.metric)
+        assert row.p_adjusted == pytest.approx(min(1, 3 * alone.p_value), rel=1e-12)
+        assert row.ci_low <= alone.ci_low <= alone.ci_high <= row.ci_high
+
+
+def test_six_pairs_are_too_few_for_two_tests(make_scores: Make) -> None:
+    low, high = {"dice": [0.5] * 6}, {"dice": [0.6] * 6}
+    assert only_row(make_scores("x", **low), make_scores("y", **high), "dice")[1] == "y better"
+    low["nsd"], high["nsd"] = low["dice"], high["dice"]
+    comparison = compare(make_scores("x", **low), make_scores("y", **high), metrics=("dice", "nsd"))
+    assert {comparison.verdict(row) for row in comparison.rows} == {"too few pairs (6) for 2 tests"}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_interval_p_and_verdict_agree(make_scores: Make, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    num = int(rng.choice([1, 2, 5, 6, 9, 12, 40]))
+    names = ("dice", "nsd", "hd95", "assd")
+
+    def draw(shift: float) -> dict[str, np.ndarray]:
+        table = {m: np.round(rng.uniform(0.2, 0.9, num) + shift, 2) for m in names}
+        table["hd95"][rng.random(num) < 0.1] = INF
+        table["nsd"][rng.random(num) < 0.1] = NAN
+        return table
+
     comparison = compare(
-        make_scores("x", **metrics), make_scores("y", **other), metrics=tuple(metrics)
+        make_scores("x", **draw(rng.choice([0, 0.1, 0.6]))),
+        make_scores("y", **draw(0)),
+        metrics=names,
     )
-    smallest = min(comparison.rows, key=lambda row: row.p_value)
-    assert smallest.p_holm == pytest.approx(min(1, 3 * smallest.p_value), rel=1e-12)
+    for row in comparison.rows:
+        verdict = comparison.verdict(row)
+        if math.isnan(row.ci_low):
+            assert verdict.startswith("too few pairs (") and row.better is None
+            continue
+        assert row.num_patients >= 6
+        shown = row.ci_low > 0 or row.ci_high < 0
+        # Only rounding parts p * tests from p <= 0.05 / tests.
+        assert shown == (row.p_adjusted <= 0.05 * (1 + 1e-12))
+        assert shown == (verdict != "no difference shown")
+        assert (row.better is not None) == verdict.endswith("better")
+
+
+def test_scans_of_one_patient_count_once(make_scores: Make) -> None:
+    a, b = make_scores("x", dice=[0.9] * 12), make_scores("y", dice=[0.8] * 12)
+    row, verdict = only_row(a, b, "dice")
+    assert (row.num_patients, verdict) == (12, "x better")
+    patients = {f"c{i}": f"p{i // 3}" for i in range(12)}
+    grouped = dataclasses.replace(a, patients=patients)
+    row, verdict = only_row(grouped, b, "dice")
+    assert (row.num_pairs, row.num_patients, verdict) == (12, 4, "too few patients (4)")
+    (note,) = compare(grouped, b, metrics=("dice",)).notes()
+    assert note == "the 12 cases are of 4 patients; each patient counts once"
 
 
 def test_cases_are_paired_by_name(make_scores: Make) -> None:
@@ -124,6 +179,10 @@ def test_cases_are_paired_by_name(make_scores: Make) -> None:
     comparison = compare(a, b, metrics=("dice",))
     assert comparison.case_ids == ("q", "s")
     assert (comparison.num_only_a, comparison.num_only_b) == (2, 1)
+    assert comparison.notes() == [
+        "2 cases that only x has are not compared: nothing here says how y does there",
+        "1 case that only y has is not compared: nothing here says how x does there",
+    ]
     assert comparison.rows[0].difference == pytest.approx((0.2 - 0.7 + 0.4 - 0.5) / 2)
     with pytest.raises(ValueError, match="compare: expected cases that both have, got p, .* w"):
         compare(a, make_scores("y", cases="w", dice=[0.5]), metrics=("dice",))
@@ -138,17 +197,6 @@ def test_names(make_scores: Make) -> None:
     assert names("runs/one", "runs/two") == ("one", "two")
     assert names("one/pred", "two/pred") == ("one/pred", "two/pred")
     assert names("one", "one") == ("A", "B")
-
-
-def test_same_seed_same_interval(make_scores: Make) -> None:
-    rng = np.random.default_rng(3)
-    a, b = make_scores("x", dice=rng.random(20)), make_scores("y", dice=rng.random(20))
-    intervals = [
-        (row.ci_low, row.ci_high)
-        for seed in (0, 0, 1)
-        for row in compare(a, b, metrics=("dice",), seed=seed).rows
-    ]
-    assert intervals[0] == intervals[1] != intervals[2]
 
 
 def test_folders(folders: tuple[Path, Path]) -> None:

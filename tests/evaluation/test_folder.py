@@ -82,7 +82,7 @@ def test_names_of_labels(folders: tuple[Path, Path]) -> None:
     )
     labels = {"background": 0, "whole": [1, 2], "core": [2]}
     (ref.parent / "dataset.json").write_text(json.dumps({"labels": labels}))
-    named = evaluate_folder(pred, ref)
+    named = evaluate_folder(pred, ref, tolerance_mm=2)
     assert (named.labels, len(named.notes)) == (LABELS, 1)
     assert evaluate_folder(pred, ref, labels={"rim": 1, "core": 2}).labels == {"rim": 1, "core": 2}
 

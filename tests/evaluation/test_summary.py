@@ -89,9 +89,11 @@ def test_ours_stand_beside(scores: FolderScores) -> None:
     assert summary["mean"]["2"]["hd95"] == 0.5
     assert summary["std"]["2"]["hd95"] == pytest.approx(math.sqrt(0.5))
     assert summary["median"]["2"]["Dice"] == 0.5
-    low, high = summary["mean_interval_95"]["2"]["Dice"]
-    assert 0 <= low < 0.5 < high <= 1
-    assert summary["mean_interval_95"]["2"]["n_ref"][1] <= 8
+    # Three values, of which no interval is given.
+    assert summary["mean_interval_95"]["2"]["Dice"] == [None, None]
+    assert (summary["num"]["2"]["Dice"], summary["range"]["2"]["Dice"]) == (3, [0.0, 1.0])
+    assert (summary["num_cases"], summary["num_patients"]) == (4, 4)
+    assert summary["by_step_num"] == [4] and "patients" not in summary
     assert summary["class_names"] == {"(1, 2)": "whole", "2": "core"}
     assert summary["by_step"] == [summary["foreground_mean"]["Dice"]]
     assert summary["settings"]["tolerances_mm"] == [1.0]
@@ -116,12 +118,37 @@ def test_nothing_applies() -> None:
         {"a": 1},
         prediction_files=[None],
         reference_files=["x.nii"],
-        by_step=[math.nan],
+        by_step=[np.full((1, 1), math.nan)],
+        groups=np.zeros(1, np.int64),
     )
     json.dumps(summary, allow_nan=False)
     assert summary["foreground_mean"]["Dice"] is None
     assert summary["foreground_mean"]["TN"] == 8
     assert (summary["by_step"], summary["mean_interval_95"]["1"]["Dice"]) == ([None], [None, None])
+    assert (summary["by_step_num"], summary["range"]["1"]["Dice"]) == ([0], [None, None])
+
+
+@pytest.mark.parametrize("num", [1, 5, 6, 40])
+def test_intervals_from_six_patients_on(num: int) -> None:
+    rng = np.random.default_rng(num)
+    outcomes = rng.integers(1, 99, (num, 1, 4))
+    outcomes[..., 3] = 7
+    for per_patient in (1, 2):
+        summary = summarise(
+            nnunet_metrics(outcomes),
+            {"a": 1},
+            prediction_files=[None] * num,
+            reference_files=[None] * num,
+            by_step=[rng.random((num, 1))],
+            groups=np.arange(num) // per_patient,
+        )
+        patients = -(-num // per_patient)
+        assert summary["num_patients"] == patients
+        low, high = summary["mean_interval_95"]["1"]["Dice"]
+        assert (low is None) == (high is None) == (patients < 6)
+        assert summary["mean_interval_95"]["1"]["TN"] == [None, None]  # all equal
+        smallest, largest = summary["range"]["1"]["Dice"]
+        assert smallest <= summary["mean"]["1"]["Dice"] <= largest
 
 
 def test_keys() -> None:

@@ -118,7 +118,10 @@ def test_ours_and_foreign_probabilities(tmp_path: Path, dims: int, method: str) 
 
 def test_version_1_of_nnunet_and_weights(tmp_path: Path) -> None:
     probs = [random_probs(seed, 3).astype(np.float16).astype(np.float32) for seed in range(2)]
-    folders = [write_foreign(tmp_path / name, {"c": probs[0]}, EXCLUSIVE) for name in "ab"]
+    folders = [
+        write_foreign(tmp_path / name, {"c": p}, EXCLUSIVE)
+        for name, p in zip("ab", probs, strict=True)
+    ]
     np.savez(folders[1] / "c.npz", softmax=probs[1].transpose(0, 3, 2, 1).astype(np.float16))
     vote = ensemble_of(*folders, weights=(1.0, 3.0), **ALL)("c")
     expected = voted(probs, weights=(1.0, 3.0))
@@ -219,6 +222,8 @@ def test_ignore_label_and_painting_order_of_the_members(tmp_path: Path) -> None:
     foreign = json.loads((folders[1] / "dataset.json").read_text())
     foreign["regions_class_order"] = [2, 1]
     (folders[1] / "dataset.json").write_text(json.dumps(foreign))
+    painted = {"c": np.array([0, 2, 1], np.uint8)[label_of(probs[1])]}
+    write_maps(folders[1], painted, None)
     ensemble = ensemble_of(*folders)
     made = make_ensemble_record(ensemble, environment={})
     assert made["dataset"]["labels"] == labels
@@ -233,6 +238,12 @@ def test_ignore_label_and_painting_order_of_the_members(tmp_path: Path) -> None:
         ensemble_of(*folders)
     alone = ensemble_of(folders[0], labels=folders[1] / "dataset.json")
     assert alone.classes.regions_class_order == (2, 1) and alone.classes.ignore_label == 3
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"labels": {"background": 0, "core": [2], "whole": [1, 2]}}))
+    with pytest.raises(FileError, match=f"predict.json: expected whole, core as in {other}, "):
+        ensemble_of(folders[0], labels=other)
+    (folders[0] / "predict.json").write_text(json.dumps({"dataset": {"labels": {"1": "whole"}}}))
+    assert ensemble_of(folders[0], labels=other).classes.names == ("core", "whole")
 
 
 def test_record_and_images_that_members_know(tmp_path: Path) -> None:
@@ -341,5 +352,6 @@ def test_endings_in_upper_case(tmp_path: Path) -> None:
     (folder / "c.npz").rename(folder / "c.NPZ")
     member = read_member(folder)
     assert member.has_probs and list(member.maps) == ["c"]
-    shape = member.read_label("c", range(3)).array.shape
-    assert member.read_probs("c", shape, ("x", "y", "z")).shape == (3, *shape)
+    label = member.read_label("c", range(3))
+    classes = shared_classes([member], None)
+    assert member.read_probs("c", label, classes).shape == (3, *label.array.shape)

@@ -7,16 +7,21 @@ import pytest
 
 from recycleseg.report.charts import WIDTH, box_plot, steps_chart
 from recycleseg.report.columns import Column
-from recycleseg.report.intervals import label_means, overall_mean
+from recycleseg.report.intervals import Mean, label_means, overall_mean
 
 
 def column(values: np.ndarray, unit: str = "") -> Column:
     return Column("dice", "Dice", unit, 3, False, values, "")
 
 
+def means_of(dice: list[np.ndarray]) -> list[list[Mean]]:
+    groups = np.arange(len(dice[0]))
+    return [[*label_means(values, groups), overall_mean(values, groups)] for values in dice]
+
+
 def test_dots_and_boxes_are_on_the_scale_of_the_ticks() -> None:
-    values = np.array([[0.5], [0.6], [0.7], [0.8], [0.9]])
-    plot = box_plot(column(values), ["a"], [*"vwxyz"])
+    values = np.array([[0.5], [0.6], [0.7], [0.75], [0.8], [0.9]])
+    plot = box_plot(column(values), ["a"], [*"uvwxyz"])
     ticks = {float(tick.text): tick.at for tick in plot.ticks}
     assert min(ticks) <= 0.5 and max(ticks) == 1.0
     (row,) = plot.rows
@@ -25,16 +30,19 @@ def test_dots_and_boxes_are_on_the_scale_of_the_ticks() -> None:
     assert [dot.x for dot in row.dots] == pytest.approx(expected, abs=0.06)
     assert row.box is not None
     box = [row.box.low, row.box.q1, row.box.median, row.box.q3, row.box.high]
-    assert box == pytest.approx(expected, abs=0.06)
-    assert row.dots[0].text == "v: 0.500"
-    again = box_plot(column(values), ["a"], [*"vwxyz"])
+    quartiles = [0.5, *np.quantile(values, (0.25, 0.5, 0.75)), 0.9]
+    assert box == pytest.approx(np.interp(quartiles, [*ticks], [*ticks.values()]), abs=0.06)
+    assert row.dots[0].text == "u: 0.500" and row.name == "a, n = 6"
+    again = box_plot(column(values), ["a"], [*"uvwxyz"])
     assert again == plot
+    assert box_plot(column(values[:5]), ["a"], [*"uvwxy"]).rows[0].box is None
 
 
 def test_infinite_cases_are_at_the_edge_and_missing_ones_nowhere() -> None:
     values = np.array([[1.0, np.nan], [np.inf, np.nan], [np.nan, np.nan]])
     plot = box_plot(column(values, "mm"), ["a", "b"], [*"xyz"])
     a, b = plot.rows
+    assert (a.name, b.name) == ("a, n = 2", "b, n = 0")
     assert [dot.case for dot in a.dots] == [0] and [dot.case for dot in a.infinite] == [1]
     assert plot.right < a.infinite[0].x < WIDTH
     assert a.box is None and a.note == ""
@@ -57,10 +65,10 @@ def test_any_values_have_an_axis(value: float, unit: str) -> None:
 def test_steps_have_a_line_per_label_and_one_of_all(num_labels: int) -> None:
     rng = np.random.default_rng(0)
     dice = [rng.uniform(0.8, 0.9, (6, num_labels)) for _ in range(4)]
-    means = [[*label_means(values), overall_mean(values)] for values in dice]
+    means = means_of(dice)
     chart = steps_chart([f"s{c}" for c in range(num_labels)], means)
     assert len(chart.lines) == (1 if num_labels == 1 else num_labels + 1)
-    assert chart.lines[-1].overall
+    assert chart.lines[-1].overall and all(line.name.endswith(", n = 6") for line in chart.lines)
     for line in chart.lines:
         assert len(line.points) == 4
         assert all(chart.left < x < chart.right for x, _ in line.points)
@@ -72,6 +80,5 @@ def test_steps_have_a_line_per_label_and_one_of_all(num_labels: int) -> None:
 
 def test_steps_where_nothing_applies() -> None:
     dice = [np.full((3, 1), np.nan)] * 2
-    means = [[*label_means(values), overall_mean(values)] for values in dice]
-    chart = steps_chart(["a"], means)
+    chart = steps_chart(["a"], means_of(dice))
     assert chart.lines[0].points == [] and chart.band == ""

@@ -50,6 +50,17 @@ def test_every_number_of_the_log_is_drawn(tmp_path: Path, drawn: list[Figure]) -
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
+def test_counts_stand_beside_every_mean(tmp_path: Path, drawn: list[Figure]) -> None:
+    lines: list[dict[str, Any]] = [
+        {"step": 1, "val_dice": 0.5, "val_dice/a": 0.5, "val_num": 4, "val_num/a": 3},
+        {"step": 2, "val_dice": 0.6, "val_dice/a": 0.6, "val_num": 4, "val_num/a": 4},
+    ]
+    save_learning_curve(tmp_path / "curve.png", write(tmp_path / "metrics.jsonl", lines))
+    legend = drawn[0].axes[1].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["a (n=3 to 4)", "mean (n=4)"]
+
+
 def test_more_classes_than_colours_differ_by_marker(tmp_path: Path, drawn: list[Figure]) -> None:
     of_classes = {f"val_dice/{n}": n / 30 for n in range(30)}
     lines = [{"step": step, "val_dice": 0.5, **of_classes} for step in (1, 2)]

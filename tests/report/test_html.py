@@ -19,7 +19,7 @@ from recycleseg.evaluation import compare
 from recycleseg.metrics import evaluate
 from recycleseg.report.columns import shown_columns
 from recycleseg.report.html import write_report
-from recycleseg.report.intervals import Presence
+from recycleseg.report.sentences import Presence
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -171,7 +171,7 @@ def test_summary_counts_what_no_mean_holds(report: Callable[..., Any]) -> None:
     assert shell[3].endswith("3 × ∞ left out")
     assert shell[-1] == "72 missed1 not in reference1 in neither"
     assert core[-1] == "7"
-    told = "shell was missed in 2 cases, shell was predicted without a reference in 1 case."
+    told = "shell was missed in 2 cases, shell was predicted without a reference in 1 case,"
     assert told in parsed.text
 
 
@@ -254,12 +254,18 @@ def test_comparison_is_told_in_words(
     b = dataclasses.replace(a, by_step=(worse,))
     comparison = compare(a, b, names=("ours", "theirs"))
     _, parsed = report(options={"comparison": comparison})
-    header, first, second, *_ = parsed.tables["comparison"]
+    header, first, *_ = parsed.tables["comparison"]
     assert header[:4] == ["Structure", "Metric", "ours", "theirs"]
     row = comparison.rows[0]
-    assert first[:2] == ["shell", "Dice"] and first[4] == f"+{row.difference:.3f}"
-    assert first[-1] == comparison.verdict(row)
-    assert second[-1] == "no difference shown"
+    assert first[:2] == ["shell", "Dice"] and first[4].startswith(f"+{row.difference:.3f}range +")
+    assert first[2] == f"{row.mean_a:.3f}n = 7 pairs"
+    assert {r[-1] for r in parsed.tables["comparison"][1:]} == {"too few pairs (7) for 8 tests"}
+    only = compare(a, b, names=("ours", "theirs"), metrics=("dice",))
+    _, parsed = report(options={"comparison": only})
+    _, first, _ = parsed.tables["comparison"]
+    row = only.rows[0]
+    interval = f"+{row.typical:.3f}+{row.ci_low:.3f} to +{row.ci_high:.3f}"
+    assert (first[5], first[-1]) == (interval, "ours better")
     assert "ours compared with theirs" in parsed.text
 
 
@@ -300,7 +306,8 @@ def test_only_the_script_of_the_report_may_run(report: Callable[..., Any]) -> No
 def test_presence_counts_each_case_once(evaluated: Callable[..., Any]) -> None:
     scores, _ = evaluated(missed=(1,), extra=(3,), absent=(2,))
     presence = Presence.of(scores.by_step[-1])
-    assert [int(w.sum()) for w in (presence.missed, presence.extra, presence.absent)] == [1, 1, 1]
+    where = (presence.missed, presence.hardly, presence.extra, presence.absent)
+    assert [int(w.sum()) for w in where] == [1, 0, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tests.pixel_sizes import set_dpi
 from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.run.config import TrainConfig
 from recycleseg.training.evaluation import Evaluation
-from recycleseg.training.reporting import final_table
+from recycleseg.training.reporting import final_table, validation_line
 from recycleseg.training.trainer import Trainer
 
 
@@ -109,7 +109,41 @@ def test_the_final_table_of_many_classes_is_legible() -> None:
     for number, columns in ((12, 14), (200, 2)):
         names = tuple(f"class {index}" for index in range(number))
         counts = {"a": torch.ones(5, number, 3, dtype=torch.int64)}
-        table = final_table(Evaluation(names, counts, {"a": 9}), "test", 7)
+        table = final_table(Evaluation(names, counts, {"a": 9}), "test", 7, {})
         assert len(table.columns) == columns
-        assert list(table.columns[-1].cells) == ["1.0000"] * 5
-    assert table.caption == "summary.json has each of the 200 classes"
+        assert list(table.columns[-1].cells) == ["1.0000 (n=1)"] * 5
+    assert table.caption == (
+        "summary.json has each of the 200 classes; n: cases with a value; too few for conclusions "
+        "about others"
+    )
+
+
+def test_counts_stand_beside_every_mean() -> None:
+    full, absent = [[2, 2, 2], [1, 2, 2]], [[0, 0, 0], [1, 2, 2]]
+    counts = {f"p{i // 2}_{i % 2}": torch.tensor([full, full if i else absent]) for i in range(12)}
+    evaluation = Evaluation(("a", "b"), counts, dict.fromkeys(counts, 9))
+    table = final_table(evaluation, "test", 7, {})
+    assert table.title == "Dice on the test split (12 cases), weights of step 7"
+    assert table.caption == "n: cases with a value"
+    assert [list(column.cells) for column in table.columns[1:]] == [
+        ["1.0000 (n=12)", "1.0000 (n=11)"],
+        ["0.5000 (n=12)"] * 2,
+        ["0.7500 (n=12)"] * 2,
+    ]
+    grouped = final_table(evaluation, "test", 7, {c: c[:2] for c in list(counts)[:10]})
+    assert "(12 cases of 7 patients)" in str(grouped.title)
+    few = final_table(
+        evaluation,
+        "test",
+        7,
+        {c: c[1] for c in list(counts)[:10]}
+        | {c: "q" for c in list(counts)[10:]}
+        | {c: "r" for c in list(counts)[:4]},
+    )
+    assert "(12 cases of 5 patients)" in str(few.title)
+    assert few.caption == "n: cases with a value; too few for conclusions about others"
+    assert validation_line(evaluation, 5) == (
+        "step 5: mean validation Dice by sampling step 0.7500 (n=12), 0.7500 (n=12)"
+    )
+    nothing = Evaluation(("a",), {"x": torch.zeros(1, 1, 3, dtype=torch.int64)}, {"x": 9})
+    assert validation_line(nothing, 5).endswith("by sampling step - (n=0)")

@@ -380,8 +380,14 @@ def test_number_of_steps_fits_the_time_and_stays(small_config: TrainConfig) -> N
 
 def test_measured_speed_is_of_all_cases(small_config: TrainConfig) -> None:
     trainer = Trainer(small_config)
+    weights = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
     speed = trainer.measure_speed()
     split = trainer.dataset.split
     assert (len(speed.validation), len(speed.final)) == (len(split["val"]), len(split["test"]))
     assert min(speed.step, *speed.validation, *speed.final) > 0
     assert all(p.grad is None for p in trainer.network.parameters())
+    assert not trainer.optimizer.state
+    assert trainer.average is not None and trainer.average.num_updates == 0
+    for name, tensor in trainer.network.state_dict().items():
+        torch.testing.assert_close(tensor, weights[name], rtol=0, atol=0)
+        torch.testing.assert_close(trainer.average.weights[name], weights[name], rtol=0, atol=0)

@@ -69,8 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _combine(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     console = plain_console()
-    members = tuple(read_member(Path(folder)) for folder in options.input)
-    classes = shared_classes(members, None if options.labels is None else Path(options.labels))
+    labels = None if options.labels is None else Path(options.labels)
+    members = tuple(read_member(Path(folder), labels) for folder in options.input)
+    classes = shared_classes(members, labels)
     case_ids = shared_cases(members, allow_missing=options.allow_missing)
     settings = EnsembleOptions(
         method=options.method,

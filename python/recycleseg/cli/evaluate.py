@@ -21,12 +21,7 @@ from recycleseg.evaluation.compare import Comparison, compare
 from recycleseg.evaluation.folder import FolderScores, evaluate_folder
 from recycleseg.evaluation.labels import read_labels
 from recycleseg.evaluation.pairs import describe_origin, find_images, find_pairs
-from recycleseg.evaluation.printing import (
-    comparison_notes,
-    comparison_table,
-    scores_table,
-    steps_table,
-)
+from recycleseg.evaluation.printing import comparison_table, scores_table, steps_table
 from recycleseg.evaluation.summary import summarise_folder
 from recycleseg.evaluation.table import metrics_csv, read_evaluation
 from recycleseg.files import write_json, write_text
@@ -65,6 +60,12 @@ def build_parser() -> ArgumentParser:
         help="tolerances of surface Dice (NSD), in mm, or in pixels if the pixel size is unknown",
     )
     add_pixel_size(parser)
+    add(
+        "--group-by",
+        type=str,
+        help="patients of the cases: a regular expression that finds the patient in the name of a "
+        "case, or a CSV file CASE,PATIENT; by default the names are looked at",
+    )
     add(
         "--definitions",
         type=str,
@@ -171,6 +172,7 @@ def _scores_of(
             tolerance_mm=tolerances[0] if len(tolerances) == 1 else tolerances,
             definitions=tuple(options.definitions),
             pixel_size=options.pixel_size,
+            group_by=options.group_by,
             workers=options.workers,
             device=options.device,
             progress=progress,
@@ -228,6 +230,6 @@ def _print_scores(console: Console, scores: FolderScores) -> None:
 
 
 def _print_comparison(console: Console, comparison: Comparison, other: FolderScores) -> None:
-    for note in (*other.notes, *comparison_notes(comparison)):
+    for note in (*other.notes, *comparison.notes()):
         print_line(console, note)
     console.print(comparison_table(comparison))

@@ -3,23 +3,26 @@
 CASE.npz holds one array, `probabilities`, float32. For NIfTI it is (C, Z, Y, X): the axes of the
 image array (X, Y, Z) are reversed, because nnU-Net reads NIfTI with SimpleITK. For PNG it is
 (C, 1, H, W). C includes the background if classes are exclusive; if regions overlap, C is the
-number of regions. nnU-Net version 1 called the array `softmax` and rounded it to float16; this
-module reads both.
+number of regions. nnU-Net version 1 called the array `softmax` and rounded it to float16, and
+NumPy calls an array without a name `arr_0`; this module reads all three.
 """
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
+from operator import le
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from recycleseg.data.geometry import Orientation
 from recycleseg.files import FileError, written_whole
 
-_KEYS = ("probabilities", "softmax")
+_KEYS = ("probabilities", "softmax", "arr_0")
 
 
 def write_probabilities(path: Path | str, probs: Tensor | np.ndarray[Any, Any]) -> None:
@@ -51,19 +54,23 @@ def write_probabilities(path: Path | str, probs: Tensor | np.ndarray[Any, Any]) 
                 file.write(np.ascontiguousarray(plane, "<f4").data)
 
 
-def read_probabilities(path: Path | str, shape: Sequence[int]) -> np.ndarray[Any, Any]:
+def read_probabilities(
+    path: Path | str, shape: Sequence[int], orientation: Orientation | None = None
+) -> np.ndarray[Any, Any]:
     """Read probabilities in the axes of the image array.
 
     Args:
         path: a file of `write_probabilities` or of nnU-Net.
         shape: of the image array: (X, Y, Z), or (H, W) of a PNG.
+        orientation: of the image, if the array in the file has canonical axes instead of the
+            image's, as nnU-Net's NibabelIOWithReorient stores it: (C, Z, Y, X) of that image.
 
     Returns:
         (C, *shape) float32.
 
     Raises:
-        FileError: the file is missing or damaged, has no array of probabilities, or this has
-            another shape or values outside 0 and 1.
+        FileError: the file is missing or damaged, has no array of probabilities or several, or
+            this has another shape or values outside 0 and 1.
     """
     path = Path(path)
     if not path.is_file():
@@ -71,27 +78,52 @@ def read_probabilities(path: Path | str, shape: Sequence[int]) -> np.ndarray[Any
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
-            stored = _read_first(archive, [key for key in _KEYS if key in names])
+            keys = [key for key in _KEYS if key in names]
+            stored = _read(archive, keys[0]) if len(keys) == 1 else None
     except Exception as error:  # damaged bytes cause many kinds in zipfile, zlib and NumPy
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FileError(f"{path}: expected a whole .npz file, got: {reason}") from error
     if stored is None:
-        raise FileError(f"{path}: expected an array named {' or '.join(_KEYS)}, got {names}")
-    grid = (1, *shape) if len(shape) == 2 else tuple(reversed(tuple(shape)))
+        raise FileError(
+            f"{path}: expected one array of probabilities, named {' or '.join(_KEYS)}, got {names}"
+        )
+    axes = range(len(shape)) if orientation is None else orientation.permutation
+    grid = (1, *shape) if len(shape) == 2 else tuple(shape[axis] for axis in reversed(axes))
+    _check(path, stored, grid)
+    stored = stored.astype(np.float32, copy=False)
+    if len(shape) == 2:
+        return np.asarray(stored[:, 0])
+    probs: np.ndarray[Any, Any] = stored.transpose(0, 3, 2, 1)
+    return probs if orientation is None else orientation.undo(torch.from_numpy(probs)).numpy()
+
+
+def _read(archive: zipfile.ZipFile, key: str) -> np.ndarray[Any, Any]:
+    with archive.open(f"{key}.npy") as file:
+        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+
+
+def _check(path: Path, stored: np.ndarray[Any, Any], grid: tuple[int, ...]) -> None:
+    """Check type, shape (C, *grid) and values of an array."""
     if stored.ndim != 4 or stored.shape[1:] != grid or stored.dtype.kind != "f":
+        cropped = (
+            f". {path.stem}.pkl tells the place of the array if nnU-Net version 1 cropped the "
+            "image; it is not read, because it may hold a program: save the probabilities of the "
+            "whole image, or leave the .npz files out"
+            if path.with_suffix(".pkl").is_file()
+            and stored.ndim == 4
+            and all(map(le, stored.shape[1:], grid))
+            else ""
+        )
         raise FileError(
             f"{path}: expected floating point numbers of shape (C, {', '.join(map(str, grid))}), "
-            f"got {stored.dtype} of shape {stored.shape}"
+            f"got {stored.dtype} of shape {stored.shape}{cropped}"
         )
-    stored = stored.astype(np.float32, copy=False)
+    if not stored.size:
+        return
+    low, high = float(stored.min()), float(stored.max())
     # `not` makes NaN fail too. Rounding may take a resampled softmax a little above 1.
-    if stored.size and not (stored.min() >= -1e-3 and stored.max() <= 1 + 1e-3):
-        raise FileError(f"{path}: expected probabilities within 0 and 1, got other values")
-    return np.asarray(stored[:, 0] if len(shape) == 2 else stored.transpose(0, 3, 2, 1))
-
-
-def _read_first(archive: zipfile.ZipFile, keys: Sequence[str]) -> np.ndarray[Any, Any] | None:
-    if not keys:
-        return None
-    with archive.open(f"{keys[0]}.npy") as file:
-        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        raise FileError(
+            f"{path}: expected probabilities within 0 and 1, got values from {low:.3g} to "
+            f"{high:.3g}; logits are no probabilities"
+        )

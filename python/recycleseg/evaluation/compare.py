@@ -14,29 +14,36 @@ from numpy.typing import NDArray
 
 from recycleseg.evaluation.folder import FolderScores
 from recycleseg.evaluation.statistics import (
-    MIN_PAIRS,
-    RESAMPLES,
-    bootstrap_interval,
-    holm,
+    ERROR_RATE,
+    MIN_CASES,
+    Groups,
+    SignedRank,
+    bonferroni,
+    by_patient,
+    number_of,
+    shown_digits,
     signed_rank,
+    value_range,
 )
 from recycleseg.evaluation.summary import plain
 from recycleseg.metrics.aggregate import finite_mean
 from recycleseg.metrics.scores import Scores
 from recycleseg.metrics.surface import tolerance_names
 
-_SIGNIFICANT = 0.05
 METHOD = (
-    "A pair is left out if the metric of either case is NaN (not applicable). The means, the mean "
-    "difference A - B and its 95 % percentile bootstrap interval over cases use the pairs in which "
-    "both values are finite. The test is the two-sided Wilcoxon signed-rank test of all pairs. If "
-    "only one set misses a structure (an infinite distance), this is the largest difference and "
-    "counts against that set; if both miss it, the difference is zero. Zero differences are "
-    "dropped. p is exact, also with ties, for up to 50 nonzero differences; for more it is the "
-    "normal approximation. If fewer than 6 pairs differ, nothing is tested; if all of at least 6 "
-    "pairs are equal, p is 1. p_holm is p adjusted by Holm for all tests of the table. One set is "
-    "better if p_holm < 0.05, the ranks and the mean difference agree, and it does not miss more "
-    "structures than the other."
+    "A pair is left out if the metric of either case is NaN (not applicable). The means and their "
+    "difference A - B use the pairs in which both values are finite; their number stands beside "
+    "them. The test is the two-sided Wilcoxon signed-rank test of all pairs, where equal pairs "
+    "speak against a difference. If only one set misses a structure (an infinite distance), this "
+    "is the largest difference and counts against that set; if both miss it, the difference is "
+    "zero. Several cases of a patient count as one pair, the mean of their differences. The "
+    "typical difference is the median of the averages of every two differences (Hodges and "
+    "Lehmann). Its interval is the inversion of the test, so that the two always agree. With m "
+    "tests in the table, p is multiplied by m and each interval has the level 1 - 0.05 / m "
+    "(Bonferroni): with 95 %, all intervals hold together. p is exact for up to 200 pairs without "
+    "ties; for more it is the normal approximation. Fewer than 6 pairs are not tested. One set is "
+    "better if the interval excludes 0, the mean difference has the same sign, and this set does "
+    "not miss more structures than the other."
 )
 
 
@@ -50,11 +57,14 @@ class ComparisonRow:
         mean_a, mean_b: means over the pairs in which both values are finite; NaN without such
             pairs.
         difference: mean of a - b over the same pairs.
-        ci_low, ci_high: 95 % bootstrap interval of `difference`.
-        p_value: of the signed-rank test; NaN if too few pairs differ for a test.
-        p_holm: `p_value` adjusted for all tests of the table.
-        rank_balance: from -1 (b has the higher value in all pairs) to 1 (a has it).
+        range_low, range_high: the smallest and the largest a - b of the same pairs.
+        typical: median of the averages of every two differences of patients.
+        ci_low, ci_high: simultaneous 95 % interval of `typical`; NaN if there are too few patients.
+        p_value: of the signed-rank test; NaN with fewer than six patients.
+        p_adjusted: `p_value` adjusted for all tests of the table.
         num_pairs: pairs in which neither value is NaN, equal ones included.
+        num_patients: patients of these pairs.
+        num_finite: pairs in which both values are finite.
         num_inf_a, num_inf_b: how many values of these pairs are infinite.
         num_nan: pairs left out because the metric does not apply.
     """
@@ -64,26 +74,51 @@ class ComparisonRow:
     mean_a: float
     mean_b: float
     difference: float
+    range_low: float
+    range_high: float
+    typical: float
     ci_low: float
     ci_high: float
     p_value: float
-    p_holm: float
-    rank_balance: float
+    p_adjusted: float
     num_pairs: int
+    num_patients: int
+    num_finite: int
     num_inf_a: int
     num_inf_b: int
     num_nan: int
 
     @property
+    def higher(self) -> str | None:
+        """The set with the higher values, "a" or "b", or None if the interval has 0 inside."""
+        return "a" if self.ci_low > 0 else "b" if self.ci_high < 0 else None
+
+    def digits(self, at_least: int) -> int:
+        """Digits behind the point with which the interval shows on which side of 0 it is."""
+        return shown_digits((self.typical, self.ci_low, self.ci_high), at_least)
+
+    @property
+    def means_disagree(self) -> bool:
+        """Whether the mean difference has the other sign than the interval."""
+        return self.difference < 0 if self.higher == "a" else self.difference > 0
+
+    @property
+    def candidate(self) -> str | None:
+        """The set that has the better values, although it may miss more structures."""
+        if self.higher is None or higher_is_better(self.metric):
+            return self.higher
+        return "b" if self.higher == "a" else "a"
+
+    @property
+    def misses_more(self) -> bool:
+        """Whether `candidate` misses more structures than the other set."""
+        num_a, num_b = self.num_inf_a, self.num_inf_b
+        return num_a > num_b if self.candidate == "a" else num_b > num_a
+
+    @property
     def better(self) -> str | None:
-        """The better set, "a" or "b", or None if no difference is shown."""
-        if not self.p_holm < _SIGNIFICANT or self.difference * self.rank_balance < 0:
-            return None
-        a_is_better = (self.rank_balance > 0) == higher_is_better(self.metric)
-        winner, loser = (
-            (self.num_inf_a, self.num_inf_b) if a_is_better else (self.num_inf_b, self.num_inf_a)
-        )
-        return None if winner > loser else "a" if a_is_better else "b"
+        """The better set, "a" or "b", or None if no set is shown to be better."""
+        return None if self.means_disagree or self.misses_more else self.candidate
 
 
 @dataclass(frozen=True)
@@ -94,6 +129,7 @@ class Comparison:
         name_a, name_b: what the two sets are called.
         rows: one per label and metric.
         case_ids: the cases that both sets have.
+        num_patients: their patients.
         num_only_a, num_only_b: how many cases only one set has.
     """
 
@@ -101,8 +137,19 @@ class Comparison:
     name_b: str
     rows: tuple[ComparisonRow, ...]
     case_ids: tuple[str, ...]
+    num_patients: int
     num_only_a: int
     num_only_b: int
+
+    @property
+    def num_tests(self) -> int:
+        """How many rows are tested."""
+        return sum(not math.isnan(row.p_value) for row in self.rows)
+
+    @property
+    def cases(self) -> str:
+        """The number of cases in words."""
+        return f"{len(self.case_ids)} case{'s' * (len(self.case_ids) != 1)}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; NaN and inf become None."""
@@ -116,6 +163,8 @@ class Comparison:
             "b": self.name_b,
             "method": METHOD,
             "num_cases": len(self.case_ids),
+            "num_patients": self.num_patients,
+            "num_tests": self.num_tests,
             "num_only_a": self.num_only_a,
             "num_only_b": self.num_only_b,
             "rows": rows,
@@ -124,13 +173,39 @@ class Comparison:
 
     def verdict(self, row: ComparisonRow) -> str:
         """The result of one row in words."""
-        if math.isnan(row.p_value):
-            if row.num_pairs < MIN_PAIRS:
-                return f"too few pairs ({row.num_pairs})"
-            return f"too few of {row.num_pairs} pairs differ"
-        if row.better is None:
+        unit = "pairs" if row.num_patients == row.num_pairs else "patients"
+        if row.num_patients < MIN_CASES:
+            return f"too few {unit} ({row.num_patients})"
+        if math.isnan(row.ci_low):
+            return f"too few {unit} ({row.num_patients}) for {self.num_tests} tests"
+        if row.higher is None:
             return "no difference shown"
-        return f"{self.name_a if row.better == 'a' else self.name_b} better"
+        name = self.name_a if row.candidate == "a" else self.name_b
+        if row.misses_more:
+            return f"no verdict: {name} misses more structures"
+        if row.means_disagree:
+            return "no verdict: mean and typical difference disagree"
+        return f"{name} better"
+
+    def notes(self) -> list[str]:
+        """What a reader must know beside the table, one line each."""
+        notes = []
+        if self.num_patients < len(self.case_ids):
+            notes.append(
+                f"the {self.cases} are of {self.num_patients} patient"
+                f"{'s' * (self.num_patients != 1)}; each patient counts once"
+            )
+        for name, other, num in (
+            (self.name_a, self.name_b, self.num_only_a),
+            (self.name_b, self.name_a, self.num_only_b),
+        ):
+            if num:
+                cases, are = ("case", "is") if num == 1 else ("cases", "are")
+                notes.append(
+                    f"{num} {cases} that only {name} has {are} not compared: nothing here says how "
+                    f"{other} does there"
+                )
+        return notes
 
 
 def higher_is_better(metric: str) -> bool:
@@ -156,8 +231,6 @@ def compare(
     *,
     names: tuple[str, str] | None = None,
     metrics: tuple[str, ...] | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Comparison:
     """Paired statistics of the final predictions of two sets, over the cases that both have.
 
@@ -165,8 +238,6 @@ def compare(
         a, b: scores of the two sets.
         names: what to call the sets; None takes the names of their folders.
         metrics: names of the metrics; None takes `headline_metrics`.
-        resamples: number of bootstrap resamples.
-        seed: seed of the bootstrap.
 
     Raises:
         ValueError: the sets differ in labels, settings or the reference of a case, or they have
@@ -187,13 +258,15 @@ def compare(
     _check_references(a, b, case_ids)
     metrics = headline_metrics(a.by_step[-1]) if metrics is None else metrics
     of_a, of_b = (_values(scores, case_ids, metrics) for scores in (a, b))
-    rows = _rows(of_a, of_b, tuple(a.labels), metrics, resamples, seed)
+    groups = a.groups(case_ids)
+    rows = _rows(of_a, of_b, tuple(a.labels), metrics, groups)
     name_a, name_b = _distinct_names(a, b) if names is None else names
     return Comparison(
         name_a=name_a,
         name_b=name_b,
         rows=rows,
         case_ids=case_ids,
+        num_patients=len(np.unique(groups)),
         num_only_a=len(a.case_ids) - len(case_ids),
         num_only_b=len(b.case_ids) - len(case_ids),
     )
@@ -236,55 +309,58 @@ def _rows(
     b: NDArray[np.float64],
     labels: tuple[str, ...],
     metrics: tuple[str, ...],
-    resamples: int,
-    seed: int,
+    groups: Groups,
 ) -> tuple[ComparisonRow, ...]:
     """One row per label and metric, from values a and b (N, labels * metrics)."""
-    finite = np.isfinite(a) & np.isfinite(b)
-    differences = np.full(a.shape, np.nan)
-    np.subtract(a, b, out=differences, where=finite)
-    interval = bootstrap_interval(differences, resamples=resamples, seed=seed)
-    tests = [_test(of_a, of_b) for of_a, of_b in zip(a.T, b.T, strict=True)]
-    adjusted = holm([p_value for p_value, _ in tests])
+    names = [(label, metric) for label in labels for metric in metrics]
+    applies = ~np.isnan(a) & ~np.isnan(b)
+    patients = [number_of(groups, column) for column in applies.T]
+    num_tests = sum(number >= MIN_CASES for number in patients)
+    tests = [
+        _test(a[where, i], b[where, i], groups[where], num_tests)
+        for i, where in enumerate(applies.T)
+    ]
+    adjusted = bonferroni([test.p_value for test in tests])
     rows = []
-    for i, (label, metric) in enumerate((la, me) for la in labels for me in metrics):
-        applies = ~np.isnan(a[:, i]) & ~np.isnan(b[:, i])
-        both = finite[:, i]
+    for i, (label, metric) in enumerate(names):
+        finite = np.isfinite(a[:, i]) & np.isfinite(b[:, i])
+        differences = a[finite, i] - b[finite, i]
+        low, high = value_range(differences)
         rows.append(
             ComparisonRow(
                 label=label,
                 metric=metric,
-                mean_a=float(finite_mean(a[both, i])),
-                mean_b=float(finite_mean(b[both, i])),
-                difference=float(finite_mean(differences[both, i])),
-                ci_low=float(interval[0, i]),
-                ci_high=float(interval[1, i]),
-                p_value=tests[i][0],
-                p_holm=adjusted[i],
-                rank_balance=tests[i][1],
-                num_pairs=int(applies.sum()),
-                num_inf_a=int(np.isinf(a[applies, i]).sum()),
-                num_inf_b=int(np.isinf(b[applies, i]).sum()),
-                num_nan=int((~applies).sum()),
+                mean_a=float(finite_mean(a[finite, i])),
+                mean_b=float(finite_mean(b[finite, i])),
+                difference=float(finite_mean(differences)),
+                range_low=low,
+                range_high=high,
+                typical=tests[i].typical,
+                ci_low=tests[i].low,
+                ci_high=tests[i].high,
+                p_value=tests[i].p_value,
+                p_adjusted=adjusted[i],
+                num_pairs=int(applies[:, i].sum()),
+                num_patients=patients[i],
+                num_finite=int(finite.sum()),
+                num_inf_a=int(np.isinf(a[applies[:, i], i]).sum()),
+                num_inf_b=int(np.isinf(b[applies[:, i], i]).sum()),
+                num_nan=int((~applies[:, i]).sum()),
             )
         )
     return tuple(rows)
 
 
-def _test(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[float, float]:
-    """p and the balance of ranks, from the pairs in which neither value is NaN."""
-    applies = ~np.isnan(a) & ~np.isnan(b)
-    a, b = a[applies], b[applies]
-    if len(a) < MIN_PAIRS:
-        return math.nan, math.nan
+def _test(
+    a: NDArray[np.float64], b: NDArray[np.float64], groups: Groups, num_tests: int
+) -> SignedRank:
+    """The test of pairs without NaN, at its share of the error rate."""
     differences = np.zeros(len(a))
     # Where both miss a structure the difference stays 0, because inf - inf would be NaN.
     np.subtract(a, b, out=differences, where=a != b)
-    # Differences that are equal except for rounding must share their rank.
-    differences = np.round(differences, 12)
-    if 0 < np.count_nonzero(differences) < MIN_PAIRS:
-        return math.nan, math.nan
-    return signed_rank(differences)
+    # Differences that are equal except for rounding must be equal.
+    differences = np.round(by_patient(differences, groups), 12)
+    return signed_rank(differences, ERROR_RATE / max(num_tests, 1))
 
 
 def _distinct_names(a: FolderScores, b: FolderScores) -> tuple[str, str]:

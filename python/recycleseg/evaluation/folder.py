@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,11 +18,14 @@ from numpy.typing import NDArray
 from recycleseg.classes import IGNORE, Labels, parse_labels, split_ignore, values_of
 from recycleseg.data.check import grid_problems
 from recycleseg.data.identity import content_hash
+from recycleseg.data.patients import named_patients, noticed_patients
 from recycleseg.data.regrid import on_grid
 from recycleseg.data.sizes import EVALUATION_OPTION, mixed_sizes, screen_note
 from recycleseg.data.volumes import PixelSize, Volume, read_label, sized
 from recycleseg.evaluation.labels import find_labels
 from recycleseg.evaluation.pairs import Pair, Pairs, find_pairs
+from recycleseg.evaluation.remarks import longest_side, patients_note, tolerance_notes
+from recycleseg.evaluation.statistics import Groups, patient_groups
 from recycleseg.files import FileError, listed, shortened
 from recycleseg.metrics.aggregate import mean_of_means
 from recycleseg.metrics.evaluate import evaluate
@@ -47,6 +51,8 @@ class FolderScores:
             this case.
         notes: remarks for the user, one line each.
         reference_hashes: case_id -> hash of the reference's content, where it is known.
+        patients: case_id -> patient, where a patient has several cases; other cases are patients of
+            their own.
     """
 
     case_ids: tuple[str, ...]
@@ -60,6 +66,11 @@ class FolderScores:
     failed: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     reference_hashes: dict[str, str] = field(default_factory=dict)
+    patients: dict[str, str] = field(default_factory=dict)
+
+    def groups(self, case_ids: Sequence[str] | None = None) -> Groups:
+        """Number of the patient of each case, by default of all cases; see `patient_groups`."""
+        return patient_groups(self.case_ids if case_ids is None else case_ids, self.patients)
 
     def mean_dice_by_step(self) -> list[float]:
         """Mean foreground Dice after every sampling step; see `mean_of_means`."""
@@ -94,6 +105,7 @@ def evaluate_folder(
     definitions: Sequence[str] = ("voxel",),
     border_is_outside: bool = True,
     pixel_size: PixelSize = "auto",
+    group_by: str | None = None,
     workers: int | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -116,6 +128,8 @@ def evaluate_folder(
             inch, which are a screen's; "file" takes all, "ignore" none. If the size of a case is
             unknown, its lengths are in pixels; all cases must have the same unit. If only one of
             prediction and reference gives the size, it is used for both.
+        group_by: where the patients of the cases come from; see
+            `recycleseg.data.patients.named_patients`. None takes them from the names of the cases.
         workers: how many cases to read and evaluate at the same time; None takes one per core.
         device: "cpu" or "cuda", where the metrics are computed.
         progress: called with the number of cases done and the number of all cases.
@@ -136,6 +150,10 @@ def evaluate_folder(
         "border_is_outside": border_is_outside,
     }
     _check_options(options, device)
+    case_ids = [pair.case_id for pair in pairs.cases]
+    patients = (
+        noticed_patients(case_ids) if group_by is None else named_patients(group_by, case_ids)
+    )
     with _pool(workers) as pool:
         known, notes = _labels(preds, ref, labels, pairs.cases, pool)
         work = pool.map(
@@ -146,7 +164,7 @@ def evaluate_folder(
     if all(isinstance(result, str) for result in results.values()):
         where = ", ".join(map(str, preds))
         raise FileError(listed(f"{where}: no case can be evaluated", [*map(str, results.values())]))
-    return _gather(pairs, known, results, notes, pixel_size)
+    return _gather(pairs, known, results, notes, pixel_size, patients, group_by)
 
 
 @dataclass(frozen=True)
@@ -157,12 +175,14 @@ class _Result:
         by_step: the scores.
         one_sized: whether only one of the files gives the voxel size.
         screen: whether a file gives the resolution of a screen instead.
+        side: longest side of a voxel, in the unit of the scores.
         reference_hash: of the content of the reference.
     """
 
     by_step: tuple[Scores, ...]
     one_sized: bool
     screen: bool
+    side: float
     reference_hash: str
 
 
@@ -172,11 +192,19 @@ def _gather(
     results: Mapping[str, _Result | str],
     notes: list[str],
     pixel_size: PixelSize,
+    patients: Mapping[str, str],
+    group_by: str | None,
 ) -> FolderScores:
     """The scores of all cases; a result that is text says why its case failed."""
     done = {case_id: r for case_id, r in results.items() if not isinstance(r, str)}
     foreground, ignore_label = split_ignore(labels)
     notes.extend(_size_notes(pairs.roots[0], done))
+    notes.extend(
+        tolerance_notes([r.side for r in done.values()], next(iter(done.values())).by_step[-1])
+    )
+    patients = {case_id: patients[case_id] for case_id in done}
+    number = Counter(patients.values())
+    notes.extend(patients_note(len(patients), len(number), group_by))
     return FolderScores(
         case_ids=tuple(done),
         labels=foreground,
@@ -189,6 +217,7 @@ def _gather(
         pixel_size=pixel_size,
         ignore_label=ignore_label,
         reference_hashes={case_id: r.reference_hash for case_id, r in done.items()},
+        patients={c: p for c, p in patients.items() if number[p] > 1},
         failed={**pairs.failed, **{c: r for c, r in results.items() if isinstance(r, str)}},
         notes=(*pairs.notes, *notes),
     )
@@ -326,6 +355,7 @@ def _evaluate_case(
         tuple(by_step),
         one_sized=(prediction.spacing is None) != (reference.spacing is None),
         screen=any(v.screen_spacing is not None for v in (prediction, reference)),
+        side=longest_side(reference.spacing or prediction.spacing, reference.array.shape),
         reference_hash=reference_hash,
     )
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recycleseg.classes import Labels
-from recycleseg.evaluation.statistics import bootstrap_interval
+from recycleseg.evaluation.statistics import Groups, bootstrap_interval, value_range
 from recycleseg.metrics.aggregate import mean_of_means
 from recycleseg.metrics.aggregate import summarise as summarise_values
 
@@ -45,17 +45,20 @@ def summarise(
     *,
     prediction_files: Sequence[str | None],
     reference_files: Sequence[str | None],
-    by_step: Sequence[float],
+    by_step: Sequence[NDArray[np.float64]],
+    groups: Groups,
 ) -> dict[str, Any]:
     """The content of `summary.json` as plain values; NaN and inf become None.
 
-    Means are over finite values; `num_nan` and `num_inf` count the others.
+    Means are over finite values, which `num` counts; `num_nan` and `num_inf` count the others.
+    Intervals are None with fewer than six patients, and where all values are equal.
 
     Args:
         table: metric -> values (B, C) of B cases.
         labels: the C structures.
         prediction_files, reference_files: one per case.
-        by_step: mean foreground Dice after each sampling step.
+        by_step: Dice (B, C) after each sampling step.
+        groups: (B,), the patient of each case.
     """
     keys = [label_key(values) for values in labels.values()]
     summaries = {
@@ -85,12 +88,17 @@ def summarise(
                 zip(prediction_files, reference_files, strict=True)
             )
         ],
+        "num": section("num_finite"),
         "std": section("std"),
         "median": section("median"),
-        "mean_interval_95": _intervals(table, keys),
+        "range": _by_label(table, keys, value_range),
+        "mean_interval_95": _intervals(table, keys, groups),
         "num_nan": section("num_nan"),
         "num_inf": section("num_inf"),
-        "by_step": [plain(dice) for dice in by_step],
+        "num_cases": len(groups),
+        "num_patients": len(np.unique(groups)),
+        "by_step": [plain(mean_of_means(dice)) for dice in by_step],
+        "by_step_num": [int(np.isfinite(dice).any(1).sum()) for dice in by_step],
         "class_names": dict(zip(keys, labels, strict=True)),
     }
 
@@ -111,12 +119,15 @@ def summarise_folder(scores: FolderScores) -> dict[str, Any]:
             scores.labels,
             prediction_files=[str(scores.prediction_files[c]) for c in scores.case_ids],
             reference_files=[str(scores.reference_files[c]) for c in scores.case_ids],
-            by_step=scores.mean_dice_by_step(),
+            by_step=[step.table["dice"] for step in scores.by_step],
+            groups=scores.groups(),
         ),
         "unit": final.unit,
         "settings": scores.settings(),
         "reference_sha256": dict(scores.reference_hashes),
         "failed": dict(scores.failed),
+        "notes": list(scores.notes),
+        **({"patients": dict(scores.patients)} if scores.patients else {}),
     }
 
 
@@ -126,10 +137,23 @@ def plain(value: Any) -> int | float | None:
     return number if math.isfinite(number) else None
 
 
-def _intervals(table: Mapping[str, NDArray[Any]], keys: Sequence[str]) -> dict[str, Any]:
+def _intervals(
+    table: Mapping[str, NDArray[Any]], keys: Sequence[str], groups: Groups
+) -> dict[str, Any]:
     columns = np.concatenate([values.astype(np.float64) for values in table.values()], axis=1)
-    low_high = bootstrap_interval(columns).reshape(2, len(table), len(keys))
+    low_high = bootstrap_interval(columns, groups).reshape(2, len(table), len(keys))
     return {
         key: {metric: [plain(end) for end in low_high[:, m, c]] for m, metric in enumerate(table)}
+        for c, key in enumerate(keys)
+    }
+
+
+def _by_label(
+    table: Mapping[str, NDArray[Any]],
+    keys: Sequence[str],
+    of_values: Callable[[NDArray[Any]], tuple[float, float]],
+) -> dict[str, Any]:
+    return {
+        key: {m: list(map(plain, of_values(values[:, c]))) for m, values in table.items()}
         for c, key in enumerate(keys)
     }

@@ -89,6 +89,7 @@ def read_evaluation(folder: Path) -> FolderScores:
         prediction_roots=tuple(dict.fromkeys(pred.parent for pred, _ in files)),
         ignore_label=settings.get("ignore_label"),
         reference_hashes=dict(summary.get("reference_sha256", {})),
+        patients=dict(summary.get("patients", {})),
     )
 
 

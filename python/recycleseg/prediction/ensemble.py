@@ -133,12 +133,10 @@ class Ensemble:
 
     def _read(self, member: Member, case_id: str, grid: Volume, as_labels: bool) -> Tensor:
         """Labels (*S) uint8 or probabilities (C, *S) float32 of one member."""
-        if member.has_probs:
-            _check_grid(read_volume(member.maps[case_id]), grid)
-            probs = member.read_probs(case_id, grid.array.shape, self.classes.names)
-            return torch.from_numpy(probs)
         volume = member.read_label(case_id, self.classes.values)
         _check_grid(volume, grid)
+        if member.has_probs:
+            return torch.from_numpy(member.read_probs(case_id, volume, self.classes))
         label = torch.from_numpy(volume.array)
         return label if as_labels else self.classes.masks(label).float()
 

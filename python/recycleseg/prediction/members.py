@@ -6,15 +6,21 @@ import json
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recycleseg.classes import Classes
+from recycleseg.data.geometry import Orientation
 from recycleseg.data.probabilities import read_probabilities
 from recycleseg.data.volumes import SPATIAL_DIMS, Volume, case_name, file_ending, read_label
 from recycleseg.files import FileError, read_json_object, shortened
+from recycleseg.prediction.agreement import check_agreement
+from recycleseg.prediction.origin import Origin, foreign_origin, origin_of_record
+
+_RECORD = "predict.json"
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Member:
         has_probs: whether there are probabilities, CASE.npz, beside the label maps.
         description: labels and more, as in dataset.json; empty if no file gives them.
         described_by: the file that gives the description, or None.
+        origin: how the probabilities were stored and decided.
         images: case_id -> its images, for the cases where they are known.
     """
 
@@ -35,7 +42,29 @@ class Member:
     has_probs: bool
     description: Mapping[str, Any]
     described_by: Path | None
+    origin: Origin
     images: dict[str, list[str]]
+
+    @cached_property
+    def classes(self) -> Classes | None:
+        """The classes that the description gives, or None without one.
+
+        Raises:
+            FileError: the description is invalid.
+        """
+        if self.described_by is None:
+            return None
+        description = self.description
+        order = description.get("regions_class_order")
+        return Classes.of(description.get("labels"), str(self.described_by), order)
+
+    @property
+    def valid_classes(self) -> Classes | None:
+        """`classes`, or None if the description is not valid and another file names the classes."""
+        try:
+            return self.classes
+        except FileError:
+            return None
 
     def files(self, case_id: str) -> tuple[Path, ...]:
         """The files of a case: the label map, and the probabilities if there are any."""
@@ -59,26 +88,32 @@ class Member:
             raise FileError(f"{volume.path}: expected labels from 0 to {values[-1]}, got {shown}")
         return replace(volume, array=label)
 
-    def read_probs(
-        self, case_id: str, shape: Sequence[int], names: Sequence[str]
-    ) -> np.ndarray[Any, Any]:
-        """Read the probabilities of a case, (C, *shape) float32.
+    def read_probs(self, case_id: str, label: Volume, classes: Classes) -> np.ndarray[Any, Any]:
+        """Read the probabilities of a case, (C, *S) float32, and compare them with its label map.
 
         Args:
             case_id: the case.
-            shape: of the label map.
-            names: of the C classes.
+            label: its label map (*S), from `read_label`.
+            classes: the C classes.
 
         Raises:
-            FileError: the file is missing or damaged, or has another shape or number of classes.
+            FileError: the file is missing or damaged, has another shape or number of classes, or
+                contradicts the label map.
         """
-        path = self._probs_path(case_id)
-        probs = read_probabilities(path, shape)
+        path, names = self._probs_path(case_id), classes.names
+        shape = label.array.shape
+        turned = self.origin.canonical and len(shape) == 3
+        orientation = Orientation.of(label.affine, len(shape)) if turned else None
+        probs = read_probabilities(path, shape, orientation)
         if len(probs) != len(names):
             raise FileError(
                 f"{path}: expected {len(names)} channels, one each for {', '.join(names)}, got "
                 f"{len(probs)}"
             )
+        own = self.valid_classes
+        # The painting order of regions is that of the folder, which other members may not share.
+        painted = classes if own is None or len(own) != len(classes) else own
+        check_agreement(path, probs, label, painted, self.origin)
         return probs
 
     def _probs_path(self, case_id: str) -> Path:
@@ -86,12 +121,16 @@ class Member:
         return usual if usual.exists() else self.root / f"{case_id}.NPZ"
 
 
-def read_member(root: Path) -> Member:
+def read_member(root: Path, labels: Path | None = None) -> Member:
     """List a folder of predictions, without opening a label map.
 
+    Args:
+        root: the folder.
+        labels: a dataset.json that describes the folder if it has no such file.
+
     Raises:
-        FileError: there is no folder or no label map, a case has two label maps, or a case has
-            probabilities but no label map.
+        FileError: there is no folder or no label map, a case has two label maps, a case has
+            probabilities but no label map, or the order of their axes is not known.
     """
     if not root.is_dir():
         raise FileError(f"{root}: expected a folder of predictions, got no such folder")
@@ -115,7 +154,12 @@ def read_member(root: Path) -> Member:
     if not maps:
         raise FileError(f"{root}: expected label maps ({', '.join(SPATIAL_DIMS)}), got none")
     description, described_by, images = _read_description(root)
-    return Member(root, maps, bool(probs), description, described_by, images)
+    origin = Origin()
+    if described_by == root / _RECORD:
+        origin = origin_of_record(read_json_object(described_by))
+    elif probs:
+        origin = foreign_origin(root, None if described_by else labels)
+    return Member(root, maps, bool(probs), description, described_by, origin, images)
 
 
 def shared_classes(members: Sequence[Member], labels: Path | None) -> Classes:
@@ -126,27 +170,22 @@ def shared_classes(members: Sequence[Member], labels: Path | None) -> Classes:
         labels: a dataset.json that names the classes, in place of the members' own files.
 
     Raises:
-        FileError: no file names the classes, or two members have different ones.
+        FileError: no file names the classes, two members have different ones, or a member has
+            another value for a name of `labels`.
     """
     if labels is not None:
         content = read_json_object(labels)
         order = content.get("regions_class_order")
-        return Classes.of(content.get("labels", content), str(labels), order)
-    found = {
-        member.described_by: Classes.of(
-            member.description.get("labels"),
-            str(member.described_by),
-            member.description.get("regions_class_order"),
-        )
-        for member in members
-        if member.described_by is not None
-    }
+        classes = Classes.of(content.get("labels", content), str(labels), order)
+        _check_values(members, classes, labels)
+        return classes
+    found = [(m.described_by, m.classes) for m in members if m.classes is not None]
     if not found:
         raise FileError(
             "--labels: expected the data set's dataset.json, because no member has a predict.json "
             "or dataset.json that names the labels, got none"
         )
-    (first, classes), *others = found.items()
+    (first, classes), *others = found
     for path, other in others:
         joined = classes.joined(other)
         if joined is None:
@@ -155,6 +194,28 @@ def shared_classes(members: Sequence[Member], labels: Path | None) -> Classes:
             )
         classes = joined
     return classes
+
+
+def _check_values(members: Sequence[Member], classes: Classes, source: Path) -> None:
+    """Check that no member gives a name of `classes` to another channel."""
+    for member in members:
+        own = member.valid_classes
+        if own is None:
+            continue
+        moved = [
+            name
+            for index, name in enumerate(own.names)
+            if name in classes.names
+            and (
+                classes.names.index(name) != index
+                or classes.foreground.get(name) != own.foreground.get(name)
+            )
+        ]
+        if moved:
+            raise FileError(
+                f"{member.described_by}: expected {shortened(moved)} as in {source}, "
+                f"{_described(classes)}, got {_described(own)}"
+            )
 
 
 def _described(classes: Classes) -> str:
@@ -196,7 +257,7 @@ def known_images(members: Sequence[Member], case_ids: Sequence[str]) -> dict[str
 
 def _read_description(root: Path) -> tuple[dict[str, Any], Path | None, dict[str, list[str]]]:
     """`description`, `described_by` and `images` of a member, from predict.json or dataset.json."""
-    record, foreign = root / "predict.json", root / "dataset.json"
+    record, foreign = root / _RECORD, root / "dataset.json"
     if record.is_file():
         content = read_json_object(record)
         dataset, images = content.get("dataset"), content.get("images")

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.cbook import boxplot_stats
 from matplotlib.ticker import MaxNLocator
 
+from recycleseg.evaluation.statistics import MIN_CASES
 from recycleseg.report.columns import Array, Column
 from recycleseg.report.figures import PALETTE
 from recycleseg.report.intervals import Mean
@@ -21,8 +22,6 @@ WIDTH = 350
 ROW = 48
 _LEFT, _RIGHT = 18, 36
 _BOX_AT, _JITTER = 31, 8.0
-# With fewer cases the dots alone say as much as quartiles.
-_MIN_FOR_BOX = 5
 # With more labels there is no room for intervals; the table beside the chart has them.
 _MAX_INTERVALS = 4
 MARKERS = ("circle", "square", "triangle", "diamond")
@@ -72,7 +71,7 @@ class BoxRow:
     """One label of a box plot.
 
     Attributes:
-        name: name of the label.
+        name: name of the label, and the number of cases with a value.
         colour: of its box and dots.
         y: middle of the row in px.
         box: None if there are too few cases.
@@ -140,13 +139,15 @@ def box_plot(column: Column, labels: Sequence[str], case_ids: Sequence[str]) -> 
         colour = PALETTE[c % len(PALETTE)]
         box = _box(values[np.isfinite(values)], place)
         note = "" if dots or infinite else "not applicable in any case"
-        rows.append(BoxRow(name, colour, y, box, dots, infinite, note))
+        counted = f"{name}, n = {len(dots) + len(infinite)}"
+        rows.append(BoxRow(counted, colour, y, box, dots, infinite, note))
     marks = [Tick(place(tick), f"{tick:g}") for tick in ticks]
     return BoxPlot(column.title, len(rows) * ROW + 44, left, right, WIDTH, marks, rows)
 
 
 def _box(values: Array, place: Place) -> Box | None:
-    if len(values) < _MIN_FOR_BOX:
+    # With fewer cases the dots alone say as much as quartiles.
+    if len(values) < MIN_CASES:
         return None
     (stats,) = boxplot_stats(values)
     at = (stats["whislo"], stats["q1"], stats["med"], stats["q3"], stats["whishi"])
@@ -166,7 +167,7 @@ class Line:
     """Means of one label, or of all labels, at every sampling step.
 
     Attributes:
-        name: name of the label, or "mean of all".
+        name: name of the label, or "mean of all", and the number of cases at the last step.
         colour, marker: how to draw it.
         overall: whether it is the mean of all labels.
         points: (x, y) in px, one per step that has a mean.
@@ -240,6 +241,7 @@ def steps_chart(labels: Sequence[str], means: Sequence[Sequence[Mean]]) -> Steps
             if not math.isnan(m.low) and (overall or not crowded):
                 intervals.append((x_of(k) + shift, y_of(m.low), y_of(m.high)))
         name = "mean of all" if overall and several else labels[min(c, len(labels) - 1)]
+        name = f"{name}, {column[-1].count}"
         colour = "currentColor" if overall else PALETTE[c % len(PALETTE)]
         marker = "circle" if overall else MARKERS[(c + 1) % len(MARKERS)]
         lines.append(Line(name, colour, marker, overall, points, intervals))

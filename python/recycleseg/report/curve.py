@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # How many values one smoothed value comes from: a share of the curve, but at least some.
 _SMOOTHED_SHARE, _SMOOTHED_MIN = 0.05, 5
 _DICE, _OF = "val_dice", "val_dice/"
+_NUM = "val_num"
 _LEGEND_ROWS = 16
 # Colours of PALETTE that follow each other; then it repeats their hues, and the marker changes.
 _HUES = 7
@@ -40,6 +41,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def save_learning_curve(path: Path, metrics: Path) -> None:
     """Save a PNG: loss, validation Dice of each class and their mean, learning rate, by step.
+
+    The legend has the number of cases of every mean, which runs of earlier versions do not tell.
 
     Args:
         path: of the PNG.
@@ -94,7 +97,7 @@ def _draw_loss(axes: Axes, steps: NDArray[Any], values: NDArray[np.float64]) -> 
 
 
 def _draw_dice(axes: Axes, lines: list[dict[str, Any]], names: Sequence[str], columns: int) -> None:
-    axes.set_ylabel("validation Dice")
+    axes.set_ylabel("mean validation Dice")
     axes.set_ylim(0, 1.02)
     drawn = []
     for index, name in enumerate(names):
@@ -111,5 +114,16 @@ def _draw_dice(axes: Axes, lines: list[dict[str, Any]], names: Sequence[str], co
         axes.text(0.5, 0.5, "no validation yet", transform=axes.transAxes, ha="center")
         return
     drawn += axes.plot(steps, mean, color="black", marker="o", markersize=4, linewidth=2.2)
-    texts = [*(name.removeprefix(_OF) for name in names), "mean"]
+    keys = [name.removeprefix(_OF) for name in names]
+    texts = [key + _cases_in_words(lines, f"{_NUM}/{key}") for key in keys]
+    texts.append("mean" + _cases_in_words(lines, _NUM))
     add_legend(axes, drawn, texts, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=columns)
+
+
+def _cases_in_words(lines: list[dict[str, Any]], name: str) -> str:
+    """The fewest and the most cases behind the points of a line; empty if they are not known."""
+    numbers = _column(lines, name)[1]
+    if len(numbers) == 0:
+        return ""
+    fewest, most = numbers.min(), numbers.max()
+    return f" (n={most:g})" if fewest == most else f" (n={fewest:g} to {most:g})"

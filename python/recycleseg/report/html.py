@@ -21,6 +21,7 @@ from recycleseg.data.volumes import map_name
 from recycleseg.evaluation import Comparison, FolderScores
 from recycleseg.evaluation.compare import METHOD
 from recycleseg.evaluation.labels import predicted_labels
+from recycleseg.evaluation.statistics import MIN_CASES, Groups
 from recycleseg.files import FileError, write_text
 from recycleseg.metrics.scores import Scores
 from recycleseg.names import printable
@@ -35,16 +36,8 @@ from recycleseg.report.columns import (
     sizes,
 )
 from recycleseg.report.figures import PALETTE
-from recycleseg.report.intervals import (
-    Mean,
-    Presence,
-    Trend,
-    case_means,
-    headline,
-    label_means,
-    overall_mean,
-    trend,
-)
+from recycleseg.report.intervals import Mean, case_means, label_means, overall_mean
+from recycleseg.report.sentences import HARDLY, Presence, Trend, cases_in_words, headline, trend
 from recycleseg.units import Unit
 
 WORST, BEST = 4, 2
@@ -60,6 +53,7 @@ class SummaryRow:
         means: one per column.
         cases: number of cases.
         missed: how often only the reference has the structure.
+        hardly: how often both have it, but hardly overlap.
         extra: how often only the prediction has it.
         absent: how often neither has it.
     """
@@ -69,6 +63,7 @@ class SummaryRow:
     means: list[Mean]
     cases: int
     missed: int
+    hardly: int
     extra: int
     absent: int
 
@@ -80,7 +75,7 @@ class CaseCard:
     Attributes:
         number: index of the case.
         case_id: name of the case.
-        rank: "worst" or "best".
+        rank: "worst" or "best"; empty if all cases have the same Dice.
         dice: mean Dice as printed.
         by_label: label and Dice as printed.
         overlay: the pictures; None if they cannot be drawn.
@@ -114,7 +109,7 @@ class CaseRow:
         case_id, name: their names.
         values: one per column, as number and as printed.
         sizes: size in prediction and reference, as number and as printed.
-        state: "missed", "not in reference", "in neither" or empty.
+        state: "missed", "Dice below 0.1", "not in reference", "in neither" or empty.
     """
 
     case: int
@@ -155,13 +150,17 @@ def write_report(
         title=title,
         details=dict(details or {}),
         scores=scores,
-        headline=headline(final),
+        headline=headline(final, scores.case_ids, scores.groups()),
+        cases=cases_in_words(scores.groups()),
         columns=columns,
-        summary=_summary_rows(final, columns),
+        summary=(summary := _summary_rows(final, columns, scores.groups())),
+        has_intervals=any(not math.isnan(mean.low) for row in summary for mean in row.means),
+        min_cases=MIN_CASES,
+        hardly=HARDLY,
         box_plots=[
             charts.box_plot(column, final.labels, scores.case_ids) for column in _plotted(columns)
         ],
-        steps=_steps_section(scores.by_step) if len(scores.by_step) > 1 else None,
+        steps=_steps_section(scores) if len(scores.by_step) > 1 else None,
         cards=(cards := _case_cards(scores, images, greatest)),
         pictured={card.number for card in cards},
         rows=_case_rows(scores, columns),
@@ -223,10 +222,11 @@ def _max_entropy(scores: FolderScores) -> float:
     return max_entropy(labels)
 
 
-def _summary_rows(scores: Scores, columns: Sequence[Column]) -> list[SummaryRow]:
+def _summary_rows(scores: Scores, columns: Sequence[Column], groups: Groups) -> list[SummaryRow]:
     presence = Presence.of(scores)
-    missed, extra, absent = (w.sum(0) for w in (presence.missed, presence.extra, presence.absent))
-    of_labels = [label_means(column.values) for column in columns]
+    counted = (presence.missed, presence.hardly, presence.extra, presence.absent)
+    missed, hardly, extra, absent = (where.sum(0) for where in counted)
+    of_labels = [label_means(column.values, groups) for column in columns]
     rows = [
         SummaryRow(
             name=name,
@@ -234,6 +234,7 @@ def _summary_rows(scores: Scores, columns: Sequence[Column]) -> list[SummaryRow]
             means=[means[c] for means in of_labels],
             cases=scores.num_cases,
             missed=int(missed[c]),
+            hardly=int(hardly[c]),
             extra=int(extra[c]),
             absent=int(absent[c]),
         )
@@ -241,8 +242,8 @@ def _summary_rows(scores: Scores, columns: Sequence[Column]) -> list[SummaryRow]
     ]
     if len(scores.labels) == 1:
         return rows
-    means = [overall_mean(column.values) for column in columns]
-    sums = (int(counts.sum()) for counts in (missed, extra, absent))
+    means = [overall_mean(column.values, groups) for column in columns]
+    sums = (int(where.sum()) for where in counted)
     return [*rows, SummaryRow("Mean of all", True, means, scores.num_cases, *sums)]
 
 
@@ -253,11 +254,11 @@ def _plotted(columns: Sequence[Column]) -> list[Column]:
     return [shares[0], distances[0], *shares[1:2]]
 
 
-def _steps_section(by_step: Sequence[Scores]) -> StepsSection:
-    dice = [scores.table["dice"] for scores in by_step]
-    means = [[*label_means(values), overall_mean(values)] for values in dice]
-    chart = charts.steps_chart(by_step[0].labels, means)
-    return StepsSection(chart, means, trend(dice[0], dice[-1]))
+def _steps_section(scores: FolderScores) -> StepsSection:
+    dice, groups = [step.table["dice"] for step in scores.by_step], scores.groups()
+    means = [[*label_means(values, groups), overall_mean(values, groups)] for values in dice]
+    chart = charts.steps_chart(scores.by_step[0].labels, means)
+    return StepsSection(chart, means, trend(dice[0], dice[-1], groups))
 
 
 def _case_cards(
@@ -269,6 +270,7 @@ def _case_cards(
     order = [int(b) for b in np.argsort(means, kind="stable") if not math.isnan(means[b])]
     worst = order[: min(WORST, round(len(order) * WORST / (WORST + BEST)) or 1)]
     best = order[len(worst) :][-BEST:]
+    equal = len(order) > 0 and means[order[0]] == means[order[-1]]
     cards = []
     for number in (*worst, *best):
         case_id = scores.case_ids[number]
@@ -293,7 +295,7 @@ def _case_cards(
             (name, format_number(float(table[number, c]), 3))
             for c, name in enumerate(scores.labels)
         ]
-        rank = "worst" if number in worst else "best"
+        rank = "" if equal else "worst" if number in worst else "best"
         dice = format_number(float(means[number]), 3)
         cards.append(CaseCard(number, case_id, rank, dice, by_label, overlay, note))
     return cards
@@ -312,6 +314,8 @@ def _case_rows(scores: FolderScores, columns: Sequence[Column]) -> list[CaseRow]
             state = (
                 "missed"
                 if presence.missed[b, c]
+                else f"Dice below {HARDLY}"
+                if presence.hardly[b, c]
                 else "not in reference"
                 if presence.extra[b, c]
                 else "in neither"

@@ -15,6 +15,7 @@ from torch import Tensor
 from recycleseg.classes import Classes
 from recycleseg.data.layout import Dataset
 from recycleseg.data.preprocess import PreparedCase, native_label
+from recycleseg.evaluation.statistics import patient_groups
 from recycleseg.evaluation.summary import nnunet_metrics, summarise
 from recycleseg.metrics import overlap
 from recycleseg.metrics.aggregate import finite_mean, mean_of_means
@@ -45,6 +46,10 @@ class Evaluation:
         """Dice (N, K, F) of N cases; NaN if a class is in neither map."""
         return overlap.dice(torch.stack(list(self.counts.values())).numpy())
 
+    def num_with_dice(self) -> list[int]:
+        """After every sampling step, how many cases have Dice of some class."""
+        return [int(np.isfinite(of_step).any(1).sum()) for of_step in self.dice().swapaxes(0, 1)]
+
     def by_step(self) -> list[float]:
         """Mean foreground Dice after every sampling step; see `mean_of_means`."""
         return [mean_of_means(of_step) for of_step in self.dice().swapaxes(0, 1)]
@@ -53,6 +58,11 @@ class Evaluation:
         """Mean Dice of every foreground class after the last step, over the cases with a value."""
         means = finite_mean(self.dice()[:, -1]).tolist()
         return dict(zip(self.class_names, means, strict=True))
+
+    def num_by_class(self) -> dict[str, int]:
+        """How many cases have a value of every foreground class after the last step."""
+        numbers = np.isfinite(self.dice()[:, -1]).sum(0).tolist()
+        return dict(zip(self.class_names, numbers, strict=True))
 
     def mean_dice(self) -> float:
         """Mean foreground Dice after the last step."""
@@ -173,7 +183,8 @@ def summary_of(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any]:
         dataset.classes.foreground,
         prediction_files=[None] * len(outcomes),
         reference_files=[path.name if path else None for path in label_paths],
-        by_step=evaluation.by_step(),
+        by_step=list(evaluation.dice().swapaxes(0, 1)),
+        groups=patient_groups(tuple(evaluation.counts), dataset.patients),
     )
     if dataset.classes.ignore_label is not None:
         summary["settings"] = {"ignore_label": dataset.classes.ignore_label}

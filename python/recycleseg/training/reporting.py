@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from operator import lt
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from rich.table import Table
@@ -21,9 +22,11 @@ from recycleseg.data.layout import Dataset
 from recycleseg.data.patients import is_table
 from recycleseg.data.preprocess import Plan, PreparedCase
 from recycleseg.data.sizes import TRAINING_OPTION, screen_note
+from recycleseg.evaluation.statistics import MIN_CASES, patient_groups
 from recycleseg.files import as_json, read_json_object, shortened, write_json, write_text
 from recycleseg.metrics.aggregate import finite_mean
 from recycleseg.report.figures import StepsRow, save_steps_figure
+from recycleseg.report.sentences import cases_in_words
 from recycleseg.run.config import TrainConfig
 from recycleseg.run.folder import RunFolder
 from recycleseg.run.options import CompileMode
@@ -246,20 +249,50 @@ class PictureMaker:
         return numbers
 
 
-def final_table(evaluation: Evaluation, split: str, step: int) -> Table:
-    """Mean Dice per class and sampling step, for the terminal; of many classes only their mean."""
+def final_table(
+    evaluation: Evaluation, split: str, step: int, patients: Mapping[str, str]
+) -> Table:
+    """Mean Dice per class and sampling step, for the terminal; of many classes only their mean.
+
+    Args:
+        evaluation: of the cases.
+        split: name of their part of the split.
+        step: optimiser step of the weights.
+        patients: case_id -> patient; a case without one is its own.
+    """
     dice = evaluation.dice()
-    cases = f"{len(dice)} case{'s' * (len(dice) > 1)}"
+    groups = patient_groups(tuple(evaluation.counts), patients)
+    cases = cases_in_words(groups)
     table = Table(title=f"Dice on the {split} split ({cases}), weights of step {step}")
     table.add_column("sampling step", justify="right")
     names = evaluation.class_names
+    captions = ["n: cases with a value"]
     if len(names) > _SHOWN_CLASSES:
-        table.caption = f"summary.json has each of the {len(names)} classes"
+        captions.insert(0, f"summary.json has each of the {len(names)} classes")
         names = ()
+    if len(np.unique(groups)) < MIN_CASES:
+        captions.append("too few for conclusions about others")
+    table.caption = "; ".join(captions)
     for name in (*names, "mean"):
         table.add_column(name, justify="right")
-    steps = zip(dice.swapaxes(0, 1), evaluation.by_step(), strict=True)
-    for k, (per_case, mean) in enumerate(steps):
-        row = [*(finite_mean(per_case) if names else ()), mean]
-        table.add_row(str(k + 1), *(f"{d:.4f}" for d in row))
+    steps = zip(dice.swapaxes(0, 1), evaluation.by_step(), evaluation.num_with_dice(), strict=True)
+    for k, (per_case, mean, number) in enumerate(steps):
+        of_classes = zip(finite_mean(per_case), np.isfinite(per_case).sum(0), strict=True)
+        row = [*(of_classes if names else ()), (mean, number)]
+        table.add_row(str(k + 1), *(_counted_dice(d, n) for d, n in row))
     return table
+
+
+def validation_line(evaluation: Evaluation, step: int) -> str:
+    """Mean validation Dice after every sampling step, with its number of cases.
+
+    Args:
+        evaluation: of the validation cases.
+        step: optimiser step of the weights.
+    """
+    dice = map(_counted_dice, evaluation.by_step(), evaluation.num_with_dice())
+    return f"step {step}: mean validation Dice by sampling step {', '.join(dice)}"
+
+
+def _counted_dice(dice: float, number: int) -> str:
+    return f"{'-' if number == 0 else f'{dice:.4f}'} (n={number})"

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
-from torch import Tensor
 
 from recycleseg.progress import format_duration
 from recycleseg.run.config import TrainConfig
@@ -19,9 +18,11 @@ from recycleseg.run.options import ValidationConfig
 NUM_VALIDATIONS = 4
 # Validations choose the weights; more time for them is lost for the training.
 VALIDATION_SHARE = 0.1
+# A validation's picture and checkpoints take about so long on a CPU core.
+SECONDS_TO_WRITE = 2.0
 # Fewer steps than this train nothing.
 LEAST_STEPS = 10
-_MEASURED_PASSES = 4
+_MEASURED_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,26 @@ class Speed:
     validation: tuple[float, ...]
     final: tuple[float, ...]
 
+    def of_validation(self, max_cases: int | None) -> float:
+        """Seconds of a validation on at most so many cases; 0 if there are none."""
+        if not self.validation:
+            return 0.0
+        return sum(self.validation[:max_cases]) + SECONDS_TO_WRITE
 
-def seconds_per_batch(loss_of_batch: Callable[[int], Tensor], device: torch.device) -> float:
-    """Median time of a forward and a backward pass, after a first one that warms up.
+
+def seconds_per_step(step: Callable[[int], None], device: torch.device) -> float:
+    """Median time of an optimiser step, after a first one that warms up.
 
     Args:
-        loss_of_batch: gives the loss of a training batch; the caller clears the gradients.
+        step: does the work of a step; it gets the number of the try.
         device: where it computes.
     """
     seconds = []
-    for index in range(_MEASURED_PASSES):
+    for index in range(_MEASURED_STEPS):
         start = time.perf_counter()
-        loss_of_batch(index).backward()
+        step(index)
         if device.type == "cuda":
-            torch.cuda.synchronize(device)  # so that the backward pass counts too
+            torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
 
@@ -87,7 +94,7 @@ def _fitting_cases(config: TrainConfig, speed: Speed, seconds: float) -> int | N
 
 
 def _fitting_steps(validation: ValidationConfig, speed: Speed, seconds: float) -> int:
-    of_validation = sum(speed.validation[: validation.max_cases])
+    of_validation = speed.of_validation(validation.max_cases)
     of_step, rest = speed.step, seconds - sum(speed.final)
     if validation.every:
         of_step += of_validation / validation.every
@@ -114,7 +121,7 @@ def expected_time(config: TrainConfig, speed: Speed, done: int) -> str:
     every, steps = config.validation.every, config.optim.steps
     training = speed.step * (steps - done)
     number = math.ceil(steps / every) - done // every if speed.validation else 0
-    validations = number * sum(speed.validation[: config.validation.max_cases])
+    validations = number * speed.of_validation(config.validation.max_cases)
     final = sum(speed.final)
     parts = [f"training {format_duration(training)}"]
     if number:

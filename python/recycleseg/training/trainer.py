@@ -57,10 +57,11 @@ from recycleseg.training.reporting import (
     final_table,
     plan_table,
     split_notes,
+    validation_line,
     write_run_description,
 )
 from recycleseg.training.stopping import StopRequest
-from recycleseg.training.timing import Speed, expected_time, fit_to_time, seconds_per_batch
+from recycleseg.training.timing import Speed, expected_time, fit_to_time, seconds_per_step
 
 
 class Trainer:
@@ -148,10 +149,11 @@ class Trainer:
         if resume:
             self.config = resumed(self.config, load_config(self.folder.config))
             check_same_data(self.folder.dataset, description)
+        speed = self.measure_speed()
+        if resume:
             self.restore(load_checkpoint(self.folder.last))
             if self.folder.best.is_file():  # written after the last checkpoint of the same step
                 self.best_dice = load_checkpoint(self.folder.best).state["best_dice"]
-        speed = self.measure_speed()
         seconds = time_of_run(self.config.time, self.device.type)
         self.config = fit_to_time(self.config, speed, seconds)
         # Now that the run is known to fit, what is in its folder may be deleted.
@@ -240,10 +242,12 @@ class Trainer:
         )
 
     def measure_speed(self) -> Speed:
-        """Time of steps and cases, from passes that change no weight."""
+        """Time of steps and cases. No weight changes; what steps leave behind is made new."""
         self.network.train()
-        of_batch = seconds_per_batch(lambda index: self.loss_of_batch(index).loss, self.device)
-        self.network.zero_grad()
+        of_step = seconds_per_step(self._step_at_rest, self.device)
+        self.optimizer = make_optimizer(self.network, self.config.optim)
+        if self.average is not None:
+            self.average = AveragedWeights(self.network, self.average.decay)
         validation = self.dataset.split["val"]
         final = self.dataset.split[final_part(self.dataset, self.config.final_split)]
         seconds = seconds_per_case(
@@ -254,10 +258,18 @@ class Trainer:
             samples=self.config.sampling.samples,
         )
         return Speed(
-            of_batch * self.config.optim.accumulation,
+            of_step,
             tuple(seconds[: len(validation)]),
             tuple(seconds[len(validation) :]),
         )
+
+    def _step_at_rest(self, index: int) -> None:
+        """The work of a step, at a learning rate of zero."""
+        for _ in range(self.config.optim.accumulation):
+            self.loss_of_batch(index).loss.backward()
+        clip_and_step(self.optimizer, 0.0, self.config.optim.grad_clip)
+        if self.average is not None:
+            self.average.update(self.network)
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """Do one optimiser step over `accumulation` batches.
@@ -321,10 +333,11 @@ class Trainer:
         picture.save(self.folder.pictures / f"validation-{self.step:06d}.png", evaluation)
         # The line comes last, because it tells a resumed run that this validation is done.
         scores = {f"val_dice/{name}": value for name, value in by_class.items()}
-        logger.log(self.step, {"val_dice": dice, "val_dice_by_step": by_step, **scores})
+        numbers = {f"val_num/{name}": n for name, n in evaluation.num_by_class().items()}
+        numbers["val_num"] = evaluation.num_with_dice()[-1]
+        logger.log(self.step, {"val_dice": dice, "val_dice_by_step": by_step, **scores, **numbers})
         save_learning_curve(self.folder.learning_curve, self.folder.metrics)
-        steps = " ".join(f"{d:.4f}" for d in by_step)
-        self.console.print(f"step {self.step}: validation Dice by sampling step {steps}")
+        self.console.print(validation_line(evaluation, self.step))
 
     def evaluate(
         self, case_ids: Sequence[str], moment: str, bar: Bar, on_case: PictureMaker | None = None
@@ -373,7 +386,7 @@ class Trainer:
         summary = {"split": split, "step": self.step, **summary_of(evaluation, self.dataset)}
         write_json(self.folder.summary, summary)
         save_learning_curve(self.folder.learning_curve, self.folder.metrics)
-        self.console.print(final_table(evaluation, split, self.step))
+        self.console.print(final_table(evaluation, split, self.step, self.dataset.patients))
         peak = peak_memory(self.device) / 2**30
         self.console.print(f"peak memory {peak:.2f} GiB; run folder: {self.folder.root}")
         return summary
