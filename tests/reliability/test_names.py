@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -257,6 +259,14 @@ def test_data_commands(tmp_path: Path, capsys: Output) -> None:
     assert everything_in(Path.cwd()) == {f"{root.name}.png"}
 
 
+def test_split_files_may_name_the_cases_that_are_left_out(tmp_path: Path) -> None:
+    root = write_data(tmp_path / "d", ["c0", "c1", "caf\udce9"])
+    folds = [{"train": ["c0", "caf\udce9"], "val": ["c1"]}, {"train": ["c1"], "val": ["caf\udce9"]}]
+    for name, content in (("splits_final.json", folds), ("split.json", folds[0])):
+        (root / name).write_text(json.dumps(content))
+        assert read_dataset(root).split == {"train": ("c0",), "val": ("c1",), "test": ()}
+
+
 @hostile
 def test_listed_cases(name: str, tmp_path: Path) -> None:
     """The names of cases that dataset.json lists; their files may be anywhere."""
@@ -365,6 +375,34 @@ def test_predict_goes_on_with_the_other_cases(
     assert everything_in(tmp_path / "out") == {"predict.json", *(f"{name}.png" for name in sound)}
     record = json.loads((tmp_path / "out/predict.json").read_text())
     assert set(record["failed"]) == set(names) - sound
+
+
+def test_predict_names_the_cases_that_a_data_set_leaves_out(
+    tiny_run: Path, tmp_path: Path, capsys: Output
+) -> None:
+    root, out = write_data(tmp_path / "d", ["c0", "c1", "caf\udce9"]), tmp_path / "out"
+    arguments = ["-m", str(tiny_run), "-i", str(root), "-o", str(out), "--device", "cpu"]
+    assert predict.main([*arguments, "--steps", "1", "--split", "all"]) == 3
+    assert r"caf\xe9: expected a case name in UTF-8" in shown_by(capsys)
+    assert everything_in(out) == {"predict.json", "c0.png", "c1.png"}
+
+
+def test_a_terminal_that_cannot_write_a_letter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("pred", "ref"):
+        write_maps(tmp_path / folder, "c0")
+    written = {name: io.BytesIO() for name in ("stdout", "stderr")}
+    for name, stream in written.items():
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(stream, encoding="ascii"))
+    arguments = ["-p", str(tmp_path / "pred"), "-r", str(tmp_path / "ref"), "--no-report"]
+    for labels, code in (({"\u5de6": 1}, 0), ({"\u5de6": 2}, 2)):
+        out = str(tmp_path / f"out{code}")
+        assert evaluate.main([*arguments, "-o", out, "--labels", json.dumps(labels)]) == code
+    assert evaluate.main([*arguments, "-o", "\u5de6", "--labels", "\u5de6"]) == 2
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    assert all(rb"\u5de6" in content.getvalue() for content in written.values())
 
 
 @pytest.mark.parametrize("option", ["data", "out", "cache", "split_file", "init_from"])

@@ -154,7 +154,7 @@ def read_dataset_with_problems(
         notes.append(f"left out {len(lines)} because of the name: {shortened(lines)}")
     split: Split | None = None
     try:
-        split = choose_split(root, tuple(cases), rule) if cases else None
+        split = choose_split(root, tuple(cases), rule, left_out) if cases else None
     except FileError as error:
         problems.append(str(error))
     if not described or not cases:
