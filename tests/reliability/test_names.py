@@ -247,8 +247,10 @@ def test_data_commands(tmp_path: Path, capsys: Output) -> None:
     with table.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         csv.writer(file).writerows([row for row in patients if "\n" not in row[1]])
     for verb in (["check", "--all"], ["check"], ["split"], ["show"]):
-        assert data_command.main([verb[0], str(root), *verb[1:]]) == 0, verb
+        code = data_command.main([verb[0], str(root), *verb[1:]])
+        assert code == (3 if verb == ["show"] else 0), verb
         text = shown_by(capsys)
+        assert r"\x1b[31mred\x1b[0m: expected a case name" in text
         if "--all" in verb:
             refused = [n for n in FILES.values() if case_problem(n)]
             assert all(f"{printable(n)}: expected a case name" in text for n in refused)
