@@ -18,7 +18,8 @@ BENCHES = {"": ROOT / "benches"}
 
 # Lowest first. A room imports from itself and from lower layers alone.
 LAYERS = [
-    {"_C", "kernels", "files", "locks", "progress", "units"},
+    {"_C", "kernels", "names"},
+    {"files", "locks", "progress", "units"},
     {"_ext", "classes", "folders"},
     {"ops"},
     {"data", "losses", "metrics", "models"},

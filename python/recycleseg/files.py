@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -11,8 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from recycleseg.names import LINE_OF_LIST
+
 # Earlier versions had the number of the process alone.
 _PART = re.compile(r"\.part-\d+-(?:[0-9a-f]{8}-)?(.+)", re.DOTALL)
+_LONGEST_NAME = 255  # in bytes, on the usual file systems
 
 
 class FileError(ValueError):
@@ -21,7 +25,7 @@ class FileError(ValueError):
 
 def listed(head: str, problems: Sequence[str]) -> str:
     """A message with a first line and one line per problem, which may be such a message itself."""
-    return "\n  - ".join([head, *(problem.replace("\n", "\n  ") for problem in problems)])
+    return "\n  - ".join([head, *(LINE_OF_LIST.sub("\n  ", problem) for problem in problems)])
 
 
 def one_or_listed(start: str, problems: Sequence[str]) -> str:
@@ -44,7 +48,12 @@ def part_of_file(path: Path) -> Path:
     because readers of folders skip such files. Every call gives another name, because processes on
     two machines or in two containers may have the same number.
     """
-    return path.with_name(f".part-{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    start = f".part-{os.getpid()}-{secrets.token_hex(4)}-"
+    name = start + path.name
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+        name = f"{start}{digest}-{path.name[-12:]}"
+    return path.with_name(name)
 
 
 def finished_name(name: str) -> str:

@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 
 from rich import progress
 from rich.console import Console
+from rich.text import Text
+
+from recycleseg.names import printable, printable_message
 
 # Called with the amount of work done and the whole amount.
 Progress = Callable[[int, int], None]
@@ -40,7 +43,7 @@ class Bar:
             progress.TimeRemainingColumn(),
         )
         self._bar = progress.Progress(*columns, console=console, disable=not shown)
-        self._task = self._bar.add_task(name, total=total, completed=done, note="")
+        self._task = self._bar.add_task(printable(name), total=total, completed=done, note="")
 
     def __enter__(self) -> Bar:
         self._bar.start()
@@ -53,7 +56,7 @@ class Bar:
     def part(self, name: str, total: int) -> Iterator[Bar]:
         """A second bar below this one for a part of the work; it goes when the block ends."""
         bar = copy.copy(self)
-        bar._task = self._bar.add_task(name, total=total, note="")
+        bar._task = self._bar.add_task(printable(name), total=total, note="")
         try:
             yield bar
         finally:
@@ -65,21 +68,37 @@ class Bar:
 
     def note(self, text: str) -> None:
         """Show `text` beside the bar."""
-        self._bar.update(self._task, note=text)
+        self._bar.update(self._task, note=printable(text))
+
+
+class _PlainConsole(Console):
+    """A console that escapes what would not be seen, in lines, tables and titles alike."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable_message(text), **options)
 
 
 def plain_console(**options: Any) -> Console:
-    """A console that shows names as they are: [x] is no markup, and :x: no picture.
+    """A console that shows names as they are: [x] is no markup, :x: no picture, ESC no code.
 
     Args:
         options: of `rich.console.Console`.
     """
-    return Console(markup=False, emoji=False, **options)
+    return _PlainConsole(markup=False, emoji=False, **options)
 
 
 def print_line(console: Console, line: str) -> None:
-    """Print a line as it is: not wrapped, without markup and colours."""
+    """Print a line as it is: not wrapped, without markup and colours.
+
+    Only the lines of a list stay lines; see `recycleseg.files.listed`.
+    """
     console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def print_text(console: Console, text: str) -> None:
+    """Print a text of several lines as it is; see `print_line`."""
+    for line in text.split("\n"):
+        print_line(console, line)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from recycleseg.data.layout import Dataset, read_dataset
 from recycleseg.data.preprocess import PreprocessConfig, native_label, restore
 from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.files import FileError
+from recycleseg.names import file_name
 
 MakeDataset = Callable[..., Path]
 CONFIG = PreprocessConfig()
@@ -222,7 +223,7 @@ def test_folder_has_the_name_of_the_data_set(
 ) -> None:
     dataset = replace(read_dataset(make_dataset()), name=name)
     prepared = prepare_dataset(dataset, CONFIG, tmp_path / "cache")
-    (found,) = (tmp_path / "cache").glob(f"{name.replace('/', '_')}-*/*/plan.json")
+    (found,) = (tmp_path / "cache").glob(f"{file_name(name.lower())}-*/*/plan.json")
     assert found.parent == prepared.folder
     shapes = {
         case_id: case["shape"] for case_id, case in json.loads(found.read_text())["cases"].items()

@@ -242,6 +242,15 @@ def test_description_with_a_byte_order_mark(make_dataset: MakeDataset, encoding:
     assert read_dataset(root) == expected
 
 
+@pytest.mark.parametrize("path", ["a\0b.nii.gz", "a\ud83d.nii.gz"])
+def test_listed_paths_that_no_system_takes(make_dataset: MakeDataset, path: str) -> None:
+    listing = {"c0": {"images": [path], "label": "labelsTr/c0.nii.gz"}}
+    root = make_dataset()
+    change_description(root, dataset=listing)
+    with pytest.raises(FileError, match=r"dataset: c0: expected .* got .*a\\u"):
+        read_dataset(root)
+
+
 def test_all_problems_are_listed_at_once(make_dataset: MakeDataset) -> None:
     root = make_dataset(split={"train": ["c9"]})
     change_description(root, labels={"background": 0, "a": 2, "ignore": 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from recycleseg.data.identity import ContentMemo
 from recycleseg.data.volumes import PixelSize
 from recycleseg.files import listed
 from recycleseg.folders import check_apart
+from recycleseg.names import printable_message
 from recycleseg.progress import plain_console
 from recycleseg.run.factory import cache_root
 from recycleseg.training.stopping import Stopped, signals_to
@@ -42,15 +44,23 @@ def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
     Returns:
         The exit code of the command; 2 if its input is wrong, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name may hold letters that it cannot write
+            stream.reconfigure(errors="backslashreplace")
     try:
         with signals_to(_raise, signal.SIGTERM):
             return command()
     except (ValueError, OSError) as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
+        print_error(f"{name}: error: {error}")
         return 2
     except KeyboardInterrupt as stop:
-        print(f"{name}: {str(stop) or f'interrupted; {interrupted}'}", file=sys.stderr)
+        print_error(f"{name}: {str(stop) or f'interrupted; {interrupted}'}")
         return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+
+
+def print_error(message: str) -> None:
+    """Print a message to stderr; what it quotes cannot control the terminal."""
+    print(printable_message(message), file=sys.stderr)
 
 
 def _raise(number: int, _: FrameType | None) -> NoReturn:
@@ -123,7 +133,7 @@ def exit_code_of(name: str, what: str, failures: Sequence[str]) -> int:
     """
     if not failures:
         return 0
-    print(listed(f"{name}: {len(failures)} {what}", failures), file=sys.stderr)
+    print_error(listed(f"{name}: {len(failures)} {what}", failures))
     return CASES_FAILED
 
 
@@ -134,15 +144,15 @@ def check_overwrite(out: Path, inputs: Mapping[str, Path]) -> None:
 
 
 def _user_cache() -> Path | None:
-    """The user's cache; None if the user has no home folder."""
+    """The user's cache; None if the user has no fit home folder."""
     try:
         return cache_root()
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         return None
 
 
 def user_memo() -> ContentMemo:
-    """The memo in the user's cache; it remembers nothing if the user has no home folder."""
+    """The memo in the user's cache; it remembers nothing if the user has no fit home folder."""
     return ContentMemo(_user_cache())
 
 

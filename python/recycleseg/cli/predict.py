@@ -29,7 +29,7 @@ from recycleseg.locks import locked
 from recycleseg.prediction.folder import PredictionFolder, process_cases
 from recycleseg.prediction.predictor import Prediction, Predictor
 from recycleseg.prediction.record import make_record
-from recycleseg.progress import plain_console
+from recycleseg.progress import plain_console, print_line
 from recycleseg.run.config import load_config
 from recycleseg.run.device import choose_precision
 from recycleseg.run.environment import describe_environment
@@ -240,11 +240,12 @@ def _predict_cases(
 
         failures = progress.follow(process_cases(left, segment, folder))
     if note := _size_note(predictor, sizes):
-        print(note)
+        print_line(console, note)
     predicted, skipped = len(left) - len(failures), len(cases) - len(left)
-    print(
+    print_line(
+        console,
         f"predicted {predicted}, already there {skipped}, failed {len(failures)}: {command.out}; "
-        f"peak memory {peak_memory() / 2**30:.2f} GiB"
+        f"peak memory {peak_memory() / 2**30:.2f} GiB",
     )
     return exit_code_of(NAME, "failed", failures)
 

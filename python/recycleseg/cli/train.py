@@ -22,7 +22,7 @@ from recycleseg.planning.data import plan_for_data
 from recycleseg.planning.description import plan_yaml
 from recycleseg.planning.draft import num_levels
 from recycleseg.planning.planner import TrainingPlan
-from recycleseg.progress import plain_console, print_line
+from recycleseg.progress import plain_console, print_text
 from recycleseg.run.config import (
     TrainConfig,
     add_config_arguments,
@@ -207,7 +207,7 @@ def _train(arguments: Sequence[str]) -> int:
         _, base = plan_command(arguments, console)
         plan = base
         if not printing:
-            print_line(console, plan)
+            print_text(console, plan)
     command = parse_command(arguments, base)
     trainer = Trainer(command.config, console=console, plan=plan)
     trainer.fit(resume=command.resume, overwrite=command.overwrite)

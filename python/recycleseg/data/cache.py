@@ -29,10 +29,11 @@ from recycleseg.data.preprocess import (
 from recycleseg.data.upright import UprightGrid
 from recycleseg.data.volumes import read_image, read_label
 from recycleseg.files import read_json_object, write_json, written_whole
+from recycleseg.names import file_name
 from recycleseg.progress import Progress, followed
 
 # Raise it with every change of the code that gives other arrays for the same files.
-_VERSION = 6
+_VERSION = 7
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ class PreparedDataset:
         record = self.records[case_id]
         return PreparedCase(
             case_id=case_id,
-            image=_map_array(self.folder / f"{case_id}.image.npy"),
-            label=_map_array(self.folder / f"{case_id}.label.npy"),
+            image=_map_array(_array_path(self.folder, case_id, "image")),
+            label=_map_array(_array_path(self.folder, case_id, "label")),
             spacing=record["spacing"] and tuple(record["spacing"]),
             native_shape=tuple(record["native_shape"]),
             orientation=Orientation(tuple(record["flipped"]), tuple(record["permutation"])),
@@ -194,8 +195,8 @@ def _prepare(case: Case, plan: Plan, folder: Path) -> dict[str, Any]:
     volumes = read_image(case.image_paths, len(plan.channel_names))
     prepared = preprocess_image(volumes, plan, case_id=case.case_id)
     label = preprocess_label(read_label(case.label_path), prepared, plan)
-    _save_array(folder / f"{case.case_id}.image.npy", prepared.image)
-    _save_array(folder / f"{case.case_id}.label.npy", label)
+    _save_array(_array_path(folder, case.case_id, "image"), prepared.image)
+    _save_array(_array_path(folder, case.case_id, "label"), label)
     return {
         "shape": list(prepared.image.shape[1:]),
         "spacing": prepared.spacing,
@@ -211,7 +212,7 @@ def _set_folder(cache_dir: Path, name: str, contents: Contents) -> Path:
     """The folder of a data set, which may have the name of a copy that was prepared first."""
     key = _key(contents)[:12]
     there = sorted(cache_dir.glob(f"*-{key}"))
-    return there[0] if there else cache_dir / f"{name.replace('/', '_')}-{key}"
+    return there[0] if there else cache_dir / f"{file_name(name.lower())}-{key}"
 
 
 def _settings_key(dataset: Dataset, config: PreprocessConfig) -> str:
@@ -229,6 +230,10 @@ def _settings_key(dataset: Dataset, config: PreprocessConfig) -> str:
 
 def _key(inputs: Any) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _array_path(folder: Path, case_id: str, kind: str) -> Path:
+    return folder / f"{file_name(case_id)}.{kind}.npy"
 
 
 def _save_array(path: Path, array: Tensor) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from recycleseg.data.volumes import (
     write_like,
 )
 from recycleseg.files import FileError, listed, one_or_listed, part_of_file, shortened, write_json
+from recycleseg.names import case_problem, file_name, folded
 from recycleseg.progress import Progress, followed
 
 # DICOM can be written for labels only.
@@ -93,6 +95,7 @@ def convert(
     _check_out(out, (images, masks))
     pairing = pair_by_name(images, masks)
     pairs, notes = _chosen(pairing, images, masks, skip_unpaired)
+    pairs = tuple(_named(pairs, notes))
     content = _read_all(pairs, progress)
     classes = labels or classes_of_segments(pair.mask for pair in pairs)
     if content.moved:
@@ -154,6 +157,28 @@ def _chosen(
     paths = ", ".join(path.name for path in first.images)
     notes.append(f"paired by name, for example {paths} with {first.mask.name}")
     return pairing.pairs, notes
+
+
+def _named(pairs: Sequence[Pair], notes: list[str]) -> Iterator[Pair]:
+    """The pairs with names that cases may have, and that differ on every file system.
+
+    Raises:
+        FileError: two pairs have one name.
+    """
+    alike = Counter(folded(pair.case_id) for pair in pairs)
+    taken: dict[str, Pair] = {}
+    for pair in pairs:
+        name = pair.case_id
+        if case_problem(name) or alike[folded(name)] > 1:
+            name = file_name(name)
+        if twin := taken.get(folded(name)):
+            raise FileError(
+                f"{pair.images[0]}: expected another case than {twin.images[0]}, got {name} twice"
+            )
+        if name != pair.case_id:
+            notes.append(f"renamed, because of the letters of the name: {pair.case_id} to {name}")
+        taken[folded(name)] = pair
+        yield replace(pair, case_id=name)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class Finding:
 
 
 DESCRIPTION = Kind("file names or split", "error", "rename the files, or correct split.json")
+NAME = Kind("name that no case may have", "warning", "rename the files; the case is left out")
 MISSING = Kind("missing file", "error", "add the file, or remove the case")
 UNREADABLE = Kind("unreadable file", "error", "copy or export the file again")
 AXES = Kind("wrong number of axes or channels", "error", "export the image again")

@@ -103,12 +103,14 @@ def find_split_cases(
             raise FileError(f"{root}: expected images with {expected} {name}, got {got}")
     parts = SPLITS if split == "all" else (split,)
     case_ids = sorted({case_id for part in parts for case_id in dataset.split[part]})
+    # Whoever predicts them says what is wrong with their names.
+    nameless = tuple(dataset.left_out.values()) if split == "all" else ()
     if not case_ids:
         raise FileError(f"{root}: expected cases in the {split} split, got none")
     cases = tuple(Case(name, dataset.cases[name].image_paths, None) for name in case_ids)
     if problems := _missing(cases):
         raise _error(problems)
-    return cases
+    return (*cases, *nameless)
 
 
 def _files_of(

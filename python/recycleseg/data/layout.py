@@ -29,6 +29,7 @@ from recycleseg.data.volumes import (
     spatial_dims_of,
 )
 from recycleseg.files import FileError, listed, read_json_object, shortened
+from recycleseg.names import case_problem
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Dataset:
         cases: case_id -> files, sorted; only the cases of the split.
         split: "train" | "val" | "test" -> case_ids.
         patients: case_id -> patient, of all cases.
+        left_out: cases whose names no case may have (see `case_problem`); they are in no part.
         split_source: where the split comes from, in words.
         notes: remarks for the user, one line each.
     """
@@ -71,6 +73,7 @@ class Dataset:
     cases: Mapping[str, Case]
     split: Mapping[str, tuple[str, ...]]
     patients: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, Case] = field(default_factory=dict)
     split_source: str = ""
     notes: tuple[str, ...] = ()
 
@@ -143,9 +146,15 @@ def read_dataset_with_problems(
         cases = _listed_cases(root, description["dataset"], problems)
     else:
         cases = _find_cases(root, ending, len(channel_names), problems, notes)
+    left_out = {c: cases.pop(c) for c in tuple(cases) if case_problem(c)}
+    if left_out:
+        lines = [str(case_problem(case_id)) for case_id in left_out]
+        if not cases:
+            problems += lines
+        notes.append(f"left out {len(lines)} because of the name: {shortened(lines)}")
     split: Split | None = None
     try:
-        split = choose_split(root, tuple(cases), rule) if cases else None
+        split = choose_split(root, tuple(cases), rule, left_out) if cases else None
     except FileError as error:
         problems.append(str(error))
     if not described or not cases:
@@ -160,6 +169,7 @@ def read_dataset_with_problems(
         cases={case_id: case for case_id, case in cases.items() if case_id in split.patients},
         split=split.parts,
         patients=split.patients,
+        left_out=left_out,
         split_source=split.source,
         notes=(*notes, *split.notes),
     )
@@ -219,7 +229,15 @@ def _is_files(entry: Any) -> bool:
     images = entry.get("images") if isinstance(entry, dict) else None
     if not isinstance(images, list) or not images:
         return False
-    return all(isinstance(path, str) for path in (*images, entry.get("label")))
+    return all(isinstance(p, str) and _is_path(p) for p in (*images, entry.get("label")))
+
+
+def _is_path(text: str) -> bool:
+    """Whether the system takes the text for a path, be there a file or not."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _find_cases(

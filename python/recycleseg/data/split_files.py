@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,14 @@ class GivenSplit:
         """All cases that the files name."""
         lists = [*self.parts.values(), *(cases for fold in self.folds for cases in fold.values())]
         return {case_id for cases in lists for case_id in cases}
+
+    def without(self, case_ids: Collection[str]) -> GivenSplit:
+        """The same without some cases."""
+
+        def rest(parts: Parts) -> Parts:
+            return {n: tuple(c for c in cases if c not in case_ids) for n, cases in parts.items()}
+
+        return replace(self, parts=rest(self.parts), folds=tuple(map(rest, self.folds)))
 
 
 def read_given_split(root: Path, case_ids: Iterable[str], file: Path | None = None) -> GivenSplit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -57,7 +57,12 @@ class Split:
     notes: tuple[str, ...]
 
 
-def choose_split(root: Path, case_ids: Sequence[str], rule: SplitRule | None) -> Split:
+def choose_split(
+    root: Path,
+    case_ids: Sequence[str],
+    rule: SplitRule | None,
+    left_out: Collection[str] = (),
+) -> Split:
     """Split the cases of a data set.
 
     Without a fold, split.json decides, else the first fold of splits_final.json, else the seed.
@@ -68,6 +73,7 @@ def choose_split(root: Path, case_ids: Sequence[str], rule: SplitRule | None) ->
         root: folder of the data set.
         case_ids: its cases, sorted.
         rule: how to split; None puts every case into train.
+        left_out: other cases that the files may name, which are in no part.
 
     Raises:
         FileError: a split file is invalid, or scans of a patient that the user names are in
@@ -77,7 +83,7 @@ def choose_split(root: Path, case_ids: Sequence[str], rule: SplitRule | None) ->
     if rule is None:
         everything = {"train": tuple(case_ids), "val": (), "test": ()}
         return Split(everything, noticed_patients(case_ids), "all cases", ())
-    given = read_given_split(root, case_ids, rule.file)
+    given = read_given_split(root, (*case_ids, *left_out), rule.file).without(left_out)
     named = _named_patients(given, case_ids, rule.group_by)
     patients = noticed_patients(case_ids) if named is None else named
     parts, source, notes = _parts(given, case_ids, patients, rule)

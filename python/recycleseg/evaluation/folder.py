@@ -47,7 +47,8 @@ class FolderScores:
         prediction_roots: folders of the predictions.
         pixel_size: which voxel sizes of the files count; see `recycleseg.data.volumes.sized`.
         ignore_label: value of the reference's voxels that count nowhere, or None.
-        failed: case_id -> why the case could not be evaluated. No other attribute has this case.
+        failed: printable case_id -> why the case could not be evaluated. No other attribute has
+            this case.
         notes: remarks for the user, one line each.
         reference_hashes: case_id -> hash of the reference's content, where it is known.
         patients: case_id -> patient, where a patient has several cases; other cases are patients of
@@ -217,7 +218,7 @@ def _gather(
         ignore_label=ignore_label,
         reference_hashes={case_id: r.reference_hash for case_id, r in done.items()},
         patients={c: p for c, p in patients.items() if number[p] > 1},
-        failed={case_id: r for case_id, r in results.items() if isinstance(r, str)},
+        failed={**pairs.failed, **{c: r for c, r in results.items() if isinstance(r, str)}},
         notes=(*pairs.notes, *notes),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from recycleseg.data.volumes import (
     file_ending,
     is_series,
 )
-from recycleseg.files import FileError, read_json_object, shortened
+from recycleseg.files import FileError, listed, read_json_object, shortened
+from recycleseg.names import case_problem, printable
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,13 @@ class Pairs:
         cases: one pair per case.
         roots: the folders of the predictions.
         notes: remarks about the other cases, one line each.
+        failed: printable name -> what is wrong with the name, of cases whose name no case may have.
     """
 
     cases: tuple[Pair, ...]
     roots: tuple[Path, ...]
     notes: tuple[str, ...]
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_pairs(preds: Sequence[Path], ref: Path) -> Pairs:
@@ -59,7 +62,8 @@ def find_pairs(preds: Sequence[Path], ref: Path) -> Pairs:
 
     Raises:
         FileError: a path does not exist, a prediction has no reference, a case is in two folders,
-            the folders differ in their number of steps, or a step lacks a case.
+            the folders differ in their number of steps, a step lacks a case, or no case has a
+            sound name.
     """
     for name, path in (*(("predictions", pred) for pred in preds), ("references", ref)):
         if not path.exists():
@@ -74,8 +78,12 @@ def find_pairs(preds: Sequence[Path], ref: Path) -> Pairs:
         )
     references = _label_maps(ref, "references")
     predictions: dict[str, tuple[Path, ...]] = {}
+    failed: dict[str, str] = {}
     for pred in preds:
         found = _all_steps(pred)
+        for case_id in tuple(found):
+            if problem := case_problem(case_id):
+                failed[printable(case_id)] = f"{found.pop(case_id)[-1].parent}: {problem}"
         if missing := [case_id for case_id in found if case_id not in references]:
             raise FileError(
                 f"{pred}: expected a reference in {ref} for every prediction, got none for "
@@ -88,15 +96,18 @@ def find_pairs(preds: Sequence[Path], ref: Path) -> Pairs:
                 f"{shortened(twice)} in both"
             )
         predictions.update(found)
+    if not predictions:
+        raise FileError(listed(f"{preds[0]}: no case can be evaluated", [*failed.values()]))
     _check_steps(predictions)
     notes = []
-    if others := [case_id for case_id in references if case_id not in predictions]:
+    others = [c for c in references if c not in predictions and printable(c) not in failed]
+    if others:
         notes.append(
             f"{len(others)} of {len(references)} references have no prediction and are left out: "
             f"{shortened(others)}"
         )
     cases = (Pair(case_id, paths, references[case_id]) for case_id, paths in predictions.items())
-    return Pairs(tuple(cases), tuple(preds), tuple(notes))
+    return Pairs(tuple(cases), tuple(preds), tuple(notes), failed)
 
 
 def _pair_of_files(preds: Sequence[Path], ref: Path) -> Pairs:
@@ -107,6 +118,8 @@ def _pair_of_files(preds: Sequence[Path], ref: Path) -> Pairs:
         )
     (pred,) = preds
     case_id = _case_id(pred)
+    if problem := case_problem(case_id):
+        raise FileError(f"{pred.parent}: {problem}")
     reference = ref if ref.is_file() else _label_maps(ref, "references").get(case_id)
     if reference is None:
         raise FileError(f"{pred}: expected a reference {case_id} in {ref}, got none")

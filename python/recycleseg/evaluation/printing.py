@@ -14,6 +14,7 @@ from recycleseg.evaluation.compare import Comparison, ComparisonRow, headline_me
 from recycleseg.evaluation.folder import FolderScores
 from recycleseg.evaluation.statistics import MIN_CASES
 from recycleseg.metrics.aggregate import Summary
+from recycleseg.names import printable
 
 
 def scores_table(scores: FolderScores) -> Group:
@@ -127,4 +128,4 @@ def _table() -> Table:
 
 
 def _titled(title: str, table: Table, *below: Text) -> Group:
-    return Group("", Text(title, style="bold"), table, *below)
+    return Group("", Text(printable(title), style="bold"), table, *below)

@@ -16,12 +16,16 @@ from recycleseg.classes import parse_labels
 from recycleseg.evaluation.folder import FolderScores
 from recycleseg.files import FileError, read_json_object
 from recycleseg.metrics.scores import Scores
+from recycleseg.names import csv_cell, name_in_cell
 
 _INDEX = ("case", "step", "label")
 
 
 def metrics_csv(scores: FolderScores) -> str:
-    """One row per case, sampling step (from 1) and label; values may be "nan" and "inf"."""
+    """One row per case, sampling step (from 1) and label; values may be "nan" and "inf".
+
+    Names are escaped, so that no spreadsheet takes them for formulas; see `csv_cell`.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*_INDEX, *scores.by_step[0].metrics])
@@ -29,7 +33,7 @@ def metrics_csv(scores: FolderScores) -> str:
         for step, of_step in enumerate(scores.by_step, 1):
             for c, label in enumerate(scores.labels):
                 values = [float(values[b, c]) for values in of_step.table.values()]
-                writer.writerow([case_id, step, label, *values])
+                writer.writerow([csv_cell(case_id), step, csv_cell(label), *values])
     return text.getvalue()
 
 
@@ -93,16 +97,19 @@ def _read_table(
     path: Path, labels: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.float64]]:
     """Cases, metrics, and values (steps, cases, labels, metrics) of metrics.csv."""
-    with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FileError(f"{path}: expected a table in UTF-8, got: {error}") from error
     metrics = tuple(header[len(_INDEX) :])
     if tuple(header[: len(_INDEX)]) != _INDEX or not metrics:
         raise FileError(f"{path}: expected columns {', '.join(_INDEX)} and metrics")
-    case_ids = tuple(dict.fromkeys(row[0] for row in rows if row))
+    case_ids = tuple(dict.fromkeys(name_in_cell(row[0]) for row in rows if row))
     per_case = len(rows) // max(1, len(case_ids))
     num_steps = per_case // len(labels)
     expected = [
-        [case_id, str(step), label]
+        [csv_cell(case_id), str(step), csv_cell(label)]
         for case_id in case_ids
         for step in range(1, num_steps + 1)
         for label in labels

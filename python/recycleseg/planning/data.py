@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +53,7 @@ def plan_for_data(
         raise FileError(f"{dataset.root}: expected foreground in the training labels, got none")
     # The notes of the data set tell what is wrong with the split.
     warnings = warning_lines(finding for finding in findings if finding.kind is not TWO_SIDES)
-    more = f"recycle-data check {dataset.root} lists all warnings"
+    more = f"recycle-data check {shlex.quote(str(dataset.root))} lists all warnings"
     notes = dataset.notes if with_notes else ()
     for line in (*notes, *warnings, *([more] if warnings else [])):
         print_line(console, line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import yaml
 
+from recycleseg.names import printable
 from recycleseg.planning.planner import TrainingPlan
 
 
@@ -14,13 +15,13 @@ def plan_yaml(plan: TrainingPlan, title: str) -> str:
         plan: the plan.
         title: first line, a comment.
     """
-    lines = [f"# {title}"]
+    lines = [f"# {printable(title)}"]
     for group in dict.fromkeys(choice.option.split(".")[0] for choice in plan.choices):
         lines.append(f"{group}:")
         for choice in plan.choices:
             owner, _, name = choice.option.partition(".")
             if owner == group:
-                lines.append(f"  {name}: {_value(choice.value)}  # {choice.reason}")
+                lines.append(f"  {name}: {_value(choice.value)}  # {printable(choice.reason)}")
     return "\n".join(lines) + "\n"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from recycleseg.data.probabilities import write_probabilities
 from recycleseg.data.volumes import map_name, write_like
 from recycleseg.files import FileError, finished_name, shortened, write_json
 from recycleseg.folders import check_no_links, delete_files
+from recycleseg.names import case_problem, folded
 from recycleseg.prediction.predictor import Prediction
 from recycleseg.prediction.record import RECORD, command_of, differences, read_record
 from recycleseg.progress import Progress
@@ -72,11 +74,13 @@ class PredictionFolder:
         self.root = root
         self.notes: list[str] = []
         self.record: dict[str, Any] = {**record, **{key: {} for key in _BY_CASE}}
-        self._names = {case_id: case_id + ending for case_id, ending in endings.items()}
+        # case_id -> why the case may have no files here; the others have one name in all folders.
+        self._refused = {c: problem for c in endings if (problem := case_problem(c))}
+        self._names = {c: c + ending for c, ending in endings.items() if c not in self._refused}
         self._images = {case_id: list(paths) for case_id, paths in images.items()}
         self._sources = {source.resolve() for source in sources}
         files = images if inputs is None else inputs
-        self._inputs = {case_id: tuple(map(Path, paths)) for case_id, paths in files.items()}
+        self._inputs = {c: tuple(map(Path, files[c])) for c in self._names if c in files}
         self._memo = memo or ContentMemo(None)
         self._contents: dict[str, str | None] = {}
 
@@ -97,7 +101,7 @@ class PredictionFolder:
                 known.
 
         Returns:
-            The cases that still need a segmentation.
+            The cases that still need a segmentation, with those that `begin` refuses.
 
         Raises:
             ValueError: the folder is one of the sources; or it holds other files of these names,
@@ -127,6 +131,7 @@ class PredictionFolder:
                 f"already has {there[0].relative_to(self.root)}"
             )
         self.root.mkdir(parents=True, exist_ok=True)
+        self._refuse_twins()
         delete_files([*self._unfinished(), *(there if overwrite else ())], self.root)
         left = []
         for case_id in self._names:
@@ -135,7 +140,27 @@ class PredictionFolder:
             else:
                 left.append(case_id)
         self._save_record()
-        return left
+        return [*left, *self._refused]
+
+    def _refuse_twins(self) -> None:
+        """Refuse a case whose files would replace those of another one on this file system.
+
+        Many file systems take small and capital letters, or two codes of a letter, as the same.
+        """
+        alike: dict[str, str] = {}
+        for case_id in tuple(self._names):
+            twin = alike.setdefault(folded(case_id), case_id)
+            if twin == case_id:
+                continue
+            with TemporaryDirectory(prefix=".part-", dir=self.root) as folder:
+                Path(folder, twin).touch()
+                same = Path(folder, case_id).exists()
+            if same:
+                self._refused[case_id] = (
+                    f"{case_id}: expected a name that the file system of {self.root} tells from "
+                    f"that of case {twin}, got the same but for capital letters or accents"
+                )
+                del self._names[case_id]
 
     def begin(self, case_id: str) -> None:
         """Note what the inputs of a case contain, and delete what was made from others.
@@ -143,7 +168,12 @@ class PredictionFolder:
         This comes before they are read, so that the next `open` sees a change after it. The record
         names the case before its first file is written, so that it knows the files of a case at
         which the program was killed.
+
+        Raises:
+            FileError: the case may have no files here, because of its name.
         """
+        if case_id in self._refused:
+            raise FileError(self._refused[case_id])
         delete_files(self._files_there([case_id]), self.root)
         self._note_content(case_id)
         self.record["contents"][case_id] = self._contents[case_id]

@@ -14,8 +14,14 @@ from numpy.typing import NDArray
 from recycleseg.classes import Labels, values_of
 from recycleseg.data.geometry import Orientation
 from recycleseg.data.volumes import Volume
-from recycleseg.files import written_whole
-from recycleseg.report.figures import add_legend, colour_of, grey_range
+from recycleseg.report.figures import (
+    MAX_TEXT,
+    add_legend,
+    colour_of,
+    grey_range,
+    save_figure,
+    short_name,
+)
 from recycleseg.report.overlays import inside
 from recycleseg.report.planes import as_viewed, busiest_slice, slice_of, view_of_scan
 from recycleseg.units import steps
@@ -108,8 +114,7 @@ def save_contact_sheet(path: Path, panels: Sequence[Panel], labels: Labels) -> N
         _draw(ax, panel, labels, colours)
     marks = [Line2D([], [], color=colour) for colour in colours.values()]
     add_legend(figure, marks, list(colours), loc="outside lower center", ncols=_LEGEND_COLUMNS)
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png", metadata={"Software": _SOFTWARE})
+    save_figure(figure, path, dpi=120, software=_SOFTWARE)
 
 
 def is_contact_sheet(path: Path) -> bool:
@@ -136,7 +141,7 @@ def _draw(ax: Any, panel: Panel, labels: Labels, colours: Mapping[str, str]) -> 
     rows, columns = panel.image.shape
     ax.set_xlim(-0.5, columns - 0.5)
     ax.set_ylim(rows - 0.5, -0.5)
-    ax.set_title(panel.title, fontsize=7, parse_math=False)
+    ax.set_title(short_name(panel.title, MAX_TEXT), fontsize=7, parse_math=False)
     where = ((0.02, 0.5, "left", "center"), (0.5, 0.98, "center", "top"))
     for letter, (left, up, ha, va) in zip(panel.edges, where, strict=True):
         ax.text(left, up, letter, color="white", fontsize=6, ha=ha, va=va, transform=ax.transAxes)

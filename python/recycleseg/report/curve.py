@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recycleseg.files import written_whole
-from recycleseg.report.figures import PALETTE, add_legend, colour_of
+from recycleseg.report.figures import PALETTE, add_legend, colour_of, save_figure
 from recycleseg.run.metrics_log import read_metrics
 
 if TYPE_CHECKING:
@@ -54,8 +53,7 @@ def save_learning_curve(path: Path, metrics: Path) -> None:
     for axes in (loss, dice, rate):
         axes.grid(color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, dpi=100)
+    save_figure(figure, path)
 
 
 def _column(lines: list[dict[str, Any]], name: str) -> tuple[NDArray[Any], NDArray[np.float64]]:

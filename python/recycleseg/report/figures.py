@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recycleseg.files import written_whole
+from recycleseg.names import printable
 from recycleseg.report.planes import as_viewed, busiest_slice, slice_of, view_of_scan
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ _PANEL, _TITLE, _LEGEND_ROW = 2.0, 0.3, 0.25
 _MAX_HEIGHT = 2.0
 # In characters, so that neighbouring titles do not meet.
 _MAX_NAME = 26
+# The same for other texts, which stand alone.
+MAX_TEXT = 60
 # Places of the letters at left, right, top and bottom, as shares of the panel.
 _EDGES = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.95), (0.5, 0.05))
 _LETTER: dict[str, Any] = {
@@ -98,8 +102,22 @@ def save_steps_figure(path: Path, rows: Sequence[StepsRow], class_names: Sequenc
         _draw_row(of_row, row)
     colours = [Patch(color=colour_of(number)) for number in range(1, len(class_names) + 1)]
     add_legend(figure, colours, class_names, loc="outside lower center", ncols=columns)
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, dpi=100)
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path, dpi: int = 100, software: str | None = None) -> None:
+    """Save a figure as PNG, whole or not at all; a letter that the font lacks becomes a box.
+
+    Args:
+        figure: what to save.
+        path: the PNG file.
+        dpi: pixels per inch.
+        software: what the file says it was made by; None leaves this to matplotlib.
+    """
+    metadata = {} if software is None else {"Software": software}
+    with warnings.catch_warnings(), written_whole(path) as temporary:
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
+        figure.savefig(temporary, dpi=dpi, format="png", metadata=metadata)
 
 
 def colour_of(number: int) -> str:
@@ -119,13 +137,19 @@ def grey_range(values: Map) -> tuple[float, float]:
 def add_legend(
     owner: Axes | Figure, marks: Sequence[Artist], names: Sequence[str], **options: Any
 ) -> None:
-    """Add a legend with these names as they are.
+    """Add a legend with these names, long ones shortened.
 
     Matplotlib would leave out a name that begins with "_", and read "$" as mathematics.
     """
     legend = owner.legend(marks, [" "] * len(names), frameon=False, fontsize=8, **options)
     for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set(text=name, parse_math=False)
+        text.set(text=short_name(name, MAX_TEXT), parse_math=False)
+
+
+def short_name(name: str, longest: int) -> str:
+    """The printable name, cut to some characters."""
+    name = printable(name)
+    return name if len(name) <= longest else name[: longest - 1] + "\u2026"
 
 
 def _height(row: StepsRow) -> float:
@@ -146,7 +170,7 @@ def _draw_row(axes: Sequence[Axes], row: StepsRow) -> None:
     image = cut(row.image)
     panels = [np.zeros(image.shape, np.uint8), slice_of(truth, view, index)]
     panels += [cut(prediction) for prediction in row.predictions]
-    titles = [_shortened(row.case_id), "truth"]
+    titles = [short_name(row.case_id, _MAX_NAME), "truth"]
     for k, dice in enumerate(row.dice, 1):
         titles.append(f"step {k}: " + ("no Dice" if math.isnan(dice) else f"Dice {dice:.3f}"))
     aspect = row.spacing[view.down] / row.spacing[view.across]
@@ -157,10 +181,6 @@ def _draw_row(axes: Sequence[Axes], row: StepsRow) -> None:
         ax.set_title(title, fontsize=8, parse_math=False)
         for letter, (x, y) in zip(view.edges, _EDGES, strict=True):
             ax.text(x, y, letter, transform=ax.transAxes, **_LETTER)
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "\u2026"
 
 
 def _overlay(image: Map, numbers: Map) -> NDArray[np.float64]:

@@ -24,6 +24,7 @@ from recycleseg.evaluation.labels import predicted_labels
 from recycleseg.evaluation.statistics import MIN_CASES, Groups
 from recycleseg.files import FileError, write_text
 from recycleseg.metrics.scores import Scores
+from recycleseg.names import printable
 from recycleseg.report import charts, overlays
 from recycleseg.report.columns import (
     DASH,
@@ -192,9 +193,16 @@ def _template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
+        finalize=_shown,
     )
     functions = {"number": format_number, "p_value": _p_value, "machine": _machine, "zip": zip}
     return environment.get_template(name, globals=functions)
+
+
+def _shown(value: object) -> object:
+    """What a template prints of a value; style, script and macros are HTML already."""
+    is_text = isinstance(value, str) and not hasattr(value, "__html__")
+    return printable(str(value)) if is_text else value
 
 
 def _template_text(name: str) -> str:

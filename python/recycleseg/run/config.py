@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from argparse import ArgumentError
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -18,6 +18,7 @@ from recycleseg.data.preprocess import PreprocessConfig
 from recycleseg.data.splits import SplitRule
 from recycleseg.files import FileError
 from recycleseg.models.unet import one_per_level
+from recycleseg.names import is_utf_8, printable
 from recycleseg.run.options import (
     CompileMode,
     DiffusionConfig,
@@ -100,6 +101,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         problems = [
             *_problems(self),
+            *_text_problems(asdict(self)),
             *_model_problems(self.model),
             *_noise_problems(self),
             *_loss_problems(self),
@@ -112,6 +114,16 @@ class TrainConfig:
         """How the data set is split."""
         file = None if self.split_file is None else Path(self.split_file)
         return SplitRule(file, self.fold, self.group_by, self.seed)
+
+
+def _text_problems(options: Mapping[str, Any], group: str = "") -> Iterator[str]:
+    """One line per text that config.yaml cannot hold, so that no run could be used."""
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _text_problems(value, f"{group}{name}.")
+        for text in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(text, str) and not is_utf_8(text):
+                yield f"{group}{name}: expected text in UTF-8, got {printable(text)}"
 
 
 def add_config_arguments(parser: ArgumentParser) -> None:

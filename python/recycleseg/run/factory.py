@@ -39,6 +39,7 @@ from recycleseg.diffusion.strategies import (
 from recycleseg.diffusion.timesteps import ImportanceTimesteps, Timesteps, UniformTimesteps
 from recycleseg.losses import SegmentationLoss
 from recycleseg.models.unet import UNet
+from recycleseg.names import is_utf_8, printable
 from recycleseg.run.compiling import compiled, resolve_mode
 from recycleseg.run.config import TrainConfig
 from recycleseg.run.options import PatchConfig
@@ -182,8 +183,14 @@ def cache_root(config: TrainConfig | None = None) -> Path:
 
     Args:
         config: may name the folder; None takes that of the user.
+
+    Raises:
+        ValueError: the user's folder is not in UTF-8, so PyTorch cannot open files in it.
     """
     if config is not None and config.runtime.cache is not None:
         return Path(config.runtime.cache)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    base = str(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    if not is_utf_8(base):
+        got = f"{printable(base)}; choose another with --runtime.cache"
+        raise ValueError(f"cache: expected a folder in UTF-8, got {got}")
     return Path(base) / "recycleseg"

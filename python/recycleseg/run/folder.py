@@ -7,6 +7,7 @@ from pathlib import Path
 
 from recycleseg.folders import OwnFolder
 from recycleseg.locks import check_unlocked
+from recycleseg.names import file_name
 
 # What a run writes before its first checkpoint.
 _DESCRIPTION = ("config.yaml", "plan.yaml", "dataset.json", "environment.json")
@@ -21,7 +22,7 @@ _MADE = {
 
 def run_root(out: str | None, dataset_name: str, strategy: str) -> Path:
     """Where a run is: the option `out`, or a name made of data set and strategy."""
-    return Path(out or f"runs/{dataset_name.lower().replace('/', '_')}-{strategy}")
+    return Path(out or f"runs/{file_name(dataset_name.lower())}-{strategy}")
 
 
 def inputs_of_run(

@@ -22,7 +22,7 @@ def case_generator(
     seed: int, case_id: str, sample: int = 0, device: torch.device | str = "cpu"
 ) -> torch.Generator:
     """The generator of all noise of one sample of a case; it depends only on the arguments."""
-    own = zlib.crc32(case_id.encode()) ^ (seed & 0xFFFFFFFF)
+    own = zlib.crc32(case_id.encode(errors="surrogatepass")) ^ (seed & 0xFFFFFFFF)
     if sample > 0:
         # 32 bits, because the CPU generator of PyTorch uses no more.
         own = int(np.random.SeedSequence([own, sample]).generate_state(1)[0])

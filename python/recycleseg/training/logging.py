@@ -10,6 +10,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from recycleseg.names import printable
 from recycleseg.run.metrics_log import open_metrics, read_metrics
 
 
@@ -45,7 +46,8 @@ class RunLogger:
             listed = isinstance(value, list)
             values = value if isinstance(value, list) else [value]
             for i, v in enumerate(values, 1):
-                self._writer.add_scalar(f"{name}/{i}" if listed else name, v, step)
+                tag = printable(f"{name}/{i}" if listed else name)
+                self._writer.add_scalar(tag, v, step)
             finite = [v if math.isfinite(v) else None for v in values]
             line[name] = finite if listed else finite[0]
         self._file.write(json.dumps(line) + "\n")

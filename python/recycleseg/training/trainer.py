@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -118,7 +119,8 @@ class Trainer:
         self.timesteps = factory.make_timesteps(config)
         self.generator = torch.Generator(self.device)
         self.batches = TrainingBatches(config, self.data, self.patch_size, self.device)
-        self.stop = StopRequest(f"to go on: recycle-train --config {self.folder.config} --resume")
+        config_file = shlex.quote(str(self.folder.config))
+        self.stop = StopRequest(f"to go on: recycle-train --config {config_file} --resume")
         self.step = 0
         self.best_dice = -1.0
         self.skipped = SkippedSteps(self.device)

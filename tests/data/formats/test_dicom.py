@@ -328,6 +328,28 @@ def test_regions_may_overlap(tmp_path: Path) -> None:
     assert "expected segments that do not overlap" in message(tmp_path / "case.dcm")
 
 
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("\u5de6\u5fc3\u5ba4", "\u5de6\u5fc3\u5ba4"),
+        ("gr\u00f6\u00dfe", "gr\u00f6\u00dfe"),
+        ("a\\b", "a/b"),
+        ("\x1b[31m\n", "/x1b[31m/n"),
+        ("caf\udce9", "caf/xe9"),
+        ("n" * 65, "n" * 59 + "~1"),
+    ],
+)
+def test_names_of_segments(tmp_path: Path, name: str, label: str) -> None:
+    fields = {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "M\u00fcller^J\u00f6rg"}
+    write_series(tmp_path / "case", STORED, **fields)
+    grid = read_volume(tmp_path / "case")
+    path = tmp_path / "case.dcm"
+    write_like(path, LABEL, grid, {name: 1, f"{name}2": 2})
+    names = segment_names(path)
+    assert names[1] == label and names[2] != label and len(names[2]) <= 64
+    assert pydicom.dcmread(path).PatientName == fields["PatientName"]
+
+
 def test_what_a_segmentation_cannot_hold(tmp_path: Path) -> None:
     write_series(tmp_path / "case", STORED)
     volume = read_volume(tmp_path / "case")

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from recycleseg.cli._common import add_pixel_size, table_console
 from recycleseg.data.check import check_dataset
-from recycleseg.data.findings import DESCRIPTION, Finding, by_kind
+from recycleseg.data.findings import DESCRIPTION, NAME, Finding, by_kind
 from recycleseg.data.layout import Dataset, read_dataset_with_problems
+from recycleseg.names import case_problem
 from recycleseg.progress import print_line, stages
 
 _EXAMPLES = 3
@@ -47,6 +48,7 @@ def run(parsed: Namespace) -> int:
         _, found = check_dataset(
             dataset, pixel_size=parsed.pixel_size, workers=parsed.workers, progress=progress
         )
+    findings += [Finding(NAME, "", str(case_problem(case_id))) for case_id in dataset.left_out]
     findings += found
     for note in dataset.notes:
         if not any(finding.text in note for finding in findings):

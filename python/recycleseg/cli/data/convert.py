@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -52,5 +53,5 @@ def run(parsed: Namespace) -> int:
         print_line(console, "no --channels, so images are not treated as CT (--channels CT)")
     classes = ", ".join(f"{name} {value}" for name, value in converted.labels.items())
     print_line(console, f"{out}: {converted.num_cases} cases, labels {classes}")
-    print_line(console, f"next: recycle-data check {out}")
+    print_line(console, f"next: recycle-data check {shlex.quote(str(out))}")
     return 0

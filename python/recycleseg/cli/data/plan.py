@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from recycleseg.cli._common import check_file_to_write
 from recycleseg.cli.train import plan_command
 from recycleseg.files import write_text
-from recycleseg.progress import plain_console, print_line
+from recycleseg.progress import plain_console, print_line, print_text
 
 # Options of recycle-train on which a plan depends, besides those that it plans.
 _OPTIONS = {
@@ -49,7 +49,7 @@ def run(parsed: Namespace) -> int:
         check_file_to_write("--out", Path(parsed.out), ".yaml", ".yml")
     console = plain_console()
     plan, text = plan_command(arguments, console, with_notes=True)
-    print_line(console, text)
+    print_text(console, text)
     print_line(console, f"expected peak memory {plan.peak_bytes / 2**30:.2f} GiB")
     if parsed.out is not None:
         write_text(Path(parsed.out), text)

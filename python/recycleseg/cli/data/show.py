@@ -20,6 +20,7 @@ from recycleseg.cli._common import (
 from recycleseg.data.check import SoundCase, read_case
 from recycleseg.data.layout import Dataset, read_dataset
 from recycleseg.data.statistics import ClassStatistics, StatisticsOfClasses
+from recycleseg.names import case_problem
 from recycleseg.progress import followed, print_line, stages
 from recycleseg.report.contact_sheet import (
     Panel,
@@ -68,7 +69,7 @@ def _look_at(
     places = np.linspace(0, len(case_ids) - 1, min(parsed.cases, len(case_ids))).round().astype(int)
     drawn = {case_ids[place] for place in places}
     panels: list[Panel] = []
-    failures: list[str] = []
+    failures = [str(case_problem(case_id)) for case_id in dataset.left_out]
     statistics = StatisticsOfClasses(dataset.classes, len(dataset.channel_names))
     with stages(console, "reading") as progress:
         for case in followed(dataset.cases.values(), len(dataset.cases), progress):

@@ -61,7 +61,8 @@ def run(parsed: Namespace) -> int:
         raise ValueError(f"--folds: expected at least 2, got {parsed.folds}")
     if parsed.seed < 0:
         raise ValueError(f"--seed: expected at least 0, got {parsed.seed}")
-    case_ids = tuple(read_dataset(root, None).cases)
+    dataset = read_dataset(root, None)
+    case_ids = tuple(dataset.cases)
     there = [name for name in (SPLIT_FILE, FOLDS_FILE) if (root / name).exists()]
     if there and not parsed.overwrite:
         raise ValueError(
@@ -71,6 +72,8 @@ def run(parsed: Namespace) -> int:
     patients = noticed_patients(case_ids) if groups is None else groups
     parts = draw_parts(case_ids, patients, test=test, seed=parsed.seed)
     console = plain_console()
+    for note in dataset.notes:
+        print_line(console, note)
     if groups is None:
         for line in noticed_scans(patients):
             print_line(console, line)

@@ -24,10 +24,12 @@ from recycleseg.data.formats.dicom_slices import (
 from recycleseg.data.formats.extra import needed
 from recycleseg.data.formats.volume import Array, Names, Volume, swap_lps_ras
 from recycleseg.files import FileError, written_whole
+from recycleseg.names import printable
 
 _NAME = "recycleseg"
 # Viewers show segments of the last series first; a number above those of scanners.
 _SERIES_NUMBER = 900
+_LONGEST_LABEL = 64
 
 
 def write_dicom_seg(path: Path, array: Array, grid: Volume, names: Names | None) -> None:
@@ -77,6 +79,7 @@ def write_dicom_seg(path: Path, array: Array, grid: Volume, names: Names | None)
         device_serial_number="0",
         omit_empty_frames=False,  # so that the file tells the whole grid
     )
+    segmentation.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, for names in all letters
     with written_whole(path) as temporary:
         segmentation.save_as(temporary)
 
@@ -91,7 +94,7 @@ def _descriptions(path: Path, names: Names) -> list[Any]:
     return [
         highdicom.seg.SegmentDescription(
             segment_number=number,
-            segment_label=name[:64],  # the longest that DICOM allows
+            segment_label=_segment_label(name, number),
             segmented_property_category=codes.SCT.Tissue,
             segmented_property_type=codes.SCT.Tissue,
             algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -100,6 +103,12 @@ def _descriptions(path: Path, names: Names) -> list[Any]:
         )
         for number, name in enumerate(names, 1)
     ]
+
+
+def _segment_label(name: str, number: int) -> str:
+    """The name as DICOM allows it: without backslash, which separates values, and not long."""
+    label = printable(name).replace("\\", "/")
+    return label if len(label) <= _LONGEST_LABEL else f"{label[: _LONGEST_LABEL - 5]}~{number}"
 
 
 def _colour(number: int) -> tuple[int, ...]:

@@ -59,7 +59,7 @@ def case_and_channel(stem: str) -> tuple[str, int | None]:
     Returns:
         CASE and 3 for CASE_0003; the name and None without such a number.
     """
-    match = re.fullmatch(r"(.+)_(\d{4})", stem)
+    match = re.fullmatch(r"(.+)_(\d{4})", stem, re.DOTALL)
     return (stem, None) if match is None else (match[1], int(match[2]))
 
 
