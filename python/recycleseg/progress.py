@@ -14,7 +14,10 @@ from rich.console import Console
 # Called with the amount of work done and the whole amount.
 Progress = Callable[[int, int], None]
 Item = TypeVar("Item")
+# What `parse_duration` takes, in words.
+A_TIME = "a time with its unit, such as 90s, 30m, 2h or 1d"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_PART_OF_TIME = r"(\d+(?:\.\d+)?)\s*(s(?:ec)?|m(?:in)?|h(?:ours?)?|d(?:ays?)?)"
 
 
 class Bar:
@@ -132,12 +135,13 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds from a text such as "90s", "30m", "1.5h" or "2d".
+    """Seconds from a text such as "90s", "30m", "30 min", "1.5h", "1h30m" or "2d".
 
     Raises:
         ValueError: another text, or no time at all.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
-    if match is None or float(match[1]) == 0:
-        raise ValueError(f"time: expected a time such as 90s, 30m, 2h or 1d, got {text!r}")
-    return float(match[1]) * _SECONDS[match[2]]
+    parts = re.findall(rf"{_PART_OF_TIME}\s*", text)
+    seconds = sum(float(number) * _SECONDS[unit[0]] for number, unit in parts)
+    if re.fullmatch(rf"\s*(?:{_PART_OF_TIME}\s*)+", text) is None or seconds == 0:
+        raise ValueError(f"time: expected {A_TIME}, got {text!r}")
+    return seconds

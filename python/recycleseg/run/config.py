@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentError
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 
 from recycleseg.data.augment import AugmentConfig
 from recycleseg.data.preprocess import PreprocessConfig
@@ -35,6 +33,7 @@ from recycleseg.run.options import (
     ValidationConfig,
 )
 from recycleseg.run.ranges import DURATION, FOLD, RANGE, SEED, within
+from recycleseg.run.settings import fitted_settings, nested, read_yaml, settings_of
 
 # Options in the files of earlier versions, each with the only value that is still possible.
 _REMOVED = {
@@ -119,22 +118,24 @@ def add_config_arguments(parser: ArgumentParser) -> None:
     parser.add_class_arguments(TrainConfig, as_group=False)
 
 
-def config_from(parsed: Namespace) -> TrainConfig:
-    """The configuration from the result of a parser with `add_config_arguments`.
+def config_from(values: Mapping[str, Any]) -> TrainConfig:
+    """The configuration with these values of options.
+
+    Args:
+        values: dotted names of options -> values; other options keep their defaults.
 
     Raises:
         ValueError: values out of their range; the message names the options.
     """
-    values: dict[str, Any] = {}
+    whole = nested(values)
     for name, default in vars(TrainConfig()).items():
-        values[name] = parsed[name]
         if is_dataclass(default):
             group: type[Any] = type(default)
             try:
-                values[name] = group(**vars(parsed[name]))
+                whole[name] = group(**whole.get(name, {}))
             except ValueError as error:
                 raise ValueError(f"{name}.{error}") from error
-    return TrainConfig(**values)
+    return TrainConfig(**whole)
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -143,21 +144,17 @@ def load_config(path: Path) -> TrainConfig:
     Raises:
         FileError: the file is missing or not a configuration.
     """
-    parser = ArgumentParser(exit_on_error=False)
-    add_config_arguments(parser)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"expected options, got {type(content).__name__}")
+    content = read_yaml(path)
+    if isinstance(content, dict):
         _rename_scales(content.get("model"))
         for name, value in _REMOVED.items():
             group, _, option = name.partition(".")
             if isinstance(content.get(group), dict) and content[group].get(option, ...) == value:
                 del content[group][option]
-        return config_from(parser.parse_object(content))
-    except (OSError, TypeError, ValueError, ArgumentError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise FileError(f"{path}: expected a run's config.yaml: {reason}") from error
+    try:
+        return config_from(fitted_settings(content, dict(settings_of(TrainConfig))))
+    except ValueError as error:
+        raise FileError(f"{path}: expected a run's config.yaml: {error}") from error
 
 
 def _rename_scales(model: Any) -> None:
