@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
@@ -21,19 +22,18 @@ _PART_OF_TIME = r"(\d+(?:\.\d+)?)\s*(s(?:ec)?|m(?:in)?|h(?:ours?)?|d(?:ays?)?)"
 
 
 class Bar:
-    """A bar on a terminal: work done of the whole, a note, the time passed and the time left.
+    """Work done of the whole, a note, the time passed and the time left.
+
+    On a terminal this is a bar; elsewhere, as in the log of a batch job, a line now and then.
 
     Args:
         console: where it is drawn.
         name: of the work.
         total: amount of work.
         done: amount that is done already.
-        shown: False draws nothing.
     """
 
-    def __init__(
-        self, console: Console, name: str, total: int, *, done: int = 0, shown: bool = True
-    ) -> None:
+    def __init__(self, console: Console, name: str, total: int, *, done: int = 0) -> None:
         columns = (
             progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(),
@@ -42,8 +42,10 @@ class Bar:
             progress.TimeElapsedColumn(),
             progress.TimeRemainingColumn(),
         )
-        self._bar = progress.Progress(*columns, console=console, disable=not shown)
+        drawn = console.is_interactive or console.is_jupyter
+        self._bar = progress.Progress(*columns, console=console, disable=not drawn)
         self._task = self._bar.add_task(name, total=total, completed=done, note="")
+        self._lines = None if drawn else _Lines(console, name, total, done)
 
     def __enter__(self) -> Bar:
         self._bar.start()
@@ -57,6 +59,8 @@ class Bar:
         """A second bar below this one for a part of the work; it goes when the block ends."""
         bar = copy.copy(self)
         bar._task = self._bar.add_task(name, total=total, note="")
+        if self._lines is not None:
+            bar._lines = _Lines(self._bar.console, name, total, 0)
         try:
             yield bar
         finally:
@@ -65,10 +69,49 @@ class Bar:
     def reach(self, done: float) -> None:
         """Show the amount done so far."""
         self._bar.update(self._task, completed=done)
+        if self._lines is not None:
+            self._lines.reach(done)
 
     def note(self, text: str) -> None:
         """Show `text` beside the bar."""
         self._bar.update(self._task, note=text)
+        if self._lines is not None:
+            self._lines.note = text
+
+
+class _Lines:
+    """Progress in lines: after each tenth of the work or ten minutes, and at the end.
+
+    No line comes within half a minute of the last one, but that of the end.
+    """
+
+    SECONDS_BETWEEN, LONGEST_SILENCE, SHARE = 30, 600, 0.1
+
+    def __init__(self, console: Console, name: str, total: int, done: float) -> None:
+        self._console = console
+        self._name = name
+        self._total = total
+        self._start = self._last_time = time.monotonic()
+        self._first = self._last = done
+        self.note = ""
+
+    def reach(self, done: float) -> None:
+        now = time.monotonic()
+        silence, more = now - self._last_time, (done - self._last) / max(self._total, 1)
+        ended = done >= self._total > self._last
+        due = more >= self.SHARE or silence >= self.LONGEST_SILENCE
+        if not ended and not (due and silence >= self.SECONDS_BETWEEN and done < self._total):
+            return
+        self._last_time, self._last = now, done
+        passed = now - self._start
+        parts = [f"{self._name}: {int(done)}/{self._total}"]
+        if ended:
+            parts.append(f"in {format_duration(passed)}")
+        else:
+            left = passed / max(done - self._first, 1e-9) * (self._total - done)
+            parts.append(f"after {format_duration(passed)}, about {format_duration(left)} left")
+        line = " ".join(parts)
+        print_line(self._console, f"{line}; {self.note}" if self.note else line)
 
 
 def plain_console(**options: Any) -> Console:

@@ -306,7 +306,7 @@ def _answer(word: str, options: Sequence[str], words: Mapping[str, str]) -> str:
     starting = [option for option in options if len(word) > 2 and option.startswith(word)]
     near = nearest(word, [*options, *words])
     last = nearest(_last(word), map(_last, options))
-    if near in words and not same and not starting:
+    if near is not None and near in words and not same and not starting:
         return words[near]
     found = same or starting or [option for option in options if option == near]
     found = found or [option for option in options if _last(option) == last]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import textwrap
 from argparse import Action
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from jsonargparse import ArgumentParser
 
 import recycleseg
 from recycleseg.cli._arguments import Guide, is_group, option_name, setting_of
-from recycleseg.run.values import shown
+from recycleseg.run.values import in_words, kinds_of, shown
 
 # Words that every command answers before it looks at others.
 HELP, HELP_ALL, VERSION, COMPLETION = "--help", "--help-all", "--version", "--print-completion"
@@ -86,20 +87,27 @@ def help_text(parser: ArgumentParser, guide: Guide, values: Values, *, whole: bo
         for action in parser._actions
         if action.dest not in ("help", "print_config") and not is_group(action, parser)
     ]
-    listed = [a for a in described if whole or not guide.basic or a.dest in guide.basic]
-    lines = _wrapped(f"usage: {_usage(parser, described)}", indent=4)
-    lines += [f"such as: {guide.example}", "", *_wrapped(parser.description or ""), ""]
+    listed = sorted(described, key=lambda action: action.dest == "quiet")
+    if not whole and guide.basic:
+        listed = sorted(
+            (action for action in described if action.dest in guide.basic),
+            key=lambda action: guide.basic.index(action.dest),
+        )
+    lines = [
+        *_wrapped(f"usage: {_usage(parser, described)}", indent=4),
+        f"such as: {guide.example}",
+    ]
+    lines += ["", *_wrapped(parser.description or ""), ""]
     if values.note:
         lines += [*_wrapped(values.note), ""]
-    for title, actions in _sections(parser, listed, whole=whole):
-        lines += [f"{title}:"] if title else []
-        for action in actions:
-            lines += _entry(action, values, whole=whole)
-        lines += [""] if title else []
-    if not whole and len(listed) < len(described):
-        lines += _columns(HELP_ALL, f"all {len(described)} options")
-    lines += _columns(f"{VERSION}, {COMPLETION} SHELL", "the version; completion for bash or zsh")
-    return "\n".join(lines)
+    if whole:
+        for title, actions in _sections(parser, listed):
+            lines += [f"{title}:", *_entries(actions, values, whole=True), ""]
+        lines += _columns(f"{COMPLETION} SHELL", "completion of the options, for bash or zsh")
+    else:
+        lines += _entries(listed, values, whole=False)
+        lines += _columns(HELP_ALL, f"all {len(described)} options, with all that is to say")
+    return "\n".join([*lines, *_columns(VERSION, "the version")])
 
 
 def verbs_help(prog: str, description: str, verbs: Mapping[str, str], example: str) -> str:
@@ -116,8 +124,7 @@ def verbs_help(prog: str, description: str, verbs: Mapping[str, str], example: s
     for verb, what in verbs.items():
         lines += _columns(verb, what)
     lines += _columns("VERB --help", "the options of a verb")
-    lines += _columns(f"{VERSION}, {COMPLETION} SHELL", "the version; completion for bash or zsh")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_columns(VERSION, "the version")])
 
 
 def completion(parser: argparse.ArgumentParser | ArgumentParser, arguments: Sequence[str]) -> str:
@@ -142,12 +149,9 @@ def completion(parser: argparse.ArgumentParser | ArgumentParser, arguments: Sequ
 
 
 def _sections(
-    parser: ArgumentParser, listed: Sequence[Action], *, whole: bool
+    parser: ArgumentParser, listed: Sequence[Action]
 ) -> Iterator[tuple[str, list[Action]]]:
-    """Options by subject; on one screen without titles."""
-    if not whole:
-        yield "", list(listed)
-        return
+    """Options by subject."""
     for group in parser._action_groups:
         inside = [action for action in group._group_actions if action in listed]
         if inside:
@@ -164,20 +168,27 @@ def _usage(parser: ArgumentParser, described: Sequence[Action]) -> str:
     return " ".join([*words, "[options]"])
 
 
+def _entries(actions: Sequence[Action], values: Values, *, whole: bool) -> list[str]:
+    return [line for action in actions for line in _entry(action, values, whole=whole)]
+
+
 def _entry(action: Action, values: Values, *, whole: bool) -> list[str]:
     """One option: its names, what it takes, what it does, and its value."""
     if not action.option_strings:
         return _columns(action.dest.upper(), action.help or "")
-    names = [name.replace("_", "-") for name in action.option_strings]
+    names = ", ".join(name.replace("_", "-") for name in action.option_strings)
     text = " ".join((action.help or "").split()).rstrip(".")
+    takes = _takes(action)
     if not whole:
         text = text.partition("; ")[0]
+        if "|" in takes and len(names) + len(takes) + 5 > _LEFT:
+            takes, text = "NAME", in_words(setting_of(action).hint)
     value = values.known.get(action.dest, action.default)
     if action.dest in values.planned:
         text += " [planned]"
-    elif value is not None and value is not False and not (action.nargs == 0 and not value):
+    elif value is not None and value is not False:
         text += f" [{_written(value)}]"
-    return _columns(f"{', '.join(names)} {_takes(action)}".rstrip(), text)
+    return _columns(f"{names} {takes}".rstrip(), text)
 
 
 def _takes(action: Action) -> str:
@@ -185,32 +196,25 @@ def _takes(action: Action) -> str:
     if action.nargs == 0:
         return ""
     more = " ..." if action.nargs == "+" else ""
-    if action.metavar is not None and "{" not in str(action.metavar):
+    if action.metavar is not None and str(action.metavar)[0] not in "{[":
         return f"{action.metavar}{more}"
-    hint = setting_of(action).hint
-    kinds = (
-        [k for k in get_args(hint) if k is not NoneType]
-        if get_origin(hint) not in (Literal, tuple) and get_args(hint)
-        else [hint]
-    )
+    name = option_name(action).rpartition(".")[2].strip("-").upper()
     parts: list[str] = []
-    for kind in kinds:
+    for kind in kinds_of(setting_of(action).hint):
         if get_origin(kind) is Literal:
             parts += map(str, get_args(kind))
         elif get_origin(kind) is tuple:
             parts.append(f"{_NUMBERS.get(get_args(kind)[0], 'NAME')},...")
-        else:
-            parts.append(_NUMBERS.get(kind, option_name(action).split(".")[-1].strip("-").upper()))
+        elif kind is not NoneType:
+            parts.append(_NUMBERS.get(kind, name))
     return "|".join(parts) + more
 
 
 def _written(value: Any) -> str:
+    """A value as one may write it on a command line."""
     if isinstance(value, (list, tuple)):
-        return (
-            ",".join(map(_written, value))
-            if not any(isinstance(entry, (list, tuple)) for entry in value)
-            else str([list(e) if isinstance(e, tuple) else e for e in value]).replace(" ", "")
-        )
+        deep = any(isinstance(entry, (list, tuple)) for entry in value)
+        return json.dumps(value, separators=(",", ":")) if deep else ",".join(map(_written, value))
     if value is True:
         return "true"
     return f"{value:g}" if isinstance(value, float) else str(value)

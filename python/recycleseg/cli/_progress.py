@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
 from rich.console import Console
 
 from recycleseg.prediction.folder import Outcome, PredictionFolder
-from recycleseg.progress import Bar, format_duration, print_line, stages
+from recycleseg.progress import Bar, print_line, stages
 
 
 def open_folder(folder: PredictionFolder, console: Console, *, overwrite: bool) -> list[str]:
     """Open a folder of predictions, and print its notes; see `PredictionFolder.open`."""
     with stages(console, "reading") as progress:
-        shown = progress if console.is_terminal else None
-        left = folder.open(overwrite=overwrite, progress=shown)
+        left = folder.open(overwrite=overwrite, progress=progress)
     for note in folder.notes:
         print_line(console, note)
     return left
 
 
 class CaseProgress:
-    """On a terminal a bar with the time left; elsewhere one line per case.
+    """How many cases are done, and which failed.
 
     Args:
         console: where to print.
@@ -32,10 +30,8 @@ class CaseProgress:
 
     def __init__(self, console: Console, verb: str, total: int) -> None:
         self._console = console
-        self._bar = Bar(console, verb, total, shown=console.is_terminal)
-        self._total = total
+        self._bar = Bar(console, verb, total)
         self._done = 0
-        self._start = time.perf_counter()
 
     def __enter__(self) -> CaseProgress:
         self._bar.__enter__()
@@ -51,15 +47,10 @@ class CaseProgress:
     def case_done(self, case_id: str, seconds: float, failure: str | None = None) -> None:
         """Show that one more case is done; `failure` says in one line why it failed."""
         self._done += 1
-        note = f"{case_id}: {seconds:.1f} s"
-        self._bar.reach(self._done)
-        self._bar.note(note)
         if failure is not None:
             print_line(self._console, f"failed: {failure}")
-        elif not self._console.is_terminal:
-            left = (time.perf_counter() - self._start) / self._done * (self._total - self._done)
-            rest = f", about {format_duration(left)} left" if self._done < self._total else ""
-            print_line(self._console, f"[{self._done}/{self._total}] {note}{rest}")
+        self._bar.note(f"{case_id}: {seconds:.1f} s")
+        self._bar.reach(self._done)
 
     def follow(self, outcomes: Iterable[Outcome]) -> list[str]:
         """Show each case when it is done, and return why cases failed."""

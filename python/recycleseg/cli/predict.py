@@ -42,6 +42,11 @@ NAME = "recycle-predict"
 GUIDE = Guide(
     "recycle-predict -m runs/first -i scans -o predictions",
     loose=("--models", "--input", "--out"),
+    basic=(
+        *("models", "input", "out", "split", "steps", "samples", "seed", "mirror", "keep_largest"),
+        *("fill_holes", "device", "threads", "save_probabilities", "save_uncertainty"),
+        *("save_steps", "overwrite", "quiet"),
+    ),
 )
 # Options that replace settings of the runs -> the names of these settings in config.yaml.
 SAMPLING = {

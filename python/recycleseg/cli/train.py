@@ -53,9 +53,8 @@ GUIDE = Guide(
     loose=("--data",),
     basic=(
         *("data", "out", "time", "memory", "preset", "config", "resume", "overwrite"),
-        *("strategy", "init_from", "seed", "fold", "split_file", "group_by"),
-        *("optim.steps", "optim.batch_size", "optim.lr_peak", "patch.size", "model.channels"),
-        *("sampling.num_steps", "runtime.device", "runtime.threads", "compile", "quiet"),
+        *("strategy", "init_from", "seed", "fold", "optim.steps", "optim.batch_size"),
+        *("patch.size", "model.channels", "sampling.num_steps", "runtime.device", "quiet"),
     ),
 )
 _SETTINGS = dict(settings_of(TrainConfig))

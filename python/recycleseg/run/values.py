@@ -45,12 +45,17 @@ def fitted(value: Any, hint: Any) -> Any:
 
 def in_words(hint: Any) -> str:
     """What an option of this type takes, for messages."""
-    kinds = [kind for kind in _kinds(hint) if kind is not NoneType]
+    kinds = [kind for kind in kinds_of(hint) if kind is not NoneType]
     words = [str(c) for kind in kinds if get_origin(kind) is Literal for c in get_args(kind)]
     words += [_WORDS[kind] for kind in kinds if kind in _WORDS]
     for item in (get_args(kind)[0] for kind in kinds if get_origin(kind) is tuple):
         words.append(_LISTS.get(item, "a list of them" if words else f"a list of {in_words(item)}"))
     return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+
+
+def kinds_of(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of a union of types, or the type alone."""
+    return get_args(hint) if _is_union(hint) else (hint,)
 
 
 def shown(value: Any) -> str:
@@ -144,18 +149,13 @@ def _correction(value: Any, hint: Any) -> str:
         return ""
     if value.startswith("="):
         return "; write = without spaces around it"
-    kinds = _kinds(hint)
+    kinds = kinds_of(hint)
     choices = [str(c) for kind in kinds if get_origin(kind) is Literal for c in get_args(kind)]
     if (near := nearest(value, choices)) is not None:
         return f"; did you mean {near}?"
     if float in kinds and re.fullmatch(r"\d+,\d+", value):
         return f"; did you mean {value.replace(',', '.')}?"
     return ""
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of a union, or the type alone."""
-    return get_args(hint) if _is_union(hint) else (hint,)
 
 
 def _is_union(hint: Any) -> bool:
