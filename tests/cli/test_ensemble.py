@@ -122,7 +122,7 @@ def test_it_goes_on_where_it_stopped(
     assert first == "recycle-ensemble: 1 cases could not be combined"
     assert problem.startswith(f"  - {whole}: expected a whole .npz file, got: ")
     assert f"label maps, as probabilities 0 and 1, in {folders[2]}" in captured.out
-    assert "[1/3] c1: " in captured.out and "[3/3] c3: " in captured.out
+    assert "combining: 3/3 in " in captured.out
     assert f"failed: {whole}: expected a whole .npz file" in captured.out
     assert f"2 cases are in {out}\n" in captured.out
     record = json.loads((out / "predict.json").read_text())
@@ -203,10 +203,13 @@ def test_cases_that_a_member_lacks(
 def options_and_messages() -> list[tuple[list[str], str]]:
     return [
         (["--weights", "1"], "--weights: expected 2, one per member, got 1"),
-        (["--method", "median"], "--method: invalid choice: 'median'"),
+        (["--method", "median"], "--method: expected mean, majority or max, got 'median'"),
         (["--thresholds", "0.5"], "--thresholds: expected none"),
-        (["--wieghts", "1"], "unknown option wieghts; did you mean weights?"),
-        (["--labels", "missing.json"], "missing.json: expected JSON, got"),
+        (["--wieghts", "1"], "unknown option --wieghts; did you mean --weights?"),
+        (
+            ["--labels", "missing.json"],
+            "--labels: expected a dataset.json, got missing.json, which does",
+        ),
     ]
 
 

@@ -50,7 +50,8 @@ TRAIN = {
     "--learning-rate 1e-3": "unknown option --learning-rate; did you mean --optim.lr-peak?",
     "--gpus 2": "unknown option --gpus; a run takes one device: --runtime.device cuda, or cuda:1 "
     "for the second GPU",
-    "--device cuda": "unknown option --device; did you mean --runtime.device?",
+    "--device cuda": "unknown option --device; a run takes one device: --runtime.device cuda, or "
+    "cuda:1 for the second GPU",
     "--num-workers 8": "unknown option --num-workers; did you mean --runtime.threads?",
     "--output runs/x": "unknown option --output; did you mean --out?",
     "--input scans": "unknown option --input; did you mean --data?",
@@ -80,11 +81,9 @@ TRAIN = {
     "--optim.steps abc": "--optim.steps: expected a whole number, got 'abc'",
     "--optim.steps 2.5": "--optim.steps: expected a whole number, got '2.5'",
     "--optim.steps -1": "--optim.steps: expected at least 0, got -1",
-    "--optim.lr-peak 0,001": "--optim.lr-peak: expected a number, got '0,001'; did you mean "
-    "0.001?",
+    "--optim.lr-peak 0,001": "--optim.lr-peak: expected a number, got '0,001'; did you mean 0.001?",
     "--time 30": f"--time: {A_TIME}, got 30",
-    "--memory 8 --data Dataset123_Liver": "--memory: expected a size with its unit, such as 900M "
-    "or 8G, got '8'",
+    "--memory 8 --data Dataset123_Liver": "--memory: expected a size such as 900M or 8G, got '8'",
     "--memory 8GB": "--memory: expected --data with it, because only data are planned for",
     "--strategy recycle": f"--strategy: expected {STRATEGIES}, got 'recycle'; did you mean "
     "recycling?",

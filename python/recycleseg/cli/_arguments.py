@@ -21,7 +21,7 @@ from jsonargparse import ArgumentParser
 from recycleseg.cli._foreign import foreign_words
 from recycleseg.files import FileError
 from recycleseg.run.settings import Setting
-from recycleseg.run.values import in_words, nearest, shown
+from recycleseg.run.values import choices_of, in_words, nearest, shown
 
 _OTHER_DASHES = "–—−"
 
@@ -266,6 +266,9 @@ class _Reader:
         if near:
             rest = [value] if equals else []
             return f"{word}: expected an option before it; did you mean {near[0]}{equals}{value}?"
+        for option, action in self.options.items():
+            if word in choices_of(self._setting(action).hint):
+                return f"{word}: expected an option before it; did you mean {option} {word}?"
         words = [word, *(other for other in rest if not _is_option(other))]
         free = [name for name in self.guide.loose if self.options[name].dest not in self.given]
         if not free:
@@ -289,11 +292,11 @@ def about_unknown(name: str, parser: ArgumentParser) -> str:
         shown_ones = ", ".join(f"--{option}" for option in group[:3])
         return f"{start}; it is a group of options: {shown_ones}{', ...' * (len(group) > 3)}"
     if word in options:
-        return f"{start}; did you mean --{word}?" + " (the dash)" * (plain != name)
+        return f"{start}; did you mean --{word}?"
     answer = _answer(word, list(options), foreign_words(parser.prog))
     if not answer:
         return f"{start}; {parser.prog} --help-all lists all options"
-    if re.fullmatch(r"--[\w.-]+(, --[\w.-]+)*", answer):
+    if re.fullmatch(r"--[\w.-]+( \w+)?(, --[\w.-]+)*", answer):
         return f"{start}; did you mean {' or '.join(answer.split(', '))}?"
     return f"{start}; {answer}"
 

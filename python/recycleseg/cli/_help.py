@@ -102,7 +102,7 @@ def help_text(parser: ArgumentParser, guide: Guide, values: Values, *, whole: bo
         lines += [*_wrapped(values.note), ""]
     if whole:
         for title, actions in _sections(parser, listed):
-            lines += [f"{title}:", *_entries(actions, values, whole=True), ""]
+            lines += [*_wrapped(f"{title}:"), *_entries(actions, values, whole=True), ""]
         lines += _columns(f"{COMPLETION} SHELL", "completion of the options, for bash or zsh")
     else:
         lines += _entries(listed, values, whole=False)
@@ -186,7 +186,7 @@ def _entry(action: Action, values: Values, *, whole: bool) -> list[str]:
     value = values.known.get(action.dest, action.default)
     if action.dest in values.planned:
         text += " [planned]"
-    elif value is not None and value is not False:
+    elif value is not None and value is not False and value != ():
         text += f" [{_written(value)}]"
     return _columns(f"{names} {takes}".rstrip(), text)
 
@@ -204,7 +204,8 @@ def _takes(action: Action) -> str:
         if get_origin(kind) is Literal:
             parts += map(str, get_args(kind))
         elif get_origin(kind) is tuple:
-            parts.append(f"{_NUMBERS.get(get_args(kind)[0], 'NAME')},...")
+            item = get_args(kind)[0]
+            parts.append(f"{_NUMBERS[item]},..." if item in (int, float) else "LIST")
         elif kind is not NoneType:
             parts.append(_NUMBERS.get(kind, name))
     return "|".join(parts) + more

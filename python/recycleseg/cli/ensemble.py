@@ -114,6 +114,8 @@ def _combine(arguments: Sequence[str]) -> int:
 def _parse(arguments: Sequence[str]) -> Namespace:
     options = parse(build_parser(), arguments, GUIDE)
     check_exists("--input", "a folder of predictions", *options.input)
+    if options.labels is not None:
+        check_exists("--labels", "a dataset.json", options.labels)
     folders = [Path(folder).resolve() for folder in options.input]
     if twice := sorted({str(folder) for folder in folders if folders.count(folder) > 1}):
         raise ValueError(f"--input: expected every folder once, got {', '.join(twice)} repeatedly")

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from recycleseg.classes import Labels
-from recycleseg.cli._arguments import Guide
+from recycleseg.cli._arguments import Guide, named_as_options
 from recycleseg.cli._common import (
     add_pixel_size,
     exit_code_of,
@@ -112,6 +112,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _evaluate(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
+    with named_as_options({name: f"--{name.replace('_', '-')}" for name in vars(options)}):
+        return _evaluate_with(options)
+
+
+def _evaluate_with(options: Namespace) -> int:
     out, preds = Path(options.out), tuple(map(Path, options.pred))
     _check_folders(options)
     labels = None if options.labels is None else read_labels(options.labels)
@@ -157,6 +162,8 @@ def _check_folders(options: Namespace) -> None:
         )
     check_exists("--pred", "predictions", *options.pred)
     check_exists("--ref", "references", options.ref)
+    if options.labels is not None and not options.labels.lstrip().startswith("{"):
+        check_exists("--labels", "a JSON file or {...}", options.labels)
     check_exists("--compare", "predictions or an evaluation", *(options.compare or ()))
     for other in options.compare or ():
         if Path(other).resolve() == out.resolve():

@@ -33,6 +33,7 @@ from recycleseg.planning.data import plan_for_data
 from recycleseg.planning.description import plan_yaml
 from recycleseg.planning.draft import num_levels
 from recycleseg.planning.planner import PLANNED, TrainingPlan
+from recycleseg.planning.resources import parse_memory
 from recycleseg.progress import plain_console, print_line
 from recycleseg.run.config import (
     TrainConfig,
@@ -227,7 +228,7 @@ def _train(arguments: Sequence[str]) -> int:
     answer_if_asked(build_parser(), arguments, GUIDE, _values)
     with named_as_options(OPTION_NAMES):
         given = _options_to_fit(arguments)
-        _check_paths(given)
+        _check_early(given)
         # The printed configuration may go into a file, so nothing else goes there.
         printing = len(_without_printing(arguments)) < len(arguments)
         console = plain_console(stderr=printing, quiet=bool(given.get("quiet")))
@@ -276,8 +277,10 @@ def _run_to_resume(given: Mapping[str, Any]) -> str | None:
     return text
 
 
-def _check_paths(given: Mapping[str, Any]) -> None:
-    """Refuse paths that do not exist."""
+def _check_early(given: Mapping[str, Any]) -> None:
+    """Refuse paths that do not exist, and other values that a plan would refuse much later."""
+    if given.get("memory") is not None:
+        parse_memory(given["memory"])
     expected = {"data": "a data set in the nnU-Net raw layout", "split_file": "a split file"}
     if given.get("group_by") is not None and is_table(given["group_by"]):
         expected["group_by"] = "a CSV file"

@@ -88,7 +88,7 @@ def parse_memory(text: str) -> int:
     Raises:
         ValueError: another text.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MGT])(?:I?B)?", text.strip().upper())
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MG])(?:I?B)?", text.strip().upper())
     if match is None or float(match[1]) == 0:
-        raise ValueError(f"memory: expected a size with its unit, such as 900M or 8G, got {text!r}")
-    return int(float(match[1]) * 2 ** {"M": 20, "G": 30, "T": 40}[match[2]])
+        raise ValueError(f"memory: expected a size such as 900M or 8G, got {text!r}")
+    return int(float(match[1]) * 2 ** {"M": 20, "G": 30}[match[2]])

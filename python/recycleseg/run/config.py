@@ -144,17 +144,19 @@ def load_config(path: Path) -> TrainConfig:
     Raises:
         FileError: the file is missing or not a configuration.
     """
-    content = read_yaml(path)
-    if isinstance(content, dict):
-        _rename_scales(content.get("model"))
-        for name, value in _REMOVED.items():
-            group, _, option = name.partition(".")
-            if isinstance(content.get(group), dict) and content[group].get(option, ...) == value:
-                del content[group][option]
     try:
+        content = read_yaml(path)
+        if isinstance(content, dict):
+            _rename_scales(content.get("model"))
+            for name, value in _REMOVED.items():
+                group, _, option = name.partition(".")
+                options = content.get(group)
+                if isinstance(options, dict) and options.get(option, ...) == value:
+                    del options[option]
         return config_from(fitted_settings(content, dict(settings_of(TrainConfig))))
     except ValueError as error:
-        raise FileError(f"{path}: expected a run's config.yaml: {error}") from error
+        reason = str(error).removeprefix(f"{path}: ")
+        raise FileError(f"{path}: expected a run's config.yaml: {reason}") from error
 
 
 def _rename_scales(model: Any) -> None:

@@ -46,7 +46,7 @@ def fitted(value: Any, hint: Any) -> Any:
 def in_words(hint: Any) -> str:
     """What an option of this type takes, for messages."""
     kinds = [kind for kind in kinds_of(hint) if kind is not NoneType]
-    words = [str(c) for kind in kinds if get_origin(kind) is Literal for c in get_args(kind)]
+    words = choices_of(hint)
     words += [_WORDS[kind] for kind in kinds if kind in _WORDS]
     for item in (get_args(kind)[0] for kind in kinds if get_origin(kind) is tuple):
         words.append(_LISTS.get(item, "a list of them" if words else f"a list of {in_words(item)}"))
@@ -56,6 +56,12 @@ def in_words(hint: Any) -> str:
 def kinds_of(hint: Any) -> tuple[Any, ...]:
     """The alternatives of a union of types, or the type alone."""
     return get_args(hint) if _is_union(hint) else (hint,)
+
+
+def choices_of(hint: Any) -> list[str]:
+    """The words among which one chooses, if there are such."""
+    literals = [kind for kind in kinds_of(hint) if get_origin(kind) is Literal]
+    return [str(choice) for kind in literals for choice in get_args(kind)]
 
 
 def shown(value: Any) -> str:
@@ -149,11 +155,9 @@ def _correction(value: Any, hint: Any) -> str:
         return ""
     if value.startswith("="):
         return "; write = without spaces around it"
-    kinds = kinds_of(hint)
-    choices = [str(c) for kind in kinds if get_origin(kind) is Literal for c in get_args(kind)]
-    if (near := nearest(value, choices)) is not None:
+    if (near := nearest(value, choices_of(hint))) is not None:
         return f"; did you mean {near}?"
-    if float in kinds and re.fullmatch(r"\d+,\d+", value):
+    if float in kinds_of(hint) and re.fullmatch(r"\d+,\d+", value):
         return f"; did you mean {value.replace(',', '.')}?"
     return ""
 

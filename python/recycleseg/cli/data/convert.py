@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from recycleseg.cli._arguments import Guide
 from recycleseg.cli._common import new_parser
+from recycleseg.cli._paths import check_exists
 from recycleseg.data.convert import convert
 from recycleseg.evaluation.labels import read_labels
 from recycleseg.progress import plain_console, print_line, stages
@@ -37,6 +38,8 @@ def build_parser() -> ArgumentParser:
 
 def run(parsed: Namespace) -> int:
     """Convert the folders; gives the exit code."""
+    if parsed.labels is not None and not parsed.labels.lstrip().startswith("{"):
+        check_exists("--labels", "a JSON file or {...}", parsed.labels)
     console, out = plain_console(quiet=parsed.quiet), Path(parsed.out)
     with stages(console, "reading", "writing") as progress:
         converted = convert(
