@@ -208,7 +208,7 @@ def options_and_messages() -> list[tuple[list[str], str]]:
         (["--wieghts", "1"], "unknown option --wieghts; did you mean --weights?"),
         (
             ["--labels", "missing.json"],
-            "--labels: expected a dataset.json, got missing.json, which does",
+            "--labels: expected a dataset.json, got missing.json",
         ),
     ]
 

@@ -7,12 +7,12 @@ import json
 import textwrap
 from argparse import Action
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata
 from types import NoneType
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 
-import recycleseg
 from recycleseg.cli._arguments import Guide, is_group, option_name, setting_of
 from recycleseg.run.values import in_words, kinds_of, shown
 
@@ -58,13 +58,18 @@ def answer_if_asked(
     asked = [(word, word.replace("_", "-").partition("=")[0]) for word in arguments]
     names = {name for _, name in asked}
     if VERSION in names or "-V" in names:
-        print_and_end(f"{parser.prog} {recycleseg.__version__}")
+        print_and_end(version(parser.prog))
     if COMPLETION in names:
         print_and_end(completion(parser, arguments))
     if names & {"-h", HELP, HELP_ALL}:
         rest = [word for word, name in asked if name not in ("-h", HELP, HELP_ALL)]
         values = Values({}) if values_of is None else values_of(rest)
         print_and_end(help_text(parser, guide, values, whole=HELP_ALL in names))
+
+
+def version(prog: str) -> str:
+    """A command and its version."""
+    return f"{prog} {metadata.version('recycleseg')}"
 
 
 def print_and_end(text: str) -> NoReturn:

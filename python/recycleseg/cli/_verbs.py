@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from jsonargparse import ArgumentParser
 
-import recycleseg
 from recycleseg.cli._help import (
     COMPLETION,
     HELP,
@@ -17,6 +16,7 @@ from recycleseg.cli._help import (
     completion,
     print_and_end,
     verbs_help,
+    version,
 )
 from recycleseg.run.values import nearest
 
@@ -53,7 +53,7 @@ class Verbs(NamedTuple):
         if name in ("-h", HELP, HELP_ALL, "help"):
             print_and_end(verbs_help(self.prog, self.description, self.help, self.example))
         if name in (VERSION, "-V"):
-            print_and_end(f"{self.prog} {recycleseg.__version__}")
+            print_and_end(version(self.prog))
         if name == COMPLETION:
             print_and_end(completion(self._whole_parser(), arguments))
         *others, last = self.help

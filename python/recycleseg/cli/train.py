@@ -192,7 +192,7 @@ def _read_file(path: str) -> dict[str, Any]:
     check_exists("--config", "a YAML file", path)
     parser = build_parser()
     known = {
-        action.dest: Setting(bool) if action.nargs == 0 else setting_of(action)
+        action.dest: Setting(bool if action.nargs == 0 else setting_of(action).hint | None)
         for action in parser._actions
         if action.dest not in ("help", "config", "print_config") and not is_group(action, parser)
     }
@@ -204,6 +204,7 @@ def _read_file(path: str) -> dict[str, Any]:
 
     try:
         read = fitted_settings(read_yaml(Path(path)), known | _SETTINGS, about)
+        read = {name: v for name, v in read.items() if name in _SETTINGS or v is not None}
     except FileError:
         raise
     except ValueError as error:
