@@ -31,9 +31,20 @@ class Bar:
         name: of the work.
         total: amount of work.
         done: amount that is done already.
+        lines: whether lines come where there is no terminal.
+        brief: whether work of less than a second leaves no line.
     """
 
-    def __init__(self, console: Console, name: str, total: int, *, done: int = 0) -> None:
+    def __init__(
+        self,
+        console: Console,
+        name: str,
+        total: int,
+        *,
+        done: int = 0,
+        lines: bool = True,
+        brief: bool = False,
+    ) -> None:
         columns = (
             progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(),
@@ -45,7 +56,7 @@ class Bar:
         drawn = console.is_interactive or console.is_jupyter
         self._bar = progress.Progress(*columns, console=console, disable=not drawn)
         self._task = self._bar.add_task(name, total=total, completed=done, note="")
-        self._lines = None if drawn else _Lines(console, name, total, done)
+        self._lines = _Lines(console, name, total, done, brief) if lines and not drawn else None
 
     def __enter__(self) -> Bar:
         self._bar.start()
@@ -60,7 +71,7 @@ class Bar:
         bar = copy.copy(self)
         bar._task = self._bar.add_task(name, total=total, note="")
         if self._lines is not None:
-            bar._lines = _Lines(self._bar.console, name, total, 0)
+            bar._lines = _Lines(self._bar.console, name, total, 0, brief=True)
         try:
             yield bar
         finally:
@@ -87,7 +98,8 @@ class _Lines:
 
     SECONDS_BETWEEN, LONGEST_SILENCE, SHARE = 30, 600, 0.1
 
-    def __init__(self, console: Console, name: str, total: int, done: float) -> None:
+    def __init__(self, console: Console, name: str, total: int, done: float, brief: bool) -> None:
+        self._brief = brief
         self._console = console
         self._name = name
         self._total = total
@@ -104,6 +116,8 @@ class _Lines:
             return
         self._last_time, self._last = now, done
         passed = now - self._start
+        if ended and self._brief and passed < 1:
+            return
         parts = [f"{self._name}: {int(done)}/{self._total}"]
         if ended:
             parts.append(f"in {format_duration(passed)}")
@@ -129,10 +143,15 @@ def print_line(console: Console, line: str) -> None:
 
 
 @contextmanager
-def stages(console: Console, *names: str) -> Iterator[Progress]:
+def stages(console: Console, *names: str, brief: bool = False) -> Iterator[Progress]:
     """Draw one bar after the other, for work in stages.
 
     Nothing is drawn before the first call, so that no bar appears for data from the cache.
+
+    Args:
+        console: where they are drawn.
+        names: of the stages.
+        brief: see `Bar`.
 
     Yields:
         A callback. When it gets 1 as the amount done, the bar of the next stage begins.
@@ -144,7 +163,7 @@ def stages(console: Console, *names: str) -> Iterator[Progress]:
         def show(done: int, total: int) -> None:
             if done == 1:
                 stack.close()  # the bar of the stage before
-                bars.append(stack.enter_context(Bar(console, next(waiting), total)))
+                bars.append(stack.enter_context(Bar(console, next(waiting), total, brief=brief)))
             bars[-1].reach(done)
 
         yield show

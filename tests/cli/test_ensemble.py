@@ -122,7 +122,7 @@ def test_it_goes_on_where_it_stopped(
     assert first == "recycle-ensemble: 1 cases could not be combined"
     assert problem.startswith(f"  - {whole}: expected a whole .npz file, got: ")
     assert f"label maps, as probabilities 0 and 1, in {folders[2]}" in captured.out
-    assert "combining: 3/3 in " in captured.out
+    assert "[1/3] c1: " in captured.out and "[3/3] c3: " in captured.out
     assert f"failed: {whole}: expected a whole .npz file" in captured.out
     assert f"2 cases are in {out}\n" in captured.out
     record = json.loads((out / "predict.json").read_text())

@@ -295,7 +295,7 @@ def test_goes_on_where_it_stopped(
     )
     assert predict(*arguments) == 3
     said = capsys.readouterr()
-    assert "predicting: 2/2 in " in said.out
+    assert "[1/2] b: " in said.out
     assert f"predicted 1, already there 1, failed 1: {tmp_path / 'out'}" in said.out
     failure = "c: expected memory for its prediction, got none left (out of memory)"
     assert f"failed: {failure}\n" in said.out

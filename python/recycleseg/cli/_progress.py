@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from rich.console import Console
 
 from recycleseg.prediction.folder import Outcome, PredictionFolder
-from recycleseg.progress import Bar, print_line, stages
+from recycleseg.progress import Bar, format_duration, print_line, stages
 
 
 def open_folder(folder: PredictionFolder, console: Console, *, overwrite: bool) -> list[str]:
     """Open a folder of predictions, and print its notes; see `PredictionFolder.open`."""
-    with stages(console, "reading") as progress:
+    with stages(console, "reading", brief=True) as progress:
         left = folder.open(overwrite=overwrite, progress=progress)
     for note in folder.notes:
         print_line(console, note)
@@ -20,7 +21,9 @@ def open_folder(folder: PredictionFolder, console: Console, *, overwrite: bool) 
 
 
 class CaseProgress:
-    """How many cases are done, and which failed.
+    """On a terminal a bar with the time left; elsewhere a line for a case now and then.
+
+    A line comes after each tenth of the cases, or half a minute after the last one.
 
     Args:
         console: where to print.
@@ -30,8 +33,10 @@ class CaseProgress:
 
     def __init__(self, console: Console, verb: str, total: int) -> None:
         self._console = console
-        self._bar = Bar(console, verb, total)
-        self._done = 0
+        self._bar = Bar(console, verb, total, lines=False)
+        self._total = total
+        self._done = self._told = 0
+        self._start = self._last_time = time.monotonic()
 
     def __enter__(self) -> CaseProgress:
         self._bar.__enter__()
@@ -47,10 +52,23 @@ class CaseProgress:
     def case_done(self, case_id: str, seconds: float, failure: str | None = None) -> None:
         """Show that one more case is done; `failure` says in one line why it failed."""
         self._done += 1
+        note = f"{case_id}: {seconds:.1f} s"
+        self._bar.reach(self._done)
+        self._bar.note(note)
         if failure is not None:
             print_line(self._console, f"failed: {failure}")
-        self._bar.note(f"{case_id}: {seconds:.1f} s")
-        self._bar.reach(self._done)
+        elif not self._console.is_terminal:
+            self._tell(note)
+
+    def _tell(self, note: str) -> None:
+        now = time.monotonic()
+        many = 10 * (self._done - self._told) >= self._total
+        if not many and now - self._last_time < 30 and self._done < self._total:
+            return
+        self._told, self._last_time = self._done, now
+        left = (now - self._start) / self._done * (self._total - self._done)
+        rest = f", about {format_duration(left)} left" if self._done < self._total else ""
+        print_line(self._console, f"[{self._done}/{self._total}] {note}{rest}")
 
     def follow(self, outcomes: Iterable[Outcome]) -> list[str]:
         """Show each case when it is done, and return why cases failed."""
