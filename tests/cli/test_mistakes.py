@@ -260,7 +260,7 @@ DATA = {
     "plan Dataset123_Liver --runtime.threads many": "--runtime.threads: expected a whole number, "
     "got 'many'",
     "convert scans labelsTs": "OUT: expected a value, got none; such as: recycle-data convert "
-    "scans masks Dataset123_Name --labels '{\"organ\": 1}'",
+    "scans masks Dataset123_Name --channels CT",
     "convert -i scans -m labelsTs -o new": "unknown option -i; the folders have no options before "
     "them: recycle-data convert IMAGES MASKS OUT",
     "convert scan labelsTs new": "IMAGES: expected a folder of images, got scan, which does not "

@@ -6,6 +6,7 @@ type; otherwise the message says what was expected, and what the user probably m
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from argparse import Action
@@ -45,7 +46,7 @@ def option_name(action: Action) -> str:
     return max(action.option_strings, key=len).replace("_", "-")
 
 
-def is_group(action: Action, parser: ArgumentParser) -> bool:
+def is_group(action: Action, parser: argparse.ArgumentParser) -> bool:
     """Whether this is no option but stands for all options below it."""
     return any(other.dest.startswith(f"{action.dest}.") for other in parser._actions)
 
@@ -175,7 +176,8 @@ class _Reader:
     def _take(self, action: Action, values: list[str]) -> None:
         name = option_name(action)
         before = self.given.setdefault(action.dest, values)
-        if action.dest != "config" and before is not values:
+        is_file = action.dest == "config" and self.read_file is not None
+        if not is_file and before is not values:
             if before == values:
                 return
             advice = f"; write {name} {' '.join([*before, *values])}" if action.nargs == "+" else ""
@@ -184,7 +186,7 @@ class _Reader:
         option = action.option_strings[-1]
         if action.nargs == 0:
             self._take_flag(action, option, values)
-        elif action.dest == "config" and self.read_file is not None:
+        elif is_file and self.read_file is not None:
             self._need(action, values)
             content = self.read_file(values[0])
             self.words += ["--config", yaml.safe_dump(dict(content))]

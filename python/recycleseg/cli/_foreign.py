@@ -8,7 +8,7 @@ _OUT = "o output output-dir output-folder output-path outdir out-dir out-folder 
 _OUT += "save-dir save-path result-dir results results-folder"
 _RUN_KNOWS = "--models names a run folder, which holds data set, plan and trainer"
 _POSITIONAL = "the data set has no option before it: {prog} Dataset123_Name"
-_THREADS = "num-workers workers j jobs n-jobs num-processes np npp nps num-threads cpus"
+_PARALLEL = "num-workers j jobs n-jobs num-processes np npp nps num-threads cpus"
 
 # Command -> words of other tools, and options of this command, or a sentence, for all of them.
 _ANSWERS = {
@@ -28,7 +28,7 @@ _ANSWERS = {
         "gpu gpus cuda device devices device-id device-ids accelerator num-gpus": "a run takes one "
         "device: --runtime.device cuda, or cuda:1 for the second GPU",
         "cpu no-cuda": "--runtime.device cpu",
-        _THREADS: "--runtime.threads",
+        f"{_PARALLEL} workers": "--runtime.threads",
         "fp16 bf16 amp half mixed-precision dtype": "--runtime.precision",
         f"{_OUT} run-dir log-dir logdir work-dir exp-dir checkpoint-dir name exp-name "
         "experiment": "--out",
@@ -78,7 +78,8 @@ _ANSWERS = {
         "images image img imgs scans source src data in input-dir input-folder input-path "
         "images-dir": "--input",
         _OUT: "--out",
-        _THREADS: "cases are predicted one after the other; --threads sets the CPU threads",
+        f"{_PARALLEL} workers": "cases are predicted one after the other; --threads sets "
+        "the CPU threads",
         "gpu gpus cuda device-id num-gpus accelerator": "--device cuda",
         "cpu no-cuda": "--device cpu",
         "step-size overlap": "windows overlap as in training (--patch.overlap of recycle-train)",
@@ -101,7 +102,7 @@ _ANSWERS = {
     "recycle-ensemble": {
         "members folders predictions preds pred p models m inputs input-folders": "--input",
         _OUT: "--out",
-        _THREADS: "cases are combined one after the other",
+        f"{_PARALLEL} workers": "cases are combined one after the other",
         "npz save-npz save-softmax save-probs probabilities": "--save-probabilities",
         "uncertainty entropy": "--save-uncertainty",
         "vote voting strategy mode": "--method",
@@ -120,7 +121,7 @@ _ANSWERS = {
         _OUT: "--out",
         "tolerance tol nsd nsd-tolerance threshold thresholds": "--tolerance-mm",
         "djfile dj dataset-json pfile l label classes num-classes": "--labels",
-        f"{_THREADS} threads": "--workers",
+        f"{_PARALLEL} threads": "--workers",
         "gpu gpus cuda accelerator": "--device cuda",
         "metric metrics m": "every metric is computed; metrics.csv and summary.json hold all",
         "spacing voxel-size pixdim": "voxel sizes come from the files (--pixel-size)",
@@ -133,7 +134,7 @@ _ANSWERS = {
     },
     "recycle-data check": {
         "d i data dataset dataset-id dir input root path": _POSITIONAL,
-        f"{_THREADS} threads": "--workers",
+        f"{_PARALLEL} threads": "--workers",
         "verbose v full list": "--all",
         "spacing": "--pixel-size",
     },
@@ -147,7 +148,7 @@ _ANSWERS = {
         "output file yaml": "--out",
         "gpu gpus device cuda": "--runtime.device",
         "gpu-memory gpu-memory-target mem ram": "--memory",
-        _THREADS: "--runtime.threads",
+        f"{_PARALLEL} workers": "--runtime.threads",
     },
     "recycle-data split": {
         "d i data dataset dataset-id dir input root path": _POSITIONAL,

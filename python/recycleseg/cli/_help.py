@@ -53,7 +53,7 @@ def answer_if_asked(
 
     Raises:
         SystemExit: something was printed.
-        ValueError: other words of the command line are wrong.
+        ValueError: the shell whose completion is asked for is not known.
     """
     asked = [(word, word.replace("_", "-").partition("=")[0]) for word in arguments]
     names = {name for _, name in asked}
@@ -63,7 +63,12 @@ def answer_if_asked(
         print_and_end(completion(parser, arguments))
     if names & {"-h", HELP, HELP_ALL}:
         rest = [word for word, name in asked if name not in ("-h", HELP, HELP_ALL)]
-        values = Values({}) if values_of is None else values_of(rest)
+        values = Values({})
+        if values_of is not None:
+            try:
+                values = values_of(rest)
+            except ValueError:  # who has typed something wrong needs the help most
+                values = values_of([])
         print_and_end(help_text(parser, guide, values, whole=HELP_ALL in names))
 
 
@@ -147,10 +152,19 @@ def completion(parser: argparse.ArgumentParser | ArgumentParser, arguments: Sequ
     if shell not in shtab.SUPPORTED_SHELLS:
         shells = ", ".join(shtab.SUPPORTED_SHELLS)
         raise ValueError(f"{COMPLETION}: expected one of {shells}, got {shown(shell)}")
-    for action in parser._actions:
-        action.option_strings = [name.replace("_", "-") for name in action.option_strings]
+    _spell_with_dashes(parser)
     script: str = shtab.complete(parser, shell)
     return script
+
+
+def _spell_with_dashes(parser: argparse.ArgumentParser | ArgumentParser) -> None:
+    """Leave the options of a parser and of its verbs in the spelling of the help, in place."""
+    parser._actions[:] = [action for action in parser._actions if not is_group(action, parser)]
+    for action in parser._actions:
+        action.option_strings = [name.replace("_", "-") for name in action.option_strings]
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                _spell_with_dashes(inner)
 
 
 def _sections(

@@ -14,7 +14,7 @@ from recycleseg.evaluation.labels import read_labels
 from recycleseg.progress import plain_console, print_line, stages
 
 HELP = "make a data set from images and masks"
-GUIDE = Guide("recycle-data convert scans masks Dataset123_Name --labels '{\"organ\": 1}'")
+GUIDE = Guide("recycle-data convert scans masks Dataset123_Name --channels CT")
 
 
 def build_parser() -> ArgumentParser:
