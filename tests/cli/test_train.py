@@ -141,6 +141,8 @@ def test_help_shows_the_values_that_will_be_used(
         return dict(re.findall(r"--([\w.-]+) [^\[\]\n]*? \[([^]]*)\]", text.replace(" --", "\n--")))
 
     assert shown()["optim.steps"] == "340"
+    for preset in preset_names():
+        assert len(help_of(capsys, "--preset", preset, "-h").splitlines()) <= 40
     hippocampus = shown("--preset", "hippocampus")
     assert (hippocampus["optim.steps"], hippocampus["patch.size"]) == ("2400", "32,48,32")
     file = tmp_path / "mine.yaml"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import textwrap
 from argparse import Action
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ from recycleseg.run.values import in_words, kinds_of, shown
 HELP, HELP_ALL, VERSION, COMPLETION = "--help", "--help-all", "--version", "--print-completion"
 _WIDTH = 80
 _LEFT = 28
+# What happens without an option, in its text.
+_WITHOUT_A_VALUE = re.compile(r"; (?:null \w+|else|by default) ([^;.]+)")
 _NUMBERS = {int: "N", float: "X", bool: "true|false"}
 
 
@@ -197,12 +200,13 @@ def _entry(action: Action, values: Values, *, whole: bool) -> list[str]:
         return _columns(action.dest.upper(), action.help or "")
     names = ", ".join(name.replace("_", "-") for name in action.option_strings)
     text = " ".join((action.help or "").split()).rstrip(".")
-    takes = _takes(action)
+    takes, value = _takes(action), values.known.get(action.dest, action.default)
     if not whole:
+        without = _WITHOUT_A_VALUE.search(text)
+        value = without[1] if without is not None and value is None else value
         text = text.partition("; ")[0]
         if "|" in takes and len(names) + len(takes) + 5 > _LEFT:
             takes, text = "NAME", in_words(setting_of(action).hint)
-    value = values.known.get(action.dest, action.default)
     if action.dest in values.planned:
         text += " [planned]"
     elif value is not None and value is not False and value != ():

@@ -54,8 +54,8 @@ class TrainConfig:
         init_from: run folder whose best weights this run starts from; null starts at random.
         strategy: how the network's input mask is made in training.
         seed: seed of weights, batches, noise, augmentation, and of a split that no file gives.
-        time: time of the whole run, such as 30m or 2h, if optim.steps is 0; null takes 1 hour on a
-            CPU, 12 hours on a GPU.
+        time: time of the whole run, such as 30m or 2h; null takes 1 hour on a CPU, 12 hours on a
+            GPU. It counts if optim.steps is 0.
         split_file: split.json or nnU-Net's splits_final.json; null takes that of the data set.
         fold: fold of splits_final.json, or one of five drawn folds; all trains on every case that
             is not tested.
