@@ -45,7 +45,8 @@ from recycleseg.run.config import (
 )
 from recycleseg.run.folder import RunFolder, run_root
 from recycleseg.run.options import PhantomConfig
-from recycleseg.run.settings import Setting, fitted_settings, nested, read_yaml, settings_of
+from recycleseg.run.settings import Setting, fitted_settings, nested, settings_of
+from recycleseg.run.yaml_file import read_yaml
 from recycleseg.training.trainer import Trainer
 
 PHANTOM_PRESET = "tiny"

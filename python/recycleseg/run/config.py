@@ -33,7 +33,8 @@ from recycleseg.run.options import (
     ValidationConfig,
 )
 from recycleseg.run.ranges import DURATION, FOLD, RANGE, SEED, within
-from recycleseg.run.settings import fitted_settings, nested, read_yaml, settings_of
+from recycleseg.run.settings import fitted_settings, nested, settings_of
+from recycleseg.run.yaml_file import read_yaml
 
 # Options in the files of earlier versions, each with the only value that is still possible.
 _REMOVED = {

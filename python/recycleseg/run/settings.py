@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-import yaml
-
-from recycleseg.files import FileError
 from recycleseg.run.ranges import RANGE, Range
 from recycleseg.run.values import fitted, in_words, nearest, shown
 
@@ -93,50 +89,10 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
-def read_yaml(path: Path) -> Any:
-    """The YAML value in a file, in which no key stands twice.
-
-    Raises:
-        FileError: the file cannot be read or is not YAML.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        return yaml.load(text, Loader=_UniqueKeys)
-    except OSError as error:
-        raise FileError(f"{path}: expected a YAML file, got: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise FileError(f"{path}: expected YAML as text in UTF-8, got other bytes") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise FileError(f"{path}: {_about_yaml(error)}") from error
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"{key.value} stands twice", problem_mark=key.start_mark
-                )
-            seen.add(key.value if isinstance(key.value, str) else id(key))
-        return super().construct_mapping(node, deep)
-
-
 _KINDS: dict[Any, str] = {
     list: "a list",
     str: "a text; a space is needed after the colon of `name: value`",
 }
-
-
-def _about_yaml(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or " ".join(str(error).split())
-    where = "" if mark is None else f"line {mark.line + 1}: "
-    if "'\\t'" in problem:
-        return f"{where}expected spaces, got a tab, which YAML does not allow"
-    return f"{where}expected YAML, got: {problem}"
 
 
 def _flat(content: Mapping[Any, Any], known: Mapping[str, Setting]) -> Iterator[tuple[str, Any]]:
