@@ -8,7 +8,15 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from recycleseg.progress import Bar, followed, format_duration, part_of, plain_console, stages
+from recycleseg.progress import (
+    Bar,
+    followed,
+    format_duration,
+    parse_duration,
+    part_of,
+    plain_console,
+    stages,
+)
 
 
 def test_progress_is_told_after_each_item() -> None:
@@ -79,3 +87,82 @@ def test_names_are_shown_as_they_are() -> None:
     plain_console(file=written, width=60).print(table)
     for name in ("core [/edema]", "HC [18] :smile:", "tumour [mm]"):
         assert name in written.getvalue()
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
+
+
+def lines_of(console: Console) -> list[str]:
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "\r" not in text and "\x1b" not in text
+    return text.splitlines()
+
+
+def test_without_a_terminal_there_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, console = Clock(monkeypatch), Console(file=io.StringIO(), width=200)
+    with Bar(console, "training", 1000) as bar:
+        for step in range(1, 1001):
+            clock.now += 1
+            bar.note(f"loss {step}")
+            bar.reach(step)
+    lines = lines_of(console)
+    assert len(lines) == 10
+    assert lines[0] == "training: 100/1000 after 1 min 40 s, about 15 min 0 s left; loss 100"
+    assert lines[-1] == "training: 1000/1000 in 16 min 40 s; loss 1000"
+
+
+def test_no_line_comes_within_half_a_minute_or_after_ten_minutes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, console = Clock(monkeypatch), Console(file=io.StringIO(), width=200)
+    with Bar(console, "fast", 100) as bar:
+        for done in range(1, 101):
+            clock.now += 0.1
+            bar.reach(done)
+    assert lines_of(console) == ["fast: 100/100 in 10 s"]
+    console = Console(file=io.StringIO(), width=200)
+    with Bar(console, "slow", 100_000) as bar:
+        for done in range(1, 41):
+            clock.now += 60
+            bar.reach(done)
+    assert [line.split()[1] for line in lines_of(console)] == [
+        f"{done}/100000" for done in (10, 20, 30, 40)
+    ]
+
+
+def test_short_work_that_is_brief_leaves_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, console = Clock(monkeypatch), Console(file=io.StringIO(), width=200)
+    for seconds in (0.1, 2.0):
+        with stages(console, "reading", brief=True) as progress:
+            for done in (1, 2):
+                clock.now += seconds
+                progress(done, 2)
+    assert lines_of(console) == ["reading: 2/2 in 2 s"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("30m", 1800),
+        ("30min", 1800),
+        ("1.5 h", 5400),
+        ("1h30m", 5400),
+        ("1 h 30 min", 5400),
+        ("2days", 172800),
+    ],
+)
+def test_durations_as_people_write_them(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["30", "0s", "m", "30x", "1h30", "-5m", ""])
+def test_a_duration_needs_a_unit(text: str) -> None:
+    with pytest.raises(ValueError, match="time: expected a time with its unit, such as 90s, 30m"):
+        parse_duration(text)

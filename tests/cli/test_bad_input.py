@@ -105,14 +105,15 @@ def test_all_bad_cases_are_listed_at_once(
     assert not run.exists()
 
 
-@pytest.mark.parametrize("name", ["nowhere", "empty"])
 def test_folder_that_is_no_data_set(
-    arguments: list[str], tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str], name: str
+    arguments: list[str], tmp_path: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "empty").mkdir()
-    assert main([*arguments, "--data", str(tmp_path / name)]) == 2
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    others = [argument for argument in arguments if not argument.startswith("--data")]
+    assert main([*others, "--data", str(empty)]) == 2
     (line,) = error_of(capsys)
-    assert f"{tmp_path / name}: expected a data set in the nnU-Net raw layout (dataset.json" in line
+    assert f"{empty}: expected a data set in the nnU-Net raw layout (dataset.json" in line
     assert not run.exists()
 
 
@@ -134,7 +135,7 @@ def test_nothing_is_opened_when_an_option_is_wrong(
     FAULTS[0][1](data / FAULTS[0][0])
     assert main([*arguments, "--model.dropout", "1.5"]) == 2
     assert error_of(capsys) == [
-        "recycle-train: error: model.dropout: expected 0 to below 1, got 1.5"
+        "recycle-train: error: --model.dropout: expected 0 to below 1, got 1.5"
     ]
     assert not run.exists() and not (tmp_path / "cache").exists()
 

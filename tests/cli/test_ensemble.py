@@ -215,10 +215,13 @@ def test_cases_that_a_member_lacks(
 def options_and_messages() -> list[tuple[list[str], str]]:
     return [
         (["--weights", "1"], "--weights: expected 2, one per member, got 1"),
-        (["--method", "median"], "--method: invalid choice: 'median'"),
+        (["--method", "median"], "--method: expected mean, majority or max, got 'median'"),
         (["--thresholds", "0.5"], "--thresholds: expected none"),
-        (["--wieghts", "1"], "unknown option wieghts; did you mean weights?"),
-        (["--labels", "missing.json"], "missing.json: expected JSON, got"),
+        (["--wieghts", "1"], "unknown option --wieghts; did you mean --weights?"),
+        (
+            ["--labels", "missing.json"],
+            "--labels: expected a dataset.json, got missing.json",
+        ),
     ]
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from recycleseg.cli import _common
 from recycleseg.cli._progress import CaseProgress
 from recycleseg.cli.evaluate import main as evaluate
-from recycleseg.cli.predict import build_parser, main, parse_command
+from recycleseg.cli.predict import main, parse_command
 from recycleseg.data import identity
 from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.models.unet import UNet
@@ -387,10 +387,10 @@ def test_all_missing_channels_are_told_before_work(
     ("changed", "message"),
     [
         (["--steps", "0"], "--steps: expected 1 to "),
-        (["--steps", "many"], "--steps: expected int, got 'many'"),
+        (["--steps", "many"], "--steps: expected a whole number, got 'many'"),
         (["--eta", "2"], "--eta: expected 0 to 1, got 2.0"),
         (["--samples", "0"], "--samples: expected at least 1, got 0"),
-        (["--sampler", "euler"], "--sampler: invalid choice: 'euler'"),
+        (["--sampler", "euler"], "--sampler: expected ddim or ddpm, got 'euler'"),
         (["--window-batch", "0"], "--window-batch: expected auto or a number from 1 on, got '0'"),
         (
             ["--keep-largest", "liver"],
@@ -401,11 +401,11 @@ def test_all_missing_channels_are_told_before_work(
         (["--no-postprocess", "--fill-holes", "a"], "--no-postprocess: expected no other rule"),
         (["--threads", "0"], "--threads: expected at least 1, got 0"),
         (["--device", "tpu"], "--device: expected auto, cpu"),
-        (["--stesp", "3"], "unknown option stesp; did you mean steps?"),
-        (["--save-probs"], "unknown option save-probs; did you mean save-probabilities?"),
+        (["--stesp", "3"], "unknown option --stesp; did you mean --steps?"),
+        (["--save-probs"], "unknown option --save-probs; did you mean --save-probabilities?"),
         (["-m", "nowhere"], "nowhere"),
-        (["-i", "nowhere"], "nowhere: expected a file or folder, got a path that does not exist"),
-        (["-i", "nowhere.nii"], "nowhere.nii: expected a file or folder, got a path that does"),
+        (["-i", "nowhere"], "--input: expected images, got nowhere, which does not exist"),
+        (["-i", "nowhere.nii"], "--input: expected images, got nowhere.nii, which does"),
         (["-i", "."], "expected images ending in .nii.gz, .nii, "),
         (["-i", "a", "b", "--split", "test"], "--split: expected one data set as --input, got 2"),
         (["-i", ".", "--split", "test"], "expected a data set in the nnU-Net raw layout"),
@@ -424,8 +424,9 @@ def test_wrong_options_end_with_one_clear_line(
     images = write_scans(tmp_path / "images", "x.nii")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    arguments = ["-m", str(tiny), "-i", str(images), "-o", "out", "--device", "cpu"]
-    assert main([*arguments, *changed]) == 2
+    arguments = {"-m": str(tiny), "-i": str(images), "-o": "out", "--device": "cpu"}
+    kept = [word for option in arguments.items() if option[0] not in changed for word in option]
+    assert main([*kept, *changed]) == 2
     error = capsys.readouterr().err
     assert error.startswith("recycle-predict: error: ") and message in error
     assert error.count("\n") == 1
@@ -434,13 +435,7 @@ def test_wrong_options_end_with_one_clear_line(
 
 def test_missing_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
-    assert "the following arguments are required" in capsys.readouterr().err
-
-
-def test_help_documents_every_option() -> None:
-    text = build_parser().format_help()
-    for line in ("--models RUN", "--window-batch auto|N", "--save-uncertainty", "--split"):
-        assert line in text.replace("-m RUN [RUN ...], ", "").replace("MODELS", "RUN")
+    assert "--models, --input, --out: expected a value, got none" in capsys.readouterr().err
 
 
 def test_options_that_are_not_given_are_the_runs_own() -> None:

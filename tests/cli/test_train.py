@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
 import pytest
 import yaml
 
+from recycleseg.cli._arguments import option_name
 from recycleseg.cli.train import build_parser, main, parse_command
 from recycleseg.data.phantom import write_phantom
 from recycleseg.data.splits import SplitRule
@@ -40,7 +42,7 @@ def test_presets_of_the_paper() -> None:
 def test_options_win_over_files_over_the_preset(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("optim: {steps: 7, batch_size: 3}\n")
-    options = ["--optim.batch_size", "5", "--config", str(file), "--strategy", "standard"]
+    options = ["--config", str(file), "--strategy", "standard"]
     config = parse_command([*options, "--optim.batch_size=6", "--preset=paper"]).config
     assert (config.optim.steps, config.optim.batch_size) == (7, 6)
     assert config.strategy == "standard"
@@ -113,25 +115,57 @@ def test_unknown_preset_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[
     file = tmp_path / "mine.yaml"
     file.write_text("preset: huge\n")
     assert main(["--config", str(file)]) == 2
-    assert "preset: expected one of fetal_head," in capsys.readouterr().err
+    assert "mine.yaml: preset: expected fetal_head," in capsys.readouterr().err
 
 
-def test_help_documents_every_option() -> None:
-    text = build_parser().format_help()
-    for line in ("--optim.steps", "optimiser steps of the run", "--preset", "--resume"):
-        assert line in text
+def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_documents_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(capsys, "--help-all")
+    for action in build_parser()._actions:
+        if getattr(action, "_typehint", None) is not None:
+            assert f"  {option_name(action)} " in text
+    assert "optimiser steps of the run; 0 takes as many as fit" in " ".join(text.split())
+
+
+def test_help_shows_the_values_that_will_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown(*arguments: str) -> dict[str, str]:
+        text = " ".join(help_of(capsys, "--help", *arguments).split())
+        return dict(re.findall(r"--([\w.-]+) [^\[\]\n]*? \[([^]]*)\]", text.replace(" --", "\n--")))
+
+    assert shown()["optim.steps"] == "340"
+    for preset in preset_names():
+        assert len(help_of(capsys, "--preset", preset, "-h").splitlines()) <= 40
+    hippocampus = shown("--preset", "hippocampus")
+    assert (hippocampus["optim.steps"], hippocampus["patch.size"]) == ("2400", "32,48,32")
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: {channels: [8, 16]}\n")
+    planned = shown("--data", "x", "--config", str(file), "--optim.batch_size", "3")
+    assert planned["model.channels"] == "8,16"
+    assert planned["optim.batch-size"] == "3"
+    assert planned["patch.size"] == planned["optim.steps"] == "planned"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--optim.stps", "3"], "unknown option optim.stps; did you mean optim.steps?"),
-        (["--strategi", "standard"], "unknown option strategi; did you mean strategy?"),
-        (["--preset", "tinny"], "preset: expected one of"),
+        (["--optim.stps", "3"], "unknown option --optim.stps; did you mean --optim.steps?"),
+        (["--strategi", "standard"], "unknown option --strategi; did you mean --strategy?"),
+        (["--preset", "tinny"], "--preset: expected fetal_head, "),
         (["--optim.steps", "many"], "optim.steps"),
         (["--optim.steps", "-1"], "optim.steps: expected at least 0, got -1"),
-        (["--time", "soon"], "time: expected a time such as 90s, 30m, 2h or 1d, got soon"),
-        (["--sampling.num_steps", "0"], "sampling.num_steps: expected 1 to"),
+        (
+            ["--time", "soon"],
+            "--time: expected a time with its unit, such as 90s, 30m, 2h or",
+        ),
+        (["--sampling.num_steps", "0"], "--sampling.num-steps: expected 1 to"),
         (["--strategy", "recycle"], "strategy"),
         (["--resume", "--overwrite"], "expected at most one of them, got both"),
         (["--augment.rotation", "-5"], "augment.rotation: expected"),
@@ -139,7 +173,7 @@ def test_help_documents_every_option() -> None:
         (["--fold", "last"], "fold"),
         (["--preprocess.spacing", "[1, -1]"], "preprocess.spacing: expected positive mm"),
         (["--sampling.eta", "2"], "sampling.eta: expected 0 to 1, got 2.0"),
-        (["--preset"], "expected one argument"),
+        (["--preset"], "--preset: expected fetal_head, "),
         (["--config", "missing.yaml"], "missing.yaml"),
     ],
 )
@@ -252,7 +286,10 @@ def test_a_resumed_run_does_not_need_the_first(
     assert config.model.channels == (4, 8)
     assert parse_command(["--init-from", gone, "--resume"]).config.init_from == gone
     assert main(command) == 2
-    assert f"{gone}/config.yaml: expected a run's config.yaml" in capsys.readouterr().err
+    assert (
+        f"--init-from: expected a run folder, got {gone}, which does not exist"
+        in capsys.readouterr().err
+    )
 
 
 def test_dashes_in_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -260,4 +297,4 @@ def test_dashes_in_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert (config.final_split, config.optim.batch_size) == ("val", 3)
     assert parse_command(["--out", "my-run"]).config.out == "my-run"
     assert main(["--init-form", "x"]) == 2
-    assert "unknown option init_form; did you mean init_from?" in capsys.readouterr().err
+    assert "unknown option --init-form; did you mean --init-from?" in capsys.readouterr().err

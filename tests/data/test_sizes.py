@@ -87,7 +87,7 @@ def test_shape_works_without_sizes(make: Make) -> None:
             r"got 2 with it, such as c0_0000.png, and 2 without, such as c1_0000.png \(1 give 72 "
             "or 96 dots per inch, the resolution of a screen\\); write",
         ),
-        ((300, 300, 96, 300), "or believe these with --preprocess.pixel_size file, or count"),
+        ((300, 300, 96, 300), "or believe these with --preprocess.pixel-size file, or count"),
     ],
 )
 def test_sizes_of_two_kinds_are_refused(
@@ -96,7 +96,7 @@ def test_sizes_of_two_kinds_are_refused(
     root = make(dpi)
     with pytest.raises(FileError, match=f"(?s)1 problem\n.*{words}") as error:
         prepared(root)
-    assert "pixel_size ignore" in str(error.value)
+    assert "pixel-size ignore" in str(error.value)
     assert prepared(root, pixel_size="ignore").plan.unit == "pixels"
 
 
@@ -104,7 +104,7 @@ def test_believing_a_screen_helps_only_where_all_others_have_a_size(make: Make) 
     root = make((300, None, 72, 300))
     with pytest.raises(FileError) as error:
         prepared(root)
-    assert "pixel_size file" not in str(error.value)
+    assert "pixel-size file" not in str(error.value)
 
 
 def test_channels_of_a_case_are_of_one_kind(make: Make) -> None:

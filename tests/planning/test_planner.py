@@ -30,7 +30,7 @@ from recycleseg.models.unet import UNet
 from recycleseg.planning.cost import NetworkShape
 from recycleseg.planning.description import plan_yaml
 from recycleseg.planning.fingerprint import Fingerprint
-from recycleseg.planning.planner import GIVEN, TrainingPlan, make_training_plan
+from recycleseg.planning.planner import GIVEN, PLANNED, TrainingPlan, make_training_plan
 from recycleseg.planning.resources import Resources, find_resources, parse_memory, time_of_run
 from recycleseg.run.config import load_config
 from recycleseg.run.options import ModelConfig
@@ -73,6 +73,12 @@ def test_every_plan_is_a_configuration_whose_network_exists(
     assert small.parameters() == pytest.approx(weights, rel=0.02)
     assert made.peak_bytes <= resources.memory
     assert made.shape.voxels()[-1] <= 1536
+
+
+def test_what_is_planned_is_listed() -> None:
+    fingerprints = [*ALL.values(), replace(WHOLE_BODY, unit="pixels")]
+    made = [plan(fingerprint, r) for fingerprint in fingerprints for r in (LAPTOP, GPU)]
+    assert {choice.option for one in made for choice in one.choices} == PLANNED
 
 
 def test_same_input_gives_the_same_plan() -> None:

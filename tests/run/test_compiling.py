@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import counters
 
 from recycleseg.classes import Classes
@@ -63,6 +64,22 @@ def test_a_failure_says_why_and_names_the_way_out() -> None:
     expected = r"--compile default: torch.compile failed: .+\. Use --compile off to run without it"
     with pytest.raises(ValueError, match=expected):
         compiled(breaks, "default")(torch.ones(2))
+
+
+def test_a_missing_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failed(TorchDynamoException):
+        inner_exception = RuntimeError("No working C++ compiler found: (None, 'g++')\ndetails")
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise Failed("backend='inductor' raised:")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: fails)
+    with pytest.raises(ValueError) as error:
+        compiled(torch.relu, "default")(torch.ones(1))
+    assert str(error.value) == (
+        "--compile default: torch.compile failed: No working C++ compiler found: (None, 'g++'). "
+        "Install a C++ compiler such as g++. Use --compile off to run without it."
+    )
 
 
 STRATEGIES: dict[str, dict[str, Any]] = {

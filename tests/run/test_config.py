@@ -31,7 +31,7 @@ def config_of(**settings: Any) -> TrainConfig:
     """The configuration of a YAML file with these settings."""
     parser = ArgumentParser(exit_on_error=False)
     add_config_arguments(parser)
-    return config_from(parser.parse_string(yaml.safe_dump(settings)))
+    return config_from(dict(parser.parse_string(yaml.safe_dump(settings)).items()))
 
 
 def as_tuple(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,28 @@ def test_no_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="runtime.device: .* got 'cuda'"):
         choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("name", "cuda", "visible", "advice"),
+    [
+        ("cuda", None, None, "this PyTorch is a build for the CPU: install its CUDA build"),
+        ("cuda", "12.8", "", "CUDA_VISIBLE_DEVICES= hides the GPUs"),
+        ("cuda:1", "12.8", None, "PyTorch finds no NVIDIA driver: see whether nvidia-smi lists"),
+        ("gpu", None, None, "did you mean cuda?"),
+        ("1", "12.8", None, "did you mean cuda:1?"),
+    ],
+)
+def test_what_to_do_without_a_gpu(
+    name: str, cuda: str | None, visible: str | None, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(ValueError, match=f"runtime.device: .*; {re.escape(advice)}"):
+        choose_device(name)
 
 
 @pytest.mark.parametrize("native", [False, True])

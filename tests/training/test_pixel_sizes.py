@@ -55,6 +55,6 @@ def test_the_plan_tells_what_it_knows_of_pixel_sizes(
         assert rows["pixel size"].strip() == (
             "3 of 8 cases give 72 or 96 dots per inch, the resolution of a screen, so the size of "
             "their pixels in mm counts as unknown; if it is the real size, use "
-            "--preprocess.pixel_size file, otherwise write the real size into the files (PNG: "
+            "--preprocess.pixel-size file, otherwise write the real size into the files (PNG: "
             "chunk pHYs; TIFF: resolution)"
         )

@@ -1,11 +1,9 @@
-"""What all commands share: exit codes, printed lines, and messages about wrong options."""
+"""What all commands share: their parser, exit codes and printed lines."""
 
 from __future__ import annotations
 
-import difflib
 import io
 import os
-import re
 import signal
 import sys
 from argparse import ArgumentError
@@ -17,6 +15,8 @@ from typing import NoReturn, get_args
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
+from recycleseg.cli._arguments import Guide, checked_arguments
+from recycleseg.cli._help import answer_if_asked
 from recycleseg.data.identity import ContentMemo
 from recycleseg.data.volumes import PixelSize
 from recycleseg.files import listed
@@ -67,16 +67,35 @@ def _raise(number: int, _: FrameType | None) -> NoReturn:
     raise Stopped(number)
 
 
-def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
-    """Parse the arguments of a command.
+def new_parser(prog: str, description: str) -> ArgumentParser:
+    """A parser with the options that all commands have; its errors are exceptions."""
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
+    parser.add_argument("-q", "--quiet", action="store_true", help="print errors alone")
+    return parser
+
+
+def parse(parser: ArgumentParser, arguments: Sequence[str], guide: Guide) -> Namespace:
+    """Parse the arguments of a command; `--help` and the like print their answer and end it.
 
     Raises:
-        ValueError: an option is unknown (the message suggests a similar one), or a value is wrong.
+        ValueError: see `checked_arguments`.
+    """
+    answer_if_asked(parser, arguments, guide)
+    return parse_checked(parser, checked_arguments(parser, arguments, guide))
+
+
+def parse_checked(
+    parser: ArgumentParser, words: Sequence[str], *, defaults: bool = True
+) -> Namespace:
+    """What the parser makes of words that `checked_arguments` gave.
+
+    Raises:
+        ValueError: the words are wrong in a way that `checked_arguments` does not know.
     """
     try:
-        return parser.parse_args(list(arguments))
+        return parser.parse_args(list(words), defaults=defaults)
     except ArgumentError as error:
-        raise ValueError(with_suggestion(str(error), parser)) from error
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def add_pixel_size(parser: ArgumentParser) -> None:
@@ -112,9 +131,9 @@ def check_file_to_write(
         )
 
 
-def table_console(width: int = _WIDTH_OF_FILES) -> Console:
+def table_console(width: int = _WIDTH_OF_FILES, *, quiet: bool = False) -> Console:
     """A console for wide tables; `width` is that of lines in a file."""
-    console = plain_console()
+    console = plain_console(quiet=quiet)
     if not console.is_terminal:
         console.width = width
     return console
@@ -154,31 +173,3 @@ def _user_cache() -> Path | None:
 def user_memo() -> ContentMemo:
     """The memo in the user's cache; it remembers nothing if the user has no fit home folder."""
     return ContentMemo(_user_cache())
-
-
-def with_suggestion(message: str, parser: ArgumentParser) -> str:
-    """The message in one line; if it is about an unknown option, it suggests a similar one."""
-    flags = {flag[2:] for action in parser._actions for flag in action.option_strings}
-    known = [key for key, _ in parser.get_defaults().items(branches=True)] + sorted(flags)
-    unknown = re.search(r"unrecognized arguments: --([\w.-]+)", message)
-    option = re.search(r"(?:Group '([\w.]+)' )?does not accept (?:option|key) '([\w.]+)'", message)
-    if unknown:
-        name = unknown[1]
-    elif option:
-        name = ".".join(part for part in option.groups() if part)
-    else:
-        return _in_one_line(message)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else "; --help lists the options"
-    return f"unknown option {name}{hint}"
-
-
-def _in_one_line(message: str) -> str:
-    """A message of jsonargparse in one line; about a wrong type it becomes shorter."""
-    message = " ".join(message.split())
-    if message.startswith("the following arguments are required:"):
-        return re.sub(r"\b\w+\.", "", message)  # without the name of the verb
-    wrong = re.fullmatch(
-        r"Parser key \"([\w.]+)\": Expected a <class '(\w+)'>\. Got value: (.*)", message
-    )
-    return f"--{wrong[1]}: expected {wrong[2]}, got {wrong[3]!r}" if wrong else message

@@ -13,16 +13,17 @@ from recycleseg.progress import Bar, format_duration, print_line, stages
 
 def open_folder(folder: PredictionFolder, console: Console, *, overwrite: bool) -> list[str]:
     """Open a folder of predictions, and print its notes; see `PredictionFolder.open`."""
-    with stages(console, "reading") as progress:
-        shown = progress if console.is_terminal else None
-        left = folder.open(overwrite=overwrite, progress=shown)
+    with stages(console, "reading", brief=True) as progress:
+        left = folder.open(overwrite=overwrite, progress=progress)
     for note in folder.notes:
         print_line(console, note)
     return left
 
 
 class CaseProgress:
-    """On a terminal a bar with the time left; elsewhere one line per case.
+    """On a terminal a bar with the time left; elsewhere a line for a case now and then.
+
+    A line comes after each tenth of the cases, or half a minute after the last one.
 
     Args:
         console: where to print.
@@ -32,10 +33,10 @@ class CaseProgress:
 
     def __init__(self, console: Console, verb: str, total: int) -> None:
         self._console = console
-        self._bar = Bar(console, verb, total, shown=console.is_terminal)
+        self._bar = Bar(console, verb, total, lines=False)
         self._total = total
-        self._done = 0
-        self._start = time.perf_counter()
+        self._done = self._told = 0
+        self._start = self._last_time = time.monotonic()
 
     def __enter__(self) -> CaseProgress:
         self._bar.__enter__()
@@ -57,9 +58,17 @@ class CaseProgress:
         if failure is not None:
             print_line(self._console, f"failed: {failure}")
         elif not self._console.is_terminal:
-            left = (time.perf_counter() - self._start) / self._done * (self._total - self._done)
-            rest = f", about {format_duration(left)} left" if self._done < self._total else ""
-            print_line(self._console, f"[{self._done}/{self._total}] {note}{rest}")
+            self._tell(note)
+
+    def _tell(self, note: str) -> None:
+        now = time.monotonic()
+        many = 10 * (self._done - self._told) >= self._total
+        if not many and now - self._last_time < 30 and self._done < self._total:
+            return
+        self._told, self._last_time = self._done, now
+        left = (now - self._start) / self._done * (self._total - self._done)
+        rest = f", about {format_duration(left)} left" if self._done < self._total else ""
+        print_line(self._console, f"[{self._done}/{self._total}] {note}{rest}")
 
     def follow(self, outcomes: Iterable[Outcome]) -> list[str]:
         """Show each case when it is done, and return why cases failed."""

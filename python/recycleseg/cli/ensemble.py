@@ -9,14 +9,17 @@ from typing import get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
+from recycleseg.cli._arguments import Guide
 from recycleseg.cli._common import (
     CONTINUE,
     check_overwrite,
     exit_code_of,
+    new_parser,
     parse,
     run_command,
     user_memo,
 )
+from recycleseg.cli._paths import check_exists
 from recycleseg.cli._progress import CaseProgress, open_folder
 from recycleseg.data.identity import ContentMemo
 from recycleseg.data.volumes import file_ending, map_name
@@ -34,19 +37,31 @@ from recycleseg.prediction.members import (
 from recycleseg.prediction.record import make_ensemble_record
 from recycleseg.progress import plain_console, print_line
 
+GUIDE = Guide(
+    "recycle-ensemble -i predictions others -o ensemble",
+    loose=("--input", "--out"),
+)
+
 
 def build_parser() -> ArgumentParser:
     """The command's parser."""
-    parser = ArgumentParser(
-        prog="recycle-ensemble",
-        description="Combine the predictions of several models. Each model has a folder of label "
+    parser = new_parser(
+        "recycle-ensemble",
+        "Combine the predictions of several models. Each model has a folder of label "
         "maps, with or without probabilities beside them (CASE.npz of recycle-predict or nnU-Net). "
         "Exit code 3: some cases could not be combined.",
-        exit_on_error=False,
     )
     add = parser.add_argument
-    add("-i", "--input", type=str, nargs="+", required=True, help="folders of predictions")
-    add("-o", "--out", type=str, required=True, help="folder for the result")
+    add(
+        "-i",
+        "--input",
+        type=str,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="folders of predictions",
+    )
+    add("-o", "--out", type=str, required=True, metavar="DIR", help="folder for the result")
     add("--weights", type=float, nargs="+", help="one per folder; by default all are equal")
     add(
         "--method",
@@ -76,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _combine(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
-    console = plain_console()
+    console = plain_console(quiet=options.quiet)
     labels = None if options.labels is None else Path(options.labels)
     members = tuple(read_member(Path(folder), labels) for folder in options.input)
     classes = shared_classes(members, labels)
@@ -103,7 +118,10 @@ def _combine(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:
-    options = parse(build_parser(), arguments)
+    options = parse(build_parser(), arguments, GUIDE)
+    check_exists("--input", "a folder of predictions", *options.input)
+    if options.labels is not None:
+        check_exists("--labels", "a dataset.json", options.labels)
     folders = [Path(folder).resolve() for folder in options.input]
     if twice := sorted({str(folder) for folder in folders if folders.count(folder) > 1}):
         raise ValueError(f"--input: expected every folder once, got {', '.join(twice)} repeatedly")

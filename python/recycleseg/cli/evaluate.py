@@ -11,14 +11,17 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
 from recycleseg.classes import Labels
+from recycleseg.cli._arguments import Guide, named_as_options
 from recycleseg.cli._common import (
     add_pixel_size,
     check_overwrite,
     exit_code_of,
+    new_parser,
     parse,
     run_command,
     table_console,
 )
+from recycleseg.cli._paths import check_exists
 from recycleseg.evaluation.compare import Comparison, compare
 from recycleseg.evaluation.folder import FolderScores, evaluate_folder
 from recycleseg.evaluation.labels import read_labels
@@ -29,19 +32,23 @@ from recycleseg.evaluation.table import metrics_csv, read_evaluation
 from recycleseg.files import write_json, write_text
 from recycleseg.folders import OwnFolder
 from recycleseg.locks import locked
+from recycleseg.ops.surface_distances import DEFINITIONS
 from recycleseg.progress import print_line, stages
 from recycleseg.report.html import write_report
 
 FILES = ("summary.json", "metrics.csv", "report.html", "comparison.json")
+GUIDE = Guide(
+    "recycle-evaluate -p predictions -r labelsTs -o evaluation",
+    loose=("--pred", "--ref", "--out"),
+)
 
 
 def build_parser() -> ArgumentParser:
     """The command's parser."""
-    parser = ArgumentParser(
-        prog="recycle-evaluate",
-        description="Compare label maps with references: summary.json in nnU-Net's schema, "
+    parser = new_parser(
+        "recycle-evaluate",
+        "Compare label maps with references: summary.json in nnU-Net's schema, "
         "metrics.csv, report.html. Exit code 3: some cases could not be evaluated.",
-        exit_on_error=False,
     )
     add = parser.add_argument
     add(
@@ -50,11 +57,19 @@ def build_parser() -> ArgumentParser:
         type=str,
         nargs="+",
         required=True,
-        help="folders of label maps with "
-        "different cases, such as the folds of a cross-validation; or one file",
+        metavar="DIR",
+        help="folders of label maps with different cases, such as the folds of a cross-validation; "
+        "or one file",
     )
-    add("-r", "--ref", type=str, required=True, help="folder of references, or one file")
-    add("-o", "--out", type=str, required=True, help="folder for the results")
+    add(
+        "-r",
+        "--ref",
+        type=str,
+        required=True,
+        metavar="DIR",
+        help="folder of references, or one file",
+    )
+    add("-o", "--out", type=str, required=True, metavar="DIR", help="folder for the results")
     add("--labels", type=str, help="dataset.json, or JSON text: name -> value or list of values")
     add(
         "--tolerance-mm",
@@ -72,8 +87,8 @@ def build_parser() -> ArgumentParser:
     )
     add(
         "--definitions",
-        type=str,
         nargs="+",
+        choices=DEFINITIONS,
         default=["voxel"],
         help="how a surface is defined: voxel, surfel or both",
     )
@@ -102,17 +117,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _evaluate(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
-    out = Path(options.out)
-    _check_inputs(options)
-    with locked(out):
-        return _evaluate_into(OwnFolder(out, "an evaluation", {".": FILES}), options)
+    with named_as_options({name: f"--{name.replace('_', '-')}" for name in vars(options)}):
+        _check_inputs(options)
+        out = Path(options.out)
+        with locked(out):
+            return _evaluate_into(OwnFolder(out, "an evaluation", {".": FILES}), options)
 
 
 def _evaluate_into(folder: OwnFolder, options: Namespace) -> int:
     _check_out(folder, options)
     out, preds = folder.root, tuple(map(Path, options.pred))
     labels = None if options.labels is None else read_labels(options.labels)
-    console = table_console()
+    console = table_console(quiet=options.quiet)
     images = {} if options.no_report else _find_images(options)
     scores = _scores_of(preds, options, labels, console)
     if options.overwrite:
@@ -137,7 +153,7 @@ def _evaluate_into(folder: OwnFolder, options: Namespace) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> Namespace:
-    options = parse(build_parser(), arguments)
+    options = parse(build_parser(), arguments, GUIDE)
     if options.names is not None and options.compare is None:
         raise ValueError("--names: expected --compare with it, got no --compare")
     if options.no_report and options.images is not None:
@@ -166,14 +182,16 @@ def _check_out(folder: OwnFolder, options: Namespace) -> None:
 
 def _check_inputs(options: Namespace) -> None:
     out = Path(options.out)
+    check_exists("--pred", "predictions", *options.pred)
+    check_exists("--ref", "references", options.ref)
+    if options.labels is not None and not options.labels.lstrip().startswith("{"):
+        check_exists("--labels", "a JSON file or {...}", options.labels)
+    check_exists("--compare", "predictions or an evaluation", *(options.compare or ()))
     for other in options.compare or ():
-        if not Path(other).exists():
-            raise ValueError(
-                f"--compare: expected predictions or an evaluation, got {other}, which does not "
-                "exist"
-            )
         if Path(other).resolve() == out.resolve():
             raise ValueError(f"--compare: expected another folder than --out, got {out} for both")
+    if options.images is not None:
+        check_exists("--images", "a folder", options.images)
     if options.images is not None and not Path(options.images).is_dir():
         raise ValueError(f"--images: expected a folder, got {options.images}")
 

@@ -11,14 +11,17 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 
+from recycleseg.cli._arguments import Guide, named_as_options
 from recycleseg.cli._common import (
     CONTINUE,
     check_overwrite,
     exit_code_of,
+    new_parser,
     parse,
     run_command,
     user_memo,
 )
+from recycleseg.cli._paths import check_exists
 from recycleseg.cli._progress import CaseProgress, open_folder
 from recycleseg.data.identity import ContentMemo
 from recycleseg.data.inputs import SplitName, find_cases, find_split_cases
@@ -38,6 +41,15 @@ from recycleseg.run.options import PostprocessConfig
 from recycleseg.sampling.memory import peak_memory
 
 NAME = "recycle-predict"
+GUIDE = Guide(
+    "recycle-predict -m runs/first -i scans -o predictions",
+    loose=("--models", "--input", "--out"),
+    basic=(
+        *("models", "input", "out", "split", "steps", "samples", "seed", "mirror", "keep_largest"),
+        *("fill_holes", "device", "threads", "save_probabilities", "save_uncertainty"),
+        *("save_steps", "overwrite", "quiet"),
+    ),
+)
 # Options that replace settings of the runs -> the names of these settings in config.yaml.
 SAMPLING = {
     "sampler": "sampling.sampler",
@@ -84,6 +96,7 @@ class Command:
         device: "auto", "cpu", "cuda" or "cuda:N".
         threads: CPU threads; None leaves the default.
         overwrite: whether to predict again the cases that are already there.
+        quiet: whether to print errors alone.
     """
 
     runs: tuple[Path, ...]
@@ -96,17 +109,17 @@ class Command:
     device: str
     threads: int | None
     overwrite: bool
+    quiet: bool
 
 
 # fmt: off
 def build_parser() -> ArgumentParser:
     """The command's parser."""
-    parser = ArgumentParser(
-        prog=NAME,
-        description="Segment images with trained runs; each label map has the grid of its image. "
+    parser = new_parser(
+        NAME,
+        "Segment images with trained runs; each label map has the grid of its image. "
         "Settings that you do not give are those of the run. If the command stops, run it again to "
         "continue. Exit code 3: some cases failed, the others are done.",
-        exit_on_error=False,
     )
     add = parser.add_argument
     add("-m", "--models", nargs="+", type=str, required=True, metavar="RUN",
@@ -114,7 +127,7 @@ def build_parser() -> ArgumentParser:
     add("-i", "--input", nargs="+", type=str, required=True, metavar="INPUT",
         help="image files (CASE_0000 stands for all channels of a case), folders of images, or, "
         "with --split, a data set")
-    add("-o", "--out", type=str, required=True, help="folder of the predictions")
+    add("-o", "--out", type=str, required=True, metavar="DIR", help="folder of the predictions")
     add("--split", choices=("train", "val", "test", "all"), help="cases of the data set INPUT")
     add("--sampler", choices=("ddim", "ddpm"), help="reverse process")
     add("--steps", type=int, help="number of sampling steps")
@@ -153,7 +166,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
     Raises:
         ValueError: an option is unknown (the message suggests a similar one), or a value is wrong.
     """
-    parsed = parse(build_parser(), arguments)
+    parsed = parse(build_parser(), arguments, GUIDE)
     runs = tuple(map(Path, parsed.models))
     if len({run.resolve() for run in runs}) < len(runs):
         raise ValueError(f"--models: expected each run once, got {' '.join(parsed.models)}")
@@ -176,6 +189,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
         device=parsed.device,
         threads=parsed.threads,
         overwrite=parsed.overwrite,
+        quiet=parsed.quiet,
     )
 
 
@@ -203,6 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _predict(arguments: Sequence[str]) -> int:
     command = parse_command(arguments)
+    check_exists("--models", "a run folder", *command.runs)
+    check_exists("--input", "images", *command.inputs)
     if command.threads is not None:
         torch.set_num_threads(command.threads)
     predictor = _load(command)
@@ -218,7 +234,7 @@ def _predict(arguments: Sequence[str]) -> int:
 def _predict_cases(
     command: Command, predictor: Predictor, cases: Sequence[Case], memo: ContentMemo
 ) -> int:
-    console = plain_console()
+    console = plain_console(quiet=command.quiet)
     folder = _folder(command, predictor, cases, memo)
     left = open_folder(folder, console, overwrite=command.overwrite)
     images = {case.case_id: case.image_paths for case in cases}
@@ -260,17 +276,13 @@ def _size_note(predictor: Predictor, sizes: Sequence[_Sizes]) -> str:
 
 def _load(command: Command) -> Predictor:
     settings = {SAMPLING[option].split(".")[-1]: v for option, v in command.sampling.items()}
-    try:
+    rules = ("keep_largest", "fill_holes", "muscle_ultrasound")
+    names = {"runtime.device": "device", **{f"postprocess.{rule}": rule for rule in rules}}
+    names |= {SAMPLING[option]: option for option in command.sampling}
+    with named_as_options({name: f"--{o.replace('_', '-')}" for name, o in names.items()}):
         return Predictor.load_many(
             command.runs, device=command.device, postprocess=command.postprocess, **settings
         )
-    except ValueError as error:
-        message = str(error).replace("runtime.device:", "--device:")
-        for option in ("keep_largest", "fill_holes", "muscle_ultrasound"):
-            message = message.replace(f"postprocess.{option}:", f"--{option.replace('_', '-')}:")
-        for option in command.sampling:
-            message = message.replace(f"{SAMPLING[option]}:", f"--{option.replace('_', '-')}:")
-        raise ValueError(message) from error
 
 
 def _find(command: Command, predictor: Predictor) -> tuple[Case, ...]:

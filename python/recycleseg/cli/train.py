@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from argparse import ArgumentError
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +14,26 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from rich.console import Console
 
-from recycleseg.cli._common import run_command, with_suggestion
+from recycleseg.cli._arguments import (
+    Guide,
+    about_unknown,
+    checked_arguments,
+    is_group,
+    named_as_options,
+    setting_of,
+)
+from recycleseg.cli._common import new_parser, parse_checked, run_command
+from recycleseg.cli._help import Values, answer_if_asked
+from recycleseg.cli._paths import check_exists
 from recycleseg.data.layout import read_dataset
+from recycleseg.data.patients import is_table
 from recycleseg.data.phantom import phantom_name
-from recycleseg.files import as_json
+from recycleseg.files import FileError, as_json
 from recycleseg.planning.data import plan_for_data
 from recycleseg.planning.description import plan_yaml
 from recycleseg.planning.draft import num_levels
-from recycleseg.planning.planner import TrainingPlan
+from recycleseg.planning.planner import PLANNED, TrainingPlan
+from recycleseg.planning.resources import parse_memory
 from recycleseg.progress import plain_console, print_text
 from recycleseg.run.config import (
     TrainConfig,
@@ -33,9 +45,23 @@ from recycleseg.run.config import (
 )
 from recycleseg.run.folder import RunFolder, inputs_of_run, run_root
 from recycleseg.run.options import PhantomConfig
+from recycleseg.run.settings import Setting, fitted_settings, nested, settings_of
+from recycleseg.run.yaml_file import read_yaml
 from recycleseg.training.trainer import Trainer
 
 PHANTOM_PRESET = "tiny"
+GUIDE = Guide(
+    "recycle-train --data Dataset123_Name --time 2h --out runs/first",
+    loose=("--data",),
+    basic=(
+        *("data", "out", "time", "memory", "preset", "config", "resume", "overwrite"),
+        *("strategy", "init_from", "seed", "fold", "optim.steps", "optim.batch_size"),
+        *("patch.size", "model.channels", "sampling.num_steps", "runtime.device", "quiet"),
+    ),
+)
+_SETTINGS = dict(settings_of(TrainConfig))
+# Options by their names in files -> in the spelling of a command line.
+OPTION_NAMES = {name: f"--{name.replace('_', '-')}" for name in ("memory", *_SETTINGS)}
 
 
 class Command(NamedTuple):
@@ -54,25 +80,23 @@ class Command(NamedTuple):
 
 def build_parser() -> ArgumentParser:
     """The command's parser; most options are the fields of TrainConfig."""
-    parser = ArgumentParser(
-        prog="recycle-train",
-        description="Train a diffusion model for medical image segmentation by recycling. With "
-        "--data, patch, network and all else are planned from the data, the memory and --time. "
-        "Without --data it trains on a built-in phantom.",
-        exit_on_error=False,
+    parser = new_parser(
+        "recycle-train",
+        "Train a diffusion model for medical image segmentation by recycling. With --data, patch, "
+        "network and all else are planned from the data, the memory and --time. Without --data it "
+        "trains on a built-in phantom.",
     )
-    parser.add_argument(
-        "--preset",
-        type=str,
-        default=None,
-        help=f"settings that replace those of the plan: {', '.join(preset_names())}",
+    add = parser.add_argument
+    add("--preset", choices=preset_names(), help="settings that replace those of the plan")
+    add(
+        "--config",
+        action=ActionConfigFile,
+        metavar="FILE",
+        help="YAML file that changes settings; may stand more than once",
     )
-    parser.add_argument("--config", action=ActionConfigFile, help="YAML file that changes settings")
-    parser.add_argument(
-        "--memory", type=str, help="memory that the plan may use, such as 8G; else 3/4 of the free"
-    )
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
-    parser.add_argument("--overwrite", action="store_true", help="delete the run in --out first")
+    add("--memory", type=str, help="memory that the plan may use, such as 8G; else 3/4 of the free")
+    add("--resume", action="store_true", help="continue the run in --out")
+    add("--overwrite", action="store_true", help="delete the run in --out first")
     add_config_arguments(parser)
     return parser
 
@@ -97,7 +121,7 @@ def parse_command(arguments: Sequence[str], base: str | None = None) -> Command:
     if own.get("memory") is not None and own.get("data") is None:
         raise ValueError("--memory: expected --data with it, because only data are planned for")
     values = _parse(arguments, own, base)
-    return Command(config_from(values), values.resume, values.overwrite)
+    return Command(config_from({n: values[n] for n in _SETTINGS}), values.resume, values.overwrite)
 
 
 def plan_command(
@@ -134,16 +158,17 @@ def _options_to_fit(arguments: Sequence[str]) -> dict[str, Any]:
 
 def _given(arguments: Sequence[str]) -> dict[str, Any]:
     """The options of the command line and of its files."""
-    with _suggesting() as parser:
-        given = parser.parse_args(_with_underscores(_without_printing(arguments)), defaults=False)
-        return dict(given.items())
+    parser = build_parser()
+    words = _checked(parser, _without_printing(arguments))
+    return dict(parse_checked(parser, words, defaults=False).items())
 
 
 def _parse(
     arguments: Sequence[str], own: Mapping[str, Any], base: str | None, *, defaults: bool = True
 ) -> Namespace:
+    parser = build_parser()
     layers = [] if base is None else ["--config", base]
-    with _suggesting() as parser, ExitStack() as stack:
+    with ExitStack() as stack:
         if not own.get("resume"):
             preset = own.get("preset") or (None if own.get("data") else PHANTOM_PRESET)
             if preset is not None:
@@ -151,35 +176,47 @@ def _parse(
             if defaults and "time" in own and "optim.steps" not in own:
                 layers += ["--optim.steps", "0"]  # the preset's number is for another time
             if own.get("init_from") is not None:
+                check_exists("--init-from", "a run folder", own["init_from"])
                 model = load_config(RunFolder(Path(own["init_from"])).config).model
                 layers += ["--config", yaml.safe_dump({"model": as_json(asdict(model))})]
-        return parser.parse_args([*layers, *_with_underscores(arguments)], defaults=defaults)
+        words = [*layers, *_checked(parser, arguments)]
+        return parse_checked(parser, words, defaults=defaults)
 
 
-def _with_underscores(arguments: Sequence[str]) -> list[str]:
-    """Options of several words as in files: --init_from for --init-from."""
-    found = []
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if name.startswith("--"):
-            name = f"--{name[2:].replace('-', '_')}"
-        found.append(f"{name}{equals}{value}")
-    return found
+def _checked(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """The words of a command line, with the content of each --config in place of its path."""
+    return checked_arguments(parser, arguments, GUIDE, settings=_SETTINGS, read_file=_read_file)
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    """The options in the file of --config."""
+    check_exists("--config", "a YAML file", path)
+    parser = build_parser()
+    known = {
+        action.dest: Setting(bool if action.nargs == 0 else setting_of(action).hint | None)
+        for action in parser._actions
+        if action.dest not in ("help", "config", "print_config") and not is_group(action, parser)
+    }
+
+    def about(name: str) -> str:
+        # In a file an option has no dashes.
+        told = about_unknown(f"--{name}", parser)
+        return re.sub(r"(?<!\w)--([\w.-]+)", lambda found: found[1].replace("-", "_"), told)
+
+    try:
+        read = fitted_settings(read_yaml(Path(path)), known | _SETTINGS, about)
+        read = {name: v for name, v in read.items() if name in _SETTINGS or v is not None}
+    except FileError:
+        raise
+    except ValueError as error:
+        raise FileError(f"{path}: {error}") from error
+    whole: dict[str, Any] = as_json(nested(read))
+    return whole
 
 
 def _without_printing(arguments: Sequence[str]) -> list[str]:
-    """Without --print_config, which ends the program once all settings are known."""
-    return [a for a in _with_underscores(arguments) if not a.startswith("--print_config")]
-
-
-@contextmanager
-def _suggesting() -> Iterator[ArgumentParser]:
-    """The parser; its errors become ValueErrors, which suggest the names of similar options."""
-    parser = build_parser()
-    try:
-        yield parser
-    except ArgumentError as error:
-        raise ValueError(with_suggestion(str(error), parser)) from error
+    """Without --print-config, which ends the program once all settings are known."""
+    return [a for a in arguments if not a.replace("_", "-").startswith("--print-config")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -190,28 +227,71 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    given = _options_to_fit(arguments)
-    # The printed configuration may go into a file, so nothing else goes there.
-    printing = len(_without_printing(arguments)) < len(arguments)
-    console = plain_console(stderr=printing)
-    base = plan = None
-    folder = _folder_of(given)
-    resume, overwrite = (bool(given.get(option)) for option in ("resume", "overwrite"))
-    begins = given.get("data") is not None and not resume
-    if not printing and (begins or (resume and not overwrite)):
-        inputs = inputs_of_run(*(given.get(key) for key in ("data", "init_from", "runtime.cache")))
-        folder.check(resume=resume, overwrite=overwrite, inputs=inputs)
-    if resume:
-        base = str(folder.config) if folder.config.is_file() else None
-    elif begins:
-        _, base = plan_command(arguments, console)
-        plan = base
-        if not printing:
-            print_text(console, plan)
-    command = parse_command(arguments, base)
-    trainer = Trainer(command.config, console=console, plan=plan)
-    trainer.fit(resume=command.resume, overwrite=command.overwrite)
+    answer_if_asked(build_parser(), arguments, GUIDE, _values)
+    with named_as_options(OPTION_NAMES):
+        given = _options_to_fit(arguments)
+        _check_early(given)
+        # The printed configuration may go into a file, so nothing else goes there.
+        printing = len(_without_printing(arguments)) < len(arguments)
+        console = plain_console(stderr=printing, quiet=bool(given.get("quiet")))
+        resume, overwrite = (bool(given.get(option)) for option in ("resume", "overwrite"))
+        begins = given.get("data") is not None and not resume
+        if not printing and (begins or (resume and not overwrite)):
+            paths = (given.get(key) for key in ("data", "init_from", "runtime.cache"))
+            folder, inputs = _folder_of(given), inputs_of_run(*paths)
+            folder.check(resume=resume, overwrite=overwrite, inputs=inputs)
+        base, plan = _run_to_resume(given), None
+        if begins:
+            _, base = plan_command(arguments, console)
+            plan = base
+            if not printing:
+                print_text(console, plan)
+        command = parse_command(arguments, base)
+        trainer = Trainer(command.config, console=console, plan=plan)
+        trainer.fit(resume=command.resume, overwrite=command.overwrite)
     return 0
+
+
+def _values(arguments: Sequence[str]) -> Values:
+    """What the options of a command line will be, for its help."""
+    given = _options_to_fit(arguments)
+    base = _run_to_resume(given)
+    known = dict(_parse(arguments, _given(arguments), base).items()) | {"config": None}
+    if base is not None:
+        return Values(known, note="In brackets: the values of the run that is resumed.")
+    if given.get("data") is not None:
+        return Values(
+            known,
+            PLANNED - given.keys(),
+            "In brackets: the values that will be used; what is planned follows from the data, the "
+            "memory and the time.",
+        )
+    preset = given.get("preset", PHANTOM_PRESET)
+    note = f"In brackets: the values that will be used, here of the preset {preset}."
+    return Values(known, note=f"{note} recycle-train --data DIR --help shows what is planned.")
+
+
+def _run_to_resume(given: Mapping[str, Any]) -> str | None:
+    """YAML of the configuration of the run to resume, if there is one."""
+    if not given.get("resume"):
+        return None
+    file = _folder_of(given).config
+    if not file.is_file():
+        return None
+    text: str = yaml.safe_dump(as_json(asdict(load_config(file))))
+    return text
+
+
+def _check_early(given: Mapping[str, Any]) -> None:
+    """Refuse paths that do not exist, and other values that a plan would refuse much later."""
+    if given.get("memory") is not None:
+        parse_memory(given["memory"])
+    expected = {"data": "a data set in the nnU-Net raw layout", "split_file": "a split file"}
+    if given.get("group_by") is not None and is_table(given["group_by"]):
+        expected["group_by"] = "a CSV file"
+    for name, what in expected.items():
+        if given.get(name) is not None:
+            check_exists(f"--{name.replace('_', '-')}", what, given[name])
 
 
 def _folder_of(given: Mapping[str, Any]) -> RunFolder:

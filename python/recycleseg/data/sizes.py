@@ -9,7 +9,7 @@ from recycleseg.data.volumes import Volume
 _SCREEN = "72 or 96 dots per inch, the resolution of a screen"
 _WRITE = "write the real size into the files (PNG: chunk pHYs; TIFF: resolution)"
 # The options that say which sizes count, in training and in evaluation.
-TRAINING_OPTION = "--preprocess.pixel_size"
+TRAINING_OPTION = "--preprocess.pixel-size"
 EVALUATION_OPTION = "--pixel-size"
 
 

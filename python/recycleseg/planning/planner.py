@@ -34,6 +34,18 @@ _PER_AXIS = (
 # In names of classes that a mirrored image would make wrong.
 _SIDES = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])", re.IGNORECASE)
 
+# Options that a plan decides, if they are not given.
+PLANNED = frozenset(
+    (
+        *("preprocess.shape", "preprocess.spacing", "preprocess.intensity"),
+        *("patch.size", "patch.foreground_probability", "patch.overlap"),
+        *("model.channels", "model.num_res_blocks", "model.scales", "model.kernels"),
+        *("optim.batch_size", "optim.steps", "optim.lr_peak", "optim.lr_end", "optim.ema_decay"),
+        *("loss.dice", "loss.cross_entropy", "loss.focal", "validation.every"),
+        *("augment.rotation", "augment.flip", "augment.zoom"),
+    )
+)
+
 
 @dataclass(frozen=True)
 class Choice:

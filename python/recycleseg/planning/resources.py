@@ -83,12 +83,12 @@ def time_of_run(asked: str | None, device: str) -> float:
 
 
 def parse_memory(text: str) -> int:
-    """Bytes from "900M" or "8G", in powers of 1024.
+    """Bytes from "900M", "8G" or "8 GB", in powers of 1024.
 
     Raises:
         ValueError: another text.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MG])(?:i?B)?", text.strip())
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MG])(?:I?B)?", text.strip().upper())
     if match is None or float(match[1]) == 0:
         raise ValueError(f"memory: expected a size such as 900M or 8G, got {text!r}")
     return int(float(match[1]) * 2 ** {"M": 20, "G": 30}[match[2]])

@@ -50,10 +50,11 @@ def compiled(function: Callable[..., Result], mode: CompileMode) -> Callable[...
         try:
             return fast(*arguments, **named)
         except TorchDynamoException as error:
-            why = str(error).strip().splitlines()[0]
-            raise ValueError(
-                f"--compile {mode}: torch.compile failed: {why}. Use --compile off to run "
-                "without it."
-            ) from error
+            cause = getattr(error, "inner_exception", error)
+            why = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(".")
+            way_out = "Use --compile off to run without it."
+            if "compiler" in why.lower():
+                way_out = f"Install a C++ compiler such as g++. {way_out}"
+            raise ValueError(f"--compile {mode}: torch.compile failed: {why}. {way_out}") from error
 
     return call

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -10,8 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 
 from recycleseg.data.augment import AugmentConfig
 from recycleseg.data.preprocess import PreprocessConfig
@@ -36,6 +34,8 @@ from recycleseg.run.options import (
     ValidationConfig,
 )
 from recycleseg.run.ranges import DURATION, FOLD, RANGE, SEED, within
+from recycleseg.run.settings import fitted_settings, nested, settings_of
+from recycleseg.run.yaml_file import read_yaml
 
 # Options in the files of earlier versions, each with the only value that is still possible.
 _REMOVED = {
@@ -56,8 +56,8 @@ class TrainConfig:
         init_from: run folder whose best weights this run starts from; null starts at random.
         strategy: how the network's input mask is made in training.
         seed: seed of weights, batches, noise, augmentation, and of a split that no file gives.
-        time: time of the whole run, such as 30m or 2h, if optim.steps is 0; null takes 1 hour on a
-            CPU, 12 hours on a GPU.
+        time: time of the whole run, such as 30m or 2h; null takes 1 hour on a CPU, 12 hours on a
+            GPU. It counts if optim.steps is 0.
         split_file: split.json or nnU-Net's splits_final.json; null takes that of the data set.
         fold: fold of splits_final.json, or one of five drawn folds; all trains on every case that
             is not tested.
@@ -131,22 +131,24 @@ def add_config_arguments(parser: ArgumentParser) -> None:
     parser.add_class_arguments(TrainConfig, as_group=False)
 
 
-def config_from(parsed: Namespace) -> TrainConfig:
-    """The configuration from the result of a parser with `add_config_arguments`.
+def config_from(values: Mapping[str, Any]) -> TrainConfig:
+    """The configuration with these values of options.
+
+    Args:
+        values: dotted names of options -> values; other options keep their defaults.
 
     Raises:
         ValueError: values out of their range; the message names the options.
     """
-    values: dict[str, Any] = {}
+    whole = nested(values)
     for name, default in vars(TrainConfig()).items():
-        values[name] = parsed[name]
         if is_dataclass(default):
             group: type[Any] = type(default)
             try:
-                values[name] = group(**vars(parsed[name]))
+                whole[name] = group(**whole.get(name, {}))
             except ValueError as error:
                 raise ValueError(f"{name}.{error}") from error
-    return TrainConfig(**values)
+    return TrainConfig(**whole)
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -155,20 +157,18 @@ def load_config(path: Path) -> TrainConfig:
     Raises:
         FileError: the file is missing or not a configuration.
     """
-    parser = ArgumentParser(exit_on_error=False)
-    add_config_arguments(parser)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"expected options, got {type(content).__name__}")
-        _rename_scales(content.get("model"))
-        for name, value in _REMOVED.items():
-            group, _, option = name.partition(".")
-            if isinstance(content.get(group), dict) and content[group].get(option, ...) == value:
-                del content[group][option]
-        return config_from(parser.parse_object(content))
-    except (OSError, TypeError, ValueError, ArgumentError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        content = read_yaml(path)
+        if isinstance(content, dict):
+            _rename_scales(content.get("model"))
+            for name, value in _REMOVED.items():
+                group, _, option = name.partition(".")
+                options = content.get(group)
+                if isinstance(options, dict) and options.get(option, ...) == value:
+                    del options[option]
+        return config_from(fitted_settings(content, dict(settings_of(TrainConfig))))
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{path}: ")
         raise FileError(f"{path}: expected a run's config.yaml: {reason}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -22,9 +23,22 @@ def choose_device(name: str) -> torch.device:
     if name not in {"cpu", *gpus}:
         raise ValueError(
             "runtime.device: expected auto, cpu, cuda or cuda:N with N below the number of GPUs "
-            f"visible here ({num_gpus}), got {name!r}"
+            f"visible here ({num_gpus}), got {name!r}{_about_device(name, num_gpus)}"
         )
     return torch.device(name)
+
+
+def _about_device(name: str, num_gpus: int) -> str:
+    """Why there is no such device, and what to do."""
+    if name.lower() in ("gpu", "nvidia") or name.isdecimal():
+        return f"; did you mean cuda{f':{name}' * name.isdecimal()}?"
+    if num_gpus or not name.startswith("cuda"):
+        return ""
+    if torch.version.cuda is None:
+        return "; this PyTorch is a build for the CPU: install its CUDA build, or take cpu"
+    if (hidden := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return f"; CUDA_VISIBLE_DEVICES={hidden} hides the GPUs"
+    return "; PyTorch finds no NVIDIA driver: see whether nvidia-smi lists a GPU, or take cpu"
 
 
 def use_device(name: str) -> torch.device:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from recycleseg.progress import parse_duration
+from recycleseg.progress import A_TIME, parse_duration
 
 Value = TypeVar("Value")
 
@@ -45,7 +45,7 @@ KERNELS = Range(
     "odd sizes of at least 1",
     lambda kernels: all(size >= 1 and size % 2 for size in _numbers(kernels)),
 )
-DURATION = Range("a time such as 90s, 30m, 2h or 1d", lambda text: _is_duration(text))
+DURATION = Range(A_TIME, lambda text: _is_duration(text))
 AUTO_OR_AT_LEAST_1 = Range(
     "auto or at least 1",
     lambda batch: batch >= 1 if isinstance(batch, int) else batch == "auto",

@@ -265,7 +265,7 @@ def test_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["check", str(tmp_path), "--workers", "0"]) == 2
     assert "--workers: expected at least 1, got 0" in capsys.readouterr().err
     assert main(["chek", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith("recycle-data: error: argument VERB: invalid choice")
+    assert capsys.readouterr().err.startswith("recycle-data: error: expected check, show")
 
 
 def test_a_case_in_two_parts(planted: Planted, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,6 +71,4 @@ def test_missing_arguments_are_named_as_the_help_names_them(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["convert", "scans"]) == 2
-    assert capsys.readouterr().err == (
-        "recycle-data: error: the following arguments are required: masks, out\n"
-    )
+    assert capsys.readouterr().err.startswith("recycle-data: error: MASKS, OUT: expected a value")

@@ -46,10 +46,13 @@ def test_given_options_stay(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--time", "soon"], "time: expected a time such as 90s, 30m, 2h or 1d, got "),
-        (["--memory", "lots"], "memory: expected a size such as 900M or 8G, got 'lots'"),
-        (["--memory", "100M"], "memory: expected at least "),
-        (["--runtime.device", "tpu"], "runtime.device: expected "),
+        (
+            ["--time", "soon"],
+            "--time: expected a time with its unit, such as 90s, 30m, 2h or",
+        ),
+        (["--memory", "lots"], "--memory: expected a size such as 900M or 8G, got 'lots'"),
+        (["--memory", "100M"], "--memory: expected at least "),
+        (["--runtime.device", "tpu"], "--runtime.device: expected "),
     ],
 )
 def test_wrong_options_end_with_one_line(
@@ -99,12 +102,12 @@ def test_plan_tells_what_the_split_is_worth(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("optim: {batch_size: 0}", "optim.batch_size: expected at least 1, got 0"),
-        ("patch: {size: [8, 8, 8]}", "patch.size: expected 2 values for 2D data, got [8, 8, 8]"),
-        ("preprocess: {shape: [8]}", "preprocess.shape: expected 2 values for 2D data, got [8]"),
+        ("optim: {batch_size: 0}", "{file}: optim.batch_size: expected at least 1, got 0"),
+        ("patch: {size: [8, 8, 8]}", "--patch.size: expected 2 values for 2D data, got [8, 8, 8]"),
+        ("preprocess: {shape: [8]}", "--preprocess.shape: expected 2 values for 2D data, got [8]"),
         (
             "preprocess: {spacing: [1.0]}",
-            "preprocess.spacing: expected 2 values for 2D data, got [1.0]",
+            "--preprocess.spacing: expected 2 values for 2D data, got [1.0]",
         ),
     ],
 )
@@ -114,7 +117,7 @@ def test_options_that_do_not_fit(
     file = tmp_path / "mine.yaml"
     file.write_text(options)
     assert main(["plan", str(data_2d), "--config", str(file)]) == 2
-    assert capsys.readouterr().err == f"recycle-data: error: {message}\n"
+    assert capsys.readouterr().err == f"recycle-data: error: {message.format(file=file)}\n"
 
 
 def test_a_plan_that_was_changed_is_kept(

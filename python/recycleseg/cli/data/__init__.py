@@ -5,25 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from jsonargparse import ArgumentParser
-
 from recycleseg.cli._common import parse, run_command
+from recycleseg.cli._paths import check_exists
+from recycleseg.cli._verbs import Verbs
 from recycleseg.cli.data import check, convert, plan, show, split
 
-_VERBS = {"check": check, "show": show, "plan": plan, "split": split, "convert": convert}
-
-
-def build_parser() -> ArgumentParser:
-    """The command's parser, with one parser for each verb."""
-    parser = ArgumentParser(
-        prog="recycle-data",
-        description="Look at a data set before you train on it, or make one from your files.",
-        exit_on_error=False,
-    )
-    subparsers = parser.add_subcommands(dest="verb", metavar="VERB", title="verbs")
-    for verb in _VERBS.values():
-        verb.add_parser(subparsers)
-    return parser
+_MODULES = {"check": check, "show": show, "plan": plan, "split": split, "convert": convert}
+VERBS = Verbs(
+    "recycle-data",
+    "Look at a data set before you train on it, or make one from your files.",
+    {verb: module.HELP for verb, module in _MODULES.items()},
+    {verb: module.build_parser for verb, module in _MODULES.items()},
+    check.GUIDE.example,
+)
+_DATA_SET = "a data set in the nnU-Net raw layout"
+# Positional arguments that are read -> what they should be.
+_READ = {"dir": _DATA_SET, "images": "a folder of images", "masks": "a folder of masks"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    parsed = parse(build_parser(), arguments)
-    code: int = _VERBS[parsed.verb].run(parsed[parsed.verb])
+    verb, rest = VERBS.choose(arguments)
+    module = _MODULES[verb]
+    parsed = parse(module.build_parser(), rest, module.GUIDE)
+    for name, expected in _READ.items():
+        if name in parsed:
+            check_exists(name.upper(), expected, parsed[name])
+    code: int = module.run(parsed)
     return code

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
-from recycleseg.cli._common import add_pixel_size, table_console
+from recycleseg.cli._arguments import Guide
+from recycleseg.cli._common import add_pixel_size, new_parser, table_console
 from recycleseg.data.check import check_dataset
 from recycleseg.data.findings import DESCRIPTION, NAME, Finding, by_kind
 from recycleseg.data.layout import Dataset, read_dataset_with_problems
@@ -20,21 +20,23 @@ _EXAMPLES = 3
 _LONGEST = 120
 _WIDTH_OF_FILES = 2000
 _HEADS = {"error": "errors: training refuses the data set", "warning": "warnings: please look"}
+HELP = "list all problems of a data set"
+GUIDE = Guide("recycle-data check Dataset123_Name")
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the verb to the command."""
-    parser = ArgumentParser(
-        description="Read every file of a data set and list all problems, like ones together. "
+def build_parser() -> ArgumentParser:
+    """The verb's parser."""
+    parser = new_parser(
+        "recycle-data check",
+        "Read every file of a data set and list all problems, like ones together. "
         "Exit code 2: there are errors, so training refuses the data set. 0: none, or warnings.",
-        exit_on_error=False,
     )
     add = parser.add_argument
     add("dir", type=str, help="data set in the nnU-Net raw layout")
     add("--all", action="store_true", help="list every problem on its own line")
     add_pixel_size(parser)
     add("--workers", type=int, default=1, help="cases in memory at the same time")
-    subparsers.add_subcommand("check", parser, help="list all problems of a data set")
+    return parser
 
 
 def run(parsed: Namespace) -> int:
@@ -43,7 +45,7 @@ def run(parsed: Namespace) -> int:
         raise ValueError(f"--workers: expected at least 1, got {parsed.workers}")
     dataset, problems = read_dataset_with_problems(parsed.dir)
     findings = [Finding(DESCRIPTION, "", problem) for problem in problems]
-    console = table_console(_WIDTH_OF_FILES)
+    console = table_console(_WIDTH_OF_FILES, quiet=parsed.quiet)
     with stages(console, "checking") as progress:
         _, found = check_dataset(
             dataset, pixel_size=parsed.pixel_size, workers=parsed.workers, progress=progress

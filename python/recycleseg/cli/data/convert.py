@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from recycleseg.cli._arguments import Guide
+from recycleseg.cli._common import new_parser
+from recycleseg.cli._paths import check_exists
 from recycleseg.data.convert import convert
 from recycleseg.evaluation.labels import read_labels
 from recycleseg.progress import plain_console, print_line, stages
 
+HELP = "make a data set from images and masks"
+GUIDE = Guide("recycle-data convert scans masks Dataset123_Name --channels CT")
 
-def add_parser(subparsers: Any) -> None:
-    """Add the verb to the command."""
-    parser = ArgumentParser(
-        description="Make a data set in the nnU-Net raw layout from images and masks, paired by "
+
+def build_parser() -> ArgumentParser:
+    """The verb's parser."""
+    parser = new_parser(
+        "recycle-data convert",
+        "Make a data set in the nnU-Net raw layout from images and masks, paired by "
         "their names. Your files are only read.",
-        exit_on_error=False,
     )
     add = parser.add_argument
     add("images", type=str, help="folder of images")
@@ -29,12 +34,14 @@ def add_parser(subparsers: Any) -> None:
     add("--channels", type=str, nargs="+", help="what the channels are: CT, T1, ultrasound")
     add("--skip-unpaired", action="store_true", help="leave out files without a partner")
     add("--link", action="store_true", help="link files that need no change, do not copy them")
-    subparsers.add_subcommand("convert", parser, help="make a data set from images and masks")
+    return parser
 
 
 def run(parsed: Namespace) -> int:
     """Convert the folders; gives the exit code."""
-    console, out = plain_console(), Path(parsed.out)
+    if parsed.labels is not None and not parsed.labels.lstrip().startswith("{"):
+        check_exists("--labels", "a JSON file or {...}", parsed.labels)
+    console, out = plain_console(quiet=parsed.quiet), Path(parsed.out)
     with stages(console, "reading", "writing") as progress:
         converted = convert(
             Path(parsed.images),

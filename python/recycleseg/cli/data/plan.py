@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from recycleseg.cli._common import check_file_to_write
-from recycleseg.cli.train import plan_command
+from recycleseg.cli._arguments import Guide, named_as_options
+from recycleseg.cli._common import check_file_to_write, new_parser
+from recycleseg.cli.train import OPTION_NAMES, plan_command
 from recycleseg.files import write_text
 from recycleseg.progress import plain_console, print_line, print_text
 
@@ -21,21 +21,23 @@ _OPTIONS = {
     "--runtime.device": "auto, cpu, cuda or cuda:N",
     "--runtime.threads": "CPU threads",
 }
+HELP = "show what training would do"
+GUIDE = Guide("recycle-data plan Dataset123_Name --time 2h -o mine.yaml")
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the verb to the command."""
-    parser = ArgumentParser(
-        description="Plan grid, patch, network and batch for a data set, and print each choice "
+def build_parser() -> ArgumentParser:
+    """The verb's parser."""
+    parser = new_parser(
+        "recycle-data plan",
+        "Plan grid, patch, network and batch for a data set, and print each choice "
         "with its reason. recycle-train --data DIR plans in the same way; a plan that you saved "
         "and changed is used with recycle-train --data DIR --config FILE.",
-        exit_on_error=False,
     )
     parser.add_argument("dir", type=str, help="data set in the nnU-Net raw layout")
     parser.add_argument("-o", "--out", type=str, help="YAML file to write")
     for option, help_text in _OPTIONS.items():
         parser.add_argument(option, type=str, help=help_text)
-    subparsers.add_subcommand("plan", parser, help="show what training would do")
+    return parser
 
 
 def run(parsed: Namespace) -> int:
@@ -47,8 +49,9 @@ def run(parsed: Namespace) -> int:
             arguments += [option, value]
     if parsed.out is not None:
         check_file_to_write("--out", Path(parsed.out), ".yaml", ".yml")
-    console = plain_console()
-    plan, text = plan_command(arguments, console, with_notes=True)
+    console = plain_console(quiet=parsed.quiet)
+    with named_as_options(OPTION_NAMES):
+        plan, text = plan_command(arguments, console, with_notes=True)
     print_text(console, text)
     print_line(console, f"expected peak memory {plan.peak_bytes / 2**30:.2f} GiB")
     if parsed.out is not None:

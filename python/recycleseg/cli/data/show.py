@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
+from recycleseg.cli._arguments import Guide
 from recycleseg.cli._common import (
     add_pixel_size,
     check_file_to_write,
     exit_code_of,
+    new_parser,
     table_console,
 )
 from recycleseg.data.check import SoundCase, read_case
@@ -29,20 +30,23 @@ from recycleseg.report.contact_sheet import (
     save_contact_sheet,
 )
 
+HELP = "draw cases, and print numbers of each class"
+GUIDE = Guide("recycle-data show Dataset123_Name")
 
-def add_parser(subparsers: Any) -> None:
-    """Add the verb to the command."""
-    parser = ArgumentParser(
-        description="Draw cases of a data set with the outlines of their labels, and print how "
+
+def build_parser() -> ArgumentParser:
+    """The verb's parser."""
+    parser = new_parser(
+        "recycle-data show",
+        "Draw cases of a data set with the outlines of their labels, and print how "
         "large and how bright each class is. Exit code 3: some cases could not be read.",
-        exit_on_error=False,
     )
     add = parser.add_argument
     add("dir", type=str, help="data set in the nnU-Net raw layout")
     add("-o", "--out", type=str, help="PNG to write; by default NAME.png in this folder")
     add_pixel_size(parser)
     add("--cases", type=int, default=12, help="how many cases to draw")
-    subparsers.add_subcommand("show", parser, help="draw cases, and print numbers of each class")
+    return parser
 
 
 def run(parsed: Namespace) -> int:
@@ -52,7 +56,7 @@ def run(parsed: Namespace) -> int:
     dataset = read_dataset(parsed.dir)
     out = Path(parsed.out or f"{dataset.root.resolve().name}.png")
     check_file_to_write("--out", out, ".png", is_made=is_contact_sheet)
-    console = table_console()
+    console = table_console(quiet=parsed.quiet)
     panels, statistics, failures = _look_at(dataset, parsed, console)
     if panels:
         save_contact_sheet(out, panels, dataset.classes.foreground)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
+from recycleseg.cli._arguments import Guide
+from recycleseg.cli._common import new_parser
 from recycleseg.data.layout import read_dataset
 from recycleseg.data.patients import complete_patients, named_patients, noticed_patients
 from recycleseg.data.split_files import (
@@ -22,15 +23,18 @@ from recycleseg.data.split_files import (
 from recycleseg.data.splits import TEST_SHARE, draw_folds, draw_parts, noticed_scans
 from recycleseg.progress import plain_console, print_line
 
+HELP = "divide a data set by patients"
+GUIDE = Guide("recycle-data split Dataset123_Name --folds 5")
 
-def add_parser(subparsers: Any) -> None:
-    """Add the verb to the command."""
-    parser = ArgumentParser(
-        description="Divide the cases of a data set by chance into training, validation and test, "
+
+def build_parser() -> ArgumentParser:
+    """The verb's parser."""
+    parser = new_parser(
+        "recycle-data split",
+        "Divide the cases of a data set by chance into training, validation and test, "
         f"and write {SPLIT_FILE}; with --folds write {FOLDS_FILE}, which nnU-Net reads too. All "
         "scans of a patient stay together. The patients come from --group-by, else from "
         f'"groups" in {SPLIT_FILE}, else from the names of the cases.',
-        exit_on_error=False,
     )
     add = parser.add_argument
     add("dir", type=str, help="data set in the nnU-Net raw layout")
@@ -48,7 +52,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add("--seed", type=int, default=0, help="another seed gives another split")
     add("--overwrite", action="store_true", help=f"replace {SPLIT_FILE} and {FOLDS_FILE}")
-    subparsers.add_subcommand("split", parser, help="divide a data set by patients")
+    return parser
 
 
 def run(parsed: Namespace) -> int:
@@ -71,7 +75,7 @@ def run(parsed: Namespace) -> int:
     groups = _groups(root, case_ids, parsed.group_by)
     patients = noticed_patients(case_ids) if groups is None else groups
     parts = draw_parts(case_ids, patients, test=test, seed=parsed.seed)
-    console = plain_console()
+    console = plain_console(quiet=parsed.quiet)
     for note in dataset.notes:
         print_line(console, note)
     if groups is None:
