@@ -228,6 +228,7 @@ class PredictionFolder:
 
     def _files_there(self, case_ids: Collection[str]) -> list[Path]:
         """Existing files of cases, also those that the present options do not write."""
+        case_ids = [case_id for case_id in case_ids if case_id in self._names]
         own = [self._names[case_id] for case_id in case_ids]
         names = dict.fromkeys(n for name in own for n in (name, map_name(name)))
         # Label maps come first, so that a case whose deletion is interrupted is not done.
