@@ -111,8 +111,8 @@ FAULTS: list[tuple[str, Callable[[Path], None], str]] = [
     ),
     (
         "ref",
-        lambda path: write_map(path, cube_map(), AFFINE + 0.002 * np.eye(4, k=3)),
-        r"{other}: expected affine [[1.0, 0.0, 0.0, 0.002], ",
+        lambda path: write_map(path, cube_map(), AFFINE + 0.1 * np.eye(4, k=3)),
+        r"{other}: expected affine [[1.0, 0.0, 0.0, 0.1], ",
     ),
     ("pred", with_voxel(7), r"{bad}: expected label values 0, 1, 2, got 7"),
     ("ref", with_voxel(-3), r"{bad}: expected label values 0, 1, 2, got -3"),

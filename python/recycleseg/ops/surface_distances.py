@@ -29,10 +29,6 @@ from recycleseg.ops._surfaces import (
 from recycleseg.ops.distance_transform import MAX_SPACING, MIN_SPACING, distance_transform
 
 DEFINITIONS = ("voxel", "surfel")
-# A distance that equals the tolerance but for rounding lies within it.
-TOLERANCE_SLACK = 1 + 1e-9
-# The same for the distances of distance_transform, which are rounded to float32.
-FLOAT_TOLERANCE_SLACK = 1 + 1e-6
 _PAIRS_AT_ONCE = 1 << 20
 
 Labels = Sequence[int | tuple[int, ...]]
@@ -91,8 +87,8 @@ def surface_distances(
             it is. Structures may overlap, and labels that belong to none are background.
         spacing: mm between voxel centres along each axis of S, in the order of the axes;
             from 1e-9 to 1e9.
-        tolerances: in mm; a distance d is within one if d <= tolerance * (1 + 1e-9); with "cuda",
-            whose distances are rounded to float32 (2e-7 of them at most), (1 + 1e-6).
+        tolerances: in mm; a distance d is within one if d <= tolerance * (1 + 1e-6), so that voxel
+            sizes and tolerances in float32 and in float64 give the same.
         percentiles: from 0 to 100.
         definition: "voxel": the surface is made of the structure's voxels with a face neighbour
             outside it; distances d^2 = sum_i (n_i spacing_i)^2 between voxel centres, n integer;
@@ -101,7 +97,7 @@ def surface_distances(
             2x2(x2) voxels of which some are inside and some outside; distances between corners;
             each weighs the area (in 2D the length) that marching cubes finds in its cell. A
             percentile is the first distance, in rising order, at which that share of the area is
-            reached.
+            reached, to 1e-6 of the areas.
         border_is_outside: whether what lies beyond the volume counts as outside a structure, so
             that a structure cut off by the volume's border has a surface there. "surfel" knows no
             other way.
@@ -232,7 +228,7 @@ def surface_distances_reference(
 
 
 def _measure_by_pairs(pred: Tensor, ref: Tensor, query: Query) -> tuple[Tensor, Tensor]:
-    return measure(pred, ref, query, None, _nearest_of_pairs, TOLERANCE_SLACK)
+    return measure(pred, ref, query, None, _nearest_of_pairs)
 
 
 def _nearest_of_pairs(own: Surface, other: Surface, spacing: Sequence[float]) -> Tensor:
@@ -249,7 +245,7 @@ def _nearest_of_pairs(own: Surface, other: Surface, spacing: Sequence[float]) ->
 def _measure_by_transforms(pred: Tensor, ref: Tensor, query: Query) -> tuple[Tensor, Tensor]:
     """The "cuda" backend: torch and distance_transform, on whatever device the maps are."""
     boxes = bounding_boxes(pred, ref, query)
-    return measure(pred, ref, query, boxes, _nearest_by_transform, FLOAT_TOLERANCE_SLACK)
+    return measure(pred, ref, query, boxes, _nearest_by_transform)
 
 
 def _nearest_by_transform(own: Surface, other: Surface, spacing: Sequence[float]) -> Tensor:
