@@ -379,7 +379,7 @@ def test_what_to_install(tmp_path: Path, module: str, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("size", [4e-4, 0.5, 5.0])
 def test_slices_are_compared_in_voxels(tmp_path: Path, size: float) -> None:
-    """Slices as small as a microscope's are not taken for one; a pixel twice as large is refused."""
+    """Slices of a microscope are not taken for one; a pixel twice as large is refused."""
     write_series(tmp_path / "case", STORED, step=(0, 0, 3 * size))
     paths = sorted((tmp_path / "case").iterdir())
     for path in paths:
