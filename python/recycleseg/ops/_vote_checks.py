@@ -6,26 +6,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from recycleseg.classes import MAX_CLASSES
+from recycleseg.ops import _checks
+from recycleseg.ops._arrays import as_tensor
 from recycleseg.ops._checks import MASK_DTYPES, choice, integers, refuse_label
 from recycleseg.ops._vote_run import METHODS, SOURCES, VoteSettings, raise_value
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _LARGEST_PROB = 1.01  # half precision rounds up
-
-
-def as_tensor(name: str, x: Any) -> Tensor:
-    if isinstance(x, Tensor):
-        return x.detach() if x.requires_grad else x
-    if not hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
-        raise ValueError(f"{name}: expected tensors or arrays, got {type(x).__name__}")
-    if isinstance(x, np.ndarray) and not x.flags.writeable:
-        x = x.copy()  # torch has no tensors that cannot be written to
-    return torch.as_tensor(x) if hasattr(x, "__array__") else torch.from_dlpack(x)
 
 
 def unstacked(members: Any) -> tuple[Tensor, ...]:
@@ -49,6 +40,8 @@ def choices(source_type: str, method: str, exclusive: bool, num_classes: int | N
             )
         if num_classes is None:
             raise ValueError("num_classes: expected an int for labels, got None")
+    if num_classes is not None:
+        _checks.integer("num_classes", num_classes, 1, MAX_CLASSES)
 
 
 def first(first: Tensor, source_type: str, num_classes: int | None) -> tuple[int, ...]:
@@ -101,13 +94,11 @@ def ref(ref: Any, shape: Sequence[int], exclusive: bool, device: torch.device) -
 
 
 def numbers(name: str, values: Any, count: int) -> list[float]:
+    floats = _checks.finite_numbers(name, values)
     if isinstance(values, (int, float)):
-        values = [values] * count
-    floats = [float(value) for value in values]
+        floats *= count
     if len(floats) != count:
         raise ValueError(f"{name}: expected {count}, got {len(floats)}")
-    if not all(map(math.isfinite, floats)):
-        raise ValueError(f"{name}: expected finite numbers, got {floats}")
     return floats
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recycleseg import _ext
 from recycleseg.ops._backend import resolve_backend
-from recycleseg.ops._checks import choice, integers, same_map
+from recycleseg.ops._checks import choice, integers, numbers, same_map
 from recycleseg.ops._surfaces import (
     Query,
     Surface,
@@ -129,21 +129,23 @@ def surface_distances(
             device.
         RuntimeError: the backend was not built.
     """
+    integers("pred", pred)
+    integers("ref", ref)
     num_axes = pred.ndim - (2 if labels is None else 1)
     _check_maps(pred, ref, "(B, *S)" if labels is not None else "(B, C, *S)", num_axes)
-    _check_numbers(
+    sizes = _numbers(
         "spacing",
         spacing,
         f"mm from {MIN_SPACING} to {MAX_SPACING}",
         lambda s: MIN_SPACING <= s <= MAX_SPACING,
     )
-    if len(spacing) != num_axes:
+    if len(sizes) != num_axes:
         raise ValueError(
             f"spacing: expected {num_axes} numbers, one for each axis of S in "
-            f"{tuple(pred.shape)}, got {len(spacing)}"
+            f"{tuple(pred.shape)}, got {len(sizes)}"
         )
-    _check_numbers("tolerances", tolerances, "finite mm from 0 on", lambda t: 0 <= t < math.inf)
-    _check_numbers("percentiles", percentiles, "0 to 100", lambda p: 0 <= p <= 100)
+    limits = _numbers("tolerances", tolerances, "finite mm from 0 on", lambda t: 0 <= t < math.inf)
+    shares = _numbers("percentiles", percentiles, "0 to 100", lambda p: 0 <= p <= 100)
     choice("definition", definition, DEFINITIONS)
     if definition == "surfel" and not border_is_outside:
         raise ValueError("border_is_outside: expected True for definition='surfel', got False")
@@ -153,9 +155,9 @@ def surface_distances(
         ref,
         None if structures is None else [value for values in structures for value in values],
         None if structures is None else [len(values) for values in structures],
-        [float(s) for s in spacing],
-        [float(t) for t in tolerances],
-        [float(p) for p in percentiles],
+        sizes,
+        limits,
+        shares,
         definition == "surfel",
         border_is_outside,
         _resolve(backend, pred.device),
@@ -322,21 +324,20 @@ def _(
 def _structures(labels: Labels | None) -> list[tuple[int, ...]] | None:
     if labels is None:
         return None
-    structures = [(entry,) if isinstance(entry, int) else tuple(entry) for entry in labels]
+    entries = labels if isinstance(labels, Sequence) and not isinstance(labels, str) else ()
+    structures = [tuple(e) if isinstance(e, Sequence) else (e,) for e in entries]
     if not structures or not all(structures):
         raise ValueError(
             f"labels: expected at least one structure, each of at least one label, got {labels!r}"
         )
     for values in structures:
         for value in values:
-            if not isinstance(value, int) or not -(2**63) <= value < 2**63:
+            if type(value) is not int or not -(2**63) <= value < 2**63:
                 raise ValueError(f"labels: expected integers of 64 bits, got {value!r}")
     return structures
 
 
 def _check_maps(pred: Tensor, ref: Tensor, shape: str, num_axes: int) -> None:
-    integers("pred", pred)
-    integers("ref", ref)
     if num_axes not in (2, 3):
         raise ValueError(
             f"pred: expected shape {shape} where S has 2 or 3 axes, got {tuple(pred.shape)}"
@@ -344,12 +345,14 @@ def _check_maps(pred: Tensor, ref: Tensor, shape: str, num_axes: int) -> None:
     same_map(pred, ref)
 
 
-def _check_numbers(
-    name: str, numbers: Sequence[float], expected: str, is_valid: Callable[[float], bool]
-) -> None:
-    for number in numbers:
+def _numbers(
+    name: str, values: Sequence[float], expected: str, is_valid: Callable[[float], bool]
+) -> list[float]:
+    found = numbers(name, values)
+    for number in found:
         if not is_valid(number):
             raise ValueError(f"{name}: expected {expected}, got {number!r}")
+    return found
 
 
 def _resolve(backend: str, device: torch.device) -> str:
