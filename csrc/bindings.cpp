@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -57,6 +58,9 @@ class Optional {
   std::optional<Borrowed> borrowed_;
 };
 
+// Whether all calls have to end. Python runs the handlers of signals on its main thread alone.
+std::atomic<bool> cancelled = false;
+
 // Calls fn() without the GIL. A signal whose handler raises, as Ctrl-C does, ends the call between
 // two chunks of its work, and what was raised is thrown.
 template <class Fn>
@@ -64,7 +68,10 @@ void without_gil(const Fn& fn) {
   std::optional<py::error_already_set> raised;
   const Interruption interruption([&raised] {
     const py::gil_scoped_acquire acquire;
-    if (PyErr_CheckSignals() == 0) return false;
+    if (PyErr_CheckSignals() == 0) {
+      if (!cancelled) return false;
+      PyErr_SetNone(PyExc_KeyboardInterrupt);
+    }
     raised.emplace();
     return true;
   });
@@ -256,6 +263,7 @@ py::dict build_config() {
 PYBIND11_MODULE(_C, module) {
   using namespace recycleseg;
   module.def("build_config", &build_config);
+  module.def("cancel_calls", [](bool cancel) { cancelled = cancel; }, "cancel"_a);
   module.def("distance_transform_cpu", &bind_distance_transform_cpu, "mask"_a, "distance"_a,
              "spacing"_a, "num_threads"_a);
   module.def("dropout_cpu", &bind_dropout, "x"_a, "y"_a, "rate"_a, "seed"_a, "num_threads"_a);

@@ -100,6 +100,7 @@ def tensor(
     name: str, x: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device
 ) -> None:
     """x has exactly this shape and dtype."""
+    is_tensor(name, x)
     if x.shape != torch.Size(shape) or x.dtype != dtype:
         raise ValueError(
             f"{name}: expected {dtype} of shape {tuple(shape)}, "
@@ -110,6 +111,7 @@ def tensor(
 
 def floating(name: str, x: Tensor, shape: Sequence[int], device: torch.device) -> None:
     """x has this shape, and some floating dtype."""
+    is_tensor(name, x)
     if x.shape != torch.Size(shape) or not x.is_floating_point():
         raise ValueError(
             f"{name}: expected floating point of shape {tuple(shape)}, "
@@ -120,6 +122,7 @@ def floating(name: str, x: Tensor, shape: Sequence[int], device: torch.device) -
 
 def label(name: str, x: Tensor) -> None:
     """x is a label (B, *S)."""
+    is_tensor(name, x)
     if x.ndim < 2 or x.dtype not in LABEL_DTYPES:
         raise ValueError(
             f"{name}: expected a label (B, *S) of uint8, int16, int32 or int64, "
