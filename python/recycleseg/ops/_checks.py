@@ -27,7 +27,7 @@ def is_tensor(name: str, x: Any) -> None:
 def numbers(name: str, values: Any) -> list[float]:
     """One real number or several as floats, which may be NaN or infinite."""
     found = []
-    # torch.compile can trace lists and tuples of floats and integers.
+    # torch.compile can trace floats and integers, alone or in lists and tuples.
     for item in values if isinstance(values, list | tuple) else _items(name, values):
         is_plain = isinstance(item, float | int) and not isinstance(item, bool)
         found.append(float(item) if is_plain else _number(name, values, item))
@@ -35,6 +35,8 @@ def numbers(name: str, values: Any) -> list[float]:
 
 
 def _items(name: str, values: Any) -> list[Any]:
+    if isinstance(values, float | int):
+        return [values]
     refuse_mask(name, values)
     return list(values) if np.ndim(values) else [values]
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -95,7 +96,7 @@ def ref(ref: Any, shape: Sequence[int], exclusive: bool, device: torch.device) -
 
 def numbers(name: str, values: Any, count: int) -> list[float]:
     floats = _checks.finite_numbers(name, values)
-    if isinstance(values, (int, float)):
+    if isinstance(values, (int, float)) or np.ndim(values) == 0:
         floats *= count
     if len(floats) != count:
         raise ValueError(f"{name}: expected {count}, got {len(floats)}")
