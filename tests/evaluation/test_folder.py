@@ -188,7 +188,7 @@ def test_no_sound_case_is_an_error_that_lists_all(folders: tuple[Path, Path]) ->
         ({"tolerance_mm": -1.0}, "tolerance_mm: expected different, finite mm from 0 on"),
         ({"definitions": ("pixel",)}, "definitions: expected a tuple of .*, got"),
         ({"percentile": 101}, "percentile: expected one number from 0 to 100"),
-        ({"labels": {"a": 5000}}, "labels: labels: expected name -> value"),
+        ({"labels": {"a": 2**63}}, "labels: labels: expected name -> value"),
     ],
 )
 def test_options_are_checked_before_files_are_opened(
