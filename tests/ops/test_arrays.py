@@ -94,7 +94,7 @@ def test_votes_of_arrays_in_every_memory_layout() -> None:
         ),
         ({"members": "probs"}, r"members: expected an array .* got str"),
         ({"members": [LABEL.astype(str)]}, "members: expected numbers, got dtype <U"),
-        ({"members": [[1, 2]]}, "members: expected a NumPy array, .* got list"),
+        ({"members": [[1, 2]]}, "members: expected tensors or arrays, got list"),
         ({"members": [LOGITS.to_sparse()]}, "members: expected a dense tensor, got"),
         ({"num_classes": "3"}, "num_classes: expected 1 to 4096, got '3'"),
         ({"num_classes": True}, "num_classes: expected 1 to 4096, got True"),

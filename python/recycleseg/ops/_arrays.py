@@ -36,10 +36,7 @@ def as_tensor(name: str, x: Any) -> Tensor:
         if hasattr(x, "__dlpack__"):
             return torch.from_dlpack(x)
         if not hasattr(x, "__array__"):
-            raise ValueError(
-                f"{name}: expected a NumPy array, a torch tensor or an object with __dlpack__, "
-                f"got {type(x).__name__}"
-            )
+            raise ValueError(f"{name}: expected tensors or arrays, got {type(x).__name__}")
         x = np.asarray(x)
     try:
         return torch.from_numpy(viewable(x))
