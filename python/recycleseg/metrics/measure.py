@@ -153,7 +153,7 @@ def _label_counts(
 def _places(maps: Tensor, values: list[int]) -> Tensor:
     """Of each voxel the place of its value among V rising values, or V; whatever the values are."""
     table = torch.tensor(values, device=maps.device)
-    wide = maps.long()
+    wide = maps.long().contiguous()  # torch warns of other memory orders
     places = torch.searchsorted(table, wide, out_int32=True)
     return places.masked_fill_(table[places.clamp(max=len(values) - 1)] != wide, len(values))
 
