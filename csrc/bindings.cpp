@@ -2,10 +2,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <vector>
 
+#include "common/interruption.hpp"
 #include "common/tensor_view.hpp"
 #include "counts/overlap_counts.hpp"
 #include "dropout/dropout.hpp"
@@ -56,11 +58,36 @@ class Optional {
   std::optional<Borrowed> borrowed_;
 };
 
+// Whether all calls have to end. Python runs the handlers of signals on its main thread alone.
+std::atomic<bool> cancelled = false;
+
+// Calls fn() without the GIL. A signal whose handler raises, as Ctrl-C does, ends the call between
+// two chunks of its work, and what was raised is thrown.
+template <class Fn>
+void without_gil(const Fn& fn) {
+  std::optional<py::error_already_set> raised;
+  const Interruption interruption([&raised] {
+    const py::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals() == 0) {
+      if (!cancelled) return false;
+      PyErr_SetNone(PyExc_KeyboardInterrupt);
+    }
+    raised.emplace();
+    return true;
+  });
+  try {
+    const py::gil_scoped_release release;
+    fn();
+  } catch (const Interrupted&) {
+  }
+  if (raised) throw py::error_already_set(*raised);
+}
+
 void bind_distance_transform_cpu(const py::capsule& mask, const py::capsule& distance,
                                  const std::vector<double>& spacing, std::int64_t num_threads) {
   const Borrowed mask_in("mask", mask), distance_out("distance", distance);
-  const py::gil_scoped_release release;
-  distance_transform_cpu(mask_in.view(), distance_out.view(), spacing, num_threads);
+  without_gil(
+      [&] { distance_transform_cpu(mask_in.view(), distance_out.view(), spacing, num_threads); });
 }
 
 #ifdef RECYCLESEG_WITH_CUDA
@@ -69,9 +96,10 @@ void bind_distance_transform_cuda(const py::capsule& mask, const py::capsule& di
                                   std::uintptr_t stream) {
   const Borrowed mask_in("mask", mask), distance_out("distance", distance);
   const Borrowed workspace_out("workspace", workspace);
-  const py::gil_scoped_release release;
-  distance_transform_cuda(mask_in.view(), distance_out.view(), workspace_out.view(), spacing,
-                          stream);
+  without_gil([&] {
+    distance_transform_cuda(mask_in.view(), distance_out.view(), workspace_out.view(), spacing,
+                            stream);
+  });
 }
 #endif
 
@@ -84,8 +112,10 @@ auto bind_overlap_counts(void (*fn)(const TensorView&, const TensorView&, const 
     const Borrowed pred_in("pred", pred), ref_in("ref", ref);
     const Borrowed counts_out("counts", counts), invalid_out("invalid", invalid);
     const Optional sums_out("sums", sums);
-    const py::gil_scoped_release release;
-    fn(pred_in.view(), ref_in.view(), counts_out.view(), invalid_out.view(), last, sums_out.view());
+    without_gil([&] {
+      fn(pred_in.view(), ref_in.view(), counts_out.view(), invalid_out.view(), last,
+         sums_out.view());
+    });
   };
 }
 
@@ -96,10 +126,11 @@ void bind_norm_act_forward(const py::capsule& x, const py::capsule& weight, cons
   const Borrowed x_in("x", x), weight_in("weight", weight), bias_in("bias", bias);
   const Optional residual_in("residual", residual);
   const Borrowed y_out("y", y), moments_out("moments", moments);
-  const py::gil_scoped_release release;
-  norm_act_forward_cpu(
-      {x_in.view(), weight_in.view(), bias_in.view(), residual_in.view(), activation}, y_out.view(),
-      moments_out.view(), eps, num_threads);
+  without_gil([&] {
+    norm_act_forward_cpu(
+        {x_in.view(), weight_in.view(), bias_in.view(), residual_in.view(), activation},
+        y_out.view(), moments_out.view(), eps, num_threads);
+  });
 }
 
 void bind_norm_act_backward(const py::capsule& x, const py::capsule& weight,
@@ -113,18 +144,20 @@ void bind_norm_act_backward(const py::capsule& x, const py::capsule& weight,
   const Borrowed grad_y_in("grad_y", grad_y), moments_in("moments", moments);
   const Borrowed grad_x_out("grad_x", grad_x), grad_affine_out("grad_affine", grad_affine);
   const Optional grad_residual_out("grad_residual", grad_residual);
-  const py::gil_scoped_release release;
-  norm_act_backward_cpu(
-      {x_in.view(), weight_in.view(), bias_in.view(), residual_in.view(), activation},
-      grad_y_in.view(), moments_in.view(), grad_x_out.view(), grad_residual_out.view(),
-      grad_affine_out.view(), num_threads);
+  without_gil([&] {
+    norm_act_backward_cpu(
+        {x_in.view(), weight_in.view(), bias_in.view(), residual_in.view(), activation},
+        grad_y_in.view(), moments_in.view(), grad_x_out.view(), grad_residual_out.view(),
+        grad_affine_out.view(), num_threads);
+  });
 }
 
 void bind_dropout(const py::capsule& x, const py::capsule& y, double rate, std::int64_t seed,
                   std::int64_t num_threads) {
   const Borrowed x_in("x", x), y_out("y", y);
-  const py::gil_scoped_release release;
-  dropout_cpu(x_in.view(), y_out.view(), rate, static_cast<std::uint64_t>(seed), num_threads);
+  without_gil([&] {
+    dropout_cpu(x_in.view(), y_out.view(), rate, static_cast<std::uint64_t>(seed), num_threads);
+  });
 }
 
 SurfaceQuery surface_query(const py::handle& query) {
@@ -158,9 +191,10 @@ void bind_surface_distances(const py::capsule& pred, const py::capsule& ref,
     count_views.emplace(
         CountViews{counts_out[0].view(), counts_out[1].view(), counts_out[2].view()});
   const SurfaceQuery asked = surface_query(query);
-  const py::gil_scoped_release release;
-  surface_distances_cpu(pred_in.view(), ref_in.view(), asked, directed_out.view(),
-                        pooled_out.view(), num_threads, count_views ? &*count_views : nullptr);
+  without_gil([&] {
+    surface_distances_cpu(pred_in.view(), ref_in.view(), asked, directed_out.view(),
+                          pooled_out.view(), num_threads, count_views ? &*count_views : nullptr);
+  });
 }
 
 // From a Python record with the fields of VoteSettings, all numbers.
@@ -204,8 +238,7 @@ auto bind_ensemble_vote(void (*fn)(const VoteSettings&, const VoteViews&, Last))
     views.counts = counts.view();
     views.invalid = invalid.view();
     const VoteSettings asked = vote_settings(settings);
-    const py::gil_scoped_release release;
-    fn(asked, views, last);
+    without_gil([&] { fn(asked, views, last); });
   };
 }
 
@@ -230,6 +263,7 @@ py::dict build_config() {
 PYBIND11_MODULE(_C, module) {
   using namespace recycleseg;
   module.def("build_config", &build_config);
+  module.def("cancel_calls", [](bool cancel) { cancelled = cancel; }, "cancel"_a);
   module.def("distance_transform_cpu", &bind_distance_transform_cpu, "mask"_a, "distance"_a,
              "spacing"_a, "num_threads"_a);
   module.def("dropout_cpu", &bind_dropout, "x"_a, "y"_a, "rate"_a, "seed"_a, "num_threads"_a);

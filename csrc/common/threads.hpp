@@ -17,6 +17,8 @@
 #include <utility>
 #include <vector>
 
+#include "common/interruption.hpp"
+
 namespace recycleseg {
 
 // Runs work() on `count` threads at once. torch's OpenMP threads keep spinning for some
@@ -39,19 +41,29 @@ void run_on_threads(std::int64_t count, const Work& work) {
   }
 }
 
-// Hands out the numbers 0 ... count - 1, each to one caller.
+// Hands out the numbers 0 ... count - 1, each to one caller, until the call is interrupted.
 class ChunkQueue {
  public:
   explicit ChunkQueue(std::int64_t count) : count_(count) {}
   // Whether there was one left, which is now `chunk`.
   bool next(std::int64_t& chunk) {
+    if (Interruption::requested()) {
+      interrupted_ = true;
+      next_.store(count_, std::memory_order_relaxed);
+    }
     chunk = next_.fetch_add(1, std::memory_order_relaxed);
     return chunk < count_;
+  }
+  // Throws Interrupted where chunks were left for that. For the calling thread, once all threads
+  // have left the work: no exception may leave an OpenMP thread.
+  void finish() const {
+    if (interrupted_) throw Interrupted{};
   }
 
  private:
   const std::int64_t count_;
   std::atomic<std::int64_t> next_{0};
+  bool interrupted_ = false;  // of the calling thread alone
 };
 
 // Threads that share the work of one call, step by step: for whole metrics, not for the small steps
@@ -73,10 +85,14 @@ class Team {
   Team& operator=(const Team&) = delete;
 
   // Calls work(queue) here and on the other threads at once, where work takes chunks from the
-  // queue until none is left. Returns when each chunk is done; rethrows the first exception.
+  // queue until none is left. Returns when each chunk is done; rethrows the first exception, or
+  // throws Interrupted.
   void share(std::int64_t count, const Work& work) {
     ChunkQueue queue(count);
-    if (count <= 1 || num_threads_ <= 1) return work(queue);
+    if (count <= 1 || num_threads_ <= 1) {
+      work(queue);
+      return queue.finish();
+    }
     start(std::min(num_threads_, count) - 1);
     {
       const std::lock_guard<std::mutex> lock(state_->mutex);
@@ -92,6 +108,7 @@ class Team {
     const auto lock = state_->await(state_->left, [&] { return state_->inside == 0; });
     if (const std::exception_ptr error = std::exchange(state_->error, nullptr))
       std::rethrow_exception(error);
+    queue.finish();
   }
 
  private:

@@ -49,6 +49,7 @@ void dropout_cpu(const TensorView& x, const TensorView& y, double rate, std::uin
                           key);
     }
   });
+  queue.finish();
 }
 
 }  // namespace recycleseg

@@ -53,6 +53,7 @@ struct Chunks {
         body(sample, index, (sample * voxels + index * length) * channels, voxels_in(index));
       }
     });
+    queue.finish();
   }
 };
 

@@ -14,7 +14,7 @@ void sizes_within(const Entries& distances, const std::vector<double>& areas,
   for (const double tolerance : query.tolerances) {
     double size = 0;
     for (const auto& entry : distances)
-      if (std::sqrt(entry.squared) <= tolerance * (1 + kToleranceSlack))
+      if (std::sqrt(entry.squared) <= tolerance * (1 + kRoundingSlack))
         size += areas[entry.kind] * entry.count;
     *sizes++ = size;
   }
@@ -63,11 +63,14 @@ void summarize_surfels(const Entries& distances, const std::vector<double>& area
   size_mean_and_max(distances, areas, row);
   double* next = row + kSurfaceColumns;
   for (const double percent : query.percentiles) {
+    const double share = percent / 100;
+    // Relative errors of the areas within and beyond shift a share by this factor of them.
+    const double reached = share * (1 - kRoundingSlack * (1 - share));
     double passed = 0;
     *next = row[kMaxDistance];
     for (const auto& entry : distances) {
       passed += areas[entry.kind] * entry.count;
-      if (passed / row[kSurfaceSize] < percent / 100 * (1 - kShareSlack)) continue;
+      if (passed / row[kSurfaceSize] < reached) continue;
       *next = std::sqrt(entry.squared);
       break;
     }

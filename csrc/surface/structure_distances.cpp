@@ -12,10 +12,14 @@ namespace {
 // voxels are longer along x than along y by this factor, its rows lie along y.
 constexpr double kTurnedFrom = 1.2;
 
+// A chunk with more would take so long, where distances are long, that a call would not end soon
+// after it is interrupted.
+constexpr std::int64_t kVoxelsPerChunk = 1 << 15;
+
 // Calls work(structure, side, range) on threads, for stretches of the rows of one of their grids,
 // of all structures and both sides.
 template <class Work>
-void for_rows(Team& team, Structures& structures, std::int64_t rows_per_chunk,
+void for_rows(Team& team, Structures& structures, std::int64_t most_rows,
               BitGrid (Structure::*grids)[2], const Work& work) {
   struct Chunk {
     Structure* structure;
@@ -27,6 +31,8 @@ void for_rows(Team& team, Structures& structures, std::int64_t rows_per_chunk,
     for (int side = 0; side < 2; ++side) {
       const BitGrid& grid = ((*s).*grids)[side];
       const std::int64_t height = grid.height, all = grid.depth * height;
+      const std::int64_t rows_per_chunk =
+          std::clamp<std::int64_t>(kVoxelsPerChunk / (grid.width + 1), 16, most_rows);
       for (std::int64_t row = 0; row < all; row += rows_per_chunk)
         chunks.push_back({s.get(), side, {row, std::min(row + rows_per_chunk, all), height}});
     }

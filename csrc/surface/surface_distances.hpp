@@ -39,10 +39,11 @@ struct SurfaceQuery {
 // Columns of `directed` before the percentiles and the sizes within each tolerance.
 enum SurfaceColumn { kSurfaceSize, kMeanDistance, kMaxDistance, kSurfaceColumns };
 
-// If a distance equals the tolerance, it is within it, also if rounding made it larger.
-constexpr double kToleranceSlack = 1e-9;
-// If an area equals the percentile's share, it reaches it, also if rounding made it smaller.
-constexpr double kShareSlack = 1e-12;
+// What rounding may add to a length, as a share of it: files hold voxel sizes as float32, callers
+// give tolerances as such (6e-8 each), and distance_transform gives distances so (2e-7). A distance
+// that equals the tolerance but for this is within it; an area that is the share of a percentile
+// but for this reaches it.
+constexpr double kRoundingSlack = 1e-6;
 
 // What surface_distances_cpu also counts of the structures, all int64.
 struct CountViews {

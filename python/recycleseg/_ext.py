@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -31,6 +33,21 @@ except ImportError as error:
     C = MissingExtension(str(error))
 HAS_CPP = isinstance(C, ModuleType)
 HAS_CUDA = HAS_CPP and bool(C.build_config()["cuda"])
+
+
+@contextmanager
+def calls_cancelled() -> Iterator[None]:
+    """While it lasts, calls on all threads that take long end with KeyboardInterrupt.
+
+    For the main thread, which alone hears of Ctrl-C, while it waits for others.
+    """
+    if HAS_CPP:
+        C.cancel_calls(True)
+    try:
+        yield
+    finally:
+        if HAS_CPP:
+            C.cancel_calls(False)
 
 
 def capsule(tensor: torch.Tensor) -> object:

@@ -31,8 +31,10 @@ IGNORE = "ignore"
 # An ignored voxel of a target. No class has this value, because the ignore label is a value too.
 IGNORED = 255
 
-# Label values must be below this number, in every operation that counts voxels.
+# Operations that count the voxels of every class take up to this many.
 MAX_CLASSES = 4096
+# The values of labels may be far apart, as those of an atlas; maps are read as signed 64 bits.
+MAX_LABEL = 2**63 - 1
 # Label maps are written as uint8.
 _MAX_VALUES = 256
 # A voxel belongs to every region with at least this probability.
@@ -63,7 +65,7 @@ def parse_labels(labels: Any, source: str) -> Labels:
     if not isinstance(labels, Mapping) or not all(map(_is_entry, labels.values())):
         raise FileError(
             f"{source}: labels: expected name -> value, or name -> list of values for a region, "
-            f"from 0 to {MAX_CLASSES - 1}, got {json.dumps(labels, default=str)}"
+            f"from 0 to {MAX_LABEL}, got {json.dumps(labels, default=str)}"
         )
     highest = max((value for entry in labels.values() for value in values_of(entry)), default=0)
     others = [value for n, entry in labels.items() if n != IGNORE for value in values_of(entry)]
@@ -301,7 +303,7 @@ class Classes:
 
 def _is_entry(entry: Any) -> bool:
     values = entry if isinstance(entry, list | tuple) else [entry]
-    return bool(values) and all(type(item) is int and 0 <= item < MAX_CLASSES for item in values)
+    return bool(values) and all(type(item) is int and 0 <= item <= MAX_LABEL for item in values)
 
 
 def _overlap(labels: Mapping[str, Any]) -> bool:

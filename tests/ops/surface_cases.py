@@ -155,7 +155,7 @@ def oracle(
             distances = ndimage.distance_transform_edt(~other, sampling=spacing)[own]
         else:
             distances = np.full(own.sum(), math.inf)
-        within = [(distances <= t * (1 + 1e-9)).sum() for t in tolerances]
+        within = [(distances <= t * (1 + 1e-6)).sum() for t in tolerances]
         all_distances.append(distances)
         if len(distances) == 0:
             statistics = [math.nan] * (2 + len(percentiles))
@@ -203,7 +203,7 @@ def surfel_oracle(pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, ...])
         # A share that is reached exactly, as half of a symmetric surface, is reached.
         at = np.searchsorted(reached, np.array(PERCENTILES) / 100 * (1 - 1e-12))
         percentiles = distances[order][np.minimum(at, len(distances) - 1)]
-        within = [weights[distances <= t * (1 + 1e-9)].sum() for t in TOLERANCES]
+        within = [weights[distances <= t * (1 + 1e-6)].sum() for t in TOLERANCES]
         mean = (distances * weights).sum() / weights.sum()
         rows.append([weights.sum(), mean, distances.max(), *percentiles, *within])
     return np.array(rows)

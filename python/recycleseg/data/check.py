@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import nibabel as nib
 import numpy as np
 
 from recycleseg.data.facts import CaseFacts, facts_of, value_counts
@@ -23,6 +22,7 @@ from recycleseg.data.findings import (
     VALUES,
     Finding,
 )
+from recycleseg.data.grids import offsets, same_grid, same_sizes
 from recycleseg.data.layout import Case, Dataset, dataset_error
 from recycleseg.data.survey import survey
 from recycleseg.data.volumes import PixelSize, Volume, read_image, read_label, sized
@@ -227,25 +227,27 @@ def grid_problems(volume: Volume, reference: Volume, *, there: str = "") -> list
             f"got {volume.array.shape}"
         ]
     if volume.affine is not None and reference.affine is not None:
-        # In mm. Files of different programs differ by float32 rounding.
-        if np.allclose(volume.affine, reference.affine, rtol=0, atol=1e-3):
+        if same_grid(reference.affine, volume.affine, volume.array.shape):
             return []
-        expected, got = (np.round(v.affine, 4).tolist() for v in (reference, volume))  # type: ignore[arg-type]
-        corners = np.array([*np.ndindex(2, 2, 2)]) * (np.array(volume.array.shape) - 1)
-        apart = nib.affines.apply_affine(volume.affine - reference.affine, corners)
-        farthest = np.linalg.norm(apart, axis=1).max()
+        apart = offsets(reference.affine, volume.affine, volume.array.shape)
         return [
-            f"{volume.path}: expected affine {expected} as {there}, got {got}, so voxels lie up to "
-            f"{farthest:.2g} mm apart"
+            f"{volume.path}: expected affine {_shown(reference.affine)} as {there}, got "
+            f"{_shown(volume.affine)}, so voxels lie up to "
+            f"{np.linalg.norm(apart, axis=1).max():.2g} mm apart"
         ]
     if volume.spacing is None or reference.spacing is None:
         return []
-    if not np.allclose(volume.spacing, reference.spacing, rtol=1e-3):
+    if not same_sizes(volume.spacing, reference.spacing):
         return [
             f"{volume.path}: expected pixel size {reference.spacing} mm as {there}, "
             f"got {volume.spacing}"
         ]
     return []
+
+
+def _shown(affine: np.ndarray[Any, Any]) -> list[list[float]]:
+    """An affine as it stands in messages, at any size of the voxels."""
+    return [[float(f"{number:.6g}") for number in row] for row in affine.tolist()]
 
 
 def _label_problems(label: Volume, values: Iterable[float], known: range) -> list[str]:

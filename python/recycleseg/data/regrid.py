@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from recycleseg.data.grids import same_grid
 from recycleseg.data.volumes import Volume, file_ending
-
-# In mm, as for grids that are compared: programs round affines to float32.
-_TOLERANCE = 1e-3
 
 
 def on_grid(mask: Volume, image: Volume) -> Volume:
@@ -29,14 +26,15 @@ def on_grid(mask: Volume, image: Volume) -> Volume:
     """
     if mask.affine is None or image.affine is None or mask.array.ndim != 3:
         return mask
-    if mask.array.shape == image.array.shape and _close(mask.affine, image.affine):
+    shape = mask.array.shape
+    if shape == image.array.shape and same_grid(image.affine, mask.affine, shape):
         return mask
     # Voxel index of the mask -> voxel index of the image.
     index = np.rint(np.linalg.solve(image.affine, mask.affine)).astype(int)
     turn, first = index[:3, :3], index[:3, 3]
-    if not _close(image.affine @ index, mask.affine):
-        return mask
     if not (np.abs(turn).sum(axis=0) == 1).all() or not (np.abs(turn).sum(axis=1) == 1).all():
+        return mask
+    if not same_grid(image.affine @ index, mask.affine, shape):
         return mask
     order, reversed_ = np.abs(turn).argmax(axis=1), turn.sum(axis=1) < 0
     turned = np.flip(mask.array.transpose(order), tuple(np.flatnonzero(reversed_)))
@@ -51,7 +49,3 @@ def on_grid(mask: Volume, image: Volume) -> Volume:
     return replace(
         mask, array=array, spacing=image.spacing, affine=image.affine, header=image.header
     )
-
-
-def _close(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> bool:
-    return np.allclose(a, b, rtol=0, atol=_TOLERANCE)

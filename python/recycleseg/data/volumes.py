@@ -21,6 +21,7 @@ from recycleseg.data.formats.png import read_png, write_png
 from recycleseg.data.formats.tiff import files_beside_tiff, read_tiff, tiff_dims, write_tiff
 from recycleseg.data.formats.volume import Content, Names, Volume, case_and_channel
 from recycleseg.files import FileError, shortened
+from recycleseg.ops._arrays import refuse_mask
 
 __all__ = [
     "SINGLE_FILES",
@@ -87,8 +88,8 @@ SINGLE_FILES = {e for e, format in _FORMATS.items() if format.beside is None and
 # Which voxel sizes count; see `sized`.
 PixelSize = Literal["auto", "file", "ignore"]
 _SCREEN_DPI = (72, 96)
-# A label v from scl_slope in float32 is off by up to v * 6e-8, which is 2.4e-4 for the largest
-# label, 4095. What lies further from a whole number was interpolated or scaled on purpose.
+# A label v from scl_slope in float32 is off by up to v * 6e-8, which is 7e-4 for the largest labels
+# of an atlas, 12175. What lies further from a whole number was interpolated or scaled on purpose.
 _WHOLE = 1e-3
 
 
@@ -195,7 +196,8 @@ def read_label(path: Path | str) -> Volume:
         native = array.dtype.newbyteorder("=")
         return replace(volume, array=array.astype(np.uint8 if native == np.bool_ else native))
     with np.errstate(invalid="ignore"):
-        whole = np.rint(array).astype(np.int32)
+        narrow = np.abs(array).max(initial=0) < 2**31
+        whole = np.rint(array).astype(np.int32 if narrow else np.int64)
     wrong = ~(np.abs(array - whole) <= _WHOLE)  # NaN too
     if wrong.any():
         raise FileError(
@@ -243,6 +245,7 @@ def write_volume(
     Raises:
         ValueError: the format cannot hold the array, or the header is of another grid.
     """
+    refuse_mask("array", array)
     write_like(path, array, Volume(array, spacing, affine, Path(path), header))
 
 

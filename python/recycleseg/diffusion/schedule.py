@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from recycleseg.ops._arrays import refuse_mask
+
 # A beta of 1 would leave nothing of the image; Nichol & Dhariwal clip theirs here.
 MAX_COSINE_BETA = 0.999
 
@@ -81,6 +83,7 @@ class NoiseSchedule:
         Raises:
             ValueError: betas of another shape or range, indices that do not fit.
         """
+        refuse_mask("betas", betas)
         schedule = cls.__new__(cls)
         schedule._set_betas(
             torch.as_tensor(betas, dtype=torch.float64).cpu(), train_t_index, num_train_timesteps

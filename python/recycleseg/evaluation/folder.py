@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from recycleseg import _ext
 from recycleseg.classes import IGNORE, Labels, parse_labels, split_ignore, values_of
 from recycleseg.data.check import grid_problems
 from recycleseg.data.identity import content_hash
@@ -273,6 +274,10 @@ def _pool(workers: int) -> Iterator[ThreadPoolExecutor]:
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(each,))
     try:
         yield pool
+    except KeyboardInterrupt:
+        with _ext.calls_cancelled():
+            pool.shutdown(cancel_futures=True)
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(before)

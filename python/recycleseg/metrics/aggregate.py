@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from recycleseg.ops._arrays import refuse_mask
+
 Array = NDArray[np.float64]
 
 
@@ -30,7 +32,8 @@ class Summary:
 
 
 def summarise(values: ArrayLike) -> Summary:
-    """Summary of all elements of `values`."""
+    """Summary of all elements of `values`, which have no mask."""
+    refuse_mask("values", values)
     array = np.asarray(values, dtype=np.float64).ravel()
     finite = array[np.isfinite(array)]
     return Summary(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recycleseg.classes import MAX_CLASSES
+from recycleseg.files import shortened
 from recycleseg.ops._backend import resolve_backend
 from recycleseg.ops.overlap_counts import overlap_counts
 from recycleseg.ops.surface_distances import count_and_measure, surface_distances
@@ -74,7 +76,7 @@ def measure(
         first = others.pop(0)
         counted, directed, pooled = count_and_measure(pred, ref, definition=first, **options)
         if structures is not None and counted.unlisted.any():
-            _structure_counts(*_tensors(pred, ref), structures, backend)  # raises, naming a label
+            _refuse_labels(*_tensors(pred, ref), _listed(structures))
         counts, sums = counted.counts, counted.coordinate_sums
         measured[first] = (directed, pooled)
     else:
@@ -107,54 +109,83 @@ def _mask_counts(pred: Tensor, ref: Tensor, backend: str) -> tuple[NDArray[Any],
     )
 
 
+def _listed(structures: Structures) -> list[int]:
+    """All values that a map may hold, rising."""
+    return sorted({0, *(value for structure in structures for value in structure)})
+
+
 def _structure_counts(
     pred: Tensor, ref: Tensor, structures: Structures, backend: str
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Counts (B, C, 3) and sums of indices (B, C, 2, D) of unions of labels in maps (B, *S)."""
-    values = sorted({value for structure in structures for value in structure})
-    # Any label of a byte is counted, so that one that is not listed can be named.
-    num_classes = max(values[-1] + 1, 256)
-    counts, sums = (
-        t.cpu().numpy()
-        for t in overlap_counts(pred, ref, num_classes, coordinate_sums=True, backend=backend)
-    )
-    listed = {0, *values}
-    if int(counts[:, list(listed), 1:].sum()) != 2 * pred.numel():
-        _refuse_labels(counts, values)
-    if all(len(structure) == 1 for structure in structures):
-        alone = [structure[0] for structure in structures]
-        return counts[:, alone], sums[:, alone]
-    confusion = _confusion(pred, ref, values)
+    values = _listed(structures)
+    counts, sums = _label_counts(pred, ref, values, backend)
+    if int(counts[..., 1:].sum()) != 2 * pred.numel():
+        _refuse_labels(pred, ref, values)
     position = {value: i for i, value in enumerate(values)}
-    united = np.stack([counts[:, s].sum(1) for s in structures], axis=1)
-    for c, structure in enumerate(structures):
-        at = [position[value] for value in structure]
-        united[:, c, 0] += confusion[:, at][:, :, at].sum((1, 2))
-    return united, np.stack([sums[:, s].sum(1) for s in structures], axis=1)
+    places = [[position[value] for value in structure] for structure in structures]
+    if all(len(at) == 1 for at in places):
+        alone = [at[0] for at in places]
+        return counts[:, alone], sums[:, alone]
+    united = np.stack([counts[:, at].sum(1) for at in places], axis=1)
+    for b, (in_pred, in_ref, voxels) in enumerate(_confusions(pred, ref, values)):
+        for c, at in enumerate(places):
+            united[b, c, 0] += voxels[np.isin(in_pred, at) & np.isin(in_ref, at)].sum()
+    return united, np.stack([sums[:, at].sum(1) for at in places], axis=1)
 
 
-def _refuse_labels(counts: NDArray[Any], values: list[int]) -> None:
-    """Raise ValueError naming a label that is not listed; there is one in counts (B, C, 3)."""
-    others = np.ones(counts.shape[1], dtype=bool)
-    others[[0, *values]] = False
-    for column, name in ((1, "pred"), (2, "ref")):
-        voxels = np.where(others, counts[..., column].sum(0), 0)
-        if voxels.any():
-            value = int(voxels.argmax())
-            raise ValueError(
-                f"{name}: expected 0 and the labels {', '.join(map(str, values))}, "
-                f"got {value} ({voxels[value]} voxels)"
-            )
+def _label_counts(
+    pred: Tensor, ref: Tensor, values: list[int], backend: str
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Counts (B, V, 3) and sums of indices (B, V, 2, D) of the V rising values in maps (B, *S)."""
+    parts = []
+    for start in range(0, len(values), MAX_CLASSES - 1):
+        part = values[start : start + MAX_CLASSES - 1]
+        places = [_places(maps, part) for maps in (pred, ref)]
+        counted = overlap_counts(
+            places[0], places[1], len(part) + 1, coordinate_sums=True, backend=backend
+        )
+        parts.append([x[:, :-1].cpu().numpy() for x in counted])
+    counts, sums = zip(*parts, strict=True)
+    return np.concatenate(counts, axis=1), np.concatenate(sums, axis=1)
 
 
-def _confusion(pred: Tensor, ref: Tensor, values: list[int]) -> NDArray[Any]:
-    """(B, V, V): voxels with label values[i] in pred and another one, values[j], in ref."""
-    num = len(values) + 1  # the last for what is in no structure
-    position = torch.full((values[-1] + 1,), num - 1, device=pred.device)
-    position[values] = torch.arange(num - 1, device=pred.device)
-    rows = []
-    for p, r in zip(pred, ref, strict=True):
-        at = (p != r).flatten().nonzero().squeeze(1)
-        joint = position[p.flatten()[at].long()] * num + position[r.flatten()[at].long()]
-        rows.append(torch.bincount(joint, minlength=num * num).view(num, num)[:-1, :-1])
-    return torch.stack(rows).cpu().numpy()
+def _places(maps: Tensor, values: list[int]) -> Tensor:
+    """Of each voxel the place of its value among V rising values, or V; whatever the values are."""
+    table = torch.tensor(values, device=maps.device)
+    wide = maps.long().contiguous()  # torch warns of other memory orders
+    places = torch.searchsorted(table, wide, out_int32=True)
+    return places.masked_fill_(table[places.clamp(max=len(values) - 1)] != wide, len(values))
+
+
+def _confusions(
+    pred: Tensor, ref: Tensor, values: list[int]
+) -> Iterator[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
+    """Of each sample, for each pair of different values that meet, the place of that in pred, of
+    that in ref, and in how many voxels.
+    """
+    for maps in zip(pred, ref, strict=True):
+        differs = maps[0] != maps[1]
+        in_pred, in_ref = (_places(x[differs], values).long() for x in maps)
+        pairs, voxels = torch.unique(in_pred * len(values) + in_ref, return_counts=True)
+        at = pairs.cpu().numpy()
+        yield at // len(values), at % len(values), voxels.cpu().numpy()
+
+
+def _refuse_labels(pred: Tensor, ref: Tensor, values: list[int]) -> NoReturn:
+    """Raise ValueError naming a label that is not listed; there is one in a map."""
+    name, (found, voxels) = "pred", _unlisted(pred, values)
+    if len(found) == 0:
+        name, (found, voxels) = "ref", _unlisted(ref, values)
+    most = int(voxels.argmax())
+    raise ValueError(
+        f"{name}: expected 0 and the labels {shortened([v for v in values if v != 0], 20)}, "
+        f"got {int(found[most])} ({int(voxels[most])} voxels)"
+    )
+
+
+def _unlisted(maps: Tensor, values: list[int]) -> tuple[Tensor, Tensor]:
+    """The values in a map that are not listed, and the number of voxels of each."""
+    others = maps.long()[_places(maps, values) == len(values)]
+    found: tuple[Tensor, Tensor] = torch.unique(others, return_counts=True)
+    return found

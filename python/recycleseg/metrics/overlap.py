@@ -66,6 +66,13 @@ def outcomes(counts: Counts, num_voxels: int | NDArray[np.int64]) -> NDArray[np.
     return table
 
 
+def in_one_map(counts: Counts) -> NDArray[np.bool_]:
+    """Whether only one of both maps has a structure (...), of counts (..., 3)."""
+    _, pred, ref = _split(counts)
+    alone: NDArray[np.bool_] = (pred == 0) != (ref == 0)
+    return alone
+
+
 def volumes(counts: Counts, spacing: Sequence[float], unit: Unit = "mm") -> Array:
     """Sizes (..., 2), predicted and reference.
 
@@ -89,11 +96,10 @@ def centroid_distance(
         float64 (...); inf where one map lacks the structure, NaN where both do.
     """
     sizes = counts[..., 1:]
-    is_empty = sizes == 0
     centroids = ratio(coordinate_sums, sizes[..., None])
     steps = (centroids[..., 0, :] - centroids[..., 1, :]) * spacing
     distance: Array = np.sqrt((steps * steps).sum(-1))
-    distance[is_empty[..., 0] != is_empty[..., 1]] = np.inf
+    distance[in_one_map(counts)] = np.inf
     return distance
 
 

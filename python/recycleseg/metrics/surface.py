@@ -69,6 +69,7 @@ def surface_metrics(
     percentile: float,
     tolerances: Sequence[str],
     definition: str = "voxel",
+    in_one_map: NDArray[np.bool_] | np.bool_ = np.False_,
 ) -> dict[str, Array]:
     """Every metric above, by name.
 
@@ -78,6 +79,8 @@ def surface_metrics(
         percentile: from 0 to 100, part of a name.
         tolerances: K names of surface Dice.
         definition: "voxel" or "surfel".
+        in_one_map: (...), whether only one map has the structure, which may fill the volume and so
+            have no surface, where the volume's border does not count as outside.
     """
     means = directed_means(directed)
     values = [
@@ -90,7 +93,9 @@ def surface_metrics(
     ]
     if definition == "voxel":
         values.append(pooled[..., 0])
-    values += [nsd(directed, len(tolerances), index) for index in range(len(tolerances))]
+    values = [np.where(in_one_map, np.inf, distance) for distance in values]
+    for index in range(len(tolerances)):
+        values.append(np.where(in_one_map, 0.0, nsd(directed, len(tolerances), index)))
     return dict(zip(surface_names(percentile, tolerances, definition), values, strict=True))
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recycleseg.models.layers import ResBlock, Transformer
+from recycleseg.ops._arrays import refuse_mask
 
 _ENCODER, _BOTTOM = "DownsampleEncoder_0", "BottomImageEncoderUnet_0"
 _DECODER = "UpsampleDecoder_0"
@@ -160,6 +161,7 @@ def convert_parameters(network: nn.Module, params: Mapping[str, np.ndarray]) -> 
     parameters = dict(network.named_parameters())
     with torch.no_grad():
         for ours, name in names.items():
+            refuse_mask(f"params[{name!r}]", theirs[name])
             value = convert_array(name, theirs[name])
             if value.shape != parameters[ours].shape:
                 expected = tuple(parameters[ours].shape)

@@ -21,6 +21,7 @@ from recycleseg.models.layers import (
     convolution,
     sinusoidal_embedding,
 )
+from recycleseg.ops._checks import is_tensor
 
 # One integer for all levels, or an entry per level: an integer for all axes, or one per axis.
 PerLevel: TypeAlias = int | Sequence[int | Sequence[int]]
@@ -267,6 +268,9 @@ class UNet(nn.Module):
         return y
 
     def _check(self, image: Tensor, mask: Tensor | None, t: Tensor | None) -> None:
+        for name, x in (("image", image), ("mask", mask), ("t", t)):
+            if x is not None:
+                is_tensor(name, x)
         ranks = (4, 5) if self.spatial_dims == 2 else (5,)
         # with t and without mask, the mask lies beside the image
         channels = self.in_channels + (self.mask_channels if mask is None and t is not None else 0)

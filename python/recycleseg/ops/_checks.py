@@ -2,14 +2,75 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from recycleseg.ops._arrays import refuse_mask
+
 LABEL_DTYPES = (torch.uint8, torch.int16, torch.int32, torch.int64)
 MASK_DTYPES = (torch.bool, *LABEL_DTYPES)  # of label maps and masks that the extension reads
+
+
+def is_tensor(name: str, x: Any) -> None:
+    """x is a dense tensor, on whatever device."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name}: expected a torch tensor, got {type(x).__name__}")
+    if x.layout is not torch.strided:
+        raise ValueError(f"{name}: expected a dense tensor, got {x.layout}")
+
+
+def numbers(name: str, values: Any) -> list[float]:
+    """One real number or several as floats, which may be NaN or infinite."""
+    found = []
+    # torch.compile can trace floats and integers, alone or in lists and tuples.
+    for item in values if isinstance(values, list | tuple) else _items(name, values):
+        is_plain = isinstance(item, float | int) and not isinstance(item, bool)
+        found.append(float(item) if is_plain else _number(name, values, item))
+    return found
+
+
+def _items(name: str, values: Any) -> list[Any]:
+    if isinstance(values, float | int):
+        return [values]
+    refuse_mask(name, values)
+    return list(values) if np.ndim(values) else [values]
+
+
+def _number(name: str, values: Any, item: Any) -> float:
+    try:
+        if np.ndim(item) == 0 and not isinstance(item, str | bytes | bool | np.bool_):
+            return float(item)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        pass
+    raise ValueError(f"{name}: expected numbers, got {values!r}")
+
+
+def finite_numbers(name: str, values: Any) -> list[float]:
+    """One finite number or several."""
+    found = numbers(name, values)
+    if not all(map(math.isfinite, found)):
+        raise ValueError(f"{name}: expected finite numbers, got {found}")
+    return found
+
+
+def integer(name: str, value: Any, least: int, most: int) -> int:
+    """value is an integer, and no bool, from least to most."""
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_integer or not least <= value <= most:
+        raise ValueError(f"{name}: expected {least} to {most}, got {value!r}")
+    return int(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """value is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
 
 
 def choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -20,6 +81,7 @@ def choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 def integers(name: str, x: Tensor) -> None:
     """x is a label map or a mask, of a dtype that the extension reads."""
+    is_tensor(name, x)
     if x.dtype not in MASK_DTYPES:
         raise ValueError(
             f"{name}: expected dtype bool, uint8, int16, int32 or int64, got {x.dtype}"
@@ -40,6 +102,7 @@ def tensor(
     name: str, x: Tensor, shape: Sequence[int], dtype: torch.dtype, device: torch.device
 ) -> None:
     """x has exactly this shape and dtype."""
+    is_tensor(name, x)
     if x.shape != torch.Size(shape) or x.dtype != dtype:
         raise ValueError(
             f"{name}: expected {dtype} of shape {tuple(shape)}, "
@@ -50,6 +113,7 @@ def tensor(
 
 def floating(name: str, x: Tensor, shape: Sequence[int], device: torch.device) -> None:
     """x has this shape, and some floating dtype."""
+    is_tensor(name, x)
     if x.shape != torch.Size(shape) or not x.is_floating_point():
         raise ValueError(
             f"{name}: expected floating point of shape {tuple(shape)}, "
@@ -60,6 +124,7 @@ def floating(name: str, x: Tensor, shape: Sequence[int], device: torch.device) -
 
 def label(name: str, x: Tensor) -> None:
     """x is a label (B, *S)."""
+    is_tensor(name, x)
     if x.ndim < 2 or x.dtype not in LABEL_DTYPES:
         raise ValueError(
             f"{name}: expected a label (B, *S) of uint8, int16, int32 or int64, "

@@ -17,6 +17,12 @@ from torch import Tensor
 
 from recycleseg.ops.surfel_areas import surfel_areas
 
+# What rounding may add to a length, as a share of it: files hold voxel sizes as float32, callers
+# give tolerances as such (6e-8 each), and distance_transform gives distances so (2e-7). A distance
+# that equals the tolerance but for this is within it; an area that is the share of a percentile but
+# for this reaches it.
+ROUNDING_SLACK = 1e-6
+
 Box = tuple[slice, ...]
 Maps = TypeVar("Maps", Tensor, NDArray[Any])
 
@@ -123,13 +129,12 @@ def measure(
     query: Query,
     boxes: Sequence[Box] | None,
     nearest: Callable[[Surface, Surface, Sequence[float]], Tensor],
-    slack: float,
 ) -> tuple[Tensor, Tensor]:
     """`directed` and `pooled` of surface_distances.
 
     boxes: as of :func:`bounding_boxes`; None for whole volumes. nearest: from (own, other, spacing)
     to the float64 distance (N,) in mm from each point of `own` to the nearest one of `other`, inf
-    if there is none. slack: the factor by which a distance within a tolerance may exceed it.
+    if there is none.
     """
     pairs = list(_samples_and_structures(pred, query))
     directed, pooled = empty_result(
@@ -138,7 +143,7 @@ def measure(
     pooled.fill_(math.nan)
     areas = surfel_areas(query.spacing).to(pred.device) if query.surfel else None
     shares = torch.tensor(query.percentiles, dtype=torch.float64, device=pred.device) / 100
-    limits = [tolerance * slack for tolerance in query.tolerances]
+    limits = [tolerance * (1 + ROUNDING_SLACK) for tolerance in query.tolerances]
     if boxes is None:
         boxes = [(slice(None),) * len(query.spacing)] * len(pairs)
 
@@ -225,7 +230,8 @@ def _percentiles(distances: Tensor, shares: Tensor, weights: Tensor | None = Non
     last = len(ordered) - 1
     if weights is not None:
         reached = weights[order].cumsum(0) / weights.sum()
-        at = torch.searchsorted(reached, shares * (1 - 1e-12))  # whatever the sum's rounding
+        # Relative errors of the areas within and beyond shift a share by this factor of them.
+        at = torch.searchsorted(reached, shares * (1 - ROUNDING_SLACK * (1 - shares)))
         return ordered[at.clamp(max=last)]
     rank = shares * last
     below = rank.long()

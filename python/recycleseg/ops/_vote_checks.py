@@ -11,25 +11,13 @@ import torch
 from torch import Tensor
 
 from recycleseg.classes import MAX_CLASSES
+from recycleseg.ops import _checks
+from recycleseg.ops._arrays import as_tensor
 from recycleseg.ops._checks import MASK_DTYPES, choice, integers, refuse_label
 from recycleseg.ops._vote_run import METHODS, SOURCES, VoteSettings, raise_value
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _LARGEST_PROB = 1.01  # half precision rounds up
-
-
-def as_tensor(name: str, x: Any) -> Tensor:
-    if isinstance(x, Tensor):
-        return x.detach() if x.requires_grad else x
-    if not hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
-        raise ValueError(f"{name}: expected tensors or arrays, got {type(x).__name__}")
-    if isinstance(x, np.ndarray) and not x.flags.writeable:
-        x = x.copy()  # torch has no tensors that cannot be written to
-    try:
-        return torch.as_tensor(x) if hasattr(x, "__array__") else torch.from_dlpack(x)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:  # of texts, objects, ...
-        got = getattr(x, "dtype", type(x).__name__)
-        raise ValueError(f"{name}: expected numbers that torch can hold, got {got}") from error
 
 
 def unstacked(members: Any) -> tuple[Tensor, ...]:
@@ -53,6 +41,8 @@ def choices(source_type: str, method: str, exclusive: bool, num_classes: int | N
             )
         if num_classes is None:
             raise ValueError("num_classes: expected an int for labels, got None")
+    if num_classes is not None:
+        _checks.integer("num_classes", num_classes, 1, MAX_CLASSES)
 
 
 def first(first: Tensor, source_type: str, num_classes: int | None) -> tuple[int, ...]:
@@ -105,16 +95,11 @@ def ref(ref: Any, shape: Sequence[int], exclusive: bool, device: torch.device) -
 
 
 def numbers(name: str, values: Any, count: int) -> list[float]:
-    if isinstance(values, (int, float)):
-        values = [values] * count
-    try:
-        floats = [float(value) for value in values]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: expected numbers, got {values!r}") from error
+    floats = _checks.finite_numbers(name, values)
+    if isinstance(values, (int, float)) or np.ndim(values) == 0:
+        floats *= count
     if len(floats) != count:
         raise ValueError(f"{name}: expected {count}, got {len(floats)}")
-    if not all(map(math.isfinite, floats)):
-        raise ValueError(f"{name}: expected finite numbers, got {floats}")
     return floats
 
 

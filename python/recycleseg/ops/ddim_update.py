@@ -200,6 +200,7 @@ def _check(
         raise ValueError(
             f"prediction_type: expected one of {get_args(PredictionType)}, got {prediction_type!r}"
         )
+    check.is_tensor("model_out", model_out)
     if model_out.ndim < 3 or not model_out.is_floating_point():
         raise ValueError(
             "model_out: expected floating point (B, C, *S), "

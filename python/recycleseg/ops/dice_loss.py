@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recycleseg.ops._backend import use_triton
+from recycleseg.ops._checks import is_tensor
 from recycleseg.ops._layout import collapse_spatial
 
 TERMS = ("dice", "focal", "cross_entropy")
@@ -162,6 +163,8 @@ def _check(
     known: Tensor | None,
     terms: Collection[str],
 ) -> None:
+    is_tensor("logits", logits)
+    is_tensor("label", label)
     if logits.ndim < 3 or not logits.is_floating_point():
         raise ValueError(
             f"logits must be floating with shape (B, C, *S), got {logits.dtype} "

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recycleseg import _ext
 from recycleseg.ops._backend import resolve_backend
-from recycleseg.ops._checks import integers
+from recycleseg.ops._checks import integers, numbers
 
 MIN_SPACING, MAX_SPACING = 1e-9, 1e9  # the squares, times any length squared, are normal floats
 
@@ -56,7 +56,7 @@ def distance_transform(mask: Tensor, *, spacing: Sequence[float], backend: str =
         raise ValueError(
             f"mask: expected shape (B, *S) with two or three axes in S, got {tuple(mask.shape)}"
         )
-    steps = [float(step) for step in spacing]
+    steps = numbers("spacing", spacing)
     if len(steps) != mask.ndim - 1:
         raise ValueError(
             f"spacing: expected {mask.ndim - 1} values, one for each axis of S, got {len(steps)}"

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recycleseg import _ext
+from recycleseg.ops._checks import is_tensor
 
 _COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -39,6 +40,7 @@ def dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:
     Raises:
         ValueError: for a rate out of range.
     """
+    is_tensor("x", x)
     if not 0.0 <= rate < 1.0:
         raise ValueError(f"rate: expected 0 to below 1, got {rate}")
     if not training or rate == 0.0:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recycleseg import _ext
 from recycleseg.ops import _vote_checks
+from recycleseg.ops._arrays import as_tensor
 from recycleseg.ops._backend import resolve_backend
 from recycleseg.ops._vote_run import (
     METHODS,
@@ -78,7 +79,7 @@ def ensemble_vote(
             at a time. A member is (B, C, *S) float32, bfloat16 or float16, in any memory layout
             (fastest: contiguous; a copy is made where the spatial axes have no single stride), or
             for "label" (B, *S) bool, uint8, int16, int32 or int64. NumPy arrays, and what has
-            `__dlpack__`, are taken too. All of one shape, dtype and device.
+            `__dlpack__`, are taken too, but no masked arrays. All of one shape, dtype and device.
         source_type: "probs"; "logits", of which the softmax over C is taken, where classes overlap
             the sigmoid; "label": maps of classes, for which "mean" and "majority" are one.
         method: "mean", "majority" or "max" (not for "label").
@@ -121,10 +122,15 @@ def ensemble_vote(
     _vote_checks.choices(source_type, method, exclusive, num_classes)
     if hasattr(members, "ndim"):
         members = _vote_checks.unstacked(members)
+    elif not isinstance(members, Iterable) or isinstance(members, str | bytes):
+        raise ValueError(
+            "members: expected an array (K, ...) or an iterable of arrays, got "
+            f"{type(members).__name__}"
+        )
     listed = isinstance(members, (list, tuple))
     if weights is not None and method == "max":
         raise ValueError("weights: expected none for method='max', which does not weigh, got some")
-    iterator = (_vote_checks.as_tensor("members", member) for member in members)
+    iterator = (as_tensor("members", member) for member in members)
     first = next(iterator, None)
     if first is None:
         raise ValueError("members: expected at least one, got none")

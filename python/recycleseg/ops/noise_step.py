@@ -176,6 +176,7 @@ def _check_source(source: Tensor, source_type: str, num_classes: int, exclusive:
         raise ValueError(
             f"source_type: expected one of {get_args(SourceType)}, got {source_type!r}"
         )
+    check.is_tensor("source", source)
     if num_classes < 1:
         raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
     if source_type == "label":

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recycleseg import _ext
 from recycleseg.ops._backend import resolve_backend
-from recycleseg.ops._checks import choice
+from recycleseg.ops._checks import choice, is_tensor
 
 _COMPILED_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -117,6 +117,7 @@ def _norm_act_native(
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> None:
+    is_tensor("x", x)
     if x.ndim < 3 or not x.is_floating_point() or x.numel() == 0:
         raise ValueError(
             "x: expected floating point (B, C, *S), not empty, "

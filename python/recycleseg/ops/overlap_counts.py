@@ -14,7 +14,7 @@ from torch import Tensor
 from recycleseg import _ext
 from recycleseg.classes import MAX_CLASSES
 from recycleseg.ops._backend import resolve_backend
-from recycleseg.ops._checks import integers, refuse_label, same_map
+from recycleseg.ops._checks import integer, integers, refuse_label, same_map
 
 MAX_AXES = 3
 
@@ -80,8 +80,7 @@ def overlap_counts(
     if pred.ndim == 0:
         raise ValueError("pred: expected shape (B, *S), got a scalar")
     same_map(pred, ref)
-    if not 1 <= num_classes <= MAX_CLASSES:
-        raise ValueError(f"num_classes: expected 1 to {MAX_CLASSES}, got {num_classes}")
+    integer("num_classes", num_classes, 1, MAX_CLASSES)
     if coordinate_sums and not 1 <= pred.ndim - 1 <= MAX_AXES:
         raise ValueError(
             f"pred: expected shape (B, *S) with 1 to {MAX_AXES} axes in S for coordinate_sums, "

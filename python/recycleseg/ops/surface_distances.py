@@ -16,7 +16,7 @@ from torch import Tensor
 
 from recycleseg import _ext
 from recycleseg.ops._backend import resolve_backend
-from recycleseg.ops._checks import choice, integers, same_map
+from recycleseg.ops._checks import choice, integers, numbers, same_map
 from recycleseg.ops._surfaces import (
     Query,
     Surface,
@@ -29,10 +29,6 @@ from recycleseg.ops._surfaces import (
 from recycleseg.ops.distance_transform import MAX_SPACING, MIN_SPACING, distance_transform
 
 DEFINITIONS = ("voxel", "surfel")
-# A distance that equals the tolerance but for rounding lies within it.
-TOLERANCE_SLACK = 1 + 1e-9
-# The same for the distances of distance_transform, which are rounded to float32.
-FLOAT_TOLERANCE_SLACK = 1 + 1e-6
 _PAIRS_AT_ONCE = 1 << 20
 
 Labels = Sequence[int | tuple[int, ...]]
@@ -91,8 +87,8 @@ def surface_distances(
             it is. Structures may overlap, and labels that belong to none are background.
         spacing: mm between voxel centres along each axis of S, in the order of the axes;
             from 1e-9 to 1e9.
-        tolerances: in mm; a distance d is within one if d <= tolerance * (1 + 1e-9); with "cuda",
-            whose distances are rounded to float32 (2e-7 of them at most), (1 + 1e-6).
+        tolerances: in mm; a distance d is within one if d <= tolerance * (1 + 1e-6), so that voxel
+            sizes and tolerances in float32 and in float64 give the same.
         percentiles: from 0 to 100.
         definition: "voxel": the surface is made of the structure's voxels with a face neighbour
             outside it; distances d^2 = sum_i (n_i spacing_i)^2 between voxel centres, n integer;
@@ -101,7 +97,7 @@ def surface_distances(
             2x2(x2) voxels of which some are inside and some outside; distances between corners;
             each weighs the area (in 2D the length) that marching cubes finds in its cell. A
             percentile is the first distance, in rising order, at which that share of the area is
-            reached.
+            reached, to 1e-6 of the areas.
         border_is_outside: whether what lies beyond the volume counts as outside a structure, so
             that a structure cut off by the volume's border has a surface there. "surfel" knows no
             other way.
@@ -133,21 +129,23 @@ def surface_distances(
             device.
         RuntimeError: the backend was not built.
     """
+    integers("pred", pred)
+    integers("ref", ref)
     num_axes = pred.ndim - (2 if labels is None else 1)
     _check_maps(pred, ref, "(B, *S)" if labels is not None else "(B, C, *S)", num_axes)
-    _check_numbers(
+    sizes = _numbers(
         "spacing",
         spacing,
         f"mm from {MIN_SPACING} to {MAX_SPACING}",
         lambda s: MIN_SPACING <= s <= MAX_SPACING,
     )
-    if len(spacing) != num_axes:
+    if len(sizes) != num_axes:
         raise ValueError(
             f"spacing: expected {num_axes} numbers, one for each axis of S in "
-            f"{tuple(pred.shape)}, got {len(spacing)}"
+            f"{tuple(pred.shape)}, got {len(sizes)}"
         )
-    _check_numbers("tolerances", tolerances, "finite mm from 0 on", lambda t: 0 <= t < math.inf)
-    _check_numbers("percentiles", percentiles, "0 to 100", lambda p: 0 <= p <= 100)
+    limits = _numbers("tolerances", tolerances, "finite mm from 0 on", lambda t: 0 <= t < math.inf)
+    shares = _numbers("percentiles", percentiles, "0 to 100", lambda p: 0 <= p <= 100)
     choice("definition", definition, DEFINITIONS)
     if definition == "surfel" and not border_is_outside:
         raise ValueError("border_is_outside: expected True for definition='surfel', got False")
@@ -157,9 +155,9 @@ def surface_distances(
         ref,
         None if structures is None else [value for values in structures for value in values],
         None if structures is None else [len(values) for values in structures],
-        [float(s) for s in spacing],
-        [float(t) for t in tolerances],
-        [float(p) for p in percentiles],
+        sizes,
+        limits,
+        shares,
         definition == "surfel",
         border_is_outside,
         _resolve(backend, pred.device),
@@ -232,7 +230,7 @@ def surface_distances_reference(
 
 
 def _measure_by_pairs(pred: Tensor, ref: Tensor, query: Query) -> tuple[Tensor, Tensor]:
-    return measure(pred, ref, query, None, _nearest_of_pairs, TOLERANCE_SLACK)
+    return measure(pred, ref, query, None, _nearest_of_pairs)
 
 
 def _nearest_of_pairs(own: Surface, other: Surface, spacing: Sequence[float]) -> Tensor:
@@ -249,7 +247,7 @@ def _nearest_of_pairs(own: Surface, other: Surface, spacing: Sequence[float]) ->
 def _measure_by_transforms(pred: Tensor, ref: Tensor, query: Query) -> tuple[Tensor, Tensor]:
     """The "cuda" backend: torch and distance_transform, on whatever device the maps are."""
     boxes = bounding_boxes(pred, ref, query)
-    return measure(pred, ref, query, boxes, _nearest_by_transform, FLOAT_TOLERANCE_SLACK)
+    return measure(pred, ref, query, boxes, _nearest_by_transform)
 
 
 def _nearest_by_transform(own: Surface, other: Surface, spacing: Sequence[float]) -> Tensor:
@@ -326,21 +324,20 @@ def _(
 def _structures(labels: Labels | None) -> list[tuple[int, ...]] | None:
     if labels is None:
         return None
-    structures = [(entry,) if isinstance(entry, int) else tuple(entry) for entry in labels]
+    entries = labels if isinstance(labels, Sequence) and not isinstance(labels, str) else ()
+    structures = [tuple(e) if isinstance(e, Sequence) else (e,) for e in entries]
     if not structures or not all(structures):
         raise ValueError(
             f"labels: expected at least one structure, each of at least one label, got {labels!r}"
         )
     for values in structures:
         for value in values:
-            if not isinstance(value, int) or not -(2**63) <= value < 2**63:
+            if type(value) is not int or not -(2**63) <= value < 2**63:
                 raise ValueError(f"labels: expected integers of 64 bits, got {value!r}")
     return structures
 
 
 def _check_maps(pred: Tensor, ref: Tensor, shape: str, num_axes: int) -> None:
-    integers("pred", pred)
-    integers("ref", ref)
     if num_axes not in (2, 3):
         raise ValueError(
             f"pred: expected shape {shape} where S has 2 or 3 axes, got {tuple(pred.shape)}"
@@ -348,12 +345,14 @@ def _check_maps(pred: Tensor, ref: Tensor, shape: str, num_axes: int) -> None:
     same_map(pred, ref)
 
 
-def _check_numbers(
-    name: str, numbers: Sequence[float], expected: str, is_valid: Callable[[float], bool]
-) -> None:
-    for number in numbers:
+def _numbers(
+    name: str, values: Sequence[float], expected: str, is_valid: Callable[[float], bool]
+) -> list[float]:
+    found = numbers(name, values)
+    for number in found:
         if not is_valid(number):
             raise ValueError(f"{name}: expected {expected}, got {number!r}")
+    return found
 
 
 def _resolve(backend: str, device: torch.device) -> str:

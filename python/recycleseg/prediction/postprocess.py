@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from recycleseg.classes import Classes, Labels
+from recycleseg.ops._arrays import refuse_mask
 from recycleseg.run.options import PostprocessConfig
 
 Array = np.ndarray[Any, Any]
@@ -59,6 +60,7 @@ def postprocess(
         raise ValueError(
             f"label: expected uint8 with 2 or 3 axes, got {label.dtype} of shape {label.shape}"
         )
+    refuse_mask("label", label)
     check_postprocess(config, tuple(label_values), label.ndim)
     values = {k: (v,) if isinstance(v, int) else tuple(v) for k, v in label_values.items()}
     result = np.array(label)

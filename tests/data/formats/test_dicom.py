@@ -397,3 +397,19 @@ def test_what_to_install(tmp_path: Path, module: str, monkeypatch: pytest.Monkey
     write_series(tmp_path / "case", STORED)
     monkeypatch.setitem(sys.modules, module, None)
     assert f"expected {module} to be installed" in message(tmp_path / "case")
+
+
+@pytest.mark.parametrize("size", [4e-4, 0.5, 5.0])
+def test_slices_are_compared_in_voxels(tmp_path: Path, size: float) -> None:
+    """Slices of a microscope are not taken for one; a pixel twice as large is refused."""
+    write_series(tmp_path / "case", STORED, step=(0, 0, 3 * size))
+    paths = sorted((tmp_path / "case").iterdir())
+    for path in paths:
+        header = pydicom.dcmread(path)
+        header.PixelSpacing = [1.5 * size, size]
+        header.save_as(path)
+    spacing = read_volume(tmp_path / "case").spacing
+    assert spacing == pytest.approx((size, 1.5 * size, 3 * size), rel=1e-6)
+    header.PixelSpacing = [3 * size, size]
+    header.save_as(paths[-1])
+    assert "expected PixelSpacing" in message(tmp_path / "case")

@@ -10,6 +10,7 @@ import numpy as np
 
 from recycleseg.data.formats.extra import needed
 from recycleseg.data.formats.volume import Array, Volume, swap_lps_ras, voxel_sizes
+from recycleseg.data.grids import GRID_TOLERANCE, same_grid
 from recycleseg.files import FileError, listed
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
@@ -18,8 +19,6 @@ _TAGS = [
     *("Rows", "Columns", "SamplesPerPixel", "ImagePositionPatient", "ImageOrientationPatient"),
     *("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
 ]
-# Scanners round positions to 0.01 mm or more; a slice that is missing makes a gap of 100 % more.
-_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -103,25 +102,19 @@ def sorted_slices(path: Path, slices: list[Slice]) -> list[Slice]:
     """Slices along the normal of their plane; errors name `path`."""
     first = slices[0].header
     for part in slices:
-        for name, tolerance in (
-            ("Rows", 0.0),
-            ("Columns", 0.0),
-            ("PixelSpacing", 1e-3),
-            ("ImageOrientationPatient", 1e-3),
-        ):
+        if (name := _difference(first, part.header)) is not None:
             expected, got = (np.array(h.get(name), np.float64) for h in (first, part.header))
-            if not np.allclose(got, expected, rtol=0, atol=tolerance):
-                raise FileError(
-                    f"{part.path}: expected {name} {expected.tolist()} as {slices[0].path.name}, "
-                    f"got {got.tolist()}"
-                )
+            raise FileError(
+                f"{part.path}: expected {name} {expected.tolist()} as {slices[0].path.name}, "
+                f"got {got.tolist()}"
+            )
     normal = np.cross(*_directions(first))
     ordered = sorted(slices, key=lambda part: float(part.position @ normal))
     steps = np.diff([part.position for part in ordered], axis=0)
     gaps = steps @ normal
     if len(gaps) == 0:
         return ordered
-    if (number := int((gaps < 1e-3).sum())) > 0:
+    if (number := int((gaps < _least_gap(first)).sum())) > 0:
         raise FileError(
             f"{path}: expected one slice at each position, got {number} more; a series of several "
             "phases or echoes must be split first"
@@ -129,7 +122,7 @@ def sorted_slices(path: Path, slices: list[Slice]) -> list[Slice]:
     step = np.median(steps, axis=0)
     wrong = np.linalg.norm(steps - step, axis=1)
     worst = int(wrong.argmax())
-    if wrong[worst] > _TOLERANCE * np.linalg.norm(step):
+    if wrong[worst] > GRID_TOLERANCE * np.linalg.norm(step):
         raise FileError(
             f"{path}: expected equal distances between slices, got {gaps.min():g} to "
             f"{gaps.max():g} mm; the distance from {ordered[worst].path.name} to "
@@ -147,13 +140,13 @@ def with_left_out(slices: list[Slice]) -> list[Slice]:
     normal = np.cross(*_directions(header))
     ordered = sorted(slices, key=lambda part: float(part.position @ normal))
     gaps = np.diff([part.position @ normal for part in ordered])
-    if len(gaps) == 0 or (gaps < 1e-3).any():
+    if len(gaps) == 0 or (gaps < _least_gap(header)).any():
         return ordered
     step = abs(float(header.get("SpacingBetweenSlices") or 0)) or gaps.min()
     filled = ordered[:1]
     for part, gap in zip(ordered[1:], gaps, strict=True):
         before, number = filled[-1], round(gap / step)
-        if abs(gap - number * step) <= _TOLERANCE * step:
+        if abs(gap - number * step) <= GRID_TOLERANCE * step:
             for k in range(1, number):
                 between = before.position + (part.position - before.position) * (k / number)
                 filled.append(Slice(part.path, header, between))
@@ -164,10 +157,7 @@ def with_left_out(slices: list[Slice]) -> list[Slice]:
 def affine_of(slices: list[Slice]) -> Array:
     """Voxel index (x, y, z) -> left, posterior, superior in mm."""
     first, last = slices[0], slices[-1]
-    along_row, along_column = _directions(first.header)
-    between_rows, between_columns = map(float, first.header.PixelSpacing)
-    affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1] = along_row * between_columns, along_column * between_rows
+    affine = _plane(first.header)
     if len(slices) > 1:
         affine[:3, 2] = (last.position - first.position) / (len(slices) - 1)
     else:
@@ -176,7 +166,7 @@ def affine_of(slices: list[Slice]) -> Array:
             raise FileError(
                 f"{first.path}: expected SliceThickness of the only slice, got {thickness}"
             )
-        affine[:3, 2] = np.cross(along_row, along_column) * float(thickness)
+        affine[:3, 2] *= float(thickness)
     affine[:3, 3] = first.position
     return affine
 
@@ -193,6 +183,32 @@ def is_dicom(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
+
+
+def _difference(header: Any, other: Any) -> str | None:
+    """The tag by which a slice has other voxels in its plane than another one; None if none has."""
+    for name in ("Rows", "Columns"):
+        if header.get(name) != other.get(name):
+            return name
+    if same_grid(_plane(header), _plane(other), (header.Columns, header.Rows, 1)):
+        return None
+    same_size = list(map(float, header.PixelSpacing)) == list(map(float, other.PixelSpacing))
+    return "ImageOrientationPatient" if same_size else "PixelSpacing"
+
+
+def _least_gap(header: Any) -> float:
+    """What lies closer together along the normal, in mm, is at one position."""
+    return GRID_TOLERANCE * min(map(float, header.PixelSpacing))
+
+
+def _plane(header: Any) -> Array:
+    """Affine (4, 4) of a slice at the origin, in mm; the third axis is the unit normal."""
+    along_row, along_column = _directions(header)
+    between_rows, between_columns = map(float, header.PixelSpacing)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = along_row * between_columns, along_column * between_rows
+    affine[:3, 2] = np.cross(along_row, along_column)
+    return affine
 
 
 def _directions(header: Any) -> tuple[Array, Array]:

@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 
 from recycleseg.data.formats.volume import Array, Content, Names, Volume, kind_of, voxel_sizes
+from recycleseg.data.grids import same_grid
 from recycleseg.files import FileError, written_whole
 
 _MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
@@ -84,7 +85,7 @@ def _grid_and_channels(path: Path, header: nib.Nifti1Header) -> tuple[tuple[int,
 
 def _on_grid_of(header: nib.Nifti1Header, array: Array, affine: Array | None) -> nib.Nifti1Image:
     """An image with only those fields of a header that place it in space."""
-    if affine is not None and not np.allclose(affine, _affine_in_mm(header), rtol=1e-6, atol=1e-6):
+    if affine is not None and not same_grid(affine, _affine_in_mm(header), array.shape):
         raise ValueError(
             f"header: expected that of a file with affine {affine.tolist()}, "
             f"got {_affine_in_mm(header).tolist()}"
