@@ -22,4 +22,4 @@ def test_one_line_for_each_kind_of_warning() -> None:
 
 def test_all_warnings_at_once_are_few_lines() -> None:
     every = [kind for kind in vars(kinds).values() if isinstance(kind, Kind)]
-    assert 8 < len(warning_lines(Finding(kind, "c", "text") for kind in every)) < 10
+    assert 8 < len(warning_lines(Finding(kind, "c", "text") for kind in every)) < 12

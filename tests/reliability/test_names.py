@@ -337,7 +337,8 @@ def test_ensemble_of_folders_and_cases(tmp_path: Path, capsys: Output) -> None:
     out = tmp_path / "out"
     assert ensemble.main(["-i", *map(str, members), "-o", str(out), "--labels", str(labels)]) == 3
     text = shown_by(capsys)
-    assert all(printable(name) in text for name in (*FILES.values(), FOLDER))
+    failed = [name for name in FILES.values() if case_problem(name)]
+    assert all(printable(name) in text for name in (*failed, FOLDER))
     sound = {f"{name}.png" for name in FILES.values() if not case_problem(name)}
     assert everything_in(out) == {"predict.json", *sound}
 
@@ -373,7 +374,7 @@ def test_predict_goes_on_with_the_other_cases(
     assert predict.main([*arguments, "--device", "cpu", "--steps", "1"]) == 3
     text = shown_by(capsys)
     sound = {name for name in names if not case_problem(name)}
-    assert all(printable(name) in text for name in names)
+    assert all(printable(name) in text for name in set(names) - sound)
     assert everything_in(tmp_path / "out") == {"predict.json", *(f"{name}.png" for name in sound)}
     record = json.loads((tmp_path / "out/predict.json").read_text())
     assert set(record["failed"]) == set(names) - sound

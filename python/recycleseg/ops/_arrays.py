@@ -34,7 +34,10 @@ def as_tensor(name: str, x: Any) -> Tensor:
         return x.detach()
     if not isinstance(x, np.ndarray):
         if hasattr(x, "__dlpack__"):
-            return torch.from_dlpack(x)
+            try:
+                return torch.from_dlpack(x)
+            except (BufferError, RuntimeError, TypeError) as error:
+                raise ValueError(f"{name}: expected numbers that PyTorch can view") from error
         if not hasattr(x, "__array__"):
             raise ValueError(f"{name}: expected tensors or arrays, got {type(x).__name__}")
         x = np.asarray(x)
