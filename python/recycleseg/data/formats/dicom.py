@@ -27,7 +27,7 @@ def read_dicom(path: Path, content: Content) -> list[Volume]:
     slope and intercept.
     """
     highdicom = needed("highdicom", path)  # writes the result: better to miss it before the work
-    if content == "label" and (segmentation := segment_file(path)) is not None:
+    if content in ("label", "stored") and (segmentation := segment_file(path)) is not None:
         return [read_dicom_seg(segmentation)]
     slices = find_slices(path)
     if has_frames(slices[0].header):
