@@ -7,6 +7,7 @@ from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from recycleseg.run.config import (
 )
 from recycleseg.run.folder import RunFolder, run_root
 from recycleseg.run.options import PhantomConfig
+from recycleseg.run.yaml_file import read_yaml
 from recycleseg.training.trainer import Trainer
 
 PHANTOM_PRESET = "tiny"
@@ -134,6 +136,8 @@ def _options_to_fit(arguments: Sequence[str]) -> dict[str, Any]:
 
 def _given(arguments: Sequence[str]) -> dict[str, Any]:
     """The options of the command line and of its files."""
+    for path in _config_files(arguments):
+        read_yaml(path)  # the parser below has no bounds, and its errors do not name the file
     with _suggesting() as parser:
         given = parser.parse_args(_with_underscores(_without_printing(arguments)), defaults=False)
         return dict(given.items())
@@ -165,6 +169,13 @@ def _with_underscores(arguments: Sequence[str]) -> list[str]:
             name = f"--{name[2:].replace('-', '_')}"
         found.append(f"{name}{equals}{value}")
     return found
+
+
+def _config_files(arguments: Sequence[str]) -> list[Path]:
+    """The files that --config names; it takes YAML text, too."""
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    values = [Path(value) for name, value in pairwise(words) if name == "--config"]
+    return [path for path in values if len(path.name) < 256 and path.is_file()]
 
 
 def _without_printing(arguments: Sequence[str]) -> list[str]:

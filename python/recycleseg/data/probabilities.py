@@ -9,6 +9,7 @@ module reads both.
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from recycleseg.data.npz import read_npy
 from recycleseg.files import FileError, written_whole
 
 _KEYS = ("probabilities", "softmax")
@@ -51,12 +53,16 @@ def write_probabilities(path: Path | str, probs: Tensor | np.ndarray[Any, Any]) 
                 file.write(np.ascontiguousarray(plane, "<f4").data)
 
 
-def read_probabilities(path: Path | str, shape: Sequence[int]) -> np.ndarray[Any, Any]:
+def read_probabilities(
+    path: Path | str, shape: Sequence[int], most_channels: int | None = None
+) -> np.ndarray[Any, Any]:
     """Read probabilities in the axes of the image array.
 
     Args:
         path: a file of `write_probabilities` or of nnU-Net.
         shape: of the image array: (X, Y, Z), or (H, W) of a PNG.
+        most_channels: how many channels there may be; None bounds the memory that the file takes
+            by its size instead (`check_memory`).
 
     Returns:
         (C, *shape) float32.
@@ -71,12 +77,16 @@ def read_probabilities(path: Path | str, shape: Sequence[int]) -> np.ndarray[Any
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
-            stored = _read_first(archive, [key for key in _KEYS if key in names])
+            keys = [key for key in _KEYS if key in names]
+            most = None if most_channels is None else most_channels * math.prod(shape)
+            stored = read_npy(archive, keys[0], path, most) if keys else None
+    except FileError:
+        raise
     except Exception as error:  # damaged bytes cause many kinds in zipfile, zlib and NumPy
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FileError(f"{path}: expected a whole .npz file, got: {reason}") from error
     if stored is None:
-        raise FileError(f"{path}: expected an array named {' or '.join(_KEYS)}, got {names}")
+        raise FileError(f"{path}: expected an array named {' or '.join(_KEYS)}, got {names[:20]}")
     grid = (1, *shape) if len(shape) == 2 else tuple(reversed(tuple(shape)))
     if stored.ndim != 4 or stored.shape[1:] != grid or stored.dtype.kind != "f":
         raise FileError(
@@ -88,10 +98,3 @@ def read_probabilities(path: Path | str, shape: Sequence[int]) -> np.ndarray[Any
     if stored.size and not (stored.min() >= -1e-3 and stored.max() <= 1 + 1e-3):
         raise FileError(f"{path}: expected probabilities within 0 and 1, got other values")
     return np.asarray(stored[:, 0] if len(shape) == 2 else stored.transpose(0, 3, 2, 1))
-
-
-def _read_first(archive: zipfile.ZipFile, keys: Sequence[str]) -> np.ndarray[Any, Any] | None:
-    if not keys:
-        return None
-    with archive.open(f"{keys[0]}.npy") as file:
-        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))

@@ -73,7 +73,8 @@ class Member:
             FileError: the file is missing or damaged, or has another shape or number of classes.
         """
         path = self._probs_path(case_id)
-        probs = read_probabilities(path, shape)
+        # A few channels too many are told by name below.
+        probs = read_probabilities(path, shape, most_channels=2 * len(names))
         if len(probs) != len(names):
             raise FileError(
                 f"{path}: expected {len(names)} channels, one each for {', '.join(names)}, got "

@@ -10,7 +10,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from recycleseg.data.augment import AugmentConfig
@@ -35,6 +34,7 @@ from recycleseg.run.options import (
     ValidationConfig,
 )
 from recycleseg.run.ranges import DURATION, FOLD, RANGE, SEED, within
+from recycleseg.run.yaml_file import read_yaml
 
 # Options in the files of earlier versions, each with the only value that is still possible.
 _REMOVED = {
@@ -146,7 +146,7 @@ def load_config(path: Path) -> TrainConfig:
     parser = ArgumentParser(exit_on_error=False)
     add_config_arguments(parser)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path, "a run's config.yaml")
         if not isinstance(content, dict):
             raise ValueError(f"expected options, got {type(content).__name__}")
         _rename_scales(content.get("model"))
@@ -155,7 +155,9 @@ def load_config(path: Path) -> TrainConfig:
             if isinstance(content.get(group), dict) and content[group].get(option, ...) == value:
                 del content[group][option]
         return config_from(parser.parse_object(content))
-    except (OSError, TypeError, ValueError, ArgumentError, yaml.YAMLError) as error:
+    except FileError:
+        raise
+    except (TypeError, ValueError, ArgumentError) as error:
         reason = " ".join(str(error).split())
         raise FileError(f"{path}: expected a run's config.yaml: {reason}") from error
 

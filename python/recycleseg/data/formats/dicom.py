@@ -11,6 +11,7 @@ import numpy as np
 from recycleseg.data.formats.dicom_seg import read_dicom_seg, segment_file
 from recycleseg.data.formats.dicom_slices import (
     affine_of,
+    check_pixels,
     find_slices,
     has_frames,
     volume_of,
@@ -24,12 +25,14 @@ def read_dicom(path: Path, content: Content) -> list[Volume]:
     """The volume (x, y, z) of a series, of a file with several frames, or of a segmentation.
 
     x runs along a row, y along a column and z along the normal of both. Values are rescaled by
-    slope and intercept.
+    slope and intercept. The numbers of rows, columns and frames in the headers are checked before
+    memory is taken.
     """
     highdicom = needed("highdicom", path)  # writes the result: better to miss it before the work
     if content in ("label", "stored") and (segmentation := segment_file(path)) is not None:
         return [read_dicom_seg(segmentation)]
     slices = find_slices(path)
+    check_pixels(path, slices)
     if has_frames(slices[0].header):
         return [_of_frames(path, highdicom.imread(slices[0].path).get_volume(dtype=np.float32))]
     array = np.stack([_pixels(part.path) for part in slices])

@@ -13,6 +13,7 @@ from recycleseg.data.formats.dicom_slices import (
     SEGMENTATIONS,
     Slice,
     affine_of,
+    check_deflated,
     find_slices,
     has_frames,
     is_dicom,
@@ -24,6 +25,7 @@ from recycleseg.data.formats.dicom_slices import (
 from recycleseg.data.formats.extra import needed
 from recycleseg.data.formats.volume import Array, Names, Volume, swap_lps_ras
 from recycleseg.files import FileError, written_whole
+from recycleseg.limits import check_memory
 
 _NAME = "recycleseg"
 # Viewers show segments of the last series first; a number above those of scanners.
@@ -116,6 +118,7 @@ def segment_file(path: Path) -> Path | None:
     files = [path] if path.is_file() else sorted(filter(is_dicom, path.iterdir()))
     if len(files) != 1 or not is_dicom(files[0]):
         return None
+    check_deflated(files[0])
     header = needed("pydicom", path).dcmread(files[0], specific_tags=["SOPClassUID"])
     return files[0] if header.get("SOPClassUID") in SEGMENTATIONS else None
 
@@ -142,6 +145,9 @@ def read_dicom_seg(path: Path) -> Volume:
     stored = pydicom.dcmread(path)
     if (kind := stored.get("SegmentationType")) not in ("BINARY", "LABELMAP"):
         raise FileError(f"{path}: expected a DICOM-SEG of type BINARY or LABELMAP, got {kind}")
+    frames_declared = int(stored.get("NumberOfFrames", 1))
+    # One byte for each pixel of a frame, and two in the label map, once as slices.
+    check_memory(path, 5 * frames_declared * int(stored.Rows) * int(stored.Columns))
     masks = np.asarray(stored.pixel_array).reshape(-1, stored.Rows, stored.Columns)
     shared, frames = (
         stored.SharedFunctionalGroupsSequence[0],

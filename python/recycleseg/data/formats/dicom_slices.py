@@ -11,6 +11,7 @@ import numpy as np
 from recycleseg.data.formats.extra import needed
 from recycleseg.data.formats.volume import Array, Volume, swap_lps_ras, voxel_sizes
 from recycleseg.files import FileError, listed
+from recycleseg.limits import check_memory
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _TAGS = [
@@ -18,6 +19,8 @@ _TAGS = [
     *("Rows", "Columns", "SamplesPerPixel", "ImagePositionPatient", "ImageOrientationPatient"),
     *("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
 ]
+# A deflate stream unpacks to at most this many times its size.
+_DEFLATE_FACTOR = 1032
 # Scanners round positions to 0.01 mm or more; a slice that is missing makes a gap of 100 % more.
 _TOLERANCE = 0.05
 
@@ -47,6 +50,7 @@ def find_slices(folder: Path) -> list[Slice]:
     others: dict[str, None] = {}  # keeps the order, and each kind once
     files = sorted(filter(is_dicom, folder.iterdir())) if folder.is_dir() else [folder]
     for path in files:
+        check_deflated(path)
         header = dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
         if "Rows" in header and header.get("SOPClassUID") not in SEGMENTATIONS:
             series.setdefault(str(header.get("SeriesInstanceUID")), []).append((path, header))
@@ -71,6 +75,33 @@ def find_slices(folder: Path) -> list[Slice]:
     if len(images) > 1:
         raise FileError(f"{folder}: expected one file of several frames, got {len(images)}")
     return [Slice(path, header, np.zeros(3)) for path, header in images]
+
+
+def check_pixels(path: Path, slices: list[Slice]) -> None:
+    """Check the memory that the pixels of a series or of frames take, by their headers.
+
+    Raises:
+        FileError: they take too much; see `check_memory`.
+    """
+    pixels = sum(
+        int(part.header.Rows) * int(part.header.Columns) * int(part.header.get("NumberOfFrames", 1))
+        for part in slices
+    )
+    stored = sum(part.path.stat().st_size for part in slices)
+    # Rescaled pixels take 4 bytes, once as slices or frames and once as a volume.
+    check_memory(path, 8 * pixels, stored)
+
+
+def check_deflated(path: Path) -> None:
+    """Check the memory that a file takes that is packed as a whole, which pydicom unpacks at once.
+
+    Raises:
+        FileError: it may take too much; see `check_memory`.
+    """
+    pydicom = needed("pydicom", path)
+    meta = pydicom.filereader.read_file_meta_info(path)
+    if meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
+        check_memory(path, 2 * _DEFLATE_FACTOR * path.stat().st_size)
 
 
 def has_frames(header: Any) -> bool:
@@ -154,11 +185,17 @@ def with_left_out(slices: list[Slice]) -> list[Slice]:
     for part, gap in zip(ordered[1:], gaps, strict=True):
         before, number = filled[-1], round(gap / step)
         if abs(gap - number * step) <= _TOLERANCE * step:
+            check_memory(part.path, (len(filled) + number) * _bytes_of_slice(header))
             for k in range(1, number):
                 between = before.position + (part.position - before.position) * (k / number)
                 filled.append(Slice(part.path, header, between))
         filled.append(part)
     return filled
+
+
+def _bytes_of_slice(header: Any) -> int:
+    """Bytes of a slice of labels, and of what is noted about it."""
+    return 2 * int(header.Rows) * int(header.Columns) + 1000
 
 
 def affine_of(slices: list[Slice]) -> Array:

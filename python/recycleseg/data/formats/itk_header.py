@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from recycleseg.files import FileError
+
 _LONGEST = 1 << 16
 # The first words of the lines that give the size of voxels.
 _SIZES = {
@@ -21,6 +23,18 @@ def gives_size(path: Path) -> bool:
     with path.open("rb") as file:
         header, _ = _split(file.read(_LONGEST))
     return any(line.startswith(names) and b"nan" not in line.lower() for line in header)
+
+
+def check_nrrd(path: Path) -> None:
+    """Refuse an NRRD header whose voxels are in other files, which it may name anywhere.
+
+    Raises:
+        FileError: there is such a line.
+    """
+    with path.open("rb") as file:
+        header, _ = _split(file.read(_LONGEST))
+    if any(line.lower().startswith((b"data file", b"datafile")) for line in header):
+        raise FileError(f"{path}: expected the voxels in the file itself, got the name of another")
 
 
 def without_size(content: bytes, ending: str) -> bytes:
