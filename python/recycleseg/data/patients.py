@@ -9,10 +9,10 @@ from __future__ import annotations
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from recycleseg.files import FileError, shortened
+from recycleseg.files import FileError, read_text_bytes, shortened
 
 # What may stand after a patient's name: times, sides, scans, slices, views and modalities.
 _NUMBERED = (
@@ -172,15 +172,23 @@ def _is_patient(name: str, members: Sequence[str], num_families: int, largest: i
     return num_families >= largest
 
 
-def _read_table(path: Path) -> dict[str, str]:
+def _rows(lines: list[str], delimiter: str, path: Path) -> Iterator[list[str]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        yield from csv.reader(lines, delimiter=delimiter)
+    except csv.Error as error:
+        raise FileError(f"{path}: expected a table of cases and patients, got: {error}") from error
+
+
+def _read_table(path: Path) -> dict[str, str]:
+    content = read_text_bytes(path, "a table of cases and patients")
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
         raise FileError(f"{path}: expected a table of cases and patients, got: {error}") from error
     first = lines[0] if lines else ""
     delimiter = next((d for d in ",;\t" if d in first), ",")
     patients: dict[str, str] = {}
-    for row in csv.reader(lines, delimiter=delimiter):
+    for row in _rows(lines, delimiter, path):
         if not row:
             continue
         if len(row) != 2:

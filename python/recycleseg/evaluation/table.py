@@ -92,8 +92,11 @@ def _read_table(
     path: Path, labels: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.float64]]:
     """Cases, metrics, and values (steps, cases, labels, metrics) of metrics.csv."""
-    with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise FileError(f"{path}: expected a table in UTF-8, got: {error}") from error
     metrics = tuple(header[len(_INDEX) :])
     if tuple(header[: len(_INDEX)]) != _INDEX or not metrics:
         raise FileError(f"{path}: expected columns {', '.join(_INDEX)} and metrics")

@@ -37,7 +37,8 @@ _GIPL_HEADER = 256  # bytes
 def read_itk(path: Path, content: Content) -> list[Volume]:
     """The channels of a file of ITK: (x, y, z), or one slice; a fourth axis holds channels.
 
-    The number of voxels in the header is checked before memory is taken. If the file does not give the size of its voxels, the affine has voxels of length 1.
+    The number of voxels in the header is checked before memory is taken. If the file does not give
+    the size of its voxels, the affine has voxels of length 1.
     """
     sitk = needed("SimpleITK", path)
     if path.suffix.lower() in (".mha", ".mhd"):
@@ -113,7 +114,8 @@ def _bytes_of_voxels(path: Path, reader: Any) -> int:
     check_channels(path, channels)
     # An image of one voxel tells the size of its numbers.
     one = sitk.GetArrayViewFromImage(sitk.Image([1, 1], reader.GetPixelID()))
-    return math.prod(reader.GetSize()) * int(reader.GetNumberOfComponents()) * int(one.itemsize)
+    numbers = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    return int(numbers * one.itemsize)
 
 
 def _stored(path: Path) -> int:
