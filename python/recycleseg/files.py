@@ -114,13 +114,14 @@ def read_text_bytes(path: Path, kind: str, most: int = LONGEST_TEXT) -> bytes:
         if path.exists() and not path.is_file():  # opening a pipe would wait for ever
             raise FileError(f"{path}: expected {kind}, got no file")
         with path.open("rb") as file:
-            content = file.read(most + 1)
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(size) if size <= most else b""
     except FileError:
         raise
     except (OSError, ValueError) as error:  # ValueError: no file system has such a name
         raise FileError(f"{path}: expected {kind}, got: {error}") from error
-    if len(content) > most:
-        raise FileError(f"{path}: expected {kind} of at most {most} bytes, got more")
+    if size > most:
+        raise FileError(f"{path}: expected {kind} of at most {most} bytes, got {size}")
     return content
 
 

@@ -36,10 +36,12 @@ def check_memory(path: Path, needed: int, stored: int | None = None) -> None:
     size = path.stat().st_size if stored is None else stored
     limit = read_limit(size)
     if needed > limit:
+        advice = ""
+        if needed <= free_main_memory():
+            advice = f"; if you trust it, set {READ_LIMIT}={-(-needed // _GIB)} (GiB)"
         raise FileError(
             f"{path}: expected a file of {_shown(size)} to need at most {_shown(limit)} of memory, "
-            f"got one that declares {_shown(needed)}; if you trust it, set "
-            f"{READ_LIMIT}={-(-needed // _GIB)} (GiB)"
+            f"got one that declares {_shown(needed)}{advice}"
         )
     if needed > _SMALL and needed > (free := free_main_memory()):
         raise FileError(
