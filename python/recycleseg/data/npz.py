@@ -15,6 +15,8 @@ from recycleseg.limits import check_memory
 _BLOCK = 2**20
 # As NumPy writes them. Others unpack a whole block of the file at once.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# A deflate stream unpacks to fewer bytes for each of its own.
+_MOST_UNPACKED = 1100
 
 
 def read_npy(
@@ -50,11 +52,13 @@ def read_npy(
                 f"{path}: expected at most {most_values} numbers in {name}, got shape {shape}"
             )
         needed = values * dtype.itemsize
+        there = info.file_size - file.tell()
+        if there != needed or needed > _MOST_UNPACKED * info.compress_size:
+            raise ValueError(f"{there} bytes in {name}, whose header declares {needed}")
         check_memory(path, needed, None if most_values is None else needed)
         flat = np.empty(values, dtype)
         _fill(file, flat.view(np.uint8))
-        if file.read(1):  # its checksum is verified at its end
-            raise ValueError(f"more than the {needed} bytes that the header of {name} declares")
+        file.read(1)  # at its end its checksum is verified
     return flat.reshape(shape, order="F" if in_columns else "C")
 
 

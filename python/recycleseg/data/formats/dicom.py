@@ -11,7 +11,7 @@ import numpy as np
 from recycleseg.data.formats.dicom_seg import read_dicom_seg, segment_file
 from recycleseg.data.formats.dicom_slices import (
     affine_of,
-    check_pixels,
+    check_slices,
     find_slices,
     has_frames,
     volume_of,
@@ -32,7 +32,7 @@ def read_dicom(path: Path, content: Content) -> list[Volume]:
     if content in ("label", "stored") and (segmentation := segment_file(path)) is not None:
         return [read_dicom_seg(segmentation)]
     slices = find_slices(path)
-    check_pixels(path, slices)
+    check_slices(path, slices)
     if has_frames(slices[0].header):
         return [_of_frames(path, highdicom.imread(slices[0].path).get_volume(dtype=np.float32))]
     array = np.stack([_pixels(part.path) for part in slices])

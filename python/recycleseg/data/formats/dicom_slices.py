@@ -77,7 +77,7 @@ def find_slices(folder: Path) -> list[Slice]:
     return [Slice(path, header, np.zeros(3)) for path, header in images]
 
 
-def check_pixels(path: Path, slices: list[Slice]) -> None:
+def check_slices(path: Path, slices: list[Slice]) -> None:
     """Check the memory that the pixels of a series or of frames take, by their headers.
 
     Raises:

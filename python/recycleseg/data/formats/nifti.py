@@ -35,6 +35,8 @@ _LONGEST_HEADER = 544
 # Some programs fill up the last block of a file.
 _PADDING = 4096
 _FARTHEST = 2**40
+# Streams that are packed more tightly than images are, and are not small, are unpacked twice.
+_ALWAYS_TAKEN, _TIGHT = 2**27, 32
 _GRID_FIELDS = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code"),
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
@@ -64,6 +66,8 @@ def read_nifti(path: Path, content: Content) -> list[Volume]:
             _check_length(max(size - offset, 0), count * dtype.itemsize)
         if offset > _FARTHEST:
             raise ValueError(f"voxels at byte {offset}")
+        if stream is not file and count * dtype.itemsize > max(_ALWAYS_TAKEN, _TIGHT * size):
+            _check_stream(stream, offset, count * dtype.itemsize)
         stream.seek(offset)
         array = _read_voxels(stream, header, count, path, size, label=content == "label")
         # At its end the checksum of a stream is verified.
@@ -107,6 +111,19 @@ def _check_length(there: int, needed: int) -> None:
         raise ValueError(f"{there} of {needed} bytes of voxels")
     if there > needed + _PADDING:
         raise ValueError(f"more than the {needed} bytes of voxels that its header declares")
+
+
+def _check_stream(stream: BinaryIO, offset: int, needed: int) -> None:
+    """Unpack a stream without keeping it, so that a damaged one takes no memory.
+
+    Raises:
+        ValueError: it holds fewer bytes of voxels than the header declares, or more.
+    """
+    stream.seek(offset)
+    there = 0
+    while there <= needed + _PADDING and (piece := stream.read(BLOCK)):
+        there += len(piece)
+    _check_length(there, needed)
 
 
 def _read_voxels(
