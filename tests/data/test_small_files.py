@@ -118,6 +118,10 @@ BOMBS: dict[str, tuple[bytes, str]] = {
     "huge.bmp": (bmp(2**15, 2**14), LIMIT + "6 GiB"),
     "huge.tif": (tiff(2**15, 2**15), LIMIT + "4 GiB"),
     "huge.nrrd": (NRRD + b"\n" + gzip.compress(bytes(99)), LIMIT + r"1\.49e\+04 GiB"),
+    "short.nrrd": (
+        NRRD.replace(b"20000 20000 20000", b"700 700 900") + b"\n" + gzip.compress(bytes(99)),
+        "99 of 441000000 bytes of voxels",
+    ),
     "elsewhere.nrrd": (NRRD + b"data file: /dev/zero\n", "expected the voxels in the file itself"),
     "short.mha": (mha("900 900 900", "CompressedData = True"), "99 of 729000000 bytes of voxels"),
     "lie.mha": (
@@ -193,6 +197,7 @@ def test_probabilities_within_the_limit_or_of_known_channels(
         read_probabilities(path, (60, 50, 40))
     with pytest.raises(FileError, match=r"x.npz: expected at most 240000 numbers .* \(3, 40, 50"):
         read_probabilities(path, (60, 50, 40), most_channels=2)
+    monkeypatch.delenv(limits.READ_LIMIT)
     assert read_probabilities(path, (60, 50, 40), most_channels=3).shape == (3, 60, 50, 40)
 
 

@@ -43,8 +43,6 @@ def read_itk(path: Path, content: Content) -> list[Volume]:
     sitk = needed("SimpleITK", path)
     if path.suffix.lower() in (".mha", ".mhd"):
         check_metaimage(path)
-    elif path.suffix.lower() == ".nrrd":
-        check_nrrd(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(_READERS[path.suffix.lower()])
@@ -56,6 +54,8 @@ def read_itk(path: Path, content: Content) -> list[Volume]:
         if path.suffix.lower() == ".gipl":
             _check_gipl(path, voxels)
         check_memory(path, 2 * voxels, _stored(path))  # ITK's image, and the array
+        if path.suffix.lower() == ".nrrd":
+            check_nrrd(path, voxels)
         image = reader.Execute()
     except RuntimeError as error:  # several lines, of which the last tells the reason
         with path.open("rb") as file:

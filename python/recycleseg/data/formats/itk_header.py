@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 from recycleseg.files import FileError
 
 _LONGEST = 1 << 16
+_BLOCK = 1 << 20
 # The first words of the lines that give the size of voxels.
 _SIZES = {
     ".mha": (b"ElementSpacing", b"ElementSize"),
@@ -25,16 +27,34 @@ def gives_size(path: Path) -> bool:
     return any(line.startswith(names) and b"nan" not in line.lower() for line in header)
 
 
-def check_nrrd(path: Path) -> None:
-    """Refuse an NRRD header whose voxels are in other files, which it may name anywhere.
+def check_nrrd(path: Path, needed: int) -> None:
+    """Check an NRRD before ITK takes memory for its voxels.
+
+    Args:
+        path: the file.
+        needed: bytes of voxels that its header declares.
 
     Raises:
-        FileError: there is such a line.
+        FileError: the voxels are in other files, which the header may name anywhere.
+        ValueError: a packed stream holds fewer bytes.
     """
     with path.open("rb") as file:
         header, _ = _split(file.read(_LONGEST))
-    if any(line.lower().startswith((b"data file", b"datafile")) for line in header):
-        raise FileError(f"{path}: expected the voxels in the file itself, got the name of another")
+        names = {line.partition(b":")[0].strip().lower(): line for line in header}
+        if not names.keys().isdisjoint({b"data file", b"datafile"}):
+            raise FileError(
+                f"{path}: expected the voxels in the file itself, got the name of another"
+            )
+        encoding = names.get(b"encoding", b"").partition(b":")[2].strip().lower()
+        is_skipped = any(b"skip" in name for name in names)
+        if encoding not in (b"gzip", b"gz") or is_skipped:
+            return
+        file.seek(sum(map(len, header)))
+        there, stream = 0, gzip.GzipFile(fileobj=file, mode="rb")
+        while there < needed and (piece := stream.read(_BLOCK)):
+            there += len(piece)
+    if there < needed:
+        raise ValueError(f"{there} of {needed} bytes of voxels")
 
 
 def without_size(content: bytes, ending: str) -> bytes:

@@ -55,27 +55,20 @@ def read_nifti(path: Path, content: Content) -> list[Volume]:
     kept in a small integer type, also if the file stores float64.
     """
     with path.open("rb") as file, _unpacked(path, file) as stream:
-        size = os.fstat(file.fileno()).st_size
         header = _read_header(path, stream.read(_LONGEST_HEADER))
         grid, number = _grid_and_channels(path, header)
-        dtype = header.get_data_dtype()
-        if dtype.kind not in "buif":
+        if (dtype := header.get_data_dtype()).kind not in "buif":
             raise FileError(f"{path}: expected real numbers, got {dtype}")
-        count, offset = math.prod(grid) * number, header.get_data_offset()
-        if stream is file:
-            _check_length(max(size - offset, 0), count * dtype.itemsize)
-        if offset > _FARTHEST:
-            raise ValueError(f"voxels at byte {offset}")
-        if stream is not file and count * dtype.itemsize > max(_ALWAYS_TAKEN, _TIGHT * size):
-            _check_stream(stream, offset, count * dtype.itemsize)
-        stream.seek(offset)
-        array = _read_voxels(stream, header, count, path, size, label=content == "label")
+        header.set_data_shape(grid)
+        affine = _checked_affine(path, header)
+        count, is_label = math.prod(grid) * number, content == "label"
+        size = os.fstat(file.fileno()).st_size
+        _check_size(path, stream, size, header, count, is_label)
+        stream.seek(header.get_data_offset())
+        array = _read_voxels(path, stream, header, count, is_label)
+        needed = count * dtype.itemsize
         # At its end the checksum of a stream is verified.
-        _check_length(
-            count * dtype.itemsize + len(stream.read(_PADDING + 1)), count * dtype.itemsize
-        )
-    header.set_data_shape(grid)
-    affine = _checked_affine(path, header)
+        _check_length(needed + len(stream.read(_PADDING + 1)), needed)
     array, spacing = array.reshape(*grid, number, order="F"), voxel_sizes(affine)
     return [Volume(array[..., c], spacing, affine, path, header=header) for c in range(number)]
 
@@ -113,34 +106,64 @@ def _check_length(there: int, needed: int) -> None:
         raise ValueError(f"more than the {needed} bytes of voxels that its header declares")
 
 
-def _check_stream(stream: BinaryIO, offset: int, needed: int) -> None:
-    """Unpack a stream without keeping it, so that a damaged one takes no memory.
+def _check_size(
+    path: Path,
+    stream: BinaryIO,
+    size: int,
+    header: nib.Nifti1Header,
+    count: int,
+    is_label: bool,
+) -> None:
+    """Refuse a file of `size` bytes before its `count` values take memory.
 
     Raises:
-        ValueError: it holds fewer bytes of voxels than the header declares, or more.
+        FileError: they take too much.
+        ValueError: the file has fewer bytes than the header declares, or more.
     """
+    offset, needed = header.get_data_offset(), count * header.get_data_dtype().itemsize
+    is_packed = isinstance(stream, gzip.GzipFile)
+    if not is_packed:
+        _check_length(max(size - offset, 0), needed)
+    if offset > _FARTHEST:
+        raise ValueError(f"voxels at byte {offset}")
+    check_memory(path, _bytes_taken(header, count, is_label), size)
+    if is_packed and needed > max(_ALWAYS_TAKEN, _TIGHT * size):
+        _check_length(_length_of_rest(stream, offset, needed + _PADDING + 1), needed)
+
+
+def _length_of_rest(stream: BinaryIO, offset: int, most: int) -> int:
+    """How many bytes follow a place in a stream; beyond `most` nobody counts."""
     stream.seek(offset)
     there = 0
-    while there <= needed + _PADDING and (piece := stream.read(BLOCK)):
+    while there < most and (piece := stream.read(BLOCK)):
         there += len(piece)
-    _check_length(there, needed)
+    return there
+
+
+def _bytes_taken(header: nib.Nifti1Header, count: int, is_label: bool) -> int:
+    """Bytes of so many voxels in memory; of labels in the smallest type that there is."""
+    if is_label and not is_small(_type_of_values(header)):
+        return count
+    return count * _type_of_values(header).itemsize
+
+
+def _type_of_values(header: nib.Nifti1Header) -> np.dtype[Any]:
+    """The type of the scaled values."""
+    return _scaled(np.zeros(1, header.get_data_dtype()), header.get_slope_inter()).dtype
 
 
 def _read_voxels(
-    stream: BinaryIO, header: nib.Nifti1Header, count: int, path: Path, size: int, *, label: bool
+    path: Path, stream: BinaryIO, header: nib.Nifti1Header, count: int, is_label: bool
 ) -> Array:
-    """The scaled values (count,) of a file of `size` bytes, from the place of the stream."""
-    dtype, scaling = header.get_data_dtype(), header.get_slope_inter()
-    is_scaled = scaling[0] is not None and scaling != (1, 0)
-    if label and (is_scaled or not is_small(dtype)):
-        check_memory(path, count, size)
-        blocks = _blocks(stream, dtype, count, scaling)
-        return whole_numbers(blocks, count, path, _reason(scaling) if is_scaled else "")
-    result = _scaled(np.zeros(1, dtype), scaling).dtype
-    check_memory(path, count * result.itemsize, size)
+    """The scaled values (count,) from the place of the stream."""
+    result, scaling = _type_of_values(header), header.get_slope_inter()
+    blocks = _blocks(stream, header.get_data_dtype(), count, scaling)
+    if is_label and not is_small(result):
+        reason = "" if scaling in ((None, None), (1, 0)) else _reason(scaling)
+        return whole_numbers(blocks, count, path, reason)
     array: Array = np.empty(count, result)
     position = 0
-    for block in _blocks(stream, dtype, count, scaling):
+    for block in blocks:
         array[position : position + len(block)] = block
         position += len(block)
     return array
