@@ -122,7 +122,10 @@ BOMBS: dict[str, tuple[bytes, str]] = {
         NRRD.replace(b"20000 20000 20000", b"700 700 900") + b"\n" + gzip.compress(bytes(99)),
         "99 of 441000000 bytes of voxels",
     ),
-    "elsewhere.nrrd": (NRRD + b"data file: /dev/zero\n", "expected the voxels in the file itself"),
+    "elsewhere.nrrd": (
+        NRRD.replace(b"20000 20000 20000", b"7 7 9") + b"data file: /dev/zero\n",
+        "expected the voxels in the file itself",
+    ),
     "short.mha": (mha("900 900 900", "CompressedData = True"), "99 of 729000000 bytes of voxels"),
     "lie.mha": (
         mha("3 3 11", "CompressedData = True", "CompressedDataSize = 99999999999"),

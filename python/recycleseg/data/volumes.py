@@ -141,7 +141,8 @@ def read_volume(path: Path | str) -> Volume:
     equal everywhere are one channel.
 
     Raises:
-        FileError: the file is missing, truncated, corrupt, of another kind, or has more channels.
+        FileError: the file is missing, truncated, corrupt, of another kind, or has more channels;
+            or it needs too much memory (see `limits.check_memory`).
     """
     return _one(_read(Path(path), "stored"))
 
