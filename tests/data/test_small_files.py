@@ -214,6 +214,32 @@ def test_dicom_with_many_frames(tmp_path: Path) -> None:
         read_volume(tmp_path / "wide")
 
 
+def test_dicom_element_that_claims_to_be_long(tmp_path: Path) -> None:
+    pytest.importorskip("highdicom")
+    write_series(tmp_path / "case", np.zeros((1, 4, 4)))
+    path = tmp_path / "case" / "000.dcm"
+    content = path.read_bytes()
+    at = content.find(b"OW\0\0") + 4  # the length of the pixels
+    path.write_bytes(content[:at] + struct.pack("<I", 2**32 - 2) + content[at + 4 :])
+
+    # Rows and columns tell how many pixels there are, and they are there.
+    assert peak_of(lambda: read_volume(tmp_path / "case")) < MOST_REFUSED
+
+
+def test_dicom_that_is_packed_as_a_whole(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("highdicom")
+    write_series(tmp_path / "case", np.ones((1, 4, 4)))
+    path = tmp_path / "case" / "000.dcm"
+    header = pydicom.dcmread(path)
+    header.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    header.save_as(path, enforce_file_format=True)
+    assert (read_volume(tmp_path / "case").array == 1).all()
+    path.write_bytes(path.read_bytes() + bytes(2**20))
+    with pytest.raises(FileError, match="000.dcm: expected a file .* declares 2.02 GiB"):
+        read_volume(tmp_path / "case")
+
+
 def test_a_map_of_float64_is_kept_small(tmp_path: Path) -> None:
     shape = (256, 256, 256)
     (tmp_path / "x.nii.gz").write_bytes(packed(nifti(shape, np.float64), 8))

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from recycleseg.data.formats.dicom_file import read_dicom_file
 from recycleseg.data.formats.dicom_slices import (
     SEGMENTATIONS,
     Slice,
     affine_of,
-    check_deflated,
     find_slices,
     has_frames,
     is_dicom,
@@ -41,7 +41,7 @@ def write_dicom_seg(path: Path, array: Array, grid: Volume, names: Names | None)
     Raises:
         ValueError: the grid is not that of a series, or the array holds no labels.
     """
-    highdicom, pydicom = needed("highdicom", path), needed("pydicom", path)
+    highdicom = needed("highdicom", path)
     if not grid.path.is_dir() and not is_dicom(grid.path):
         raise ValueError(
             f"path: expected another ending for an image that is no DICOM series, got {path.name}"
@@ -53,7 +53,7 @@ def write_dicom_seg(path: Path, array: Array, grid: Volume, names: Names | None)
     frames = array.transpose(2, 1, 0)
     masks = np.stack([np.isin(frames, value) for value in names.values()], axis=-1)
     slices = find_slices(grid.path)
-    sources = [pydicom.dcmread(part.path, stop_before_pixels=True) for part in slices]
+    sources = [read_dicom_file(part.path, stop_before_pixels=True) for part in slices]
     if has_frames(sources[0]):  # in any order, so the masks tell where they lie
         assert grid.affine is not None
         masks = highdicom.Volume(
@@ -118,8 +118,7 @@ def segment_file(path: Path) -> Path | None:
     files = [path] if path.is_file() else sorted(filter(is_dicom, path.iterdir()))
     if len(files) != 1 or not is_dicom(files[0]):
         return None
-    check_deflated(files[0])
-    header = needed("pydicom", path).dcmread(files[0], specific_tags=["SOPClassUID"])
+    header = read_dicom_file(files[0], specific_tags=["SOPClassUID"])
     return files[0] if header.get("SOPClassUID") in SEGMENTATIONS else None
 
 
@@ -128,7 +127,7 @@ def segment_names(path: Path) -> dict[int, str]:
     file = segment_file(path)
     if file is None:
         return {}
-    header = needed("pydicom", path).dcmread(file, stop_before_pixels=True)
+    header = read_dicom_file(file, stop_before_pixels=True)
     return {
         int(segment.SegmentNumber): str(segment.SegmentLabel)
         for segment in header.get("SegmentSequence") or ()
@@ -142,7 +141,7 @@ def read_dicom_seg(path: Path) -> Volume:
     highdicom, which reads no volume of a gantry that was tilted.
     """
     pydicom = needed("pydicom", path)
-    stored = pydicom.dcmread(path)
+    stored = read_dicom_file(path)
     if (kind := stored.get("SegmentationType")) not in ("BINARY", "LABELMAP"):
         raise FileError(f"{path}: expected a DICOM-SEG of type BINARY or LABELMAP, got {kind}")
     frames_declared = int(stored.get("NumberOfFrames", 1))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from recycleseg.data.formats.extra import needed
+from recycleseg.data.formats.dicom_file import read_dicom_file
 from recycleseg.data.formats.volume import Array, Volume, swap_lps_ras, voxel_sizes
 from recycleseg.files import FileError, listed
 from recycleseg.limits import check_memory
@@ -19,8 +19,6 @@ _TAGS = [
     *("Rows", "Columns", "SamplesPerPixel", "ImagePositionPatient", "ImageOrientationPatient"),
     *("PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
 ]
-# A deflate stream unpacks to at most this many times its size.
-_DEFLATE_FACTOR = 1032
 # Scanners round positions to 0.01 mm or more; a slice that is missing makes a gap of 100 % more.
 _TOLERANCE = 0.05
 
@@ -45,13 +43,11 @@ def find_slices(folder: Path) -> list[Slice]:
     Args:
         folder: the folder, or one file.
     """
-    dcmread = needed("pydicom", folder).dcmread
     series: dict[str, list[tuple[Path, Any]]] = {}
     others: dict[str, None] = {}  # keeps the order, and each kind once
     files = sorted(filter(is_dicom, folder.iterdir())) if folder.is_dir() else [folder]
     for path in files:
-        check_deflated(path)
-        header = dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        header = read_dicom_file(path, stop_before_pixels=True, specific_tags=_TAGS)
         if "Rows" in header and header.get("SOPClassUID") not in SEGMENTATIONS:
             series.setdefault(str(header.get("SeriesInstanceUID")), []).append((path, header))
         else:
@@ -90,18 +86,6 @@ def check_slices(path: Path, slices: list[Slice]) -> None:
     stored = sum(part.path.stat().st_size for part in slices)
     # Rescaled pixels take 4 bytes, once as slices or frames and once as a volume.
     check_memory(path, 8 * pixels, stored)
-
-
-def check_deflated(path: Path) -> None:
-    """Check the memory that a file takes that is packed as a whole, which pydicom unpacks at once.
-
-    Raises:
-        FileError: it may take too much; see `check_memory`.
-    """
-    pydicom = needed("pydicom", path)
-    meta = pydicom.filereader.read_file_meta_info(path)
-    if meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
-        check_memory(path, 2 * _DEFLATE_FACTOR * path.stat().st_size)
 
 
 def has_frames(header: Any) -> bool:

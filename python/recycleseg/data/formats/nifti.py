@@ -149,7 +149,9 @@ def _bytes_taken(header: nib.Nifti1Header, count: int, is_label: bool) -> int:
 
 def _type_of_values(header: nib.Nifti1Header) -> np.dtype[Any]:
     """The type of the scaled values."""
-    return _scaled(np.zeros(1, header.get_data_dtype()), header.get_slope_inter()).dtype
+    one = _scaled(np.zeros(1, header.get_data_dtype()), header.get_slope_inter())
+    dtype: np.dtype[Any] = one.dtype
+    return dtype
 
 
 def _read_voxels(
