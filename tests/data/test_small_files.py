@@ -122,6 +122,10 @@ BOMBS: dict[str, tuple[bytes, str]] = {
         NRRD.replace(b"20000 20000 20000", b"700 700 900") + b"\n" + gzip.compress(bytes(99)),
         "99 of 441000000 bytes of voxels",
     ),
+    "long_line.nrrd": (
+        NRRD.replace(b"encoding: gzip", b"endian: " + b"9" * 5000) + b"\n",
+        "a line of more than 300 bytes in its header",
+    ),
     "elsewhere.nrrd": (
         NRRD.replace(b"20000 20000 20000", b"7 7 9") + b"data file: /dev/zero\n",
         "expected the voxels in the file itself",

@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 
 from recycleseg.data.formats.extra import needed
-from recycleseg.data.formats.itk_header import check_nrrd, gives_size, without_size
+from recycleseg.data.formats.itk_header import (
+    check_nrrd,
+    check_nrrd_stream,
+    gives_size,
+    without_size,
+)
 from recycleseg.data.formats.metaimage import check_metaimage, voxels_of_mhd
 from recycleseg.data.formats.volume import (
     Array,
@@ -43,6 +48,8 @@ def read_itk(path: Path, content: Content) -> list[Volume]:
     sitk = needed("SimpleITK", path)
     if path.suffix.lower() in (".mha", ".mhd"):
         check_metaimage(path)
+    elif path.suffix.lower() == ".nrrd":
+        check_nrrd(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(_READERS[path.suffix.lower()])
@@ -55,7 +62,7 @@ def read_itk(path: Path, content: Content) -> list[Volume]:
             _check_gipl(path, voxels)
         check_memory(path, 2 * voxels, _stored(path))  # ITK's image, and the array
         if path.suffix.lower() == ".nrrd":
-            check_nrrd(path, voxels)
+            check_nrrd_stream(path, voxels)
         image = reader.Execute()
     except RuntimeError as error:  # several lines, of which the last tells the reason
         with path.open("rb") as file:
