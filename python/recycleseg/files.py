@@ -17,6 +17,9 @@ from recycleseg.names import LINE_OF_LIST
 # Earlier versions had the number of the process alone.
 _PART = re.compile(r"\.part-\d+-(?:[0-9a-f]{8}-)?(.+)", re.DOTALL)
 _LONGEST_NAME = 255  # in bytes, on the usual file systems
+# Bytes of a text file that is read whole. Its values take some thirty times as much memory.
+LONGEST_TEXT = 2**28
+_DEEPEST = 100
 
 
 class FileError(ValueError):
@@ -113,11 +116,33 @@ def read_json(path: Path) -> Any:
     Raises:
         FileError: the file cannot be read or holds something else.
     """
+    return _parse_json(read_text_bytes(path, "JSON"), str(path))
+
+
+def read_text_bytes(path: Path, kind: str, most: int = LONGEST_TEXT) -> bytes:
+    """The content of a text file.
+
+    Args:
+        path: the file.
+        kind: what it should be, for messages.
+        most: how many bytes it may have.
+
+    Raises:
+        FileError: the file cannot be read, or is longer.
+    """
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise FileError(f"{path}: expected JSON, got: {error}") from error
-    return _parse_json(content, str(path))
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise FileError(f"{path}: expected {kind}, got no file")
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(size) if size <= most else b""
+    except FileError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: no file system has such a name
+        raise FileError(f"{path}: expected {kind}, got: {error}") from error
+    if size > most:
+        raise FileError(f"{path}: expected {kind} of at most {most} bytes, got {size}")
+    return content
 
 
 def parse_json_object(text: str | bytes, source: str) -> dict[str, Any]:
@@ -135,9 +160,28 @@ def parse_json_object(text: str | bytes, source: str) -> dict[str, Any]:
 
 def _parse_json(text: str | bytes, source: str) -> Any:
     try:
-        return json.loads(text)
+        content = json.loads(text)
     except ValueError as error:
         raise FileError(f"{source}: expected JSON, got: {error}") from error
+    except RecursionError as error:
+        raise _too_deep(source) from error
+    # What is deep for the parser may be too deep for those who walk or write it later.
+    level = [content] if isinstance(content, list | dict) else []
+    for _ in range(_DEEPEST):
+        if not level:
+            return content
+        level = [inner for outer in level for inner in _containers_in(outer)]
+    raise _too_deep(source)
+
+
+def _containers_in(content: Any) -> list[Any]:
+    """The lists and objects in a list or object."""
+    values = content.values() if isinstance(content, dict) else content
+    return [value for value in values if isinstance(value, list | dict)]
+
+
+def _too_deep(source: str) -> FileError:
+    return FileError(f"{source}: expected JSON of at most {_DEEPEST} levels, got more")
 
 
 def _object(content: Any, source: str) -> dict[str, Any]:

@@ -122,6 +122,11 @@ def deep_colour() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, content) for kind, content in chunks)
 
 
+def extended(content: bytes) -> bytes:
+    """A NIfTI-1 file that says that extensions follow its header."""
+    return content[:348] + b"\1" + content[349:]
+
+
 COLOURS = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
 TEXT = b"Patient: Jane Doe\n" * 40
 DICOM = bytes(128) + b"DICM" + bytes(400)
@@ -157,7 +162,29 @@ BAD_NIFTI: dict[str, tuple[Write, str]] = {
         WHOLE + "0 of 840 bytes of voxels",
     ),
     "offset_nan.nii": (file(nifti(field("vox_offset", np.nan))), WHOLE),
-    "offset_low.nii": (file(nifti(field("vox_offset", 16))), WHOLE + "vox offset 16 too low"),
+    "offset_and_extension.nii": (
+        file(extended(nifti(field("vox_offset", 16)))),
+        WHOLE + "header extensions and a vox_offset of 16",
+    ),
+    "offset_far.nii.gz": (
+        packed(nifti(field("vox_offset", 1e6))),
+        WHOLE_GZ + "0 of 840 bytes of voxels",
+    ),
+    "longer.nii": (file(nifti() + bytes(9999)), WHOLE + "more than the 840 bytes of voxels"),
+    "longer.nii.gz": (packed(nifti() + bytes(9999)), WHOLE_GZ + "more than the 840 bytes of vox"),
+    "shorter.nii.gz": (packed(nifti()[:800]), WHOLE_GZ + "448 of 840 bytes of voxels"),
+    "second_member.nii.gz": (
+        file(gzip.compress(nifti()) + flipped_byte(gzip.compress(bytes(99)))),
+        WHOLE_GZ,
+    ),
+    "many_channels.nii": (
+        file(nifti(array=np.zeros((1, 1, 1, 5000), "u1"))),
+        "expected at most 4096 channels, got 5000",
+    ),
+    "bomb.nii.gz": (
+        packed(nifti(field("dim", 2000, slice(1, 4)))),
+        r"expected a file of .* to need at most 1 GiB of memory, got one that declares 29\.8 GiB",
+    ),
     "more_claimed.nii": (
         file(nifti(field("dim", 50, 1))),
         WHOLE + "840 of 7000 bytes of voxels",
@@ -242,18 +269,27 @@ BAD_PNG: dict[str, tuple[Write, str]] = {
     "text.png": (file(TEXT), WHOLE_PNG + "a file of another kind"),
     "jpeg.png": (file(picture("L", "jpeg")), WHOLE_PNG + "a JPEG file"),
     "nifti.png": (file(nifti()), WHOLE_PNG + "a NIfTI file"),
-    "truncated.png": (file(png()[:60]), WHOLE_PNG + "Truncated File Read"),
+    "truncated.png": (file(png()[:60]), WHOLE_PNG + "truncated PNG file"),
     "no_end.png": (file(png()[:-12]), WHOLE_PNG + "truncated PNG file"),
-    "changed_byte.png": (file(flipped_byte(png())), WHOLE_PNG + "broken PNG file .*b'IDAT'"),
+    "changed_byte.png": (file(flipped_byte(png())), WHOLE_PNG),
+    "changed_checksum.png": (
+        file(png()[:-13] + b"?" + png()[-12:]),
+        WHOLE_PNG + "broken PNG file: a wrong checksum of chunk b'IDAT'",
+    ),
     "garbage.png": (file(png(data=b"no deflate stream")), WHOLE_PNG),
     "few_rows.png": (
         file(png(data=zlib.compress(bytes(20)))),
         WHOLE_PNG + "20 of 80 bytes of pixels",
     ),
+    "many_rows.png": (
+        file(png(data=zlib.compress(bytes(2**24)))),
+        WHOLE_PNG + "more than 80 bytes of pixels",
+    ),
     "huge_claimed.png": (
         file(png(60000, 60000, data=zlib.compress(bytes(20)))),
-        WHOLE_PNG + "20 of 3600060000 bytes of pixels",
+        "expected a file of 68 bytes to need at most 1 GiB of memory, got one that declares 10.1 G",
     ),
+    "no_pixels.png": (file(png(0, 8, data=b"")), WHOLE_PNG + "an image of 0 by 8 pixels"),
     "colour.png": (file(picture("RGB", colour=(1, 2, 3))), GREY + ", got colours in 72 pixels"),
     "palette.png": (file(picture("P", colour="red")), GREY + ", got colours in 72 pixels"),
     "grey_alpha.png": (file(picture("LA")), "expected opaque pixels, got 72 with transparency"),
@@ -312,6 +348,10 @@ GOOD_NIFTI: dict[str, bytes] = {
     "qfac 0": nifti(field("pixdim", 0, 0)),
     "unknown units": nifti(field("xyzt_units", 0)),
     "more bytes than voxels": nifti() + bytes(99),
+    "offset 0": nifti(field("vox_offset", 0)),
+    "offset too small": nifti(field("vox_offset", 16)),
+    "offset negative": nifti(field("vox_offset", -352)),
+    "offset of the header's size": nifti(field("vox_offset", 348)),
 }
 
 

@@ -214,7 +214,7 @@ def test_file_that_holds_no_run_is_named(tmp_path: Path, content: str | None) ->
     path = tmp_path / "config.yaml"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(ValueError, match=f"{path}: expected a run's config.yaml: "):
+    with pytest.raises(ValueError, match=f"{path}: expected a run's config.yaml"):
         load_config(path)
 
 

@@ -229,15 +229,18 @@ def _is_files(entry: Any) -> bool:
     images = entry.get("images") if isinstance(entry, dict) else None
     if not isinstance(images, list) or not images:
         return False
-    return all(isinstance(p, str) and _is_path(p) for p in (*images, entry.get("label")))
+    return all(map(_is_path, (*images, entry.get("label"))))
 
 
-def _is_path(text: str) -> bool:
-    """Whether the system takes the text for a path, be there a file or not."""
+def _is_path(path: Any) -> bool:
+    """Whether a file may have this name; if not, every function of the system raises an error."""
+    if not isinstance(path, str) or not path or "\0" in path:
+        return False
     try:
-        return b"\0" not in os.fsencode(text)
+        os.fsencode(path)
     except UnicodeEncodeError:
         return False
+    return True
 
 
 def _find_cases(

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from recycleseg.files import FileError, shortened
+from recycleseg.files import FileError, read_text_bytes, shortened
 
 # What may stand after a patient's name: times, sides, scans, slices, views and modalities.
 _NUMBERED = (
@@ -180,9 +180,10 @@ def _rows(lines: list[str], delimiter: str, path: Path) -> Iterator[list[str]]:
 
 
 def _read_table(path: Path) -> dict[str, str]:
+    content = read_text_bytes(path, "a table of cases and patients")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
         raise FileError(f"{path}: expected a table of cases and patients, got: {error}") from error
     first = lines[0] if lines else ""
     delimiter = next((d for d in ",;\t" if d in first), ",")

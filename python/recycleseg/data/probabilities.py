@@ -9,6 +9,7 @@ NumPy calls an array without a name `arr_0`; this module reads all three.
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Sequence
 from operator import le
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from recycleseg.data.geometry import Orientation
+from recycleseg.data.npz import read_npy
 from recycleseg.files import FileError, written_whole
 
 _KEYS = ("probabilities", "softmax", "arr_0")
@@ -55,7 +57,11 @@ def write_probabilities(path: Path | str, probs: Tensor | np.ndarray[Any, Any]) 
 
 
 def read_probabilities(
-    path: Path | str, shape: Sequence[int], orientation: Orientation | None = None
+    path: Path | str,
+    shape: Sequence[int],
+    orientation: Orientation | None = None,
+    *,
+    most_channels: int | None = None,
 ) -> np.ndarray[Any, Any]:
     """Read probabilities in the axes of the image array.
 
@@ -64,6 +70,8 @@ def read_probabilities(
         shape: of the image array: (X, Y, Z), or (H, W) of a PNG.
         orientation: of the image, if the array in the file has canonical axes instead of the
             image's, as nnU-Net's NibabelIOWithReorient stores it: (C, Z, Y, X) of that image.
+        most_channels: how many channels there may be; None bounds the memory that the file takes
+            by its size instead (`check_memory`).
 
     Returns:
         (C, *shape) float32.
@@ -79,13 +87,17 @@ def read_probabilities(
         with zipfile.ZipFile(path) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             keys = [key for key in _KEYS if key in names]
-            stored = _read(archive, keys[0]) if len(keys) == 1 else None
+            most = None if most_channels is None else most_channels * math.prod(shape)
+            stored = read_npy(archive, keys[0], path, most) if len(keys) == 1 else None
+    except FileError:
+        raise
     except Exception as error:  # damaged bytes cause many kinds in zipfile, zlib and NumPy
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FileError(f"{path}: expected a whole .npz file, got: {reason}") from error
     if stored is None:
         raise FileError(
-            f"{path}: expected one array of probabilities, named {' or '.join(_KEYS)}, got {names}"
+            f"{path}: expected one array of probabilities, named {' or '.join(_KEYS)}, got "
+            f"{names[:20]}"
         )
     axes = range(len(shape)) if orientation is None else orientation.permutation
     grid = (1, *shape) if len(shape) == 2 else tuple(shape[axis] for axis in reversed(axes))
@@ -95,11 +107,6 @@ def read_probabilities(
         return np.asarray(stored[:, 0])
     probs: np.ndarray[Any, Any] = stored.transpose(0, 3, 2, 1)
     return probs if orientation is None else orientation.undo(torch.from_numpy(probs)).numpy()
-
-
-def _read(archive: zipfile.ZipFile, key: str) -> np.ndarray[Any, Any]:
-    with archive.open(f"{key}.npy") as file:
-        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
 
 
 def _check(path: Path, stored: np.ndarray[Any, Any], grid: tuple[int, ...]) -> None:

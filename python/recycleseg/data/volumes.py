@@ -15,12 +15,13 @@ from recycleseg.data.formats.dicom import read_dicom
 from recycleseg.data.formats.dicom_seg import write_dicom_seg
 from recycleseg.data.formats.dicom_slices import is_series
 from recycleseg.data.formats.itk import read_itk, write_itk
+from recycleseg.data.formats.label_values import in_blocks, is_small, whole_numbers
 from recycleseg.data.formats.metaimage import voxels_of_mhd
 from recycleseg.data.formats.nifti import read_nifti, write_nifti
 from recycleseg.data.formats.png import read_png, write_png
 from recycleseg.data.formats.tiff import files_beside_tiff, read_tiff, tiff_dims, write_tiff
 from recycleseg.data.formats.volume import Content, Names, Volume, case_and_channel
-from recycleseg.files import FileError, shortened
+from recycleseg.files import FileError
 from recycleseg.ops._arrays import refuse_mask
 
 __all__ = [
@@ -88,9 +89,6 @@ SINGLE_FILES = {e for e, format in _FORMATS.items() if format.beside is None and
 # Which voxel sizes count; see `sized`.
 PixelSize = Literal["auto", "file", "ignore"]
 _SCREEN_DPI = (72, 96)
-# A label v from scl_slope in float32 is off by up to v * 6e-8, which is 7e-4 for the largest labels
-# of an atlas, 12175. What lies further from a whole number was interpolated or scaled on purpose.
-_WHOLE = 1e-3
 
 
 def file_ending(path: Path) -> str:
@@ -144,9 +142,10 @@ def read_volume(path: Path | str) -> Volume:
     equal everywhere are one channel.
 
     Raises:
-        FileError: the file is missing, truncated, corrupt, of another kind, or has more channels.
+        FileError: the file is missing, truncated, corrupt, of another kind, or has more channels;
+            or it needs too much memory (see `limits.check_memory`).
     """
-    return _one(_read(Path(path), "label"))
+    return _one(_read(Path(path), "stored"))
 
 
 def read_image(paths: Sequence[Path | str], num_channels: int | None = None) -> list[Volume]:
@@ -185,27 +184,20 @@ def read_image(paths: Sequence[Path | str], num_channels: int | None = None) -> 
 def read_label(path: Path | str) -> Volume:
     """Read a label map; its array holds integers.
 
-    Numbers that are whole but for the rounding of a scaled file are rounded.
+    Numbers that are whole but for the rounding of a scaled file are rounded. Types of more than
+    16 bits become the smallest integer type that holds all values.
 
     Raises:
         FileError: see `read_volume`; or a value is not a whole number.
     """
-    volume = read_volume(path)
+    volume = _one(_read(Path(path), "label"))
     array = volume.array
-    if array.dtype.kind != "f":
-        native = array.dtype.newbyteorder("=")
-        return replace(volume, array=array.astype(np.uint8 if native == np.bool_ else native))
-    with np.errstate(invalid="ignore"):
-        narrow = np.abs(array).max(initial=0) < 2**31
-        whole = np.rint(array).astype(np.int32 if narrow else np.int64)
-    wrong = ~(np.abs(array - whole) <= _WHOLE)  # NaN too
-    if wrong.any():
-        raise FileError(
-            f"{volume.path}: expected labels that are whole numbers, got "
-            f"{shortened(np.unique(array[wrong]).tolist())} in {int(wrong.sum())} voxels"
-            f"{_scaling(volume)}"
-        )
-    return replace(volume, array=whole)
+    native = np.dtype(np.uint8) if array.dtype == np.bool_ else array.dtype.newbyteorder("=")
+    if is_small(native):
+        return replace(volume, array=array.astype(native, copy=False))
+    order: Literal["C", "F"] = "F" if array.flags.f_contiguous else "C"
+    small = whole_numbers(in_blocks(array.ravel(order)), array.size, volume.path)
+    return replace(volume, array=small.reshape(array.shape, order=order))
 
 
 def sized(volume: Volume, pixel_size: PixelSize) -> Volume:
@@ -308,17 +300,6 @@ def _one(channels: list[Volume]) -> Volume:
     raise FileError(
         f"{channels[0].path}: expected one channel, got {len(channels)}, with shape {shape}; an "
         'image of several channels needs as many names in dataset.json ("channel_names")'
-    )
-
-
-def _scaling(volume: Volume) -> str:
-    """What to say about the scaling of a label map, if its header has one."""
-    slope, inter = (None, None) if volume.header is None else volume.header.get_slope_inter()
-    if slope is None or (slope, inter) == (1, 0):
-        return ""
-    return (
-        f"; the reason is the scaling in its header (scl_slope {slope}, scl_inter {inter}), which "
-        "multiplies the stored numbers: save the labels without it"
     )
 
 

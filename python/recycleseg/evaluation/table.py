@@ -57,6 +57,7 @@ def read_evaluation(folder: Path) -> FolderScores:
             (Path(case["prediction_file"]), Path(case["reference_file"]))
             for case in summary["metric_per_case"]
         ]
+        hashes = dict(summary.get("reference_sha256", {}))
         blank = Scores(
             labels=tuple(labels),
             table={},
@@ -88,7 +89,7 @@ def read_evaluation(folder: Path) -> FolderScores:
         reference_files={c: ref for c, (_, ref) in zip(case_ids, files, strict=True)},
         prediction_roots=tuple(dict.fromkeys(pred.parent for pred, _ in files)),
         ignore_label=settings.get("ignore_label"),
-        reference_hashes=dict(summary.get("reference_sha256", {})),
+        reference_hashes=hashes,
         patients=dict(summary.get("patients", {})),
     )
 
@@ -114,7 +115,8 @@ def _read_table(
         for step in range(1, num_steps + 1)
         for label in labels
     ]
-    if not rows or [row[: len(_INDEX)] for row in rows] != expected:
+    is_whole = all(len(row) == len(header) for row in rows)
+    if not rows or not is_whole or [row[: len(_INDEX)] for row in rows] != expected:
         raise FileError(
             f"{path}: expected one row per case, step and label ({', '.join(labels)}), in this "
             "order"

@@ -104,7 +104,8 @@ class Member:
         shape = label.array.shape
         turned = self.origin.canonical and len(shape) == 3
         orientation = Orientation.of(label.affine, len(shape)) if turned else None
-        probs = read_probabilities(path, shape, orientation)
+        # A few channels too many are told by name below.
+        probs = read_probabilities(path, shape, orientation, most_channels=2 * len(names))
         if len(probs) != len(names):
             raise FileError(
                 f"{path}: expected {len(names)} channels, one each for {', '.join(names)}, got "

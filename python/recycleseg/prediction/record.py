@@ -19,6 +19,7 @@ RECORD = "predict.json"
 # Options that decide where and how fast the work runs, but not its result.
 FREE_OPTIONS = ("device", "threads", "window_batch")
 _PARTS = ("options", "dataset", "images", "contents", "seconds", "failed")
+_LISTED = {"models": ("run", "sha256"), "members": ("folder", "probabilities")}
 
 
 def make_record(
@@ -104,7 +105,17 @@ def read_record(path: Path) -> dict[str, Any]:
             f"{path}: expected a record of recycle-predict or recycle-ensemble, got one without "
             f"{', '.join(missing)}"
         )
+    for part, keys in _LISTED.items():
+        entries = record.get(part, [])
+        if not isinstance(entries, list) or not all(_has(entry, keys) for entry in entries):
+            raise FileError(
+                f"{path}: {part}: expected a list of records with {' and '.join(keys)}, got another"
+            )
     return record
+
+
+def _has(entry: Any, keys: Sequence[str]) -> bool:
+    return isinstance(entry, dict) and all(key in entry for key in keys)
 
 
 def command_of(record: Mapping[str, Any]) -> str:

@@ -158,7 +158,7 @@ def load_config(path: Path) -> TrainConfig:
         FileError: the file is missing or not a configuration.
     """
     try:
-        content = read_yaml(path)
+        content = read_yaml(path, "a run's config.yaml")
         if isinstance(content, dict):
             _rename_scales(content.get("model"))
             for name, value in _REMOVED.items():
@@ -167,8 +167,10 @@ def load_config(path: Path) -> TrainConfig:
                 if isinstance(options, dict) and options.get(option, ...) == value:
                     del options[option]
         return config_from(fitted_settings(content, dict(settings_of(TrainConfig))))
+    except FileError:
+        raise
     except ValueError as error:
-        reason = str(error).removeprefix(f"{path}: ")
+        reason = str(error)
         raise FileError(f"{path}: expected a run's config.yaml: {reason}") from error
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from recycleseg.limits import free_main_memory
+
 # Elements of a slab, all channels together: 4 MB of float32.
 SLAB_ELEMENTS = 2**20
 # With these the device is busy; more voxels or windows per batch are not faster.
@@ -57,12 +59,7 @@ def free_memory(device: torch.device) -> int:
     """Free bytes of the device's memory; 4 GiB if the system does not tell."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")
-    lines = meminfo.read_text().splitlines() if meminfo.exists() else []
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 2**32
+    return free_main_memory()
 
 
 def resident_memory() -> int:

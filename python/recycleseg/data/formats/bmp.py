@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 from PIL import BmpImagePlugin, Image
 
-from recycleseg.data.formats.raster import channels_of, pixel_size, size_options
+from recycleseg.data.formats.raster import (
+    bytes_of_pixel,
+    channels_of,
+    check_pixels,
+    pixel_size,
+    size_options,
+)
 from recycleseg.data.formats.volume import Array, Content, Names, Volume, kind_of
 from recycleseg.files import written_whole
 
 
 def read_bmp(path: Path, content: Content) -> list[Volume]:
-    """The channels of a BMP; the pixel size comes from its pixels per metre."""
-    stored = path.read_bytes()
-    if not stored.startswith(b"BM"):
-        raise ValueError(kind_of(stored))
-    # Not Image.open, because it warns about large images.
-    with BmpImagePlugin.BmpImageFile(io.BytesIO(stored)) as image:
-        spacing = pixel_size(image)
-        channels = channels_of(image, path, content)
+    """The channels of a BMP; the pixel size comes from its pixels per metre.
+
+    The number of pixels in the header is checked before memory is taken.
+    """
+    with path.open("rb") as file:
+        start = file.read(132)
+        if not start.startswith(b"BM"):
+            raise ValueError(kind_of(start))
+        file.seek(0)
+        with BmpImagePlugin.BmpImageFile(file) as image:  # not Image.open: it warns of large images
+            check_pixels(path, image.size, bytes_of_pixel(image))
+            spacing = pixel_size(image)
+            channels = channels_of(image, path, content)
     return [Volume(channel, spacing, None, path) for channel in channels]
 
 

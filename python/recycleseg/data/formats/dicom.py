@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from recycleseg.data.formats.dicom_file import DicomFile, read_dicom_file
 from recycleseg.data.formats.dicom_seg import read_dicom_seg, segment_file
 from recycleseg.data.formats.dicom_slices import (
     affine_of,
+    check_slices,
     find_slices,
     has_frames,
     volume_of,
@@ -24,14 +26,17 @@ def read_dicom(path: Path, content: Content) -> list[Volume]:
     """The volume (x, y, z) of a series, of a file with several frames, or of a segmentation.
 
     x runs along a row, y along a column and z along the normal of both. Values are rescaled by
-    slope and intercept.
+    slope and intercept. The numbers of rows, columns and frames in the headers are checked before
+    memory is taken.
     """
     highdicom = needed("highdicom", path)  # writes the result: better to miss it before the work
-    if content == "label" and (segmentation := segment_file(path)) is not None:
+    if content in ("label", "stored") and (segmentation := segment_file(path)) is not None:
         return [read_dicom_seg(segmentation)]
     slices = find_slices(path)
+    check_slices(path, slices)
     if has_frames(slices[0].header):
-        return [_of_frames(path, highdicom.imread(slices[0].path).get_volume(dtype=np.float32))]
+        with DicomFile(slices[0].path) as file:
+            return [_of_frames(path, highdicom.imread(file).get_volume(dtype=np.float32))]
     array = np.stack([_pixels(part.path) for part in slices])
     return [volume_of(path, array, affine_of(slices))]
 
@@ -39,7 +44,7 @@ def read_dicom(path: Path, content: Content) -> list[Volume]:
 def _pixels(path: Path) -> Array:
     """Rescaled values (rows, columns) of a file with one frame."""
     pydicom = needed("pydicom", path)
-    image = pydicom.dcmread(path)
+    image = read_dicom_file(path)
     syntax = image.file_meta.TransferSyntaxUID
     try:
         if syntax.is_compressed and not pydicom.pixels.get_decoder(syntax).is_available:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from recycleseg.data.formats.dicom_file import read_dicom_file
 from recycleseg.data.formats.dicom_slices import (
     SEGMENTATIONS,
     Slice,
@@ -24,6 +25,7 @@ from recycleseg.data.formats.dicom_slices import (
 from recycleseg.data.formats.extra import needed
 from recycleseg.data.formats.volume import Array, Names, Volume, swap_lps_ras
 from recycleseg.files import FileError, written_whole
+from recycleseg.limits import check_memory
 from recycleseg.names import printable
 
 _NAME = "recycleseg"
@@ -41,7 +43,7 @@ def write_dicom_seg(path: Path, array: Array, grid: Volume, names: Names | None)
     Raises:
         ValueError: the grid is not that of a series, or the array holds no labels.
     """
-    highdicom, pydicom = needed("highdicom", path), needed("pydicom", path)
+    highdicom = needed("highdicom", path)
     if not grid.path.is_dir() and not is_dicom(grid.path):
         raise ValueError(
             f"path: expected another ending for an image that is no DICOM series, got {path.name}"
@@ -53,7 +55,7 @@ def write_dicom_seg(path: Path, array: Array, grid: Volume, names: Names | None)
     frames = array.transpose(2, 1, 0)
     masks = np.stack([np.isin(frames, value) for value in names.values()], axis=-1)
     slices = find_slices(grid.path)
-    sources = [pydicom.dcmread(part.path, stop_before_pixels=True) for part in slices]
+    sources = [read_dicom_file(part.path, stop_before_pixels=True) for part in slices]
     if has_frames(sources[0]):  # in any order, so the masks tell where they lie
         assert grid.affine is not None
         masks = highdicom.Volume(
@@ -125,7 +127,7 @@ def segment_file(path: Path) -> Path | None:
     files = [path] if path.is_file() else sorted(filter(is_dicom, path.iterdir()))
     if len(files) != 1 or not is_dicom(files[0]):
         return None
-    header = needed("pydicom", path).dcmread(files[0], specific_tags=["SOPClassUID"])
+    header = read_dicom_file(files[0], specific_tags=["SOPClassUID"])
     return files[0] if header.get("SOPClassUID") in SEGMENTATIONS else None
 
 
@@ -134,7 +136,7 @@ def segment_names(path: Path) -> dict[int, str]:
     file = segment_file(path)
     if file is None:
         return {}
-    header = needed("pydicom", path).dcmread(file, stop_before_pixels=True)
+    header = read_dicom_file(file, stop_before_pixels=True)
     return {
         int(segment.SegmentNumber): str(segment.SegmentLabel)
         for segment in header.get("SegmentSequence") or ()
@@ -148,9 +150,12 @@ def read_dicom_seg(path: Path) -> Volume:
     highdicom, which reads no volume of a gantry that was tilted.
     """
     pydicom = needed("pydicom", path)
-    stored = pydicom.dcmread(path)
+    stored = read_dicom_file(path)
     if (kind := stored.get("SegmentationType")) not in ("BINARY", "LABELMAP"):
         raise FileError(f"{path}: expected a DICOM-SEG of type BINARY or LABELMAP, got {kind}")
+    frames_declared = int(stored.get("NumberOfFrames", 1))
+    # One byte for each pixel of a frame, and two in the label map, once as slices.
+    check_memory(path, 5 * frames_declared * int(stored.Rows) * int(stored.Columns))
     masks = np.asarray(stored.pixel_array).reshape(-1, stored.Rows, stored.Columns)
     shared, frames = (
         stored.SharedFunctionalGroupsSequence[0],

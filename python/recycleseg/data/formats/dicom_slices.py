@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from recycleseg.data.formats.extra import needed
+from recycleseg.data.formats.dicom_file import read_dicom_file
 from recycleseg.data.formats.volume import Array, Volume, swap_lps_ras, voxel_sizes
 from recycleseg.data.grids import GRID_TOLERANCE, same_grid
 from recycleseg.files import FileError, listed
+from recycleseg.limits import check_memory
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _TAGS = [
@@ -41,12 +42,11 @@ def find_slices(folder: Path) -> list[Slice]:
     Args:
         folder: the folder, or one file.
     """
-    dcmread = needed("pydicom", folder).dcmread
     series: dict[str, list[tuple[Path, Any]]] = {}
     others: dict[str, None] = {}  # keeps the order, and each kind once
     files = sorted(filter(is_dicom, folder.iterdir())) if folder.is_dir() else [folder]
     for path in files:
-        header = dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        header = read_dicom_file(path, stop_before_pixels=True, specific_tags=_TAGS)
         if "Rows" in header and header.get("SOPClassUID") not in SEGMENTATIONS:
             series.setdefault(str(header.get("SeriesInstanceUID")), []).append((path, header))
         else:
@@ -70,6 +70,21 @@ def find_slices(folder: Path) -> list[Slice]:
     if len(images) > 1:
         raise FileError(f"{folder}: expected one file of several frames, got {len(images)}")
     return [Slice(path, header, np.zeros(3)) for path, header in images]
+
+
+def check_slices(path: Path, slices: list[Slice]) -> None:
+    """Check the memory that the pixels of a series or of frames take, by their headers.
+
+    Raises:
+        FileError: they take too much; see `check_memory`.
+    """
+    pixels = sum(
+        int(part.header.Rows) * int(part.header.Columns) * int(part.header.get("NumberOfFrames", 1))
+        for part in slices
+    )
+    stored = sum(part.path.stat().st_size for part in slices)
+    # Rescaled pixels take 4 bytes, once as slices or frames and once as a volume.
+    check_memory(path, 8 * pixels, stored)
 
 
 def has_frames(header: Any) -> bool:
@@ -147,11 +162,17 @@ def with_left_out(slices: list[Slice]) -> list[Slice]:
     for part, gap in zip(ordered[1:], gaps, strict=True):
         before, number = filled[-1], round(gap / step)
         if abs(gap - number * step) <= GRID_TOLERANCE * step:
+            check_memory(part.path, (len(filled) + number) * _bytes_of_slice(header))
             for k in range(1, number):
                 between = before.position + (part.position - before.position) * (k / number)
                 filled.append(Slice(part.path, header, between))
         filled.append(part)
     return filled
+
+
+def _bytes_of_slice(header: Any) -> int:
+    """Bytes of a slice of labels, and of what is noted about it."""
+    return 2 * int(header.Rows) * int(header.Columns) + 1000
 
 
 def affine_of(slices: list[Slice]) -> Array:

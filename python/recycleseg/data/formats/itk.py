@@ -9,18 +9,25 @@ from typing import Any
 import numpy as np
 
 from recycleseg.data.formats.extra import needed
-from recycleseg.data.formats.itk_header import gives_size, without_size
-from recycleseg.data.formats.metaimage import check_metaimage
+from recycleseg.data.formats.itk_header import (
+    check_nrrd,
+    check_nrrd_stream,
+    gives_size,
+    without_size,
+)
+from recycleseg.data.formats.metaimage import check_metaimage, voxels_of_mhd
 from recycleseg.data.formats.volume import (
     Array,
     Content,
     Names,
     Volume,
+    check_channels,
     kind_of,
     swap_lps_ras,
     voxel_sizes,
 )
 from recycleseg.files import FileError, written_whole
+from recycleseg.limits import check_memory
 
 # ITK's own choice of a reader does not know endings in upper case.
 _READERS = {
@@ -35,11 +42,14 @@ _GIPL_HEADER = 256  # bytes
 def read_itk(path: Path, content: Content) -> list[Volume]:
     """The channels of a file of ITK: (x, y, z), or one slice; a fourth axis holds channels.
 
-    If the file does not give the size of its voxels, the affine has voxels of length 1.
+    The number of voxels in the header is checked before memory is taken. If the file does not give
+    the size of its voxels, the affine has voxels of length 1.
     """
     sitk = needed("SimpleITK", path)
     if path.suffix.lower() in (".mha", ".mhd"):
         check_metaimage(path)
+    elif path.suffix.lower() == ".nrrd":
+        check_nrrd(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(_READERS[path.suffix.lower()])
@@ -47,8 +57,12 @@ def read_itk(path: Path, content: Content) -> list[Volume]:
         reader.ReadImageInformation()
         if reader.GetDimension() not in (2, 3, 4):
             raise FileError(f"{path}: expected 3 axes, got {reader.GetDimension()}")
+        voxels = _bytes_of_voxels(path, reader)
         if path.suffix.lower() == ".gipl":
-            _check_gipl(path, reader)
+            _check_gipl(path, voxels)
+        check_memory(path, 2 * voxels, _stored(path))  # ITK's image, and the array
+        if path.suffix.lower() == ".nrrd":
+            check_nrrd_stream(path, voxels)
         image = reader.Execute()
     except RuntimeError as error:  # several lines, of which the last tells the reason
         with path.open("rb") as file:
@@ -100,11 +114,26 @@ def write_itk(path: Path, array: Array, grid: Volume, names: Names | None) -> No
             raise
 
 
-def _check_gipl(path: Path, reader: Any) -> None:
-    """Raise ValueError for missing voxels, because ITK would fill them in."""
+def _bytes_of_voxels(path: Path, reader: Any) -> int:
+    """Bytes of all voxels that a header declares."""
     sitk = needed("SimpleITK", path)
-    itemsize = sitk.GetArrayFromImage(sitk.Image([1, 1], reader.GetPixelID())).itemsize
-    voxels, there = math.prod(reader.GetSize()) * itemsize, path.stat().st_size - _GIPL_HEADER
+    channels = reader.GetNumberOfComponents() * (*reader.GetSize(), 1, 1)[3]
+    check_channels(path, channels)
+    # An image of one voxel tells the size of its numbers.
+    one = sitk.GetArrayViewFromImage(sitk.Image([1, 1], reader.GetPixelID()))
+    numbers = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    return int(numbers * one.itemsize)
+
+
+def _stored(path: Path) -> int:
+    """Bytes of a file on disk, and of the file with the voxels of an .mhd header."""
+    beside = voxels_of_mhd(path) if path.suffix.lower() == ".mhd" else []
+    return sum(file.stat().st_size for file in [path, *beside])
+
+
+def _check_gipl(path: Path, voxels: int) -> None:
+    """Raise ValueError for missing voxels, because ITK would fill them in."""
+    there = path.stat().st_size - _GIPL_HEADER
     if there < voxels:
         raise ValueError(f"{max(there, 0)} of {voxels} bytes of voxels")
 

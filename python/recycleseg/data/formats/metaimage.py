@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import zlib
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +27,8 @@ def check_metaimage(path: Path) -> None:
         if lacking := [n for n in ("NDims", "DimSize", "ElementDataFile") if n not in fields]:
             lacks = f"a header without {', '.join(lacking)}"
             raise ValueError(kind_of(start[:132]) if len(lacking) == 3 else lacks)
+        if fields.get("CompressedDataSize", "0").strip("0123456789"):
+            raise ValueError(f"CompressedDataSize {fields['CompressedDataSize']}")
         needed = _needed(fields)
         source = fields["ElementDataFile"]
         if needed is None or "HeaderSize" in fields or source == "LIST" or "%" in source:
@@ -72,6 +75,9 @@ def _needed(fields: dict[str, str]) -> int | None:
 
 
 def _check_voxels(file: BinaryIO, fields: dict[str, str], needed: int) -> None:
+    packed, size = int(fields.get("CompressedDataSize", 0)), os.fstat(file.fileno()).st_size
+    if packed > size:  # ITK takes as much memory
+        raise ValueError(f"{size} of {packed} bytes of packed voxels")
     there = 0
     stream = zlib.decompressobj() if fields.get("CompressedData", "").lower() == "true" else None
     while block := file.read(_BLOCK):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from recycleseg.data.formats.volume import Array, Content
 from recycleseg.files import FileError
+from recycleseg.limits import check_memory
 
 _GREY = ("1", "L", "I;16", "I;16B", "I;16L", "I", "F")
 _COLOURS = ("RGB", "RGBA", "RGBX")
@@ -25,7 +27,7 @@ def channels_of(image: Image.Image, path: Path, content: Content) -> list[Array]
     Raises:
         FileError: pixels are transparent, or there are colours where one channel is expected.
     """
-    if image.mode in ("P", "PA") and content != "label":
+    if image.mode in ("P", "PA") and content not in ("label", "stored"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     mode = image.mode
     if mode not in (*_GREY, *_COLOURS, *_WITH_ALPHA, "P"):
@@ -50,6 +52,30 @@ def channels_of(image: Image.Image, path: Path, content: Content) -> list[Array]
     return channels[:1]
 
 
+def check_pixels(path: Path, size: tuple[int, ...], pixel_bytes: int, pages: int = 0) -> None:
+    """Check the size that a header declares, before Pillow takes the memory.
+
+    Args:
+        path: the file.
+        size: width and height.
+        pixel_bytes: bytes of a pixel in Pillow's memory.
+        pages: pages of the same size that are in memory besides the one that is read.
+
+    Raises:
+        ValueError: there are no pixels.
+        FileError: there are too many; see `check_memory`.
+    """
+    if min(size) < 1:
+        raise ValueError(f"an image of {size[0]} by {size[1]} pixels")
+    # Of a page there are Pillow's image, its bytes, and the array.
+    check_memory(path, math.prod(size) * pixel_bytes * (3 + pages))
+
+
+def bytes_of_pixel(image: Image.Image) -> int:
+    """Bytes of a pixel in Pillow's memory; colours take 4, and a palette may become colours."""
+    return {"1": 1, "L": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}.get(image.mode, 4)
+
+
 def pixel_size(image: Image.Image) -> tuple[float, float] | None:
     """Height and width of a pixel in mm, in formats that store pixels per metre; None if unknown.
 
@@ -66,7 +92,7 @@ def size_options(spacing: tuple[float, ...] | None) -> dict[str, Any]:
 
 
 def _colours(path: Path, content: Content, number: int) -> FileError:
-    if content == "label":
+    if content in ("label", "stored"):
         return FileError(
             f"{path}: expected a label map, got colours in {number} pixels; save it as grey or "
             "palette, where the value of a pixel is the label of its class"

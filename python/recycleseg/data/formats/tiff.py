@@ -6,15 +6,16 @@ number. Its arrays are (z, y, x); ours are (x, y, z).
 
 from __future__ import annotations
 
-import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from recycleseg.data.formats.raster import channels_of
+from recycleseg.data.formats.raster import bytes_of_pixel, channels_of, check_pixels
 from recycleseg.data.formats.volume import (
     Array,
     Content,
@@ -36,24 +37,30 @@ _WHITE_IS_ZERO, _SIGNED = 0, 2
 def read_tiff(path: Path, content: Content) -> list[Volume]:
     """The channels of a TIFF: (height, width), or (x, y, z) of several pages.
 
-    The pixel size of a 2D image comes from its resolution in dots per inch or centimetre.
+    The pixel size of a 2D image comes from its resolution in dots per inch or centimetre. The
+    number of pages and of their pixels is checked before memory is taken.
     """
     with _opened(path) as image:
         sidecar, count = _sidecar(path), image.n_frames
-        pages = []
+        size, stacks = image.size, list[Array]()
         for index in range(count):
             image.seek(index)
-            pages.append(_page(image, path, content))
-            if [c.shape for c in pages[-1]] != [c.shape for c in pages[0]]:
+            if image.size != size:
                 raise FileError(
-                    f"{path}: expected pages of one shape, got {pages[0][0].shape} and "
-                    f"{pages[-1][0].shape}"
+                    f"{path}: expected pages of one shape, got {size[::-1]} and {image.size[::-1]}"
                 )
+            check_pixels(path, size, bytes_of_pixel(image), count)
+            page = _page(image, path, content)
+            if index == 0:
+                stacks = [np.empty((count, *channel.shape), channel.dtype) for channel in page]
+            if [(c.shape, c.dtype) for c in page] != [(s.shape[1:], s.dtype) for s in stacks]:
+                raise FileError(f"{path}: expected pages of one kind, got another on page {index}")
+            for stack, channel in zip(stacks, page, strict=True):
+                stack[index] = channel
         if count == 1 and sidecar is None:
             spacing = _pixel_size(image)
-            return [Volume(channel, spacing, None, path) for channel in pages[0]]
+            return [Volume(stack[0], spacing, None, path) for stack in stacks]
     spacing = None if sidecar is None else _voxel_size(sidecar)
-    stacks = (np.stack(channel) for channel in zip(*pages, strict=True))
     return [Volume(stack.transpose(2, 1, 0), spacing, None, path) for stack in stacks]
 
 
@@ -86,12 +93,15 @@ def write_tiff(path: Path, array: Array, grid: Volume, names: Names | None) -> N
         first.save(temporary, save_all=True, append_images=others, **options)
 
 
-def _opened(path: Path) -> TiffImagePlugin.TiffImageFile:
-    stored = path.read_bytes()
-    if not stored.startswith(_SIGNATURES):
-        raise ValueError(kind_of(stored))
-    # Not Image.open, because it warns about large images.
-    return TiffImagePlugin.TiffImageFile(io.BytesIO(stored))
+@contextmanager
+def _opened(path: Path) -> Iterator[TiffImagePlugin.TiffImageFile]:
+    with path.open("rb") as file:
+        start = file.read(132)
+        if not start.startswith(_SIGNATURES):
+            raise ValueError(kind_of(start))
+        file.seek(0)
+        with TiffImagePlugin.TiffImageFile(file) as image:  # not Image.open: it warns
+            yield image
 
 
 def _page(image: TiffImagePlugin.TiffImageFile, path: Path, content: Content) -> list[Array]:

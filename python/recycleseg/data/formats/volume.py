@@ -12,11 +12,15 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 
+from recycleseg.files import FileError
+
 Array = np.ndarray[Any, Any]
 # Structure -> its label value, or the values of a region.
 Names = Mapping[str, int | tuple[int, ...]]
-# What a file holds: values of classes, the intensities of one channel, or all channels it has.
-Content = Literal["label", "grey", "channels"]
+# What a file is read as: values of classes, one channel as stored, the intensities of one channel,
+# or all channels it has.
+Content = Literal["label", "stored", "grey", "channels"]
+MAX_CHANNELS = 4096
 
 _SIGNATURES = {
     b"\x1f\x8b": "a gzip stream",
@@ -61,6 +65,16 @@ def case_and_channel(stem: str) -> tuple[str, int | None]:
     """
     match = re.fullmatch(r"(.+)_(\d{4})", stem, re.DOTALL)
     return (stem, None) if match is None else (match[1], int(match[2]))
+
+
+def check_channels(path: Path, number: int) -> None:
+    """Refuse a file that declares more channels than any image has, each of which takes memory.
+
+    Raises:
+        FileError: there are more than `MAX_CHANNELS`.
+    """
+    if number > MAX_CHANNELS:
+        raise FileError(f"{path}: expected at most {MAX_CHANNELS} channels, got {number}")
 
 
 def voxel_sizes(affine: Array) -> tuple[float, ...]:
