@@ -18,7 +18,7 @@ CONFIGS = {
     "aliases": (ALIASES.encode(), "expected at most 10000 values in YAML, got more"),
     "deep": (b"[" * 100_000, "expected YAML of at most 100 levels, got more"),
     "long": (b"#" * 2**19, "expected YAML of at most 262144 bytes, got 524288"),
-    "half of UTF-16": (b"\xff\xfea", "expected YAML, got: "),
+    "half of UTF-16": (b"\xff\xfea", "expected YAML as text in UTF-8, got other bytes"),
     "NUL": (b"a: \0", "expected YAML, got: "),
 }
 DESCRIPTION: dict[str, Any] = {

@@ -145,7 +145,7 @@ TRAIN = {
     "--config time.yaml": f"time.yaml: time: {A_TIME}, got 30",
     "--config broken.yaml": "broken.yaml: line 2: expected YAML, got: expected ',' or ']', but got "
     "'<stream end>'",
-    "--config runs/first": "runs/first: expected a YAML file, got: Is a directory",
+    "--config runs/first": "runs/first: expected YAML, got no file",
 }
 PREDICT = {
     "": f"--models, --input, --out: expected a value, got none; such as: {EXAMPLES['predict']}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -220,7 +221,8 @@ def check_message(run: Path, name: str) -> None:
     with pytest.raises(ValueError) as error:
         Predictor.load(run)
     message = str(error.value)
-    assert message.startswith(f"{run / name}: expected") and "\n" not in message, message
+    assert re.match(rf"{re.escape(str(run / name))}: (line \d+: )?expected", message), message
+    assert "\n" not in message
 
 
 def without(path: Path, key: str) -> None:
