@@ -19,7 +19,7 @@ BENCHES = {"": ROOT / "benches"}
 # Lowest first. A room imports from itself and from lower layers alone.
 LAYERS = [
     {"_C", "kernels", "files", "progress", "units"},
-    {"_ext", "classes"},
+    {"_ext", "classes", "errors"},
     {"ops"},
     {"data", "losses", "metrics", "models"},
     {"diffusion"},

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import signal
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, get_args
@@ -17,12 +19,17 @@ from rich.console import Console
 
 from recycleseg.data.identity import ContentMemo
 from recycleseg.data.volumes import PixelSize
-from recycleseg.files import listed
+from recycleseg.errors import described, is_expected, show_traceback
+from recycleseg.files import listed, system_errors_name
 from recycleseg.progress import plain_console
 from recycleseg.run.factory import cache_root
 from recycleseg.training.stopping import Stopped, signals_to
 
-# Exit code if some cases failed and the others are done.
+# Exit code after an error that nobody expected, which is a fault of the program.
+PROGRAM_FAULT = 1
+# Exit code if the input is wrong, or the system or the memory cannot do it.
+WRONG_INPUT = 2
+# Exit code if some cases failed and the others are done. After a signal it is 128 + its number.
 CASES_FAILED = 3
 # What commands that keep finished cases say after Ctrl-C.
 CONTINUE = "run the same command again to continue"
@@ -38,17 +45,46 @@ def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
         interrupted: what to tell the user after Ctrl-C.
 
     Returns:
-        The exit code of the command; 2 if its input is wrong, 130 after Ctrl-C, 143 after SIGTERM.
+        The exit code of the command, or one of those above it.
     """
     try:
         with signals_to(_raise, signal.SIGTERM):
-            return command()
-    except (ValueError, OSError) as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
-        return 2
+            code = command()
+            with system_errors_name(Path("standard output")):
+                sys.stdout.flush()
+            return code
     except KeyboardInterrupt as stop:
         print(f"{name}: {str(stop) or f'interrupted; {interrupted}'}", file=sys.stderr)
         return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+    except (Exception, SystemExit) as error:
+        if _output_closed(error):
+            _give_up_output()
+            return 128 + signal.SIGPIPE
+        if isinstance(error, SystemExit):  # of --help
+            raise
+        show_traceback(error)
+        print(f"{name}: error: {described(error)}", file=sys.stderr)
+        _give_up_output()
+        return WRONG_INPUT if is_expected(error) else PROGRAM_FAULT
+
+
+def _output_closed(error: BaseException) -> bool:
+    """Whether the reader of the output, such as `head`, has gone; Rich makes a SystemExit of it."""
+    found: BaseException | None = error
+    while isinstance(found, (OSError, SystemExit)):
+        if isinstance(found, BrokenPipeError):
+            return True
+        found = found.__context__
+    return False
+
+
+def _give_up_output() -> None:
+    """Drop what cannot be printed, because Python would complain about it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _raise(number: int, _: FrameType | None) -> NoReturn:
