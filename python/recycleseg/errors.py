@@ -88,7 +88,9 @@ def show_traceback(error: BaseException) -> None:
 
 
 def _of_system(error: OSError) -> str:
-    names = [os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, str | bytes)]
+    names = [
+        os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, str | bytes)
+    ]
     if not names and any(_module(entry) == "rich.console" for entry in _entries(error)):
         names = ["standard output"]
     where = f"{' -> '.join(names)}: " if names else ""

@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -57,20 +56,25 @@ def run_here(task: dict[str, Any]) -> None:
 
 
 def run_task(task: dict[str, Any]) -> dict[str, Any]:
-    """Run a command in a fork; kill it if asked. A command that hangs is killed, too."""
-    start = time.perf_counter()
+    """Run a command in a fork; kill it if asked, at a moment of its own time on the processor."""
+    end = time.monotonic() + task["timeout"]
     child = os.fork()
     if child == 0:
         run_here(task)
-    timer = threading.Timer(task["kill_after"] or task["timeout"], os.kill, (child, signal.SIGKILL))
-    timer.start()
-    _, status = os.waitpid(child, 0)
-    timer.cancel()
-    timer.join()
+    clock = (~child << 3) | 2  # what Linux calls the clock of another process
+    ended = 0
+    while not ended:
+        ended, status, usage = os.wait4(child, os.WNOHANG if task["kill_after"] else 0)
+        if ended:
+            break
+        late = time.monotonic() > end
+        if late or time.clock_gettime(clock) >= task["kill_after"]:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.001)
     seen = Path(f"{task['output']}.seen")
     return {
         "code": os.waitstatus_to_exitcode(status),
-        "seconds": time.perf_counter() - start,
+        "seconds": usage.ru_utime + usage.ru_stime,
         "seen": int(seen.read_text()) if seen.exists() else 0,
     }
 

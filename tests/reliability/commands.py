@@ -28,7 +28,7 @@ class Result:
     Attributes:
         code: exit code; negative after a signal.
         text: all that it printed.
-        seconds: how long it took.
+        seconds: how long it kept the processor busy.
         seen: number of watched calls of the system.
     """
 
@@ -101,7 +101,7 @@ class Server:
             fail_at: which of these calls fails, from 1; 0 is none.
             errno: how it fails.
             lasting: whether all calls after it fail, too.
-            kill_after: seconds after which SIGKILL comes; 0 is never.
+            kill_after: seconds on the processor after which SIGKILL comes; 0 is never.
             environment: variables.
         """
         self._output.with_name("output.txt.seen").unlink(missing_ok=True)
@@ -131,7 +131,7 @@ class Server:
 
 
 def train_arguments(data: Path, folder: Path) -> list[str]:
-    """A run of four steps with two validations in FOLDER/run, with FOLDER/cache."""
+    """A run of two steps and a validation in FOLDER/run, with FOLDER/cache."""
     options = {
         "data": data,
         "out": folder / "run",
@@ -139,7 +139,7 @@ def train_arguments(data: Path, folder: Path) -> list[str]:
         "model.channels": "[8,8]",
         "model.num_res_blocks": 1,
         "model.num_heads": 2,
-        "optim.steps": 4,
+        "optim.steps": 2,
         "optim.batch_size": 2,
         "optim.warmup_steps": 1,
         "optim.ema_decay": 0.9,
