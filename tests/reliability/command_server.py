@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import json
+import math
 import os
 import signal
 import sys
@@ -57,20 +58,16 @@ def run_here(task: dict[str, Any]) -> None:
 
 def run_task(task: dict[str, Any]) -> dict[str, Any]:
     """Run a command in a fork; kill it if asked, at a moment of its own time on the processor."""
-    end = time.monotonic() + task["timeout"]
+    start, moment = time.monotonic(), task["kill_after"] or math.inf
     child = os.fork()
     if child == 0:
         run_here(task)
     clock = (~child << 3) | 2  # what Linux calls the clock of another process
-    ended = 0
-    while not ended:
-        ended, status, usage = os.wait4(child, os.WNOHANG if task["kill_after"] else 0)
-        if ended:
-            break
-        late = time.monotonic() > end
-        if late or time.clock_gettime(clock) >= task["kill_after"]:
+    while not (ended := os.wait4(child, os.WNOHANG))[0]:
+        if time.clock_gettime(clock) >= moment or time.monotonic() - start > task["timeout"]:
             os.kill(child, signal.SIGKILL)
-        time.sleep(0.001)
+        time.sleep(0.002)
+    _, status, usage = ended
     seen = Path(f"{task['output']}.seen")
     return {
         "code": os.waitstatus_to_exitcode(status),

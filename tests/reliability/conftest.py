@@ -1,10 +1,9 @@
-"""A tiny data set, options of a run on it that takes a second, and the counts at the end."""
+"""A tiny data set that a run takes a second for."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +11,6 @@ import pytest
 
 from recycleseg.data.identity import _RACY_NS
 from recycleseg.data.volumes import write_volume
-
-_COUNTS = pytest.StashKey[list[str]]()
-
-
-@pytest.fixture(scope="session")
-def count(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """Say something at the end of the tests."""
-    return pytestconfig.stash.setdefault(_COUNTS, []).append
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    """Print the counts."""
-    for line in config.stash.get(_COUNTS, []):
-        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
