@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from recycleseg.errors import DEBUG, described, is_expected, show_traceback
-from recycleseg.files import FileError, read_json_object, written_whole
-from recycleseg.progress import parse_duration
+from recycleseg.files import FileError, written_whole
 
 
 def caught(work: Callable[[], object]) -> Exception:
@@ -21,6 +23,13 @@ def caught(work: Callable[[], object]) -> Exception:
     except Exception as error:
         return error
     raise AssertionError("expected an error")
+
+
+def raised_in_the_package(path: Path, error: Exception) -> None:
+    """Raise an error in a function of the package that works on a file."""
+    module: dict[str, Any] = {"__name__": "recycleseg.made_up"}
+    exec("def read(path, error):\n    raise error", module)
+    module["read"](path, error)
 
 
 @pytest.mark.parametrize(
@@ -54,8 +63,8 @@ def test_both_files_of_a_rename() -> None:
 def test_a_message_of_the_package_stays() -> None:
     error = FileError("a.json: 2 problems\n  - one\n  - two")
     assert described(error) == str(error) and is_expected(error)
-    own = caught(lambda: parse_duration("soon"))
-    assert type(own) is ValueError and described(own) == str(own) and is_expected(own)
+    own = caught(lambda: raised_in_the_package(Path(), ValueError("steps: expected 1, got 0")))
+    assert described(own) == "steps: expected 1, got 0" and is_expected(own)
 
 
 @pytest.mark.parametrize(
@@ -76,20 +85,33 @@ def test_too_little_memory(error: Exception) -> None:
     assert "; close other programs" in text and "\n" not in text and is_expected(error)
 
 
-@pytest.mark.parametrize("error", [KeyError("spacing"), RecursionError("too deep")])
-def test_other_errors_are_faults_of_the_program(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(_: Path) -> bytes:
-        raise error
+@pytest.mark.parametrize(
+    "error",
+    [
+        EOFError("ended early"),
+        RecursionError("too deep"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+        zipfile.BadZipFile("no zip"),
+        zlib.error("Error -3"),
+    ],
+)
+def test_signs_of_a_damaged_file(error: Exception, tmp_path: Path) -> None:
+    raised = caught(lambda: raised_in_the_package(tmp_path / "plan.json", error))
+    assert raised is error and is_expected(raised)
+    assert described(raised) == (
+        f"{tmp_path / 'plan.json'}: expected a whole file, got: {type(error).__name__}: {error}, "
+        "in recycleseg.made_up, line 2"
+    )
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
-    raised = caught(lambda: read_json_object(tmp_path / "plan.json"))
+
+@pytest.mark.parametrize("error", [KeyError("spacing"), AttributeError("no such thing")])
+def test_other_errors_are_faults_of_the_program(error: Exception, tmp_path: Path) -> None:
+    raised = caught(lambda: raised_in_the_package(tmp_path / "plan.json", error))
     assert raised is error and not is_expected(raised)
-    text = described(raised)
-    assert text.startswith(f"{type(error).__name__}: ") and "\n" not in text
-    assert "in recycleseg.files, line " in text and f"with {tmp_path / 'plan.json'}" in text
-    assert f"{DEBUG}=1 shows the traceback" in text
+    assert described(raised) == (
+        f"{type(error).__name__}: {error}; nobody expected this error, in recycleseg.made_up, line "
+        f"2, with {tmp_path / 'plan.json'}; {DEBUG}=1 shows the traceback for a report of it"
+    )
 
 
 def test_a_value_error_of_a_library_is_no_message_for_the_user() -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dis
 import errno
+import json
 import os
+import struct
 import sys
 import traceback
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +40,16 @@ _ADVICE = {
     errno.ENOTEMPTY: "a folder with files is in the way; move it away",
     errno.EEXIST: "something is in the way; move it away",
 }
+# Readers turn these into a FileError. Should one forget it, the file is to blame all the same.
+_OF_DAMAGED_FILES = (
+    EOFError,
+    RecursionError,  # JSON that is nested too deeply
+    UnicodeDecodeError,
+    json.JSONDecodeError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 # Of PyTorch on a CPU, of PyTorch on a GPU, and of other libraries.
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "cannot allocate memory")
 
@@ -43,7 +57,7 @@ _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "cannot allocate mem
 def is_expected(error: BaseException) -> bool:
     """Whether the input, the system or the memory is to blame, and not the program."""
     return (
-        isinstance(error, (FileError, OSError))
+        isinstance(error, (FileError, OSError, *_OF_DAMAGED_FILES))
         or is_out_of_memory(error)
         or (isinstance(error, ValueError) and _is_own(error))
     )
@@ -72,12 +86,15 @@ def described(error: BaseException) -> str:
         return f"expected more free memory, got none left{reason}; {_of_smaller_size(error)}"
     if isinstance(error, OSError):
         return _of_system(error)
+    about = f"{type(error).__name__}: {_shortened(text)}" if text else type(error).__name__
+    if isinstance(error, _OF_DAMAGED_FILES):
+        return f"{_file(error) or 'a file'}: expected a whole file, got: {about}{_place(error)}"
     if isinstance(error, ValueError) and _is_own(error):
         return str(error)
-    about = f": {_shortened(text)}" if text else ""
+    file = _file(error)
     return (
-        f"{type(error).__name__}{about}; nobody expected this error{_place(error)}; {DEBUG}=1 "
-        "shows the traceback for a report of it"
+        f"{about}; nobody expected this error{_place(error)}{f', with {file}' if file else ''}; "
+        f"{DEBUG}=1 shows the traceback for a report of it"
     )
 
 
@@ -116,12 +133,15 @@ def _is_own(error: BaseException) -> bool:
 
 
 def _place(error: BaseException) -> str:
-    """Where in the package the error came up, and the file that it worked on there."""
+    """Where in the package the error came up."""
     own = [entry for entry in _entries(error) if _of_package(entry)]
-    if not own:
-        return ""
-    file = next(filter(None, map(_file_of, reversed(own))), None)
-    return f", in {_module(own[-1])}, line {own[-1].tb_lineno}" + (f", with {file}" if file else "")
+    return f", in {_module(own[-1])}, line {own[-1].tb_lineno}" if own else ""
+
+
+def _file(error: BaseException) -> str | None:
+    """The file that the package worked on when the error came up."""
+    own = [entry for entry in _entries(error) if _of_package(entry)]
+    return next(filter(None, map(_file_of, reversed(own))), None)
 
 
 def _file_of(entry: TracebackType) -> str | None:

@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,7 @@ def mutate(folder: Path, rng: random.Random) -> list[str]:
     done = []
     for mutation in rng.choices(MUTATIONS, k=rng.choice((1, 1, 1, 2, 3))):
         if folder.is_dir() and files_in(folder):
-            mutation(folder, rng)
-            done.append(mutation.__name__)
+            with suppress(OSError):  # what an earlier mutation has made is in the way
+                mutation(folder, rng)
+                done.append(mutation.__name__)
     return done
