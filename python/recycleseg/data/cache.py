@@ -190,6 +190,8 @@ def _read_plan(path: Path, cache_dir: Path, workers: int) -> dict[str, Any]:
     Raises:
         FileError: it or an array beside it is not what was written there.
     """
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise FileError(f"{path}: expected the file that was written there, got none")
     content = read_json_object(path)
     if content.pop("hash", None) != _key(content):
         raise FileError(f"{path}: expected the file that was written there, got a changed one")
