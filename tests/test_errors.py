@@ -55,6 +55,17 @@ def test_errors_of_the_system_say_what_to_do(number: int) -> None:
     assert "\n" not in text and "Errno" not in text and is_expected(error)
 
 
+def test_links_in_a_circle(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(link)
+    error = OSError(errno.ELOOP, "Too many levels of symbolic links", str(link))
+    of_pathlib = RuntimeError(f"Symlink loop from {str(link)!r}")  # before Python 3.13
+    for one in (error, of_pathlib):
+        assert is_expected(one)
+        assert described(one).startswith(f"{link}: ")
+        assert described(one).endswith("a link leads back to itself; delete it")
+
+
 def test_both_files_of_a_rename() -> None:
     error = OSError(errno.EXDEV, "Invalid cross-device link", "/a", None, "/b")
     assert described(error) == "/a -> /b: Invalid cross-device link"

@@ -50,6 +50,8 @@ _OF_DAMAGED_FILES = (
     zipfile.BadZipFile,
     zlib.error,
 )
+# Of pathlib before Python 3.13, as a RuntimeError.
+_LINK_LOOP = "Symlink loop from "
 # Of PyTorch on a CPU, of PyTorch on a GPU, and of other libraries.
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "cannot allocate memory")
 
@@ -59,6 +61,7 @@ def is_expected(error: BaseException) -> bool:
     return (
         isinstance(error, (FileError, OSError, *_OF_DAMAGED_FILES))
         or is_out_of_memory(error)
+        or str(error).startswith(_LINK_LOOP)
         or (isinstance(error, ValueError) and _is_own(error))
     )
 
@@ -86,6 +89,9 @@ def described(error: BaseException) -> str:
         return f"expected more free memory, got none left{reason}; {_of_smaller_size(error)}"
     if isinstance(error, OSError):
         return _of_system(error)
+    if text.startswith(_LINK_LOOP):
+        link = text.removeprefix(_LINK_LOOP).strip("'")
+        return f"{link}: {_ADVICE[errno.ELOOP]}"
     about = f"{type(error).__name__}: {_shortened(text)}" if text else type(error).__name__
     if isinstance(error, _OF_DAMAGED_FILES):
         return f"{_file(error) or 'a file'}: expected a whole file, got: {about}{_place(error)}"

@@ -151,12 +151,14 @@ def complaint(code: int, error: str) -> str:
     if code not in (0, 2, 3):
         return f"exit code {code}"
     first, *others = error.splitlines() or [""]
-    if "Traceback" in error:
-        return "a traceback"
+    if "Traceback" in error or "nobody expected" in error:
+        return "a fault of the program"
     if first and not first.startswith("recycle-"):
         return "a line that does not name the command"
     if any(not line.startswith("  ") for line in others):
         return "more than one line"
+    if first and not any(folder in error for folder in ("damaged", "sound")):
+        return "no file or folder is named"
     return ""
 
 
