@@ -71,7 +71,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("recycleseg")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError) as error:  # RuntimeError: PyTorch cannot map the file
         raise FileError(f"{path}: expected a whole safetensors file, got: {error}") from error
     if header is None:
         raise FileError(f"{path}: expected a recycleseg checkpoint, got another safetensors file")
