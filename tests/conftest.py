@@ -1,4 +1,4 @@
-"""Shared fixtures: where the arrays computed by ImgX and the real data sets are found."""
+"""Shared fixtures: where the arrays of ImgX and the real data are found; counts at the end."""
 
 from __future__ import annotations
 
@@ -16,11 +16,27 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 REFERENCE_ROOT = Path(os.environ.get("RECYCLESEG_REFERENCE", SHARED / "reference"))
 DATA_ROOT = Path(os.environ.get("RECYCLESEG_DATA", SHARED / "data"))
 
+_COUNTS = pytest.StashKey[list[str]]()
+
 
 def pytest_report_header() -> str:
     """Say at the top which versions are tested."""
     info = build_info()
     return ", ".join(f"{name} {info[name]}" for name in ("recycleseg", "torch", "triton"))
+
+
+@pytest.fixture(scope="session")
+def count(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Say something at the end of the tests."""
+    return pytestconfig.stash.setdefault(_COUNTS, []).append
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the counts."""
+    for line in config.stash.get(_COUNTS, []):
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ BENCHES = {"": ROOT / "benches"}
 LAYERS = [
     {"_C", "kernels", "names"},
     {"files", "locks", "progress", "units"},
-    {"_ext", "classes", "folders", "limits"},
+    {"_ext", "classes", "errors", "folders", "limits"},
     {"ops"},
     {"data", "losses", "metrics", "models"},
     {"diffusion"},

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +73,49 @@ def written_whole(path: Path) -> Iterator[Path]:
     Yields:
         A temporary path, from `part_of_file`. It becomes `path` when the block ends, and is
         deleted if the block raises.
+
+    Raises:
+        OSError: the system cannot write the file; the error names `path`.
     """
     temporary = part_of_file(path)
     try:
-        yield temporary
-        temporary.replace(path)
+        with system_errors_name(path):
+            yield temporary
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the error of the writing is the one to tell
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def system_errors_name(path: Path) -> Iterator[None]:
+    """Errors of the system name this file while the block writes it.
+
+    A full disk alone tells no name, and libraries hide its error behind others of their own.
+
+    Raises:
+        OSError: what the system answered, with `path` as its file.
+    """
+    try:
+        yield
+    except FileError:
+        raise
+    except Exception as error:
+        number, reason = _system_error(error)
+        if number is None:
+            raise
+        raise OSError(number, reason, str(path)) from error
+
+
+def _system_error(error: BaseException | None) -> tuple[int | None, str]:
+    """Number and text of the error of the system that is behind an error, if there is one."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.errno or errno.EIO, error.strerror or str(error)
+        if told := re.search(r"\(os error (\d+)\)", str(error)):  # as libraries in Rust say it
+            return int(told[1]), os.strerror(int(told[1]))
+        error = error.__cause__ or error.__context__
+    return None, ""
 
 
 def write_text(path: Path, content: str) -> None:

@@ -299,7 +299,10 @@ def test_goes_on_where_it_stopped(
     said = capsys.readouterr()
     assert "[1/2] b: " in said.out
     assert f"predicted 1, already there 1, failed 1: {tmp_path / 'out'}" in said.out
-    failure = "c: expected memory for its prediction, got none left (out of memory)"
+    failure = (
+        "c: expected more free memory, got none left (out of memory); close other programs, or "
+        "choose fewer workers or a smaller batch"
+    )
     assert f"failed: {failure}\n" in said.out
     assert said.err == f"recycle-predict: 1 failed\n  - {failure}\n"
     monkeypatch.undo()

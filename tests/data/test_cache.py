@@ -300,7 +300,7 @@ def test_plan_file_is_plain_json(make_dataset: MakeDataset, tmp_path: Path) -> N
         raise AssertionError(f"{constant} is no JSON")
 
     content = json.loads((prepared.folder / "plan.json").read_text(), parse_constant=refuse)
-    assert set(content) == {"plan", "cases"}
+    assert set(content) == {"plan", "cases", "hash"}
     assert not list(prepared.folder.glob("*.tmp"))
 
 

@@ -146,6 +146,20 @@ def test_a_bad_case_is_named_and_the_others_are_evaluated(
     assert "\n" not in scores.failed["c1"]
 
 
+def test_an_error_that_nobody_expects_costs_one_case(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hashed(path: Path) -> str:
+        if path.name.startswith("c1"):
+            raise MemoryError
+        return "0"
+
+    monkeypatch.setattr("recycleseg.evaluation.folder.content_hash", hashed)
+    scores = evaluate_folder(*folders, labels=LABELS)
+    assert scores.case_ids == ("c0", "c2")
+    assert scores.failed["c1"].startswith("c1: expected more free memory, got none left; close")
+
+
 def test_axes_in_another_order_are_the_same_grid(folders: tuple[Path, Path]) -> None:
     expected = evaluate_folder(*folders, labels=LABELS)
     for path in folders[1].iterdir():

@@ -8,6 +8,7 @@ import signal
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, get_args
@@ -19,14 +20,19 @@ from recycleseg.cli._arguments import Guide, checked_arguments
 from recycleseg.cli._help import answer_if_asked
 from recycleseg.data.identity import ContentMemo
 from recycleseg.data.volumes import PixelSize
-from recycleseg.files import listed
+from recycleseg.errors import described, is_expected, show_traceback
+from recycleseg.files import listed, system_errors_name
 from recycleseg.folders import check_apart
 from recycleseg.names import printable_message
 from recycleseg.progress import plain_console
 from recycleseg.run.factory import cache_root
 from recycleseg.training.stopping import Stopped, signals_to
 
-# Exit code if some cases failed and the others are done.
+# Exit code after an error that nobody expected, which is a fault of the program.
+PROGRAM_FAULT = 1
+# Exit code if the input is wrong, or the system or the memory cannot do it.
+WRONG_INPUT = 2
+# Exit code if some cases failed and the others are done. After a signal it is 128 + its number.
 CASES_FAILED = 3
 # What commands that keep finished cases say after Ctrl-C.
 CONTINUE = "run the same command again to continue"
@@ -42,20 +48,49 @@ def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
         interrupted: what to tell the user after Ctrl-C.
 
     Returns:
-        The exit code of the command; 2 if its input is wrong, 130 after Ctrl-C, 143 after SIGTERM.
+        The exit code of the command, or one of those above it.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name may hold letters that it cannot write
             stream.reconfigure(errors="backslashreplace")
     try:
         with signals_to(_raise, signal.SIGTERM):
-            return command()
-    except (ValueError, OSError) as error:
-        print_error(f"{name}: error: {error}")
-        return 2
+            code = command()
+            with system_errors_name(Path("standard output")):
+                sys.stdout.flush()
+            return code
     except KeyboardInterrupt as stop:
         print_error(f"{name}: {str(stop) or f'interrupted; {interrupted}'}")
         return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+    except (Exception, SystemExit) as error:
+        if _output_closed(error):
+            _give_up_output()
+            return 128 + signal.SIGPIPE
+        if isinstance(error, SystemExit):  # of --help
+            raise
+        show_traceback(error)
+        print_error(f"{name}: error: {described(error)}")
+        _give_up_output()
+        return WRONG_INPUT if is_expected(error) else PROGRAM_FAULT
+
+
+def _output_closed(error: BaseException) -> bool:
+    """Whether the reader of the output, such as `head`, has gone; Rich makes a SystemExit of it."""
+    found: BaseException | None = error
+    while isinstance(found, (OSError, SystemExit)):
+        if isinstance(found, BrokenPipeError):
+            return True
+        found = found.__context__
+    return False
+
+
+def _give_up_output() -> None:
+    """Drop what cannot be printed, because Python would complain about it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def print_error(message: str) -> None:

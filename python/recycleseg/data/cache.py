@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -16,7 +17,13 @@ from torch import Tensor
 
 from recycleseg.data.check import inspect_dataset
 from recycleseg.data.geometry import Orientation
-from recycleseg.data.identity import ContentMemo, Contents, case_contents, changed_contents
+from recycleseg.data.identity import (
+    ContentMemo,
+    Contents,
+    case_contents,
+    changed_contents,
+    content_hash,
+)
 from recycleseg.data.layout import Case, Dataset, dataset_error
 from recycleseg.data.preprocess import (
     Plan,
@@ -28,7 +35,7 @@ from recycleseg.data.preprocess import (
 )
 from recycleseg.data.upright import UprightGrid
 from recycleseg.data.volumes import read_image, read_label
-from recycleseg.files import read_json_object, write_json, written_whole
+from recycleseg.files import FileError, as_json, read_json_object, write_json, written_whole
 from recycleseg.names import file_name
 from recycleseg.progress import Progress, followed
 
@@ -46,6 +53,7 @@ class PreparedDataset:
         folder: where the arrays are.
         contents: case_id -> "image" and "label" -> hash of the files that it was made from.
         records: case_id -> what the arrays alone do not tell (spacing, orientation, ...).
+        note: what the user should know about the cache, in one line; or nothing.
     """
 
     dataset: Dataset
@@ -53,6 +61,7 @@ class PreparedDataset:
     folder: Path
     contents: Contents
     records: Mapping[str, Mapping[str, Any]]
+    note: str = ""
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -138,7 +147,8 @@ def prepare_dataset(
     the contents of their files, so copies of a data set share what is prepared, whatever the name
     and place of their folders. SETTINGS is a hash of channels, classes, training cases,
     configuration and the version of the code. A file gets its name only when it is complete, and
-    `plan.json` comes last; a folder without it is prepared again. Images are float32, so a case
+    `plan.json` comes last. It has the hashes of all arrays and of itself. A folder without it, or
+    with a file that is not what was written there, is prepared again. Images are float32, so a case
     from the cache equals the same image prepared for inference bit for bit.
 
     Args:
@@ -157,17 +167,47 @@ def prepare_dataset(
     if contents is None:
         contents = read_contents(dataset, cache_dir, workers=workers)
     folder = _set_folder(cache_dir, dataset.name, contents) / _settings_key(dataset, config)
-    plan_path = folder / "plan.json"
-    if not plan_path.exists():
+    plan_path, content, note = folder / "plan.json", None, ""
+    if os.path.lexists(plan_path):
+        try:
+            content = _read_plan(plan_path, cache_dir, workers)
+        except FileError as error:
+            note = f"{error}; all cases are prepared again"
+    if content is None:
         plan, records = _build(dataset, config, folder, workers, progress)
         now = read_contents(dataset, cache_dir, workers=workers)
         if changed := changed_contents(contents, now):
             problem = "expected files that stay the same while they are prepared, got a change of"
             raise dataset_error(dataset.root, [f"{problem} {part}" for part in changed])
-        write_json(plan_path, {"plan": plan.to_dict(), "cases": records})
-    content = read_json_object(plan_path)
+        content = as_json({"plan": plan.to_dict(), "cases": records})
+        write_json(plan_path, {**content, "hash": _key(content)})
     plan = Plan.from_dict(content["plan"])
-    return PreparedDataset(dataset, plan, folder, contents, content["cases"])
+    return PreparedDataset(dataset, plan, folder, contents, content["cases"], note)
+
+
+def _read_plan(path: Path, cache_dir: Path, workers: int) -> dict[str, Any]:
+    """The content of plan.json.
+
+    Raises:
+        FileError: it or an array beside it is not what was written there.
+    """
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise FileError(f"{path}: expected the file that was written there, got none")
+    content = read_json_object(path)
+    if content.pop("hash", None) != _key(content):
+        raise FileError(f"{path}: expected the file that was written there, got a changed one")
+    arrays = {
+        path.with_name(name): value
+        for record in content["cases"].values()
+        for name, value in record["arrays"].items()
+    }
+    with ContentMemo(cache_dir) as memo:
+        found = memo.hashes(arrays, workers=workers)
+    for array, value in arrays.items():
+        if found[array] != value:
+            got = "a changed one" if array.is_file() else "none"
+            raise FileError(f"{array}: expected the file that was written there, got {got}")
+    return content
 
 
 def _build(
@@ -195,9 +235,12 @@ def _prepare(case: Case, plan: Plan, folder: Path) -> dict[str, Any]:
     volumes = read_image(case.image_paths, len(plan.channel_names))
     prepared = preprocess_image(volumes, plan, case_id=case.case_id)
     label = preprocess_label(read_label(case.label_path), prepared, plan)
-    _save_array(_array_path(folder, case.case_id, "image"), prepared.image)
-    _save_array(_array_path(folder, case.case_id, "label"), label)
+    made = {"image": prepared.image, "label": label}
+    paths = {kind: _array_path(folder, case.case_id, kind) for kind in made}
+    for kind, array in made.items():
+        _save_array(paths[kind], array)
     return {
+        "arrays": {path.name: content_hash(path) for path in paths.values()},
         "shape": list(prepared.image.shape[1:]),
         "spacing": prepared.spacing,
         "screen_size": volumes[0].screen_spacing is not None,
@@ -237,21 +280,34 @@ def _array_path(folder: Path, case_id: str, kind: str) -> Path:
 
 
 def _save_array(path: Path, array: Tensor) -> None:
+    values = np.ascontiguousarray(array.numpy())
+    # Not `np.save`, which does not say why a disk refuses the values.
     with written_whole(path) as temporary, temporary.open("wb") as file:
-        np.save(file, np.ascontiguousarray(array.numpy()))
+        header = np.lib.format.header_data_from_array_1_0(values)
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(values.data)
 
 
 def _map_array(path: Path) -> Tensor:
     """An .npy file as a tensor that reads a page when it is used; changes stay in memory.
 
     `np.memmap` would hold two file descriptors for every array.
+
+    Raises:
+        FileError: the file is not such an array any more.
     """
-    with path.open("rb") as file:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        offset = file.tell()
-    storage = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
-    torch_dtype = torch.from_numpy(np.empty(0, dtype)).dtype
-    array = torch.empty(0, dtype=torch_dtype)
-    array.set_(storage, offset // dtype.itemsize, shape)  # type: ignore[call-overload]
+    try:
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            offset = file.tell()
+        storage = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+        torch_dtype = torch.from_numpy(np.empty(0, dtype)).dtype
+        array = torch.empty(0, dtype=torch_dtype)
+        array.set_(storage, offset // dtype.itemsize, shape)  # type: ignore[call-overload]
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise FileError(
+            f"{path}: expected the array that was written there, got: {error}; start again to "
+            "prepare it anew"
+        ) from error
     return array

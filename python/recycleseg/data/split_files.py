@@ -102,7 +102,7 @@ def read_groups(root: Path) -> dict[str, str] | None:
         FileError: the file is invalid.
     """
     path = root / SPLIT_FILE
-    return _groups_of(read_json_object(path).get("groups"), SPLIT_FILE) if path.exists() else None
+    return _groups_of(read_json_object(path).get("groups"), str(path)) if path.exists() else None
 
 
 def write_split(root: Path, parts: Parts, groups: Mapping[str, str] | None) -> list[Path]:

@@ -23,6 +23,7 @@ from recycleseg.data.patients import named_patients, noticed_patients
 from recycleseg.data.regrid import on_grid
 from recycleseg.data.sizes import EVALUATION_OPTION, mixed_sizes, screen_note
 from recycleseg.data.volumes import PixelSize, Volume, read_label, sized
+from recycleseg.errors import described, show_traceback
 from recycleseg.evaluation.labels import find_labels
 from recycleseg.evaluation.pairs import Pair, Pairs, find_pairs
 from recycleseg.evaluation.remarks import longest_side, patients_note, tolerance_notes
@@ -329,6 +330,9 @@ def _try_case(
         return _evaluate_case(pair, labels, options, pixel_size, device)
     except FileError as error:
         return str(error)
+    except Exception as error:  # the other cases are still evaluated
+        show_traceback(error)
+        return f"{pair.case_id}: {described(error)}"
 
 
 def _evaluate_case(

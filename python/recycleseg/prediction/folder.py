@@ -18,6 +18,7 @@ from recycleseg.classes import max_entropy
 from recycleseg.data.identity import ContentMemo, joint_hash
 from recycleseg.data.probabilities import write_probabilities
 from recycleseg.data.volumes import map_name, write_like
+from recycleseg.errors import described, show_traceback
 from recycleseg.files import FileError, finished_name, shortened, write_json
 from recycleseg.folders import check_no_links, delete_files
 from recycleseg.names import case_problem, folded
@@ -351,6 +352,7 @@ def process_cases(
             # The prediction gets no name, so that its memory is free before the next one.
             folder.write(case_id, segment(case_id), time.perf_counter() - start)
         except Exception as error:
+            show_traceback(error)
             failure = _one_line(case_id, error)
         # Outside of the `except` block, because the error holds the tensors of the case.
         if failure is not None:
@@ -362,10 +364,5 @@ def process_cases(
 
 def _one_line(case_id: str, error: Exception) -> str:
     """Why a case failed, in one line."""
-    text = " ".join(str(error).split())
-    if isinstance(error, FileError):
-        return text
-    out_of_memory = "out of memory" in text or "can't allocate memory" in text
-    if out_of_memory or isinstance(error, MemoryError):
-        return f"{case_id}: expected memory for its prediction, got none left ({text[:200]})"
-    return f"{case_id}: {type(error).__name__}: {text[:300]}"
+    text = " ".join(described(error).split())
+    return text if isinstance(error, FileError) else f"{case_id}: {text}"

@@ -14,7 +14,7 @@ from recycleseg.data.cache import PreparedDataset, prepare_dataset, read_content
 from recycleseg.data.layout import read_dataset
 from recycleseg.data.patches import PatchSampler
 from recycleseg.data.phantom import write_phantom
-from recycleseg.progress import stages
+from recycleseg.progress import print_line, stages
 from recycleseg.run.config import TrainConfig
 from recycleseg.run.factory import cache_root
 
@@ -40,7 +40,10 @@ def load_training_data(config: TrainConfig, console: Console) -> PreparedDataset
         contents = read_contents(dataset, cache, progress=progress)
     with stages(console, "checking", "preprocessing") as progress:
         settings = config.preprocess
-        return prepare_dataset(dataset, settings, cache, contents=contents, progress=progress)
+        data = prepare_dataset(dataset, settings, cache, contents=contents, progress=progress)
+    if data.note:
+        print_line(console, data.note)
+    return data
 
 
 class TrainingBatches:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
+from recycleseg.files import system_errors_name
 from recycleseg.names import printable
 from recycleseg.run.metrics_log import open_metrics, read_metrics
+from recycleseg.training.event_file import EventFile
 
 
 class RunLogger:
@@ -30,14 +30,19 @@ class RunLogger:
         self._file = open_metrics(metrics_path, first_step)
         validations = [line["step"] for line in read_metrics(metrics_path) if "val_dice" in line]
         self.validated = max(validations, default=0)
-        self._writer = SummaryWriter(str(tensorboard), purge_step=first_step + 1)
+        self._path = metrics_path
+        self._events = EventFile(tensorboard, first_step)
 
     def __enter__(self) -> RunLogger:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._writer.close()
+        try:
+            with system_errors_name(self._path):
+                self._file.close()
+        finally:
+            with system_errors_name(self._events.path):
+                self._events.close()
 
     def log(self, step: int, scalars: Mapping[str, float | list[float]]) -> None:
         """Record scalars after optimiser step `step`; non-finite values become null in JSON."""
@@ -47,9 +52,12 @@ class RunLogger:
             values = value if isinstance(value, list) else [value]
             for i, v in enumerate(values, 1):
                 tag = printable(f"{name}/{i}" if listed else name)
-                self._writer.add_scalar(tag, v, step)
+                self._events.add_scalar(tag, v, step)
             finite = [v if math.isfinite(v) else None for v in values]
             line[name] = finite if listed else finite[0]
-        self._file.write(json.dumps(line) + "\n")
+        with system_errors_name(self._events.path):
+            self._events.flush()
+        with system_errors_name(self._path):
+            self._file.write(json.dumps(line) + "\n")
         if "val_dice" in line:
             self.validated = step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from pathlib import Path
 from typing import Any
@@ -105,13 +106,20 @@ def write_itk(path: Path, array: Array, grid: Volume, names: Names | None) -> No
         packed = temporary.with_suffix(".mha") if path.suffix.lower() == ".mhd" else temporary
         writer.SetFileName(str(packed))
         try:
-            writer.Execute(image)
+            _execute(writer, image)
             if grid.spacing is None:
                 packed.write_bytes(without_size(packed.read_bytes(), path.suffix.lower()))
             packed.replace(temporary)
         except BaseException:
             packed.unlink(missing_ok=True)
             raise
+
+
+def _execute(writer: Any, image: Any) -> None:
+    try:
+        writer.Execute(image)
+    except RuntimeError as error:  # ITK does not tell what the system answered
+        raise OSError(errno.EIO, "ITK cannot write the file") from error
 
 
 def _bytes_of_voxels(path: Path, reader: Any) -> int:
