@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.fuzz.harness import SECONDS, TRIED
+from tests.fuzz.harness import SECONDS, TARGETS, TRIED, function_of
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Count the targets that share a time."""
+    TARGETS.update(function_of(item.nodeid) for item in items)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

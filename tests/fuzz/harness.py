@@ -1,6 +1,7 @@
 """Give a reader damaged files for some seconds: it reads them or refuses them, in little memory.
 
-The environment variable RECYCLESEG_FUZZ_SECONDS says for how long each reader is tried.
+The environment variable RECYCLESEG_FUZZ_SECONDS says for how long each reader is tried; the targets
+of one test function share the time.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 import resource
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +41,13 @@ class Tried:
 
 
 TRIED: dict[str, Tried] = {}
+# Test function -> number of its targets.
+TARGETS: Counter[str] = Counter()
+
+
+def function_of(test: str) -> str:
+    """The test function in pytest's name of a test, "FILE::FUNCTION[PARAMETERS] (PHASE)"."""
+    return test.split("[")[0].split(" ")[0]
 
 
 def fuzz(
@@ -77,7 +86,8 @@ def fuzz(
         taken = _status("VmHWM") - before
         assert taken <= LIMIT + _BESIDES, f"{taken / 2**20:.0f} MiB were taken"
 
-    end, number = time.monotonic() + SECONDS, 0
+    seconds = SECONDS / TARGETS[function_of(os.environ["PYTEST_CURRENT_TEST"])]
+    end, number = time.monotonic() + seconds, 0
     with _limited():
         while number == 0 or time.monotonic() < end:
             in_round = settings(
