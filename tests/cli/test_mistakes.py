@@ -112,7 +112,6 @@ TRAIN = {
     "hippocampus": "hippocampus: expected an option before it; did you mean --preset hippocampus?",
     "optim.steps=100": "optim.steps=100: expected an option before it; did you mean "
     "--optim.steps=100?",
-    "--seed 1 --seed 2": "--seed: expected once, got 1 and 2",
     "--resume=yes": "--resume: expected no value, got 'yes'",
     "--resume --overwrite": "--resume, --overwrite: expected at most one of them, got both",
     # Paths.
@@ -218,8 +217,6 @@ EVALUATE = {
     "exist; did you mean labelsTs?",
     "-p predictions -r labelsTs -o out --tolerance-mm abc": "--tolerance-mm: expected a number, "
     "got 'abc'",
-    "-p predictions -r labelsTs -o out --tolerance 2": "unknown option --tolerance; did you mean "
-    "--tolerance-mm?",
     "-p predictions -r labelsTs -o out --tol 2": "unknown option --tol; did you mean "
     "--tolerance-mm?",
     "-p predictions --gt labelsTs -o out": "unknown option --gt; did you mean --ref?",

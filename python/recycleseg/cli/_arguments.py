@@ -1,7 +1,8 @@
 """The words of a command line, checked and in one spelling, before the parser gets them.
 
-Dashes and underscores are the same. Each option must be known, stand once, and have a value of its
-type; otherwise the message says what was expected, and what the user probably meant.
+Dashes and underscores are the same. Of two values of an option the last one counts. Each option
+must be known and have a value of its type; otherwise the message says what was expected, and what
+the user probably meant.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def checked_arguments(
         read_file: reads the file of an option `--config`.
 
     Raises:
-        ValueError: an option is not known, stands twice, or has a wrong value, or a word or a
+        ValueError: an option is not known or has a wrong value, or a word or a
             required option is missing or too many.
     """
     reader = _Reader(parser, guide, settings or {}, read_file)
@@ -138,7 +139,7 @@ class _Reader:
                     raise ValueError(self._about_loose(word, waiting))
                 continue
             name, equals, value = word.partition("=")
-            action = self.options.get(name.replace("_", "-"))
+            action = self._option(name.replace("_", "-"))
             if action is None or is_group(action, self.parser):
                 raise ValueError(about_unknown(name, self.parser))
             if action.dest == "print_config":
@@ -146,6 +147,13 @@ class _Reader:
                 continue
             values = [value] if equals else self._values_of(action, waiting)
             self._take(action, values)
+
+    def _option(self, name: str) -> Action | None:
+        """The option of this name, or the only one that begins with these whole words."""
+        if name in self.options or not name.startswith("--"):
+            return self.options.get(name)
+        longer = {n: a for n, a in self.options.items() if n.startswith(f"{name}-")}
+        return next(iter(longer.values())) if len(longer) == 1 else None
 
     def _values_of(self, action: Action, waiting: deque[str]) -> list[str]:
         """The words that follow an option and belong to it."""
@@ -175,18 +183,17 @@ class _Reader:
 
     def _take(self, action: Action, values: list[str]) -> None:
         name = option_name(action)
-        before = self.given.setdefault(action.dest, values)
-        is_file = action.dest == "config" and self.read_file is not None
-        if not is_file and before is not values:
-            if before == values:
-                return
-            advice = f"; write {name} {' '.join([*before, *values])}" if action.nargs == "+" else ""
+        before = self.given.get(action.dest, values)
+        self.given[action.dest] = values
+        if action.nargs == "+" and before != values:
             got = " and ".join(" ".join(some) or "no value" for some in (before, values))
-            raise ValueError(f"{name}: expected once, got {got}{advice}")
+            raise ValueError(
+                f"{name}: expected once, got {got}; write {name} {' '.join([*before, *values])}"
+            )
         option = action.option_strings[-1]
         if action.nargs == 0:
             self._take_flag(action, option, values)
-        elif is_file and self.read_file is not None:
+        elif action.dest == "config" and self.read_file is not None:
             self._need(action, values)
             content = self.read_file(values[0])
             self.words += ["--config", yaml.safe_dump(dict(content))]

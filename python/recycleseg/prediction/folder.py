@@ -176,9 +176,12 @@ class PredictionFolder:
         if case_id in self._refused:
             raise FileError(self._refused[case_id])
         delete_files(self._files_there([case_id]), self.root)
+        self._record_content(case_id)
+        self._save_record()
+
+    def _record_content(self, case_id: str) -> None:
         self._note_content(case_id)
         self.record["contents"][case_id] = self._contents[case_id]
-        self._save_record()
 
     def _note_content(self, case_id: str) -> None:
         hashes = self._memo.hashes(self._inputs.get(case_id, ()))
@@ -190,6 +193,8 @@ class PredictionFolder:
         The label map comes last, because its presence tells that the case is done.
         """
         volume, name = prediction.volume, self._names[case_id]
+        if case_id not in self.record["contents"]:  # there was no `begin`
+            self._record_content(case_id)
         names = prediction.names
         if prediction.probs is not None:
             write_probabilities(self.root / f"{case_id}.npz", prediction.probs)
