@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 import os
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -67,7 +68,7 @@ def of_the_version_before(
 
     def change(path: Path) -> None:
         with safe_open(path, framework="pt") as file:
-            values = json.loads(file.metadata()["recycleseg"])
+            values = json.loads(file.metadata()["recycleseg"].partition(" ")[2])
             content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         del values["checksums"]
         values["format_version"] = 1
@@ -194,7 +195,9 @@ OF_THE_FILE: dict[str, Damage] = {
     "one digit of the state": rewritten(
         lambda c: c.replace(rb"\"best_dice\": 0", rb"\"best_dice\": 5", 1)
     ),
-    "no checksum of the state": with_header(lambda h: h["__metadata__"].pop("crc32") and None),
+    "no checksum of the state": rewritten(
+        lambda c: re.sub(rb'"recycleseg":"[0-9a-f]{8} \{', rb'"recycleseg":"{         ', c, count=1)
+    ),
     "exponent of a weight": flipped(f"average/{HEAD}", 3, 6),
     "lowest bit of a weight": flipped(f"average/{STEM}", 0, 0),
     "sign of a weight": flipped(f"average/{STEM}", 3, 7),

@@ -87,8 +87,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         **checkpoint.state,
         "checksums": {name: _checksum(tensor) for name, tensor in tensors.items()},
     }
-    header = json.dumps(state)
-    metadata = {"recycleseg": header, "crc32": _crc32(header)}
+    # One value in a fixed order, so that equal checkpoints are equal files.
+    header = json.dumps(state, sort_keys=True)
+    metadata = {"recycleseg": f"{_crc32(header)} {header}"}
     with written_whole(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
         with open(temporary, "rb+") as written:  # so that a power cut leaves no empty file
@@ -123,8 +124,10 @@ def _read_header(
     path: Path, metadata: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, str] | None]:
     """The state, and the checksums of the tensors or None if the version has none."""
-    header = metadata["recycleseg"]
-    if metadata.get("crc32", _crc32(header)) != _crc32(header):
+    header, checksum = metadata["recycleseg"], None
+    if not header.startswith("{"):  # the version without checksums begins like this
+        checksum, _, header = header.partition(" ")
+    if checksum not in (None, _crc32(header)):
         raise FileError(f"{path}: expected the header that was saved, got another: it is damaged")
     state = parse_json_object(header, f"{path}: header")
     version, checksums = state.pop("format_version", None), state.pop("checksums", None)
@@ -132,7 +135,7 @@ def _read_header(
         raise FileError(f"{path}: expected checkpoint format {FORMAT_VERSION}, got {version!r}")
     if version == _WITHOUT_CHECKSUMS:
         checksums = None
-    elif "crc32" not in metadata or not isinstance(checksums, dict):
+    elif checksum is None or not isinstance(checksums, dict):
         raise FileError(f"{path}: expected checksums in the header, got none")
     state.setdefault("step", None)
     for name, value in state.items():
