@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recycleseg.files import finished_name, listed, part_of_file, write_text
+from recycleseg.files import finished_name, listed, part_of_file, read_json, write_text
 
 
 @pytest.fixture
@@ -43,3 +43,8 @@ def test_a_list_in_a_list_is_indented() -> None:
         "    - Scout",
         "  - x",
     ]
+
+
+def test_numbers_that_json_does_not_have_are_null(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[NaN, Infinity, -Infinity, 1e999, -2.5e3, 1]")
+    assert read_json(tmp_path / "a.json") == [None, None, None, None, -2500.0, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -148,7 +149,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in a file.
+    """The JSON value in a file; NaN and Infinity, which are not JSON, become null.
 
     Raises:
         FileError: the file cannot be read or holds something else.
@@ -195,9 +196,15 @@ def parse_json_object(text: str | bytes, source: str) -> dict[str, Any]:
     return _object(_parse_json(text, source), source)
 
 
+def _finite(number: str) -> float | None:
+    """A number in JSON; None, as null in JSON, for NaN and for what a float cannot hold."""
+    value = float(number)
+    return value if math.isfinite(value) else None
+
+
 def _parse_json(text: str | bytes, source: str) -> Any:
     try:
-        content = json.loads(text)
+        content = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except ValueError as error:
         raise FileError(f"{source}: expected JSON, got: {error}") from error
     except RecursionError as error:
