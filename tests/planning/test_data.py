@@ -18,7 +18,7 @@ from recycleseg.planning.data import plan_for_data
 
 def printed(root: Path) -> list[str]:
     console = Console(file=io.StringIO(), width=60)
-    plan_for_data({"data": str(root), "time": "1h", "memory": "2G"}, console)
+    plan_for_data({"data": str(root), "time": "1h", "memory": "8G"}, console)
     assert isinstance(console.file, io.StringIO)
     return [line for line in console.file.getvalue().splitlines() if "planning" not in line]
 

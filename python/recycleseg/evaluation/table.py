@@ -132,4 +132,8 @@ def _read_table(
 def _values(key: str) -> Any:
     """The label value, or the values of a region, that nnU-Net's key stands for."""
     values = [int(value) for value in key.strip("()").split(",") if value.strip()]
-    return values if key.startswith("(") else values[0]
+    if key.startswith("("):
+        return values
+    if len(values) != 1:
+        raise ValueError(f"a label value as key, but with {key!r}")
+    return values[0]
