@@ -148,7 +148,7 @@ def _structures(
     labels: Mapping[str, int | tuple[int, ...]] | Sequence[str],
 ) -> tuple[tuple[str, ...], Structures | None, int | None]:
     """Names, the label values of each structure (None for masks), and the ignore label."""
-    if not isinstance(labels, Mapping | Sequence) or isinstance(labels, str) or not labels:
+    if not isinstance(labels, (Mapping, Sequence)) or isinstance(labels, str) or not labels:
         raise ValueError(
             "labels: expected a mapping from names to labels, or a sequence of names of masks, "
             f"got {labels!r}"
@@ -195,7 +195,7 @@ def _structures(
 
 
 def _is_label(value: Any) -> bool:
-    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     return is_integer and 0 <= value <= MAX_LABEL
 
 

@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 def refuse_mask(name: str, x: Any) -> None:
     """Raise ValueError for a masked array, whose mask no operation heeds."""
-    if isinstance(x, np.ma.MaskedArray | torch.masked.MaskedTensor):
+    if isinstance(x, (np.ma.MaskedArray, torch.masked.MaskedTensor)):
         raise ValueError(
             f"{name}: expected an array without a mask, got {type(x).__name__}: fill in the values "
             "under its mask, such as by .filled(0)"

@@ -27,15 +27,16 @@ def is_tensor(name: str, x: Any) -> None:
 def numbers(name: str, values: Any) -> list[float]:
     """One real number or several as floats, which may be NaN or infinite."""
     found = []
-    # torch.compile can trace floats and integers, alone or in lists and tuples.
-    for item in values if isinstance(values, list | tuple) else _items(name, values):
-        is_plain = isinstance(item, float | int) and not isinstance(item, bool)
+    # torch.compile can trace floats and integers, alone or in lists and tuples. Before PyTorch 2.10
+    # it cannot trace `isinstance(item, float | int)`.
+    for item in values if isinstance(values, (list, tuple)) else _items(name, values):
+        is_plain = isinstance(item, (float, int)) and not isinstance(item, bool)
         found.append(float(item) if is_plain else _number(name, values, item))
     return found
 
 
 def _items(name: str, values: Any) -> list[Any]:
-    if isinstance(values, float | int):
+    if isinstance(values, (float, int)):
         return [values]
     refuse_mask(name, values)
     return list(values) if np.ndim(values) else [values]
@@ -43,7 +44,7 @@ def _items(name: str, values: Any) -> list[Any]:
 
 def _number(name: str, values: Any, item: Any) -> float:
     try:
-        if np.ndim(item) == 0 and not isinstance(item, str | bytes | bool | np.bool_):
+        if np.ndim(item) == 0 and not isinstance(item, (str, bytes, bool, np.bool_)):
             return float(item)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         pass
@@ -60,7 +61,7 @@ def finite_numbers(name: str, values: Any) -> list[float]:
 
 def integer(name: str, value: Any, least: int, most: int) -> int:
     """value is an integer, and no bool, from least to most."""
-    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not is_integer or not least <= value <= most:
         raise ValueError(f"{name}: expected {least} to {most}, got {value!r}")
     return int(value)
@@ -68,7 +69,7 @@ def integer(name: str, value: Any, least: int, most: int) -> int:
 
 def flag(name: str, value: Any) -> bool:
     """value is True or False."""
-    if not isinstance(value, bool | np.bool_):
+    if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name}: expected True or False, got {value!r}")
     return bool(value)
 

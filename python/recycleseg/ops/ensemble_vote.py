@@ -122,7 +122,7 @@ def ensemble_vote(
     _vote_checks.choices(source_type, method, exclusive, num_classes)
     if hasattr(members, "ndim"):
         members = _vote_checks.unstacked(members)
-    elif not isinstance(members, Iterable) or isinstance(members, str | bytes):
+    elif not isinstance(members, Iterable) or isinstance(members, (str, bytes)):
         raise ValueError(
             "members: expected an array (K, ...) or an iterable of arrays, got "
             f"{type(members).__name__}"
