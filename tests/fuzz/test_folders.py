@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import time
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from tests.fuzz.folder_mutations import mutate
+from tests.fuzz.harness import SECONDS
 from tests.tiny_runs import write_tiny_run
 
 from recycleseg.cli import _common
@@ -25,8 +25,6 @@ from recycleseg.cli.predict import main as predict
 from recycleseg.cli.train import main as train
 from recycleseg.data.probabilities import write_probabilities
 from recycleseg.data.volumes import write_volume
-
-SECONDS = float(os.environ.get("RECYCLESEG_FUZZ_SECONDS", "2"))
 
 Main = Callable[[Sequence[str]], int]
 Write = Callable[[Path], None]

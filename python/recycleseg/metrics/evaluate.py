@@ -22,7 +22,7 @@ from recycleseg.metrics.measure import Structures, measure
 from recycleseg.metrics.overlap import in_one_map, outcomes, overlap_metrics
 from recycleseg.metrics.scores import Scores
 from recycleseg.metrics.surface import surface_metrics, tolerance_names
-from recycleseg.ops._checks import flag, numbers
+from recycleseg.ops._checks import flag, is_integer, numbers
 from recycleseg.ops.distance_transform import MAX_SPACING, MIN_SPACING
 from recycleseg.ops.surface_distances import DEFINITIONS
 from recycleseg.units import steps, unit_of
@@ -195,8 +195,7 @@ def _structures(
 
 
 def _is_label(value: Any) -> bool:
-    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return is_integer and 0 <= value <= MAX_LABEL
+    return is_integer(value) and 0 <= value <= MAX_LABEL
 
 
 def _percentile(percentile: Any) -> float:

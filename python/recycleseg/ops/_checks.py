@@ -59,10 +59,14 @@ def finite_numbers(name: str, values: Any) -> list[float]:
     return found
 
 
+def is_integer(value: Any) -> bool:
+    """Whether value is an integer of Python or NumPy, and no bool."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def integer(name: str, value: Any, least: int, most: int) -> int:
     """value is an integer, and no bool, from least to most."""
-    is_integer = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not is_integer or not least <= value <= most:
+    if not is_integer(value) or not least <= value <= most:
         raise ValueError(f"{name}: expected {least} to {most}, got {value!r}")
     return int(value)
 

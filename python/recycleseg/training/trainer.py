@@ -284,9 +284,7 @@ class Trainer:
         """The work of a step, at a learning rate of zero."""
         for _ in range(self.config.optim.accumulation):
             self.loss_of_batch(index).loss.backward()
-        clip_and_step(self.optimizer, 0.0, self.config.optim.grad_clip)
-        if self.average is not None:
-            self.average.update(self.network)
+        self._update(0.0)
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """Do one optimiser step over `accumulation` batches.
@@ -305,12 +303,17 @@ class Trainer:
             if result.t_index is not None:
                 self.timesteps.update(result.loss_per_sample, result.t_index)
             del result, loss  # frees the logits before the next batch
-        norm = clip_and_step(self.optimizer, learning_rate(self.step, optim), optim.grad_clip)
+        norm = self._update(learning_rate(self.step, optim))
         self.skipped.add(mean_loss, norm)
-        if self.average is not None:
-            self.average.update(self.network)
         self.step += 1
         return mean_loss, norm
+
+    def _update(self, lr: float) -> Tensor:
+        """Move the weights by their gradients, and the average after them; the gradients' norm."""
+        norm = clip_and_step(self.optimizer, lr, self.config.optim.grad_clip)
+        if self.average is not None:
+            self.average.update(self.network)
+        return norm
 
     def loss_of_batch(self, index: int) -> StepResult:
         """Forward passes and loss of batch `index`; they depend only on seed, index and weights."""
