@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Sequence
 
@@ -22,7 +23,7 @@ def seconds_per_case(
 ) -> list[float]:
     """Expected time of sampling images of these shapes.
 
-    One forward pass of a batch of windows is measured. The numbers of windows, sampling steps and
+    Forward passes of a batch of windows are measured. The numbers of windows, sampling steps and
     samples tell how many such passes a case takes. All else (reading, the reverse step, counting)
     is left out, because it is short beside the network.
 
@@ -58,16 +59,18 @@ def seconds_per_case(
 def _seconds_of_pass(
     sampler: VolumeSampler, image_channels: int, batch: int, device: torch.device
 ) -> float:
-    """Time of the second of two forward passes, because the first one may compile."""
+    """Median time of three forward passes after a first one, which may compile."""
     image = torch.zeros(batch, image_channels, *sampler.patch_size, device=device)
     x, t = image, None
     if sampler.diffusion is not None:
         network_input = NetworkInput(image, sampler.mask_channels)
         network_input.mask.zero_()
         x, t = network_input.tensor, torch.ones(batch, device=device)
-    for _ in range(2):
+    seconds = []
+    for _ in range(4):
         start = time.perf_counter()
         sampler.network(x) if t is None else sampler.network(x, t=t)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])

@@ -22,7 +22,9 @@ VALIDATION_SHARE = 0.1
 SECONDS_TO_WRITE = 2.0
 # Fewer steps than this train nothing.
 LEAST_STEPS = 10
-_MEASURED_STEPS = 4
+# Steps that are measured: the first reads cases anew and compiles, and machines vary.
+_LEAST_MEASURED, _MOST_MEASURED = 4, 16
+_SECONDS_TO_MEASURE = 10.0
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,18 @@ class Speed:
 
 
 def seconds_per_step(step: Callable[[int], None], device: torch.device) -> float:
-    """Median time of an optimiser step, after a first one that warms up.
+    """Median time of optimiser steps, after a first one that warms up.
 
     Args:
         step: does the work of a step; it gets the number of the try.
         device: where it computes.
     """
-    seconds = []
-    for index in range(_MEASURED_STEPS):
+    seconds: list[float] = []
+    while len(seconds) < _LEAST_MEASURED or (
+        len(seconds) < _MOST_MEASURED and sum(seconds[1:]) < _SECONDS_TO_MEASURE
+    ):
         start = time.perf_counter()
-        step(index)
+        step(len(seconds))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
