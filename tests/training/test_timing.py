@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 
 from recycleseg.run.config import TrainConfig
 from recycleseg.run.options import OptimConfig, ValidationConfig
-from recycleseg.training.timing import Speed, expected_time, fit_to_time, seconds_per_step
+from recycleseg.training.timing import Speed, expected_time, fit_to_time
 
 OPEN = TrainConfig(optim=OptimConfig(steps=0), validation=ValidationConfig(every=0))
 SPEED = Speed(step=0.5, validation=(3.0, 3.0, 3.0), final=(10.0, 10.0))
@@ -73,18 +72,3 @@ def test_expected_time_counts_what_is_left() -> None:
         "about 7 min 35 s (training 6 min 42 s, 3 validations 33 s, final table 20 s)"
     )
     assert expected_time(fitted, SPEED, 1072) == "about 20 s (training 0 s, final table 20 s)"
-
-
-@pytest.mark.parametrize(("each", "number"), [(0.0, 16), (1.0, 11), (30.0, 4)])
-def test_quick_steps_are_measured_often_and_slow_ones_not_for_long(
-    monkeypatch: pytest.MonkeyPatch, each: float, number: int
-) -> None:
-    clock, done = [0.0], []
-
-    def step(index: int) -> None:
-        done.append(index)
-        clock[0] += each if index else 100.0  # the first one compiles
-
-    monkeypatch.setattr("recycleseg.training.timing.time.perf_counter", lambda: clock[0])
-    assert seconds_per_step(step, torch.device("cpu")) == each
-    assert done == list(range(number))

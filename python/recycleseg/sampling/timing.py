@@ -1,16 +1,39 @@
-"""The expected time of sampling, before any case is sampled."""
+"""The expected time of sampling, before any case is sampled; how the time of work is measured."""
 
 from __future__ import annotations
 
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
 from recycleseg.diffusion.network import NetworkInput
 from recycleseg.sampling.volume import VolumeSampler
+
+# What is tried: often if it is short, because machines vary; not for long if it is long.
+_LEAST_TRIES, _MOST_TRIES = 4, 16
+_SECONDS_TO_MEASURE = 10.0
+
+
+def median_seconds(work: Callable[[int], None], device: torch.device) -> float:
+    """Median time of a piece of work, after a first try, which may compile or read files anew.
+
+    Args:
+        work: gets the number of the try.
+        device: where it computes.
+    """
+    seconds: list[float] = []
+    while len(seconds) < _LEAST_TRIES or (
+        len(seconds) < _MOST_TRIES and sum(seconds[1:]) < _SECONDS_TO_MEASURE
+    ):
+        start = time.perf_counter()
+        work(len(seconds))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
 
 
 def seconds_per_case(
@@ -59,18 +82,15 @@ def seconds_per_case(
 def _seconds_of_pass(
     sampler: VolumeSampler, image_channels: int, batch: int, device: torch.device
 ) -> float:
-    """Median time of three forward passes after a first one, which may compile."""
+    """Time of a forward pass."""
     image = torch.zeros(batch, image_channels, *sampler.patch_size, device=device)
     x, t = image, None
     if sampler.diffusion is not None:
         network_input = NetworkInput(image, sampler.mask_channels)
         network_input.mask.zero_()
         x, t = network_input.tensor, torch.ones(batch, device=device)
-    seconds = []
-    for _ in range(4):
-        start = time.perf_counter()
+
+    def forward(_: int) -> None:
         sampler.network(x) if t is None else sampler.network(x, t=t)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
+
+    return median_seconds(forward, device)

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import math
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import accumulate
-
-import torch
 
 from recycleseg.progress import format_duration
 from recycleseg.run.config import TrainConfig
@@ -22,9 +17,6 @@ VALIDATION_SHARE = 0.1
 SECONDS_TO_WRITE = 2.0
 # Fewer steps than this train nothing.
 LEAST_STEPS = 10
-# Steps that are measured: the first reads cases anew and compiles, and machines vary.
-_LEAST_MEASURED, _MOST_MEASURED = 4, 16
-_SECONDS_TO_MEASURE = 10.0
 
 
 @dataclass(frozen=True)
@@ -46,25 +38,6 @@ class Speed:
         if not self.validation:
             return 0.0
         return sum(self.validation[:max_cases]) + SECONDS_TO_WRITE
-
-
-def seconds_per_step(step: Callable[[int], None], device: torch.device) -> float:
-    """Median time of optimiser steps, after a first one that warms up.
-
-    Args:
-        step: does the work of a step; it gets the number of the try.
-        device: where it computes.
-    """
-    seconds: list[float] = []
-    while len(seconds) < _LEAST_MEASURED or (
-        len(seconds) < _MOST_MEASURED and sum(seconds[1:]) < _SECONDS_TO_MEASURE
-    ):
-        start = time.perf_counter()
-        step(len(seconds))
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
 
 
 def fit_to_time(config: TrainConfig, speed: Speed, seconds: float) -> TrainConfig:

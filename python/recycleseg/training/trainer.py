@@ -39,7 +39,7 @@ from recycleseg.run.device import AutocastNetwork, bytes_per_value, choose_preci
 from recycleseg.run.environment import describe_environment
 from recycleseg.run.folder import RunFolder, inputs_of_run, run_root
 from recycleseg.sampling.memory import peak_memory, resident_memory
-from recycleseg.sampling.timing import seconds_per_case
+from recycleseg.sampling.timing import median_seconds, seconds_per_case
 from recycleseg.sampling.volume import VolumeSampler
 from recycleseg.sampling.watch import NonFiniteError
 from recycleseg.training.data import TrainingBatches, load_training_data
@@ -66,7 +66,7 @@ from recycleseg.training.reporting import (
     write_run_description,
 )
 from recycleseg.training.stopping import StopRequest
-from recycleseg.training.timing import Speed, expected_time, fit_to_time, seconds_per_step
+from recycleseg.training.timing import Speed, expected_time, fit_to_time
 
 
 class Trainer:
@@ -261,7 +261,7 @@ class Trainer:
     def measure_speed(self) -> Speed:
         """Time of steps and cases. No weight changes; what steps leave behind is made new."""
         self.network.train()
-        of_step = seconds_per_step(self._step_at_rest, self.device)
+        of_step = median_seconds(self._step_at_rest, self.device)
         self.optimizer = make_optimizer(self.network, self.config.optim)
         if self.average is not None:
             self.average = AveragedWeights(self.network, self.average.decay)
