@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import numpy as np
 import pytest
 
 from recycleseg.data.check import grid_problems
+from recycleseg.data.formats import itk_process
+from recycleseg.data.formats.itk_process import open_itk
 from recycleseg.data.volumes import read_image, read_label, read_volume, write_like, write_volume
 from recycleseg.files import FileError
 
@@ -211,3 +215,58 @@ def test_what_to_install(tmp_path: Path, ending: str, monkeypatch: pytest.Monkey
         f"{tmp_path}/x{ending}: expected SimpleITK to be installed for files of this kind, got "
         'none; run: pip install "recycleseg[formats]"'
     )
+
+
+def crashing(path: Path) -> Path:
+    """A header with a line of which ITK copies more than there is place for."""
+    path.write_bytes(b"NRRD0004\ntype: short\ndimension: 3\nspace: " + b"x" * 5000 + b"\n\n")
+    return path
+
+
+def test_a_crash_of_itk_ends_one_file(tmp_path: Path) -> None:
+    good = save(tmp_path / "good.nrrd", values())
+    for _ in range(2):
+        with (
+            pytest.raises(ValueError, match="^a file at which ITK ends with SIG"),
+            open_itk(crashing(tmp_path / "bad.nrrd"), "NrrdImageIO"),
+        ):
+            pass
+        np.testing.assert_array_equal(read_volume(good).array, values().transpose())
+
+
+def test_one_process_reads_one_file_after_the_other(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.mha", values())
+    read_volume(path)
+    before = list(itk_process._IDLE[os.getpid()])
+    process = before[-1]
+    with pytest.raises(ValueError, match="No such file"):
+        with open_itk(tmp_path / "none.mha", "MetaImageIO"):
+            pass
+    read_volume(path)
+    assert itk_process._IDLE[os.getpid()] == before
+    process._child.kill()  # as the system may, where memory is short
+    process._child.wait()
+    np.testing.assert_array_equal(read_volume(path).array, values().transpose())
+    assert process not in itk_process._IDLE[os.getpid()]
+
+
+def test_threads_read_at_the_same_time(tmp_path: Path) -> None:
+    paths = [save(tmp_path / f"{n}.nrrd", values() + n) for n in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        for number, volume in enumerate(pool.map(read_volume, paths * 3)):
+            np.testing.assert_array_equal(volume.array, values().transpose() + number % 12)
+
+
+def test_an_interrupted_read_leaves_nothing_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [save(tmp_path / f"{n}.mha", values() + n) for n in range(2)]
+    with monkeypatch.context() as patch:
+        patch.setattr(itk_process.np, "empty", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            read_volume(paths[0])
+    np.testing.assert_array_equal(read_volume(paths[1]).array, values().transpose() + 1)
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt

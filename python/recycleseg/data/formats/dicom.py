@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import locale
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from recycleseg.data.formats.dicom_slices import (
     volume_of,
 )
 from recycleseg.data.formats.extra import needed
+from recycleseg.data.formats.itk_process import open_itk
 from recycleseg.data.formats.volume import Array, Content, Volume
 from recycleseg.files import FileError
 
@@ -66,18 +66,10 @@ def _pixels(path: Path) -> Array:
 
 def _decoded_by_itk(path: Path) -> Array:
     """As `_pixels`; pydicom needs further libraries for some compressions, ITK brings its own."""
-    sitk = needed("SimpleITK", path)
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
-    # For some compressions GDCM sets the locale of the process to "C", in which Python takes text
-    # files for ASCII.
-    before = locale.setlocale(locale.LC_ALL)
-    try:
-        array = np.asarray(sitk.GetArrayFromImage(reader.Execute()))
-    finally:
-        locale.setlocale(locale.LC_ALL, before)
-    return array.reshape(array.shape[-2:])
+    needed("SimpleITK", path)
+    with open_itk(path, "GDCMImageIO") as file:
+        array = file.voxels()
+    return np.reshape(array, array.shape[-2:])
 
 
 def _of_frames(path: Path, volume: Any) -> Volume:

@@ -16,6 +16,7 @@ from recycleseg.data.formats.itk_header import (
     gives_size,
     without_size,
 )
+from recycleseg.data.formats.itk_process import ItkHeader, open_itk
 from recycleseg.data.formats.metaimage import check_metaimage, voxels_of_mhd
 from recycleseg.data.formats.volume import (
     Array,
@@ -46,41 +47,29 @@ def read_itk(path: Path, content: Content) -> list[Volume]:
     The number of voxels in the header is checked before memory is taken. If the file does not give
     the size of its voxels, the affine has voxels of length 1.
     """
-    sitk = needed("SimpleITK", path)
-    if path.suffix.lower() in (".mha", ".mhd"):
+    needed("SimpleITK", path)
+    ending = path.suffix.lower()
+    if ending in (".mha", ".mhd"):
         check_metaimage(path)
-    elif path.suffix.lower() == ".nrrd":
+    elif ending == ".nrrd":
         check_nrrd(path)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.SetImageIO(_READERS[path.suffix.lower()])
     try:
-        reader.ReadImageInformation()
-        if reader.GetDimension() not in (2, 3, 4):
-            raise FileError(f"{path}: expected 3 axes, got {reader.GetDimension()}")
-        voxels = _bytes_of_voxels(path, reader)
-        if path.suffix.lower() == ".gipl":
-            _check_gipl(path, voxels)
-        check_memory(path, 2 * voxels, _stored(path))  # ITK's image, and the array
-        if path.suffix.lower() == ".nrrd":
-            check_nrrd_stream(path, voxels)
-        image = reader.Execute()
-    except RuntimeError as error:  # several lines, of which the last tells the reason
-        with path.open("rb") as file:
-            start = file.read(132)
-        reason = str(error).strip().splitlines()[-1].split("): ", 1)[-1].strip()
-        raise ValueError(f"{reason} ({kind_of(start)})") from error
-    array = sitk.GetArrayFromImage(image)
-    if array.dtype.kind not in "buif":
-        raise FileError(f"{path}: expected real numbers, got {array.dtype}")
-    affine = swap_lps_ras(_affine_of(image))
+        with open_itk(path, _READERS[ending]) as file:
+            header = file.header
+            _check_header(path, header)
+            array = file.voxels()
+    except ValueError as error:
+        if isinstance(error, FileError):
+            raise
+        with path.open("rb") as damaged:
+            raise ValueError(f"{error} ({kind_of(damaged.read(132))})") from error
+    affine = swap_lps_ras(_affine_of(header))
     if not abs(np.linalg.det(affine)) > 0:
         raise FileError(f"{path}: expected an invertible affine, got {affine.tolist()}")
-    number = image.GetNumberOfComponentsPerPixel()
-    if image.GetDimension() == 2:
+    if len(header.size) == 2:
         array = array[None]
-    if number > 1:
-        channels = [array[..., c] for c in range(number)]
+    if header.components > 1:
+        channels = [array[..., c] for c in range(header.components)]
     else:
         channels = list(array) if array.ndim == 4 else [array]
     spacing = voxel_sizes(affine) if gives_size(path) else None
@@ -122,15 +111,20 @@ def _execute(writer: Any, image: Any) -> None:
         raise OSError(errno.EIO, "ITK cannot write the file") from error
 
 
-def _bytes_of_voxels(path: Path, reader: Any) -> int:
-    """Bytes of all voxels that a header declares."""
-    sitk = needed("SimpleITK", path)
-    channels = reader.GetNumberOfComponents() * (*reader.GetSize(), 1, 1)[3]
-    check_channels(path, channels)
-    # An image of one voxel tells the size of its numbers.
-    one = sitk.GetArrayViewFromImage(sitk.Image([1, 1], reader.GetPixelID()))
-    numbers = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
-    return int(numbers * one.itemsize)
+def _check_header(path: Path, header: ItkHeader) -> None:
+    """Refuse what is no image, or takes too much memory, or lacks voxels."""
+    if len(header.size) not in (2, 3, 4):
+        raise FileError(f"{path}: expected 3 axes, got {len(header.size)}")
+    check_channels(path, header.components * (*header.size, 1, 1)[3])
+    dtype = np.dtype(header.dtype)
+    if dtype.kind not in "buif":
+        raise FileError(f"{path}: expected real numbers, got {dtype}")
+    voxels = math.prod(header.size) * header.components * dtype.itemsize
+    if path.suffix.lower() == ".gipl":
+        _check_gipl(path, voxels)
+    check_memory(path, 2 * voxels, _stored(path))  # ITK's image, and the array
+    if path.suffix.lower() == ".nrrd":
+        check_nrrd_stream(path, voxels)
 
 
 def _stored(path: Path) -> int:
@@ -146,13 +140,13 @@ def _check_gipl(path: Path, voxels: int) -> None:
         raise ValueError(f"{max(there, 0)} of {voxels} bytes of voxels")
 
 
-def _affine_of(image: Any) -> Array:
+def _affine_of(header: ItkHeader) -> Array:
     """Voxel index -> left, posterior, superior in mm; (4, 4) also for one slice."""
-    dims = image.GetDimension()
+    dims = len(header.size)
     direction = np.eye(4)
-    direction[:dims, :dims] = np.reshape(image.GetDirection(), (dims, dims))
+    direction[:dims, :dims] = np.reshape(header.direction, (dims, dims))
     spacing, affine = np.ones(4), np.eye(4)
-    spacing[:dims] = image.GetSpacing()
+    spacing[:dims] = header.spacing
     affine[:3, :3] = direction[:3, :3] * spacing[:3]
-    affine[: min(dims, 3), 3] = image.GetOrigin()[:3]
+    affine[: min(dims, 3), 3] = header.origin[:3]
     return affine
