@@ -100,6 +100,29 @@ def test_label_takes_the_largest_share() -> None:
     assert resample_label(label, (6,), (0, 1, 2)).dtype == torch.uint8
 
 
+def label_by_whole_maps(label: torch.Tensor, shape: tuple[int, ...], number: int) -> torch.Tensor:
+    """As documented, without any box."""
+    shares = [resample((label == value).float()[None], shape)[0] for value in range(number)]
+    return torch.stack(shares).argmax(0).to(torch.uint8)
+
+
+@pytest.mark.parametrize("shape", [(9, 7, 5), (31, 40, 13), (3, 2, 1), (20, 17, 26)], ids=str)
+@pytest.mark.parametrize("extent", [1, 3, 12])
+def test_each_class_is_resampled_within_its_own_box(shape: tuple[int, ...], extent: int) -> None:
+    rng = np.random.default_rng(extent)
+    label = torch.zeros(20, 17, 13, dtype=torch.uint8)
+    for value in (1, 2, 3, 5):  # 4 is missing
+        start = rng.integers(0, np.array(label.shape) - min(extent, 12) + 1)
+        box = tuple(slice(first, first + extent) for first in start.tolist())
+        drawn = torch.from_numpy(rng.random(label[box].shape) < 0.7)
+        label[box][drawn] = value
+    expected = label_by_whole_maps(label, shape, 6)
+    assert torch.equal(resample_label(label, shape, range(6)), expected)
+    # Values need not begin with the background, and an absent one may come first.
+    of_three = resample_label(label, shape, (4, 0, 1, 2, 3, 5))
+    assert torch.equal(of_three, expected)
+
+
 def test_label_of_a_ball_survives_anisotropic_resampling() -> None:
     grid = np.stack(np.meshgrid(*[np.arange(24) - 11.5] * 3, indexing="ij"))
     ball = torch.from_numpy((np.linalg.norm(grid, axis=0) < 9).astype(np.uint8))

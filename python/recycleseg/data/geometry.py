@@ -9,10 +9,13 @@ from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
+import scipy  # loads its modules at first use
 import torch
 from torch import Tensor
 
 Kernel = Literal["linear", "cubic"]
+# A box of voxels.
+Region = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -84,19 +87,7 @@ def resample(
     Returns:
         (C, *shape), or its part.
     """
-    parts = part or [slice(None)] * len(shape)
-    taps = [
-        _taps(size, new_size, wanted, kernel)
-        for size, new_size, wanted in zip(x.shape[1:], shape, parts, strict=True)
-    ]
-    for axis, (places, _) in enumerate(taps, start=1):
-        first = int(places.min())
-        x = x.narrow(axis, first, int(places.max()) - first + 1)
-        places -= first
-    for axis, (places, weights) in enumerate(taps, start=1):
-        if weights is not None:
-            x = _weighted_sum(x, axis, places.to(x.device), weights.to(x))
-    return x.contiguous()
+    return _weighted_sums(*_narrowed(x, shape, part, kernel))
 
 
 def resample_label(label: Tensor, shape: Sequence[int], values: Sequence[int]) -> Tensor:
@@ -107,20 +98,41 @@ def resample_label(label: Tensor, shape: Sequence[int], values: Sequence[int]) -
     """
     if tuple(label.shape) == tuple(shape):
         return label.to(torch.uint8).contiguous()
-    return largest_share(
-        shape, values, lambda value: resample((label == value).float()[None], shape)[0]
-    )
+    boxes = scipy.ndimage.find_objects(label.numpy(), max(*values, 1))
+
+    def share(value: int) -> tuple[Region, Tensor] | None:
+        where: Region = (slice(None),) * label.ndim
+        if value > 0 and value != values[0]:
+            box = boxes[value - 1]
+            if box is None:
+                return None
+            where = tuple(map(_reached, box, label.shape, shape))
+        part, taps = _narrowed(label[None], shape, where, "linear")
+        return where, _weighted_sums((part == value).float(), taps)[0]
+
+    return largest_share(shape, values, share)
+
+
+def _reached(box: slice, size: int, new_size: int) -> slice:
+    """New voxels along an axis that see old ones of this range, and perhaps some more."""
+    step = size / new_size
+    reach = max(step, 1.0) + 1
+    first, last = ((end + 0.5) / step - 0.5 for end in (box.start - reach, box.stop - 1 + reach))
+    return slice(max(0, math.floor(first)), min(new_size, math.ceil(last) + 1))
 
 
 def largest_share(
-    shape: Sequence[int], values: Sequence[int], share: Callable[[int], Tensor]
+    shape: Sequence[int],
+    values: Sequence[int],
+    share: Callable[[int], tuple[Region, Tensor] | None],
 ) -> Tensor:
     """The label map in which the value with the largest share of a voxel wins.
 
     Args:
         shape: of the label map.
-        values: the label values; if shares are equal, the first value wins.
-        share: gives the shares (*shape) float32 of a value. It is called for one value at a time,
+        values: the label values, at least one; if shares are equal, the first value wins.
+        share: gives the shares float32 of a value within a region; elsewhere, and for None, they
+            are 0. That of the first value is the whole map. It is called for one value at a time,
             so that only few volumes are in memory.
 
     Returns:
@@ -129,10 +141,36 @@ def largest_share(
     best = torch.full(tuple(shape), -1.0)
     result = torch.zeros(tuple(shape), dtype=torch.uint8)
     for value in values:
-        score = share(value)
-        result[score > best] = value
-        best = torch.maximum(best, score)
+        if (found := share(value)) is not None:
+            where, score = found
+            result[where][score > best[where]] = value
+            torch.maximum(best[where], score, out=best[where])
     return result
+
+
+def _narrowed(
+    x: Tensor, shape: Sequence[int], part: Sequence[slice] | None, kernel: Kernel
+) -> tuple[Tensor, list[tuple[Tensor, Tensor | None]]]:
+    """The part of x (C, *S) that a part of the resampled result needs, and its `_taps`."""
+    taps = [
+        _taps(size, new_size, wanted, kernel)
+        for size, new_size, wanted in zip(
+            x.shape[1:], shape, part or [slice(None)] * len(shape), strict=True
+        )
+    ]
+    for axis, (places, _) in enumerate(taps, start=1):
+        first = int(places.min())
+        x = x.narrow(axis, first, int(places.max()) - first + 1)
+        places -= first
+    return x, taps
+
+
+def _weighted_sums(x: Tensor, taps: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+    """Resample x (C, *S), one axis after the other."""
+    for axis, (places, weights) in enumerate(taps, start=1):
+        if weights is not None:
+            x = _weighted_sum(x, axis, places.to(x.device), weights.to(x))
+    return x.contiguous()
 
 
 def _taps(size: int, new_size: int, wanted: slice, kernel: Kernel) -> tuple[Tensor, Tensor | None]:

@@ -12,7 +12,7 @@ import scipy  # loads its modules at first use
 import torch
 from torch import Tensor
 
-from recycleseg.data.geometry import Kernel, largest_share, resample
+from recycleseg.data.geometry import Kernel, Region, largest_share, resample
 
 Array = np.ndarray[Any, Any]
 
@@ -115,10 +115,11 @@ class UprightGrid:
         """
         matrix, offset = _split(np.array(self.to_file))
 
-        def share(value: int) -> Tensor:
+        def share(value: int) -> tuple[Region, Tensor]:
             inside = _widened((label.numpy() == value).astype(np.float32))
             beyond = float(value == 0)
-            return torch.from_numpy(_transform(inside, matrix, offset + 1, self.shape, 1, beyond))
+            found = _transform(inside, matrix, offset + 1, self.shape, 1, beyond)
+            return (slice(None),) * 3, torch.from_numpy(found)
 
         return largest_share(self.shape, values, share)
 
