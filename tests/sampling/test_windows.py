@@ -65,7 +65,7 @@ def test_windows_equal_imgx(reference: Reference, channels_first: ChannelsFirst,
     starts = window_starts(image_shape, patch_size, overlap)
 
     x = channels_first(arrays["in/x"])
-    windows = extract_windows(x, starts, patch_size)
+    windows = torch.stack([extract_windows(item, starts, patch_size) for item in x])
     expected = torch.from_numpy(np.moveaxis(arrays["batch_patch_grid_sample"], -1, 2))
     assert torch.equal(windows, expected)
     # A few roundings, because up to twelve float32 values are summed in another order.
@@ -91,9 +91,9 @@ def test_windows_cover_every_voxel_once_each(
 ) -> None:
     starts = window_starts(image_shape, patch_size, overlap)
     assert len(starts.unique(dim=0)) == len(starts)
-    voxels = torch.arange(int(np.prod(image_shape))).view(1, 1, *image_shape)
+    voxels = torch.arange(int(np.prod(image_shape))).view(1, *image_shape)
     windows = extract_windows(voxels, starts, patch_size)
-    assert windows.shape == (1, len(starts), 1, *patch_size)
+    assert windows.shape == (len(starts), 1, *patch_size)
     assert torch.equal(windows.unique(), voxels.flatten())
 
 
@@ -140,7 +140,7 @@ def test_a_grid_merges_a_few_windows_at_a_time(
     x = torch.randn(3, *image_shape, generator=generator)
     assert torch.equal(
         torch.cat([grid.cut(x, windows) for windows in grid.batches(3)]),
-        extract_windows(x[None], grid.starts, patch_size)[0],
+        extract_windows(x, grid.starts, patch_size),
     )
 
 
@@ -205,7 +205,7 @@ def test_window_starts_refuses(
 
 
 def test_cutting_refuses() -> None:
-    x = torch.zeros(1, 1, 4, 4)
+    x = torch.zeros(1, 4, 4)
     with pytest.raises(ValueError, match=r"starts: expected windows of \(2, 2\) within \(4, 4\)"):
         extract_windows(x, torch.tensor([[3, 0]]), (2, 2))
     with pytest.raises(ValueError, match=r"got one at \(0, -1\)"):

@@ -43,7 +43,12 @@ class NetworkInput:
         batch, self.mask_channel, *spatial = image.shape
         shape = (batch, *spatial, self.mask_channel + mask_channels)
         self.tensor = torch.empty(shape, dtype=image.dtype, device=image.device).movedim(-1, 1)
-        self.tensor[:, : self.mask_channel] = image
+        self.image.copy_(image)
+
+    @property
+    def image(self) -> Tensor:
+        """View of the image (B, C_img, *S)."""
+        return self.tensor[:, : self.mask_channel]
 
     @property
     def mask(self) -> Tensor:

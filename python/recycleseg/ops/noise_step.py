@@ -33,6 +33,11 @@ def x_to_mask(x: Tensor) -> Tensor:
     return (x.clamp(-1, 1) + 1) / 2
 
 
+def x_to_mask_(x: Tensor) -> Tensor:
+    """`x_to_mask` in place, which saves two volumes."""
+    return x.clamp_(-1, 1).add_(1).div_(2)
+
+
 @torch.no_grad()
 def noise_step(
     source: Tensor,

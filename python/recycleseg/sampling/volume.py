@@ -16,7 +16,7 @@ from recycleseg.classes import probabilities
 from recycleseg.diffusion.network import Network, NetworkInput
 from recycleseg.diffusion.process import GaussianDiffusion
 from recycleseg.diffusion.samplers import Sampler, draws_noise, reverse_step, sample
-from recycleseg.ops.noise_step import x_to_mask
+from recycleseg.ops.noise_step import x_to_mask_
 from recycleseg.progress import Progress
 from recycleseg.sampling.graphs import GraphedSteps
 from recycleseg.sampling.watch import WatchedNetwork, check_finite
@@ -172,6 +172,7 @@ class VolumeSampler:
         channels = self.num_classes * (2 if diffusion.learns_variance else 1)
         batches = grid.batches(self.window_batch)
         merger = RowMerger(grid, channels, batches, image.device)
+        x: NetworkInput | None = None
         for index in reversed(range(diffusion.num_timesteps)):
             t_index = torch.full((1,), index, device=image.device)
             noise = None
@@ -179,7 +180,7 @@ class VolumeSampler:
                 noise = torch.randn(shape, generator=own, device=own.device)[None]
             done = diffusion.num_timesteps - 1 - index
             for windows in batches:
-                x = self._network_input(image, x_t, predicted, grid, windows)
+                x = self._network_input(image, x_t, predicted, grid, windows, x)
                 time = diffusion.network_time(t_index).expand(len(x.tensor)).contiguous()
                 model_out = self._call(x.tensor, time)[: len(grid.starts[windows])]
                 for rows, out in merger.add(model_out, windows):
@@ -208,13 +209,25 @@ class VolumeSampler:
         predicted: Tensor | None,
         grid: WindowGrid,
         windows: slice,
+        before: NetworkInput | None,
     ) -> NetworkInput:
-        """Windows of the image and the mask as the network sees them, window_batch if compiled."""
-        of_image = self._filled(grid.cut(image, windows))
-        x = NetworkInput(of_image, self.mask_channels)
-        x.mask[:, : self.num_classes] = self._filled(x_to_mask(grid.cut(x_t[0], windows)))
-        if self.self_conditioning and predicted is not None:
-            x.mask[:, self.num_classes :] = self._filled(grid.cut(predicted[0], windows))
+        """Windows of the image and the mask as the network sees them, window_batch if compiled.
+
+        They take the place of those `before`, because new memory costs more than filling it.
+        """
+        number = len(grid.starts[windows])
+        size = self.window_batch if self.compiled else number
+        if before is not None and len(before.tensor) == size:
+            x = before
+        else:
+            shape = (size, len(image), *self.patch_size)
+            x = NetworkInput(image.new_empty(shape), self.mask_channels)
+        grid.cut(image, windows, x.image[:number])
+        masks = [x_t] if predicted is None or not self.self_conditioning else [x_t, predicted]
+        for of_mask, volume in zip(x.mask.split(self.num_classes, dim=1), masks, strict=True):
+            grid.cut(volume[0], windows, of_mask[:number])
+        x.tensor[number:] = x.tensor[:1]
+        x_to_mask_(x.mask[:, : self.num_classes])
         return x
 
     def _filled(self, windows: Tensor) -> Tensor:

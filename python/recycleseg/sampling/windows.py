@@ -66,21 +66,29 @@ def num_windows(image_shape: Sequence[int], patch_size: Sequence[int], overlap: 
     return math.prod(len(range(0, max(n - p, 0), p - s)) + 1 for n, p, s in along)
 
 
-def extract_windows(x: Tensor, starts: Tensor, patch_size: Sequence[int]) -> Tensor:
+def extract_windows(
+    x: Tensor, starts: Tensor, patch_size: Sequence[int], out: Tensor | None = None
+) -> Tensor:
     """Cut windows out of x.
 
     Args:
-        x: (B, C, *S).
+        x: (C, *S).
         starts: (N, n) first voxels.
         patch_size: n sizes.
+        out: where they go; None makes it.
 
     Returns:
-        (B, N, C, *patch_size), a copy.
+        (N, C, *patch_size), a copy.
 
     Raises:
         ValueError: a window is not within x.
     """
-    return torch.stack([x[box] for box in _boxes(starts, patch_size, x.shape[2:])], dim=1)
+    boxes = _boxes(starts, patch_size, x.shape[1:])
+    if out is None:
+        out = x.new_empty((len(boxes), len(x), *patch_size))
+    for window, box in zip(out, boxes, strict=True):
+        window.copy_(x[box])
+    return out
 
 
 def _gaussian(size: int) -> Tensor:
@@ -129,9 +137,9 @@ class WindowGrid:
         """The indices of all windows, as ranges of at most `size`."""
         return [slice(first, first + size) for first in range(0, len(self), size)]
 
-    def cut(self, x: Tensor, windows: slice) -> Tensor:
-        """A copy of windows (n, C, *patch_size) of x (C, *image_shape)."""
-        return extract_windows(x[None], self.starts[windows], self.patch_size)[0]
+    def cut(self, x: Tensor, windows: slice, out: Tensor | None = None) -> Tensor:
+        """A copy of windows (n, C, *patch_size) of x (C, *image_shape), in `out` if it is given."""
+        return extract_windows(x, self.starts[windows], self.patch_size, out)
 
     def add(self, mean: Tensor, values: Tensor, windows: slice, first_row: int = 0) -> None:
         """Add the values of windows to the weighted mean.
@@ -150,7 +158,7 @@ class WindowGrid:
         shifted[:, 0] -= first_row
         boxes = _boxes(shifted, self.patch_size, self.image_shape)
         for value, box, start in zip(values, boxes, starts.tolist(), strict=True):
-            mean[box] += value * self._weight(start)
+            mean[box].addcmul_(value, self._weight(start))
 
     def _weight(self, start: Sequence[int]) -> Tensor:
         weight, *others = [s[first] for s, first in zip(self._shares, start, strict=True)]
@@ -203,6 +211,8 @@ class RowMerger:
         grid.add(self._band, values, windows, first)
         is_last = windows.stop >= len(grid)
         stop = grid.image_shape[0] if is_last else int(grid.starts[windows.stop, 0])
+        if stop == first:
+            return
         for rows in slabs((stop - first, *grid.image_shape[1:]), len(self._band)):
             yield slice(first + rows.start, first + rows.stop), self._band[:, rows]
         unfinished = self._band[:, stop - first :].clone()
