@@ -81,7 +81,7 @@ def test_two_that_prepare_at_once_do_not_disturb_each_other(
         first, second = (future.result() for future in work)
     assert first.folder == second.folder
     files = [path.name for path in first.folder.iterdir()]
-    assert len(files) == 2 * len(dataset.cases) + 1
+    assert len(files) == 3 * len(dataset.cases) + 1
     assert not any(name.startswith(".part") for name in files)
     for case in (case for part in dataset.split for case in dataset.split[part]):
         assert torch.equal(first.case(case).image, second.case(case).image)

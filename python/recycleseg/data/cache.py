@@ -25,6 +25,7 @@ from recycleseg.data.identity import (
     content_hash,
 )
 from recycleseg.data.layout import Case, Dataset, dataset_error
+from recycleseg.data.positions import Positions, find_positions
 from recycleseg.data.preprocess import (
     Plan,
     PreparedCase,
@@ -40,7 +41,7 @@ from recycleseg.names import file_name
 from recycleseg.progress import Progress, followed
 
 # Raise it with every change of the code that gives other arrays for the same files.
-_VERSION = 7
+_VERSION = 8
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,11 @@ class PreparedDataset:
             label_path=self.dataset.cases[case_id].label_path,
             classes=self.plan.classes,
             upright=record["upright"] and UprightGrid.from_dict(record["upright"]),
+            positions=Positions(
+                _map_array(_array_path(self.folder, case_id, "positions")),
+                tuple(record["foreground"]),
+                record["known"],
+            ),
         )
 
     def _of_training(self, key: str) -> np.ndarray[Any, Any]:
@@ -235,12 +241,15 @@ def _prepare(case: Case, plan: Plan, folder: Path) -> dict[str, Any]:
     volumes = read_image(case.image_paths, len(plan.channel_names))
     prepared = preprocess_image(volumes, plan, case_id=case.case_id)
     label = preprocess_label(read_label(case.label_path), prepared, plan)
-    made = {"image": prepared.image, "label": label}
+    positions = find_positions(label, plan.classes, plan.spatial_dims)
+    made = {"image": prepared.image, "label": label, "positions": positions.flat}
     paths = {kind: _array_path(folder, case.case_id, kind) for kind in made}
     for kind, array in made.items():
         _save_array(paths[kind], array)
     return {
         "arrays": {path.name: content_hash(path) for path in paths.values()},
+        "foreground": positions.foreground,
+        "known": positions.known,
         "shape": list(prepared.image.shape[1:]),
         "spacing": prepared.spacing,
         "screen_size": volumes[0].screen_spacing is not None,

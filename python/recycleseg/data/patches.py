@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from recycleseg.data.positions import Positions, find_positions
 from recycleseg.data.preprocess import PreparedCase
-
-# Enough positions per class to cover any structure; more would only use memory.
-_MAX_POSITIONS = 20_000
 
 
 class PatchSampler:
@@ -66,8 +64,7 @@ class PatchSampler:
         self.foreground_probability = foreground_probability
         self.seed = seed
         self.imgx_compat = imgx_compat
-        self._positions: dict[int, list[np.ndarray[Any, Any]]] = {}
-        self._known_positions: dict[int, np.ndarray[Any, Any]] = {}
+        self._positions: dict[int, Positions] = {}  # of cases that do not bring their own
         self._epoch: tuple[int, np.ndarray[Any, Any]] = (-1, np.empty(0))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
@@ -106,9 +103,11 @@ class PatchSampler:
         centred = high // 2
         too_small = high < 0
         wants_foreground = rng.random() < self.foreground_probability
-        classes = self._foreground(index) if wants_foreground else []
-        if classes or (classes := self._known(index)):
-            flat = rng.choice(classes[rng.integers(len(classes))])
+        positions = self._positions_of(index)
+        flat = positions.draw_foreground(rng) if wants_foreground else None
+        if flat is None:
+            flat = positions.draw_known(rng)
+        if flat is not None:
             voxel = np.array(np.unravel_index(flat, shape))
             low = np.maximum(low, voxel - np.array(self.patch_size) + 1)
             high = np.minimum(high, voxel)
@@ -117,35 +116,14 @@ class PatchSampler:
         starts = rng.integers(low, np.maximum(low, high), endpoint=True)
         return [int(start) for start in np.where(too_small, centred, starts)]
 
-    def _foreground(self, index: int) -> list[np.ndarray[Any, Any]]:
-        """Flat voxel indices of every class in a case, at most 20 000 per class."""
+    def _positions_of(self, index: int) -> Positions:
+        case = self.cases[index]
+        if case.positions is not None:
+            return case.positions
         if index not in self._positions:
-            label, _ = self.cases[index].classes.split(self._label(index))
-            overlapping = label.ndim == self.cases[index].image.ndim
-            flat = label.flatten(1).numpy() if overlapping else label.flatten()[None].numpy()
-            present = [1] if overlapping else np.flatnonzero(np.bincount(flat[0]))
-            found = [np.flatnonzero(row == value) for row in flat for value in present if value]
-            rng = np.random.default_rng((self.seed, 2, index))
-            self._positions[index] = [
-                rng.permutation(positions)[:_MAX_POSITIONS] for positions in found if positions.size
-            ]
+            dims = len(self.patch_size)
+            self._positions[index] = find_positions(self._label(index), case.classes, dims)
         return self._positions[index]
-
-    def _known(self, index: int) -> list[np.ndarray[Any, Any]]:
-        """Flat indices of voxels that are not ignored, as of one class; empty without ignore label.
-
-        They are up to 20 000 random ones, because all of them may be almost the whole image.
-        """
-        if index not in self._known_positions:
-            _, known = self.cases[index].classes.split(self._label(index))
-            flat = np.zeros(1, np.bool_) if known is None else known.flatten().numpy()
-            rng = np.random.default_rng((self.seed, 3, index))
-            drawn = rng.integers(flat.size, size=_MAX_POSITIONS)
-            found = drawn[flat[drawn]]
-            found = found if found.size else rng.permutation(np.flatnonzero(flat))[:_MAX_POSITIONS]
-            self._known_positions[index] = found
-        found = self._known_positions[index]
-        return [found] if found.size else []
 
 
 def _copy_patch(x: Tensor, starts: Sequence[int], patch: Tensor) -> None:
@@ -155,4 +133,5 @@ def _copy_patch(x: Tensor, starts: Sequence[int], patch: Tensor) -> None:
         first, last = max(start, 0), min(start + patch.shape[axis], x.shape[axis])
         x = x.narrow(axis, first, last - first)
         patch = patch.narrow(axis, first - start, last - first)
-    patch.copy_(x)
+    # NumPy's copy, because PyTorch's would take all threads from the network for a short piece.
+    patch.numpy()[...] = x.numpy()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from rich.console import Console
@@ -17,6 +20,8 @@ from recycleseg.data.phantom import write_phantom
 from recycleseg.progress import print_line, stages
 from recycleseg.run.config import TrainConfig
 from recycleseg.run.factory import cache_root
+
+Made = TypeVar("Made")
 
 
 def load_training_data(config: TrainConfig, console: Console) -> PreparedDataset:
@@ -46,6 +51,31 @@ def load_training_data(config: TrainConfig, console: Console) -> PreparedDataset
     return data
 
 
+class Ahead(Generic[Made]):
+    """Makes what comes next in a thread, while the device is busy.
+
+    Args:
+        make: gives what belongs to an index, and depends on nothing else.
+        depth: how many are made ahead.
+    """
+
+    def __init__(self, make: Callable[[int], Made], depth: int = 2) -> None:
+        self._make = make
+        self._depth = depth
+        self._coming: dict[int, Future[Made]] = {}
+        self._thread = ThreadPoolExecutor(1, "ahead")
+
+    def __call__(self, index: int) -> Made:
+        """What belongs to an index; after it, that of the next ones is made."""
+        wanted = range(index, index + 1 + self._depth)
+        for old in [i for i in self._coming if i not in wanted]:
+            self._coming.pop(old).cancel()
+        for i in wanted:
+            if i not in self._coming:
+                self._coming[i] = self._thread.submit(self._make, i)
+        return self._coming.pop(index).result()
+
+
 class TrainingBatches:
     """Augmented batches of training patches.
 
@@ -68,7 +98,7 @@ class TrainingBatches:
         self._device = device
         # On the CPU, because an augmentation has few parameters and each draw would cost a kernel.
         self._generator = torch.Generator()
-        self._patches = PatchSampler(
+        patches = PatchSampler(
             data.cases("train"),
             patch_size,
             config.optim.batch_size,
@@ -76,10 +106,11 @@ class TrainingBatches:
             seed=config.seed,
             imgx_compat=config.imgx_compat,
         )
+        self._patches = Ahead(patches.batch)
 
     def __call__(self, index: int, *, augment_seed: int) -> tuple[Tensor, Tensor]:
         """Images (B, C_img, *P) and targets of batch `index`, on the device."""
-        image, label = self._patches.batch(index)
+        image, label = self._patches(index)
         if self._device.type == "cuda":
             # Without pinned memory the host would wait for the copy.
             image, label = image.pin_memory(), label.pin_memory()
