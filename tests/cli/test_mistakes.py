@@ -233,7 +233,7 @@ EVALUATE = {
     "-p predictions -r labelsTs -o out --overwrit": "unknown option --overwrit; did you mean "
     "--overwrite?",
 }
-VERBS = "expected check, show, plan, split or convert"
+VERBS = "expected check, show, plan, split, convert or cache"
 DATA = {
     "": f"{VERBS}, got no command; such as: recycle-data check Dataset123_Name",
     "chek Dataset123_Liver": f"{VERBS}, got chek; did you mean check?",

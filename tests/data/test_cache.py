@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,13 +19,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recycleseg.data import cache
+from recycleseg.data import cache, cache_files, cached_facts
 from recycleseg.data.cache import prepare_dataset
-from recycleseg.data.layout import Dataset, read_dataset
+from recycleseg.data.cache_files import CacheFiles, read_facts, size_of, write_facts
+from recycleseg.data.check import inspect_dataset
+from recycleseg.data.layout import Case, Dataset, read_dataset
 from recycleseg.data.preprocess import PreprocessConfig, native_label, restore
 from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.files import FileError
-from recycleseg.names import file_name
 
 MakeDataset = Callable[..., Path]
 CONFIG = PreprocessConfig()
@@ -33,7 +36,8 @@ def forbid_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def build(*args: Any) -> None:
         raise AssertionError("the cache was not used")
 
-    monkeypatch.setattr(cache, "_build", build)
+    monkeypatch.setattr(cache, "_prepare", build)
+    monkeypatch.setattr(cached_facts, "read_case", build)
 
 
 def rewrite_image(dataset: Dataset) -> Dataset:
@@ -66,23 +70,22 @@ def test_two_that_prepare_at_once_do_not_disturb_each_other(
 ) -> None:
     """Both write every case; in two containers even the numbers of the processes may be equal."""
     dataset = read_dataset(make_dataset())
-    save, written = np.save, threading.Barrier(2)
+    save, written = cache_files._save_array, threading.Barrier(2)
 
     def save_together(*arguments: Any) -> None:
+        written.wait(60)  # both are at this array of this case
         save(*arguments)
-        written.wait(60)  # both have opened and filled their file of this case
 
-    monkeypatch.setattr(np, "save", save_together)
+    monkeypatch.setattr(cache_files, "_save_array", save_together)
     with ThreadPoolExecutor(2) as pool:
         work = [
             pool.submit(prepare_dataset, dataset, CONFIG, tmp_path / "cache", workers=1)
             for _ in range(2)
         ]
         first, second = (future.result() for future in work)
-    assert first.folder == second.folder
-    files = [path.name for path in first.folder.iterdir()]
-    assert len(files) == 3 * len(dataset.cases) + 1
-    assert not any(name.startswith(".part") for name in files)
+    assert first.entries == second.entries
+    names = {path.name for folder in first.entries.values() for path in folder.iterdir()}
+    assert names == {"image.npy", "label.npy", "positions.npy", "case.json"}
     for case in (case for part in dataset.split for case in dataset.split[part]):
         assert torch.equal(first.case(case).image, second.case(case).image)
 
@@ -114,11 +117,11 @@ def test_arrays_are_mapped_and_changes_stay_in_memory(
     make_dataset: MakeDataset, tmp_path: Path
 ) -> None:
     prepared = prepare_dataset(read_dataset(make_dataset()), CONFIG, tmp_path / "cache")
-    stored = np.load(prepared.folder / "c0.image.npy")
+    stored = np.load(prepared.entries["c0"] / "image.npy")
     case = prepared.case("c0")
     assert torch.equal(case.image, torch.from_numpy(stored))
     case.image.zero_()
-    np.testing.assert_array_equal(np.load(prepared.folder / "c0.image.npy"), stored)
+    np.testing.assert_array_equal(np.load(prepared.entries["c0"] / "image.npy"), stored)
     assert torch.equal(prepared.case("c0").image, torch.from_numpy(stored))
 
 
@@ -136,12 +139,20 @@ def test_second_time_nothing_is_computed(
 
 
 @pytest.mark.parametrize(
-    "change", [rewrite_image, rename_case, rename_class, drop_training_case, None]
+    ("change", "anew"),
+    [
+        (rewrite_image, {"c0"}),
+        (rename_case, set()),
+        (rename_class, {"c0", "c1", "c2", "c3", "c4"}),
+        (drop_training_case, set()),
+        (None, {"c0", "c1", "c2", "c3", "c4"}),
+    ],
 )
-def test_changed_inputs_are_prepared_again(
+def test_what_a_change_concerns_is_prepared_again(
     make_dataset: MakeDataset,
     tmp_path: Path,
     change: Callable[[Dataset], Dataset] | None,
+    anew: set[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dataset = read_dataset(make_dataset())
@@ -149,10 +160,25 @@ def test_changed_inputs_are_prepared_again(
     if change is None:
         monkeypatch.setattr(cache, "_VERSION", cache._VERSION + 1)
     changed = dataset if change is None else change(dataset)
+    prepared = count_prepared(monkeypatch)
     second = prepare_dataset(changed, CONFIG, tmp_path / "cache")
-    assert second.folder != first.folder
+    assert set(prepared) == anew
     if change is rewrite_image:
         assert torch.equal(second.case("c0").image, first.case("c0").image.flip(1))
+    if change is rename_case:
+        assert second.entries["c9"] == first.entries["c0"]
+
+
+def count_prepared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The cases that are prepared from now on."""
+    prepare, prepared = cache._prepare, []
+
+    def counted(case: Case, *others: Any) -> Any:
+        prepared.append(case.case_id)
+        return prepare(case, *others)
+
+    monkeypatch.setattr(cache, "_prepare", counted)
+    return prepared
 
 
 def touch(root: Path) -> Path:
@@ -188,7 +214,7 @@ def test_the_same_contents_are_prepared_once(
     forbid_work(monkeypatch)
     dataset = read_dataset(change(first.dataset.root))
     second = prepare_dataset(dataset, CONFIG, tmp_path / "cache")
-    assert second.folder == first.folder and second.contents == first.contents
+    assert second.entries == first.entries and second.contents == first.contents
     assert torch.equal(second.case("c0").image, first.case("c0").image)
 
 
@@ -218,17 +244,16 @@ def test_corrected_labels_of_the_same_size_and_time_are_seen(
 
 
 @pytest.mark.parametrize("name", ["Dataset004_Hippocampus", "Two words", "a/b", ".."])
-def test_folder_has_the_name_of_the_data_set(
+def test_plans_know_the_name_of_the_data_set(
     make_dataset: MakeDataset, tmp_path: Path, name: str
 ) -> None:
     dataset = replace(read_dataset(make_dataset()), name=name)
     prepared = prepare_dataset(dataset, CONFIG, tmp_path / "cache")
-    (found,) = (tmp_path / "cache").glob(f"{file_name(name.lower())}-*/*/plan.json")
-    assert found.parent == prepared.folder
-    shapes = {
-        case_id: case["shape"] for case_id, case in json.loads(found.read_text())["cases"].items()
-    }
-    assert shapes == {case_id: [6, 7, 5] for case_id in dataset.cases}
+    (plan,) = CacheFiles(tmp_path / "cache").plans()
+    assert plan.name == name
+    assert set(plan.entries) == set(prepared.entries.values())
+    folders = {path.name for path in tmp_path.iterdir()}
+    assert folders == {"cache", dataset.root.name}
 
 
 def test_files_that_change_while_they_are_prepared_are_named(
@@ -238,7 +263,7 @@ def test_files_that_change_while_they_are_prepared_are_named(
 
     def prepare_and_change(*args: Any) -> Any:
         made = prepare(*args)
-        if args[0].case_id == "c2":
+        if args[0].case_id == "c0":
             rewrite_image(dataset)
         return made
 
@@ -246,7 +271,8 @@ def test_files_that_change_while_they_are_prepared_are_named(
     monkeypatch.setattr(cache, "_prepare", prepare_and_change)
     with pytest.raises(FileError, match="stay the same while .*, got a change of image of c0"):
         prepare_dataset(dataset, CONFIG, tmp_path / "cache")
-    assert not list((tmp_path / "cache").rglob("plan.json"))
+    assert not list((tmp_path / "cache").glob("plans/*"))
+    assert len(list((tmp_path / "cache").glob("prepared/*/case.json"))) == 4
 
 
 def test_configurations_live_side_by_side(
@@ -254,54 +280,118 @@ def test_configurations_live_side_by_side(
 ) -> None:
     dataset = read_dataset(make_dataset())
     configs = [CONFIG, PreprocessConfig(shape=(4, 4, 4)), PreprocessConfig(intensity="zscore")]
-    folders = [prepare_dataset(dataset, config, tmp_path / "cache").folder for config in configs]
-    assert len(set(folders)) == 3
+    entries = [prepare_dataset(dataset, config, tmp_path / "cache").entries for config in configs]
+    assert len({folder for of_config in entries for folder in of_config.values()}) == 15
     forbid_work(monkeypatch)
-    again = [prepare_dataset(dataset, config, tmp_path / "cache").folder for config in configs]
-    assert again == folders
+    again = [prepare_dataset(dataset, config, tmp_path / "cache").entries for config in configs]
+    assert again == entries
 
 
-def test_interrupted_preparation_is_done_again(
+def test_what_was_finished_before_an_interruption_stays(
     make_dataset: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = read_dataset(make_dataset())
     whole = prepare_dataset(dataset, CONFIG, tmp_path / "whole")
+    folder = whole.entries["c3"].name
 
     def save_some(path: Path, array: torch.Tensor) -> None:
-        if path.name.startswith("c3"):
-            path.with_name(f"{path.name}.tmp").write_bytes(b"half")
+        if path.parent.name == folder and path.name == "label.npy":
+            path.with_name(f".part-1-{path.name}").write_bytes(b"half")
             raise KeyboardInterrupt
         save(path, array)
 
-    save = cache._save_array
-    monkeypatch.setattr(cache, "_save_array", save_some)
-    with pytest.raises(KeyboardInterrupt):
-        prepare_dataset(dataset, CONFIG, tmp_path / "cache")
-    monkeypatch.undo()
-    again = prepare_dataset(dataset, CONFIG, tmp_path / "cache")
+    save = cache_files._save_array
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_files, "_save_array", save_some)
+        with pytest.raises(KeyboardInterrupt):
+            prepare_dataset(dataset, CONFIG, tmp_path / "cache", workers=1)
+    prepared = count_prepared(monkeypatch)
+    monkeypatch.setattr(cached_facts, "read_case", None)  # all facts are known
+    again = prepare_dataset(dataset, CONFIG, tmp_path / "cache", workers=1)
+    assert set(prepared) - {"c4"} == {"c3"}  # c4 may have begun before the interruption
     for case_id in dataset.cases:
         assert torch.equal(again.case(case_id).image, whole.case(case_id).image)
+    CacheFiles(tmp_path / "cache").clear()
+    assert not list((tmp_path / "cache/prepared").iterdir())
 
 
-def test_bad_data_leaves_no_cache(make_dataset: MakeDataset, tmp_path: Path) -> None:
+def test_bad_data_prepares_nothing(make_dataset: MakeDataset, tmp_path: Path) -> None:
     dataset = read_dataset(make_dataset())
     for case_id in ("c1", "c3"):
         path = dataset.cases[case_id].image_paths[0]
         path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(FileError, match="2 problems"):
-        prepare_dataset(dataset, CONFIG, tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()
+    for _ in range(2):
+        with pytest.raises(FileError, match="2 problems"):
+            prepare_dataset(dataset, CONFIG, tmp_path / "cache")
+    assert {path.name for path in (tmp_path / "cache").iterdir()} <= {"facts", "sha256.json"}
 
 
-def test_plan_file_is_plain_json(make_dataset: MakeDataset, tmp_path: Path) -> None:
+def test_files_are_plain_json(make_dataset: MakeDataset, tmp_path: Path) -> None:
     prepared = prepare_dataset(read_dataset(make_dataset()), CONFIG, tmp_path / "cache")
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
-    content = json.loads((prepared.folder / "plan.json").read_text(), parse_constant=refuse)
-    assert set(content) == {"plan", "cases", "hash"}
-    assert not list(prepared.folder.glob("*.tmp"))
+    (path,) = (tmp_path / "cache").glob("plans/*.json")
+    content = json.loads(path.read_text(), parse_constant=refuse)
+    assert set(content) == {"dataset", "plan", "entries", "hash"}
+    for folder in prepared.entries.values():
+        record = json.loads((folder / "case.json").read_text(), parse_constant=refuse)
+        assert set(record["arrays"]) == {"image", "label", "positions"}
+
+
+def test_facts_survive_their_file(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    dataset = read_dataset(make_dataset(spacing=(1.0, 1.0, 2.0)))
+    for case_id, facts in inspect_dataset(dataset).items():
+        path = tmp_path / f"{case_id}.npz"
+        assert read_facts(path) is None
+        write_facts(path, facts)
+        again = read_facts(path)
+        assert again is not None
+        for field in fields(facts):
+            value, stored = getattr(facts, field.name), getattr(again, field.name)
+            np.testing.assert_array_equal(stored, value)
+            assert type(stored) is type(value)
+        path.write_bytes(path.read_bytes()[:-30])
+        assert read_facts(path) is None
+
+
+def test_unused_entries_are_deleted(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    dataset = read_dataset(make_dataset())
+    first = prepare_dataset(dataset, CONFIG, tmp_path / "cache")
+    second = prepare_dataset(dataset, PreprocessConfig(intensity="zscore"), tmp_path / "cache")
+    files = CacheFiles(tmp_path / "cache")
+    old, new = sorted(files.plans(), key=lambda plan: plan.used)
+    assert (set(old.entries), set(new.entries)) == (
+        set(first.entries.values()),
+        set(second.entries.values()),
+    )
+    (old.entries[0] / "notes.txt").write_text("not ours")
+    long_ago = time.time() - 3600
+    for path in (old.path, *old.entries, *(tmp_path / "cache/facts").iterdir()):
+        os.utime(path, (long_ago, long_ago))
+    freed = size_of(old.entries) + old.path.stat().st_size
+    freed += sum(path.stat().st_size for path in (tmp_path / "cache/facts").iterdir())
+    assert files.clear(older_than=1800) == freed
+    assert [plan.path for plan in files.plans()] == [new.path]
+    assert [path.name for path in old.entries[0].iterdir()] == ["notes.txt"]
+    assert not any(entry.exists() for entry in old.entries[1:])
+    assert torch.equal(second.case("c0").image, second.case("c0").image)
+
+
+def test_the_size_of_much_is_told_and_of_too_much_refused(
+    make_dataset: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = read_dataset(make_dataset())
+    told: list[str] = []
+    monkeypatch.setattr(cache, "_GIB", 1000)
+    prepare_dataset(dataset, CONFIG, tmp_path / "a", announce=told.append)
+    # 5 cases of 6 x 7 x 5 voxels with 4 bytes for the image and 1 for the label.
+    assert told == [f"5 cases take about {5 * 210 * 5 / 1000:.1f} GiB in {tmp_path}/a"]
+    free = SimpleNamespace(free=2000)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: free)
+    with pytest.raises(FileError, match=r"expected room for 5 .* about 5\.\d GiB, got 2\.0 GiB"):
+        prepare_dataset(dataset, CONFIG, tmp_path / "b")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,16 @@ from recycleseg.data.layout import read_dataset
 from recycleseg.data.preprocess import PreprocessConfig
 from recycleseg.files import FileError
 
-FILES = ("plan.json", "c1.image.npy", "c1.label.npy")
+FILES = ("plan", "case.json", "image.npy", "label.npy", "positions.npy")
+
+
+def file_of(prepared: PreparedDataset, name: str) -> Path:
+    """The plan, or a file of case c1."""
+    folder = prepared.entries["c1"]
+    if name == "plan":
+        (path,) = folder.parent.parent.glob("plans/*.json")
+        return path
+    return folder / name
 
 
 def truncate(path: Path) -> None:
@@ -39,7 +48,9 @@ def empty(path: Path) -> None:
 
 def exchange(path: Path) -> None:
     """With a sound file of another case or kind."""
-    shutil.copyfile(path.with_name("c0.image.npy"), path)
+    cache = path.parents[1] if path.parent.name == "plans" else path.parents[2]
+    others = (p for p in cache.glob("prepared/*/image.npy") if p.parent != path.parent)
+    shutil.copyfile(next(others), path)
 
 
 def link_in_a_circle(path: Path) -> None:
@@ -72,12 +83,13 @@ def test_damage_is_noticed(
     whole = prepare_dataset(dataset, PreprocessConfig(), tmp_path / "whole")
     first = prepare_dataset(dataset, PreprocessConfig(), tmp_path / "cache")
     assert first.note == ""
-    damage(first.folder / name)
+    path = file_of(first, name)
+    damage(path)
     again = prepare_dataset(dataset, PreprocessConfig(), tmp_path / "cache")
     assert equal(again, whole)
-    if (name, damage) != ("plan.json", Path.unlink):  # without it, the folder is not finished
-        assert again.note.startswith(f"{first.folder / name}: expected ")
-        assert again.note.endswith("; all cases are prepared again") and "\n" not in again.note
+    if name not in ("plan", "case.json") or damage != Path.unlink:  # then it is not finished
+        assert again.note.startswith(f"{path}: expected ")
+        assert again.note.endswith("; it is made again") and "\n" not in again.note
     assert prepare_dataset(dataset, PreprocessConfig(), tmp_path / "cache").note == ""
 
 
@@ -86,7 +98,7 @@ def test_a_folder_in_the_place_of_a_file(
     make_dataset: Callable[..., Path], tmp_path: Path, name: str
 ) -> None:
     dataset = read_dataset(make_dataset())
-    path = prepare_dataset(dataset, PreprocessConfig(), tmp_path).folder / name
+    path = file_of(prepare_dataset(dataset, PreprocessConfig(), tmp_path), name)
     path.unlink()
     path.mkdir()
     (path / "thesis.txt").write_text("precious")
@@ -103,7 +115,7 @@ def test_a_file_that_cannot_be_read(
 ) -> None:
     dataset = read_dataset(make_dataset())
     first = prepare_dataset(dataset, PreprocessConfig(), tmp_path)
-    (first.folder / name).chmod(0)
+    file_of(first, name).chmod(0)
     assert prepare_dataset(dataset, PreprocessConfig(), tmp_path).note != ""
 
 
@@ -125,7 +137,7 @@ def test_an_array_that_changes_later(
     make_dataset: Callable[..., Path], tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     prepared = prepare_dataset(read_dataset(make_dataset()), PreprocessConfig(), tmp_path)
-    path = prepared.folder / "c1.image.npy"
+    path = prepared.entries["c1"] / "image.npy"
     damage(path)
     with pytest.raises((FileError, OSError)) as raised:
         prepared.case("c1")
@@ -138,11 +150,11 @@ def test_sound_arrays_are_read_only_once(
     dataset = read_dataset(make_dataset())
     monkeypatch.setattr("recycleseg.data.identity._RACY_NS", 0)
     for _ in range(2):
-        folder = prepare_dataset(dataset, PreprocessConfig(), tmp_path).folder
+        entries = prepare_dataset(dataset, PreprocessConfig(), tmp_path).entries
 
     def refuse(path: Path) -> str:
         raise AssertionError(f"{path} is read again")
 
     monkeypatch.setattr("recycleseg.data.identity._file_hash", refuse)
-    monkeypatch.setattr(cache, "_build", refuse)
-    assert prepare_dataset(dataset, PreprocessConfig(), tmp_path).folder == folder
+    monkeypatch.setattr(cache, "_prepare", refuse)
+    assert prepare_dataset(dataset, PreprocessConfig(), tmp_path).entries == entries

@@ -294,7 +294,9 @@ def test_names_of_data_sets_make_no_paths(name: str, tmp_path: Path) -> None:
     root = write_data(tmp_path / "d", ["c0", "c1"], name=name, label=name)
     before = everything_in(tmp_path)
     prepared = prepare_dataset(read_dataset(root), PreprocessConfig(), tmp_path / "deep/cache")
-    assert prepared.folder.parent.parent == tmp_path / "deep/cache"
+    assert all(
+        entry.parent.parent == tmp_path / "deep/cache" for entry in prepared.entries.values()
+    )
     assert prepared.plan.classes.names == ("background", name)
     assert all(p.startswith("deep/cache") for p in everything_in(tmp_path) - before)
 

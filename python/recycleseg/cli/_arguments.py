@@ -252,7 +252,11 @@ class _Reader:
                 f"{more}: expected {' '.join(wanted)} and options, got one word more; such as: "
                 f"{self.guide.example}"
             )
-        missing = wanted[len(self.loose) :]
+        missing = [
+            action.dest.upper()
+            for action in self.positionals[len(self.loose) :]
+            if action.nargs != "?"
+        ]
         missing += [
             option_name(action)
             for action in self.parser._actions
@@ -264,7 +268,7 @@ class _Reader:
             )
         positional = [
             self._value(action, text)
-            for action, text in zip(self.positionals, self.loose, strict=True)
+            for action, text in zip(self.positionals, self.loose, strict=False)
         ]
         return [*positional, *self.words]
 

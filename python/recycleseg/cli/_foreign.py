@@ -138,6 +138,12 @@ _ANSWERS = {
         "verbose v full list": "--all",
         "spacing": "--pixel-size",
     },
+    "recycle-data cache": {
+        "cache cache-dir dir folder d path root": "--runtime.cache",
+        "age days keep max-age before unused": "--older-than",
+        "delete purge remove prune clear force f": "recycle-data cache clear deletes",
+        "ls list": "recycle-data cache lists",
+    },
     "recycle-data show": {
         "d i data dataset dataset-id dir input root path": _POSITIONAL,
         "output png file": "--out",

@@ -312,7 +312,7 @@ def preprocess_image(volumes: Sequence[Volume], plan: Plan, *, case_id: str = ""
         channel.copy_(intensity.apply(channel))
     if upright is None:
         image = orientation.apply(image)
-        shape = _target_shape(tuple(image.shape[1:]), spacing, plan)
+        shape = prepared_shape(tuple(image.shape[1:]), spacing, plan)
         if spacing is not None:
             zoomed = zip(spacing, image.shape[1:], shape, strict=True)
             spacing = tuple(size * old / new for size, old, new in zoomed)
@@ -396,9 +396,10 @@ def native_label(case: PreparedCase) -> Tensor:
     return case.classes.target(label)
 
 
-def _target_shape(
+def prepared_shape(
     shape: tuple[int, ...], spacing: tuple[float, ...] | None, plan: Plan
 ) -> tuple[int, ...]:
+    """The prepared shape of an image with this shape and voxel size along canonical axes."""
     if plan.shape is not None:
         return plan.shape
     if plan.spacing is None or spacing is None:

@@ -8,8 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
-from recycleseg.data.check import check_dataset, refuse_errors
+from recycleseg.data.cache import read_contents
+from recycleseg.data.cache_files import CacheFiles
+from recycleseg.data.cached_facts import ChangeWatch, check_with_cache
+from recycleseg.data.check import refuse_errors
 from recycleseg.data.findings import TWO_SIDES, warning_lines
+from recycleseg.data.identity import ContentMemo
 from recycleseg.data.layout import read_dataset
 from recycleseg.data.preprocess import PreprocessConfig
 from recycleseg.files import FileError
@@ -18,6 +22,7 @@ from recycleseg.planning.planner import TrainingPlan, make_training_plan
 from recycleseg.planning.resources import find_resources
 from recycleseg.progress import print_line, stages
 from recycleseg.run.config import TrainConfig
+from recycleseg.run.factory import cache_root
 
 
 def plan_for_data(
@@ -45,9 +50,19 @@ def plan_for_data(
         name: given[name] for name in ("seed", "split_file", "fold", "group_by") if name in given
     }
     dataset = read_dataset(given["data"], TrainConfig(**asked).split_rule)
+    cache = cache_root(given.get("runtime.cache"))
+    with stages(console, "reading") as progress:
+        contents = read_contents(dataset, cache, progress=progress)
     with stages(console, "planning") as progress:
         pixel_size = given.get("preprocess.pixel_size", PreprocessConfig.pixel_size)
-        facts, findings = check_dataset(dataset, pixel_size=pixel_size, progress=progress)
+        with ContentMemo(cache) as memo:
+            facts, findings = check_with_cache(
+                dataset,
+                CacheFiles(cache),
+                ChangeWatch(contents, memo),
+                pixel_size=pixel_size,
+                progress=progress,
+            )
     refuse_errors(dataset, findings)
     if not any(facts[case_id].class_voxels.any() for case_id in dataset.split["train"]):
         raise FileError(f"{dataset.root}: expected foreground in the training labels, got none")

@@ -178,17 +178,17 @@ def make_volume_sampler(
     )
 
 
-def cache_root(config: TrainConfig | None = None) -> Path:
+def cache_root(folder: str | None = None) -> Path:
     """Folder of preprocessed data, of the phantom and of the hashes of files.
 
     Args:
-        config: may name the folder; None takes that of the user.
+        folder: `runtime.cache`; None takes that of the user.
 
     Raises:
         ValueError: the user's folder is not in UTF-8, so PyTorch cannot open files in it.
     """
-    if config is not None and config.runtime.cache is not None:
-        return Path(config.runtime.cache)
+    if folder is not None:
+        return Path(folder)
     base = str(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     if not is_utf_8(base):
         got = f"{printable(base)}; choose another with --runtime.cache"

@@ -31,7 +31,7 @@ def load_training_data(config: TrainConfig, console: Console) -> PreparedDataset
         FileError: the data set is invalid; the message lists every problem.
         ValueError: `fold` or `group_by` does not fit the data set.
     """
-    cache = cache_root(config)
+    cache = cache_root(config.runtime.cache)
     if config.data is None:
         dims = config.phantom.spatial_dims
         root = cache / f"phantom-{version('recycleseg')}-{dims}d"
@@ -45,7 +45,14 @@ def load_training_data(config: TrainConfig, console: Console) -> PreparedDataset
         contents = read_contents(dataset, cache, progress=progress)
     with stages(console, "checking", "preprocessing") as progress:
         settings = config.preprocess
-        data = prepare_dataset(dataset, settings, cache, contents=contents, progress=progress)
+        data = prepare_dataset(
+            dataset,
+            settings,
+            cache,
+            contents=contents,
+            progress=progress,
+            announce=lambda line: print_line(console, line),
+        )
     if data.note:
         print_line(console, data.note)
     return data

@@ -178,7 +178,9 @@ class Trainer:
     @property
     def _inputs(self) -> dict[str, Path]:
         config = self.config
-        return inputs_of_run(config.data, config.init_from, factory.cache_root(config))
+        return inputs_of_run(
+            config.data, config.init_from, factory.cache_root(config.runtime.cache)
+        )
 
     def start_from(self, run: Path) -> None:
         """Take over the weights of another run, and print what was kept."""

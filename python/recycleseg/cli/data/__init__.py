@@ -8,9 +8,16 @@ from collections.abc import Sequence
 from recycleseg.cli._common import parse, run_command
 from recycleseg.cli._paths import check_exists
 from recycleseg.cli._verbs import Verbs
-from recycleseg.cli.data import check, convert, plan, show, split
+from recycleseg.cli.data import cache, check, convert, plan, show, split
 
-_MODULES = {"check": check, "show": show, "plan": plan, "split": split, "convert": convert}
+_MODULES = {
+    "check": check,
+    "show": show,
+    "plan": plan,
+    "split": split,
+    "convert": convert,
+    "cache": cache,
+}
 VERBS = Verbs(
     "recycle-data",
     "Look at a data set before you train on it, or make one from your files.",
