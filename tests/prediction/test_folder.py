@@ -19,6 +19,7 @@ from recycleseg.data.identity import content_hash
 from recycleseg.data.layout import Case
 from recycleseg.data.volumes import file_ending, read_volume, write_volume
 from recycleseg.files import FileError, part_of_file
+from recycleseg.prediction.case_log import read_with_log
 from recycleseg.prediction.folder import PredictionFolder, process_cases
 
 SHAPE = (4, 5, 6)
@@ -134,7 +135,7 @@ def files_in(root: Path) -> list[str]:
 
 
 def saved_record(root: Path) -> dict[str, Any]:
-    return json.loads((root / "predict.json").read_text())  # type: ignore[no-any-return]
+    return read_with_log(root / "predict.json")
 
 
 def test_files_of_a_volume(tmp_path: Path) -> None:
@@ -461,9 +462,35 @@ def test_a_replaced_scan_is_not_forgotten(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             predict(out, cases, stub, EVERYTHING)
         # No segmentation of the old scan stands under the name of the new one.
-        assert files_in(out) == ["predict.json"]
+        assert files_in(out) == ["predict.json", "predict.jsonl"]
     stub.errors = {}
     assert predict(out, cases, stub, EVERYTHING) == [("a", None), ("b", None)]
+
+
+def test_a_case_adds_lines_and_the_end_writes_the_record(tmp_path: Path) -> None:
+    cases = write_images(tmp_path / "images", "a.nii", "b.nii", "c.nii")
+    out, stub = tmp_path / "out", Stub()
+    folder = folder_of(out, cases, record())
+    folder.open(overwrite=False)
+    begun = (out / "predict.json").read_bytes()
+    for number, case in enumerate(cases[:2], 1):
+        folder.begin(case.case_id)
+        folder.write(case.case_id, stub(case.image_paths, case_id=case.case_id), seconds=1.5)
+        assert (out / "predict.json").read_bytes() == begun
+        assert len((out / "predict.jsonl").read_bytes().split()) > 2 * number
+    folder.begin("c")
+    folder.fail("c", "c.nii: expected this")
+    # As after a kill while a line was written on a full disk, and with something else in the file.
+    log = (out / "predict.jsonl").read_bytes()
+    (out / "predict.jsonl").write_bytes(log + b'\n{"case": "a", "imag' + b"\n[]\n3\n{}")
+    said = read_with_log(out / "predict.json")
+    assert said["seconds"] == {"a": 1.5, "b": 1.5}
+    assert said["failed"] == {"c": "c.nii: expected this"}
+    assert set(said["contents"]) == {"a", "b"} == set(said["images"])
+    again = folder_of(out, cases, record())
+    assert again.open(overwrite=False) == ["c"]
+    assert files_in(out) == ["a.nii", "b.nii", "predict.json"]
+    assert json.loads((out / "predict.json").read_text()) == {**said, "failed": said["failed"]}
 
 
 def test_a_scan_that_is_replaced_while_it_is_predicted_is_predicted_anew(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from recycleseg.data.volumes import (
 )
 from recycleseg.files import FileError, listed, read_json_object, shortened
 from recycleseg.names import case_problem, printable
+from recycleseg.prediction.case_log import RECORD, read_with_log
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,8 @@ def find_images(
     if folder is None:
         named: dict[str, Any] = {}
         for pred in preds:
-            path = (pred.parent if pred.is_file() else pred) / "predict.json"
-            images = read_json_object(path).get("images", {}) if path.is_file() else {}
+            path = (pred.parent if pred.is_file() else pred) / RECORD
+            images = read_with_log(path).get("images", {}) if path.is_file() else {}
             named.update(images if isinstance(images, Mapping) else {})
         found = {c: tuple(map(Path, named[c])) for c in case_ids if _are_names(named.get(c))}
         return {c: paths for c, paths in found.items() if paths and all(p.exists() for p in paths)}
@@ -191,7 +192,7 @@ def describe_origin(preds: Sequence[Path]) -> dict[str, str]:
 
 
 def _origin(pred: Path) -> dict[str, str]:
-    path = pred / "predict.json"
+    path = pred / RECORD
     record = read_json_object(path) if path.is_file() else {}
     options = record.get("options")
     options = options if isinstance(options, Mapping) else {}

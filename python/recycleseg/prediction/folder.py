@@ -19,15 +19,13 @@ from recycleseg.data.identity import ContentMemo, joint_hash
 from recycleseg.data.probabilities import write_probabilities
 from recycleseg.data.volumes import map_name, write_like
 from recycleseg.errors import described, show_traceback
-from recycleseg.files import FileError, finished_name, shortened, write_json
+from recycleseg.files import FileError, finished_name, shortened
 from recycleseg.folders import check_no_links, delete_files
 from recycleseg.names import case_problem, folded
+from recycleseg.prediction.case_log import BY_CASE, LOG, RECORD, log_case, write_whole_record
 from recycleseg.prediction.predictor import Prediction
-from recycleseg.prediction.record import RECORD, command_of, differences, read_record
+from recycleseg.prediction.record import command_of, differences, read_record
 from recycleseg.progress import Progress
-
-# Parts of the record with one entry per case.
-_BY_CASE = ("images", "contents", "seconds", "failed")
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class PredictionFolder:
     ) -> None:
         self.root = root
         self.notes: list[str] = []
-        self.record: dict[str, Any] = {**record, **{key: {} for key in _BY_CASE}}
+        self.record: dict[str, Any] = {**record, **{key: {} for key in BY_CASE}}
         # case_id -> why the case may have no files here; the others have one name in all folders.
         self._refused = {c: problem for c in endings if (problem := case_problem(c))}
         self._names = {c: c + ending for c, ending in endings.items() if c not in self._refused}
@@ -124,7 +122,7 @@ class PredictionFolder:
             changed = [] if overwrite else self._changed_cases(old, progress)
             self._check_record(old, overwrite)
             replaced = self._names if overwrite else ()
-            for key in _BY_CASE:
+            for key in BY_CASE:
                 self.record[key] = {c: v for c, v in old[key].items() if c not in replaced}
         elif there:
             raise ValueError(
@@ -140,7 +138,7 @@ class PredictionFolder:
                 self._note_done(case_id)
             else:
                 left.append(case_id)
-        self._save_record()
+        write_whole_record(self.root, self.record)
         return [*left, *self._refused]
 
     def _refuse_twins(self) -> None:
@@ -177,7 +175,7 @@ class PredictionFolder:
             raise FileError(self._refused[case_id])
         delete_files(self._files_there([case_id]), self.root)
         self._record_content(case_id)
-        self._save_record()
+        log_case(self.root, self.record, case_id)
 
     def _record_content(self, case_id: str) -> None:
         self._note_content(case_id)
@@ -188,7 +186,7 @@ class PredictionFolder:
         self._contents[case_id] = joint_hash(hashes.values()) if hashes else None
 
     def write(self, case_id: str, prediction: Prediction, seconds: float) -> None:
-        """Write all files of a case and the record.
+        """Write all files of a case, and what the record says of it.
 
         The label map comes last, because its presence tells that the case is done.
         """
@@ -211,7 +209,7 @@ class PredictionFolder:
         write_like(self.label_path(case_id), np.asarray(prediction.label), volume, names)
         self.record["seconds"][case_id] = round(seconds, 3)
         self._note_done(case_id)
-        self._save_record()
+        log_case(self.root, self.record, case_id)
 
     def fail(self, case_id: str, message: str) -> None:
         """Record why there is no segmentation of a case, and delete what was written of it.
@@ -222,10 +220,11 @@ class PredictionFolder:
             delete_files(self._files_there([case_id]), self.root)
             self.record["contents"].pop(case_id, None)
         self.record["failed"][case_id] = message
-        self._save_record()
+        log_case(self.root, self.record, case_id)
 
-    def _save_record(self) -> None:
-        write_json(self.root / RECORD, self.record)
+    def close(self) -> None:
+        """Write the record as one file, at the end of the work."""
+        write_whole_record(self.root, self.record)
 
     def _note_done(self, case_id: str) -> None:
         if case_id in self._images:
@@ -244,7 +243,7 @@ class PredictionFolder:
 
     def _unfinished(self) -> list[Path]:
         """Files that a killed process left half-written."""
-        names = {RECORD, *(n for name in self._names.values() for n in (name, map_name(name)))}
+        names = {RECORD, LOG, *(n for name in self._names.values() for n in (name, map_name(name)))}
         names |= {f"{case_id}.npz" for case_id in self._names}
         files = [file for folder in self._folders() if folder.is_dir() for file in folder.iterdir()]
         return [f for f in files if f.name != (name := finished_name(f.name)) and name in names]
@@ -365,6 +364,7 @@ def process_cases(
                 torch.cuda.empty_cache()
             folder.fail(case_id, failure)
         yield Outcome(case_id, time.perf_counter() - start, failure)
+    folder.close()
 
 
 def _one_line(case_id: str, error: Exception) -> str:

@@ -18,9 +18,8 @@ from recycleseg.data.probabilities import read_probabilities
 from recycleseg.data.volumes import SPATIAL_DIMS, Volume, case_name, file_ending, read_label
 from recycleseg.files import FileError, read_json_object, shortened
 from recycleseg.prediction.agreement import check_agreement
+from recycleseg.prediction.case_log import RECORD, read_with_log
 from recycleseg.prediction.origin import Origin, foreign_origin, origin_of_record
-
-_RECORD = "predict.json"
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def read_member(root: Path, labels: Path | None = None) -> Member:
         raise FileError(f"{root}: expected label maps ({', '.join(SPATIAL_DIMS)}), got none")
     description, described_by, images = _read_description(root)
     origin = Origin()
-    if described_by == root / _RECORD:
+    if described_by == root / RECORD:
         origin = origin_of_record(read_json_object(described_by))
     elif probs:
         origin = foreign_origin(root, None if described_by else labels)
@@ -258,9 +257,9 @@ def known_images(members: Sequence[Member], case_ids: Sequence[str]) -> dict[str
 
 def _read_description(root: Path) -> tuple[dict[str, Any], Path | None, dict[str, list[str]]]:
     """`description`, `described_by` and `images` of a member, from predict.json or dataset.json."""
-    record, foreign = root / _RECORD, root / "dataset.json"
+    record, foreign = root / RECORD, root / "dataset.json"
     if record.is_file():
-        content = read_json_object(record)
+        content = read_with_log(record)
         dataset, images = content.get("dataset"), content.get("images")
         if not isinstance(dataset, dict):
             raise FileError(f"{record}: expected a record of predictions with dataset, got none")

@@ -10,15 +10,15 @@ from typing import Any
 from recycleseg.data.identity import content_hash
 from recycleseg.data.preprocess import Plan
 from recycleseg.data.volumes import file_ending as ending_of
-from recycleseg.files import FileError, as_json, read_json_object
+from recycleseg.files import FileError, as_json
+from recycleseg.prediction.case_log import BY_CASE, read_with_log
 from recycleseg.prediction.ensemble import Ensemble
 from recycleseg.run.config import TrainConfig
 from recycleseg.run.folder import RunFolder
 
-RECORD = "predict.json"
 # Options that decide where and how fast the work runs, but not its result.
 FREE_OPTIONS = ("device", "threads", "window_batch")
-_PARTS = ("options", "dataset", "images", "contents", "seconds", "failed")
+_PARTS = ("options", "dataset", *BY_CASE)
 _LISTED = {"models": ("run", "sha256"), "members": ("folder", "probabilities")}
 
 
@@ -94,12 +94,14 @@ def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a predict.json; records of earlier versions get `contents` without a case.
+    """Read a predict.json and the lines beside it.
+
+    Records of earlier versions get `contents` without a case.
 
     Raises:
         FileError: the file is not such a record.
     """
-    record = {"contents": {}, **read_json_object(path)}
+    record = {"contents": {}, **read_with_log(path)}
     if missing := [part for part in _PARTS if not isinstance(record.get(part), dict)]:
         raise FileError(
             f"{path}: expected a record of recycle-predict or recycle-ensemble, got one without "
