@@ -31,6 +31,17 @@ def test_validations_take_a_tenth_at_most_but_one_case() -> None:
     assert fit_to_time(asked, slow, 600.0).validation.max_cases == 2
 
 
+def test_slow_validations_are_fewer() -> None:
+    slow = replace(SPEED, validation=(28.0, 28.0))
+    fitted = fit_to_time(OPEN, slow, 600.0)  # a tenth is 60 s: two of 30 s
+    assert fitted.validation.max_cases == 1
+    assert fitted.optim.steps == int((600 - 20 - 2 * 30) / 0.5)
+    assert fitted.validation.every == fitted.optim.steps // 2
+    slowest = replace(SPEED, validation=(200.0,))
+    fitted = fit_to_time(OPEN, slowest, 600.0)
+    assert fitted.validation.every == fitted.optim.steps == int((600 - 20 - 202) / 0.5)
+
+
 def test_validations_at_a_given_interval_are_paid_by_the_steps() -> None:
     config = replace(OPEN, validation=ValidationConfig(every=100))
     fitted = fit_to_time(config, SPEED, 600.0)
@@ -39,7 +50,8 @@ def test_validations_at_a_given_interval_are_paid_by_the_steps() -> None:
 
 
 def test_short_runs_warm_up_for_a_tenth() -> None:
-    assert fit_to_time(OPEN, SPEED, 89.0).optim.warmup_steps == 9
+    fitted = fit_to_time(OPEN, SPEED, 89.0).optim  # one validation of 5 s, 20 s of the table
+    assert (fitted.steps, fitted.warmup_steps) == (128, 12)
 
 
 def test_given_steps_stay() -> None:
@@ -58,7 +70,7 @@ def test_a_run_without_validation_cases() -> None:
 
 
 def test_too_little_time_is_refused_with_the_time_that_is_needed() -> None:
-    message = "time: expected at least 45 s for 10 steps, the validations .* got 20 s"
+    message = "time: expected at least 30 s for 10 steps, the validations .* got 20 s"
     with pytest.raises(ValueError, match=message):
         fit_to_time(OPEN, SPEED, 20.0)
 

@@ -153,6 +153,7 @@ def plan_table(
         "torch.compile": compile_mode,
         "steps": f"{first_step} to {optim.steps}, batch {optim.batch_size}"
         + (f" x {optim.accumulation}" if optim.accumulation > 1 else ""),
+        "validation": _validations(config, dataset),
         "expected time": expected_time,
         "expected memory": f"about {expected_memory / 2**30:.2f} GiB",
         "run folder": str(run_folder),
@@ -165,6 +166,15 @@ def plan_table(
     for row in rows.items():
         table.add_row(*row)
     return table
+
+
+def _validations(config: TrainConfig, dataset: Dataset) -> str:
+    """How often, and on how many cases."""
+    number, validation = len(dataset.split["val"]), config.validation
+    if number == 0:
+        return "none, because there are no cases for it"
+    several = f"{min(validation.max_cases or number, number)} of {number} cases"
+    return f"every {validation.every} steps, {several}"
 
 
 def _count(dataset: Dataset, part: str) -> str:

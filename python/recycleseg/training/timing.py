@@ -44,7 +44,7 @@ def fit_to_time(config: TrainConfig, speed: Speed, seconds: float) -> TrainConfi
     """Fix the number of steps, if it is 0, and of validations, if they are not given.
 
     The table at the end has the time that it needs; validations take at most `VALIDATION_SHARE`,
-    on fewer cases if necessary; the rest is for training.
+    on fewer cases and less often if necessary, but once on one case; the rest is for training.
 
     Args:
         config: of the run.
@@ -54,12 +54,13 @@ def fit_to_time(config: TrainConfig, speed: Speed, seconds: float) -> TrainConfi
     Raises:
         ValueError: not even `LEAST_STEPS` steps fit.
     """
-    optim, validation = config.optim, config.validation
+    optim, validation, number = config.optim, config.validation, NUM_VALIDATIONS
     if optim.steps == 0:
         validation = replace(validation, max_cases=_fitting_cases(config, speed, seconds))
         steps = _fitting_steps(validation, speed, seconds)
         optim = replace(optim, steps=steps, warmup_steps=min(optim.warmup_steps, steps // 10))
-    every = validation.every or math.ceil(optim.steps / NUM_VALIDATIONS)
+        number = _number_of_validations(validation, speed, seconds)
+    every = validation.every or math.ceil(optim.steps / number)
     return replace(config, optim=optim, validation=replace(validation, every=every))
 
 
@@ -70,13 +71,19 @@ def _fitting_cases(config: TrainConfig, speed: Speed, seconds: float) -> int | N
     return max(1, sum(spent <= allowed for spent in accumulate(speed.validation)))
 
 
+def _number_of_validations(validation: ValidationConfig, speed: Speed, seconds: float) -> int:
+    of_one = speed.of_validation(validation.max_cases)
+    fitting = int(VALIDATION_SHARE * seconds / of_one) if of_one else NUM_VALIDATIONS
+    return max(1, min(NUM_VALIDATIONS, fitting))
+
+
 def _fitting_steps(validation: ValidationConfig, speed: Speed, seconds: float) -> int:
     of_validation = speed.of_validation(validation.max_cases)
     of_step, rest = speed.step, seconds - sum(speed.final)
     if validation.every:
         of_step += of_validation / validation.every
     else:
-        rest -= NUM_VALIDATIONS * of_validation
+        rest -= _number_of_validations(validation, speed, seconds) * of_validation
     steps = math.floor(rest / of_step)
     if steps < LEAST_STEPS:
         needed = math.ceil(seconds - rest + LEAST_STEPS * of_step)
