@@ -24,6 +24,7 @@ from recycleseg.data.cache import prepare_dataset
 from recycleseg.data.cache_files import CacheFiles, read_facts, size_of, write_facts
 from recycleseg.data.check import inspect_dataset
 from recycleseg.data.layout import Case, Dataset, read_dataset
+from recycleseg.data.positions import find_positions
 from recycleseg.data.preprocess import PreprocessConfig, native_label, restore
 from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.files import FileError
@@ -113,16 +114,28 @@ def test_prepared_cases_follow_the_split(make_dataset: MakeDataset, tmp_path: Pa
         prepared.cases("fold")
 
 
-def test_arrays_are_mapped_and_changes_stay_in_memory(
-    make_dataset: MakeDataset, tmp_path: Path
+def test_cases_are_read_when_they_are_asked_for(
+    make_dataset: MakeDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = prepare_dataset(read_dataset(make_dataset()), CONFIG, tmp_path / "cache")
-    stored = np.load(prepared.entries["c0"] / "image.npy")
-    case = prepared.case("c0")
-    assert torch.equal(case.image, torch.from_numpy(stored))
-    case.image.zero_()
-    np.testing.assert_array_equal(np.load(prepared.entries["c0"] / "image.npy"), stored)
-    assert torch.equal(prepared.case("c0").image, torch.from_numpy(stored))
+    read: list[str] = []
+    whole = cache.Blocks.whole
+
+    def noted(blocks: cache.Blocks) -> torch.Tensor:
+        read.append(blocks.path.name)
+        return whole(blocks)
+
+    monkeypatch.setattr(cache.Blocks, "whole", noted)
+    cases, training = prepared.cases("train"), prepared.training_cases()
+    assert len(cases) == len(training) and read == []
+    for case, blocks in zip(cases, training, strict=True):
+        assert isinstance(blocks.image, cache.Blocks) and isinstance(blocks.label, cache.Blocks)
+        assert torch.equal(whole(blocks.image), case.image)
+        assert case.label is not None and torch.equal(whole(blocks.label), case.label)
+        expected = find_positions(case.label, case.classes, 3)
+        assert torch.equal(blocks.positions.flat, expected.flat)
+        assert blocks.positions.foreground == expected.foreground
+    assert read == ["image.npy", "label.npy"] * len(cases)
 
 
 def test_second_time_nothing_is_computed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,27 +13,20 @@ import torch
 from torch import Tensor
 
 from recycleseg.classes import IGNORED, Classes
-from recycleseg.data.geometry import Orientation
-from recycleseg.data.patches import PatchSampler
-from recycleseg.data.preprocess import PreparedCase
+from recycleseg.data.blocks import Blocks, to_blocks
+from recycleseg.data.patches import PatchSampler, TrainingCase
+from recycleseg.data.positions import find_positions
 
 
-def case_of(image: Tensor, label: Tensor | None, case_id: str = "x") -> PreparedCase:
-    shape = tuple(image.shape[1:])
-    dims = len(shape)
-    return PreparedCase(
-        case_id=case_id,
-        image=image,
-        label=label,
-        spacing=(1.0,) * dims,
-        native_shape=shape,
-        orientation=Orientation((), tuple(range(dims))),
-        label_path=None,
-        classes=Classes(("background", "a")),
-    )
+def case_of(
+    image: Tensor,
+    label: Tensor,
+    classes: Classes = Classes(("background", "a")),  # noqa: B008
+) -> TrainingCase:
+    return TrainingCase("x", image, label, classes, find_positions(label, classes, image.ndim - 1))
 
 
-def numbered_case(shape: tuple[int, ...], label: Tensor | None = None) -> PreparedCase:
+def numbered_case(shape: tuple[int, ...], label: Tensor | None = None) -> TrainingCase:
     """A case with voxels 1, 2, 3, ..., so that a patch shows where it comes from."""
     image = torch.arange(1.0, 1.0 + int(np.prod(shape))).reshape(1, *shape)
     return case_of(image, torch.zeros(shape, dtype=torch.uint8) if label is None else label)
@@ -148,15 +142,14 @@ def test_foreground_probability_is_kept() -> None:
     assert abs(hits - 300) < 73
 
 
-def sparse_case(overlapping: bool) -> PreparedCase:
+def sparse_case(overlapping: bool) -> TrainingCase:
     """Only four of 40x40 voxels are known, and none of them is background."""
     regions = ((1, 2), (2,)) if overlapping else None
     names = ("whole", "core") if overlapping else ("background", "a", "b")
     classes = Classes(names, regions, ignore_label=3)
     label = torch.full((40, 40), 3, dtype=torch.uint8)
     label[4, 5], label[30, 8:11] = 1, 2
-    case = case_of(torch.zeros(1, 40, 40), classes.target(label))
-    return replace(case, classes=classes)
+    return case_of(torch.zeros(1, 40, 40), classes.target(label), classes)
 
 
 @pytest.mark.parametrize("foreground_probability", [0.0, 0.5, 1.0])
@@ -182,8 +175,8 @@ def test_the_lowest_class_of_a_case_without_background_is_drawn() -> None:
 
 def test_a_case_without_known_voxels_is_sampled_anywhere() -> None:
     label = torch.full((6, 6), IGNORED, dtype=torch.uint8)
-    case = numbered_case((6, 6), label)
-    case = replace(case, classes=Classes(("background", "a"), ignore_label=2))
+    numbered = torch.arange(1.0, 37.0).reshape(1, 6, 6)
+    case = case_of(numbered, label, Classes(("background", "a"), ignore_label=2))
     images, labels = PatchSampler([case], (2, 2), 40).batch(0)
     assert len({start_of(patch, (6, 6)) for patch in images}) > 10
     assert (labels == IGNORED).all()
@@ -199,7 +192,6 @@ def test_case_without_foreground_is_sampled_anywhere() -> None:
     ("changes", "message"),
     [
         ({"cases": []}, "cases: expected at least one"),
-        ({"cases": [case_of(torch.zeros(1, 4, 4), None, "scan")]}, r"got none for \['scan'\]"),
         ({"patch_size": (2,)}, r"patch_size: expected 2 positive sizes, got \(2,\)"),
         ({"patch_size": (2, 0)}, "patch_size: expected 2 positive sizes"),
         ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
@@ -214,3 +206,18 @@ def test_bad_arguments(changes: dict[str, Any], message: str) -> None:
     }
     with pytest.raises(ValueError, match=message):
         PatchSampler(**(options | changes))
+
+
+def test_blocks_on_disk_give_the_same_patches(tmp_path: Path) -> None:
+    label = torch.randint(0, 3, (40, 33, 20), generator=torch.Generator().manual_seed(0)).byte()
+    case = case_of(torch.arange(2 * 26400.0).reshape(2, 40, 33, 20), label)
+    on_disk = {}
+    for name in ("image", "label"):
+        np.save(tmp_path / f"{name}.npy", to_blocks(getattr(case, name), 3).numpy())
+        on_disk[name] = Blocks(tmp_path / f"{name}.npy", label.shape)
+    options: dict[str, Any] = {"patch_size": (17, 40, 9), "batch_size": 3}
+    one = PatchSampler([case], **options)
+    other = PatchSampler([replace(case, **on_disk)], **options)
+    for step in range(5):
+        for expected, got in zip(one.batch(step), other.batch(step), strict=True):
+            assert torch.equal(got, expected) and got.dtype == expected.dtype

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recycleseg.data.blocks import Blocks, to_blocks
 from recycleseg.data.cache_files import (
     CacheFiles,
     key_of,
@@ -37,6 +38,7 @@ from recycleseg.data.facts import CaseFacts
 from recycleseg.data.geometry import Orientation
 from recycleseg.data.identity import ContentMemo, Contents, case_contents
 from recycleseg.data.layout import Case, Dataset, dataset_error
+from recycleseg.data.patches import TrainingCase
 from recycleseg.data.positions import Positions, find_positions
 from recycleseg.data.preprocess import (
     Plan,
@@ -53,13 +55,13 @@ from recycleseg.files import FileError, as_json, shortened
 from recycleseg.progress import Progress, followed
 
 # Raise it with every change of the code that gives other arrays for the same files.
-_VERSION = 9
+_VERSION = 10
 _GIB = 2**30
 
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """A preprocessed data set; arrays are mapped from disk, so it may be larger than the memory.
+    """A preprocessed data set; arrays stay on the disk, so it may be larger than the memory.
 
     Attributes:
         dataset: the files that it was made from.
@@ -97,36 +99,68 @@ class PreparedDataset:
         """Prepared spatial shape of every case."""
         return {case_id: tuple(record["shape"]) for case_id, record in self.records.items()}
 
-    def cases(self, split: str) -> list[PreparedCase]:
-        """The cases of "train", "val" or "test", in the order of the split.
+    def cases(self, split: str) -> Sequence[PreparedCase]:
+        """The cases of "train", "val" or "test", in the order of the split, read when asked for.
 
         Raises:
             ValueError: no part of the split has this name.
         """
         if split not in self.dataset.split:
             raise ValueError(f"split: expected one of {list(self.dataset.split)}, got {split!r}")
-        return [self.case(case_id) for case_id in self.dataset.split[split]]
+        return CasesOnDisk(self, self.dataset.split[split])
+
+    def training_cases(self) -> list[TrainingCase]:
+        """The cases of "train", of which patches can be read."""
+        return [self._training_case(case_id) for case_id in self.dataset.split["train"]]
+
+    def _training_case(self, case_id: str) -> TrainingCase:
+        record, folder = self.records[case_id], self.entries[case_id]
+        return TrainingCase(
+            case_id,
+            Blocks(folder / "image.npy", record["shape"]),
+            Blocks(folder / "label.npy", record["shape"]),
+            self.plan.classes,
+            Positions(
+                map_array(folder / "positions.npy"), tuple(record["foreground"]), record["known"]
+            ),
+        )
 
     def case(self, case_id: str) -> PreparedCase:
         """The case with this id."""
         record, folder = self.records[case_id], self.entries[case_id]
         return PreparedCase(
             case_id=case_id,
-            image=map_array(folder / "image.npy"),
-            label=map_array(folder / "label.npy"),
+            image=Blocks(folder / "image.npy", record["shape"]).whole(),
+            label=Blocks(folder / "label.npy", record["shape"]).whole(),
             spacing=record["spacing"] and tuple(record["spacing"]),
             native_shape=tuple(record["native_shape"]),
             orientation=Orientation(tuple(record["flipped"]), tuple(record["permutation"])),
             label_path=self.dataset.cases[case_id].label_path,
             classes=self.plan.classes,
             upright=record["upright"] and UprightGrid.from_dict(record["upright"]),
-            positions=Positions(
-                map_array(folder / "positions.npy"), tuple(record["foreground"]), record["known"]
-            ),
         )
 
     def _of_training(self, key: str) -> np.ndarray[Any, Any]:
         return np.array([self.records[case_id][key] for case_id in self.dataset.split["train"]])
+
+
+class CasesOnDisk(Sequence[PreparedCase]):
+    """Cases of a data set, each read when it is asked for.
+
+    Args:
+        data: the data set.
+        case_ids: of the cases.
+    """
+
+    def __init__(self, data: PreparedDataset, case_ids: Sequence[str]) -> None:
+        self._data = data
+        self._case_ids = case_ids
+
+    def __len__(self) -> int:
+        return len(self._case_ids)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._data.case(self._case_ids[index])
 
 
 def read_contents(
@@ -333,7 +367,9 @@ def _prepare(case: Case, plan: Plan) -> tuple[dict[str, Tensor], dict[str, Any]]
         "permutation": prepared.orientation.permutation,
         "upright": prepared.upright and asdict(prepared.upright),
     }
-    return {"image": prepared.image, "label": label, "positions": positions.flat}, record
+    dims = plan.spatial_dims
+    arrays = {"image": to_blocks(prepared.image, dims), "label": to_blocks(label, dims)}
+    return {**arrays, "positions": positions.flat}, record
 
 
 def _bytes_of(facts: CaseFacts, plan: Plan) -> int:

@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from recycleseg.data.positions import Positions, find_positions
-from recycleseg.data.preprocess import PreparedCase
+from recycleseg.classes import Classes
+from recycleseg.data.blocks import Blocks
+from recycleseg.data.positions import Positions
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """A prepared case of which patches are read.
+
+    Attributes:
+        case_id: name of the case.
+        image: (C, *S) float32.
+        label: see `PreparedCase`.
+        classes: of the label.
+        positions: of the label's structures.
+    """
+
+    case_id: str
+    image: Blocks | Tensor
+    label: Blocks | Tensor
+    classes: Classes
+    positions: Positions
 
 
 class PatchSampler:
@@ -22,7 +44,7 @@ class PatchSampler:
     the case has one, because other patches teach nothing.
 
     Args:
-        cases: training cases with labels.
+        cases: training cases.
         patch_size: one size per axis.
         batch_size: patches per step.
         foreground_probability: share of patches that must contain a foreground voxel. A random
@@ -32,12 +54,12 @@ class PatchSampler:
             as in ImgX.
 
     Raises:
-        ValueError: an argument is invalid, or a case has no label.
+        ValueError: an argument is invalid.
     """
 
     def __init__(
         self,
-        cases: Sequence[PreparedCase],
+        cases: Sequence[TrainingCase],
         patch_size: Sequence[int],
         batch_size: int,
         *,
@@ -47,8 +69,6 @@ class PatchSampler:
     ) -> None:
         if not cases:
             raise ValueError("cases: expected at least one, got none")
-        if missing := [case.case_id for case in cases if case.label is None]:
-            raise ValueError(f"cases: expected labels, got none for {missing}")
         dims = cases[0].image.ndim - 1
         if len(patch_size) != dims or min(patch_size) < 1:
             raise ValueError(f"patch_size: expected {dims} positive sizes, got {patch_size}")
@@ -64,29 +84,23 @@ class PatchSampler:
         self.foreground_probability = foreground_probability
         self.seed = seed
         self.imgx_compat = imgx_compat
-        self._positions: dict[int, Positions] = {}  # of cases that do not bring their own
         self._epoch: tuple[int, np.ndarray[Any, Any]] = (-1, np.empty(0))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Image (B, C, *P) float32 and label (B, *P) or (B, C, *P) uint8 of one step."""
         rng = np.random.default_rng((self.seed, 0, step))
-        image, label = self._zeros(self.cases[0].image), self._zeros(self._label(0))
+        image, label = self._zeros(self.cases[0].image), self._zeros(self.cases[0].label)
         for row in range(self.batch_size):
             index = self._case_index(step * self.batch_size + row)
             starts = self._starts(index, rng)
             _copy_patch(self.cases[index].image, starts, image[row])
-            _copy_patch(self._label(index), starts, label[row])
+            _copy_patch(self.cases[index].label, starts, label[row])
         return image, label
 
-    def _zeros(self, like: Tensor) -> Tensor:
+    def _zeros(self, like: Blocks | Tensor) -> Tensor:
         """Zeros (B, ..., *P) for a batch of patches of an array (..., *S)."""
         leading = like.shape[: like.ndim - len(self.patch_size)]
-        return like.new_zeros((self.batch_size, *leading, *self.patch_size))
-
-    def _label(self, index: int) -> Tensor:
-        label = self.cases[index].label
-        assert label is not None  # checked on construction
-        return label
+        return torch.zeros((self.batch_size, *leading, *self.patch_size), dtype=like.dtype)
 
     def _case_index(self, item: int) -> int:
         epoch, position = divmod(item, len(self.cases))
@@ -103,7 +117,7 @@ class PatchSampler:
         centred = high // 2
         too_small = high < 0
         wants_foreground = rng.random() < self.foreground_probability
-        positions = self._positions_of(index)
+        positions = self.cases[index].positions
         flat = positions.draw_foreground(rng) if wants_foreground else None
         if flat is None:
             flat = positions.draw_known(rng)
@@ -116,18 +130,12 @@ class PatchSampler:
         starts = rng.integers(low, np.maximum(low, high), endpoint=True)
         return [int(start) for start in np.where(too_small, centred, starts)]
 
-    def _positions_of(self, index: int) -> Positions:
-        case = self.cases[index]
-        if case.positions is not None:
-            return case.positions
-        if index not in self._positions:
-            dims = len(self.patch_size)
-            self._positions[index] = find_positions(self._label(index), case.classes, dims)
-        return self._positions[index]
 
-
-def _copy_patch(x: Tensor, starts: Sequence[int], patch: Tensor) -> None:
+def _copy_patch(x: Blocks | Tensor, starts: Sequence[int], patch: Tensor) -> None:
     """Copy x (..., *S), from voxel `starts` on, into patch (..., *P), as far as they overlap."""
+    if isinstance(x, Blocks):
+        x.copy_patch(starts, patch)
+        return
     first_axis = x.ndim - len(starts)
     for axis, start in enumerate(starts, first_axis):
         first, last = max(start, 0), min(start + patch.shape[axis], x.shape[axis])

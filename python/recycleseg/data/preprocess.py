@@ -18,7 +18,6 @@ from recycleseg.data.facts import CaseFacts
 from recycleseg.data.geometry import Kernel, Orientation, resample, resample_label
 from recycleseg.data.intensity import ChannelIntensity, Normalisation, channel_intensity
 from recycleseg.data.layout import Dataset
-from recycleseg.data.positions import Positions
 from recycleseg.data.sizes import unknown_size
 from recycleseg.data.upright import UprightGrid, is_upright
 from recycleseg.data.volumes import PixelSize, Volume, read_label, sized
@@ -208,7 +207,6 @@ class PreparedCase:
         label_path: the label file, or None.
         classes: of the label.
         upright: the prepared grid of a file with oblique axes, otherwise None.
-        positions: of the label's structures; None if nobody has looked for them.
     """
 
     case_id: str
@@ -220,7 +218,6 @@ class PreparedCase:
     label_path: Path | None
     classes: Classes
     upright: UprightGrid | None = None
-    positions: Positions | None = None
 
 
 def make_plan(dataset: Dataset, config: PreprocessConfig, facts: Mapping[str, CaseFacts]) -> Plan:

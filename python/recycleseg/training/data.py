@@ -106,7 +106,7 @@ class TrainingBatches:
         # On the CPU, because an augmentation has few parameters and each draw would cost a kernel.
         self._generator = torch.Generator()
         patches = PatchSampler(
-            data.cases("train"),
+            data.training_cases(),
             patch_size,
             config.optim.batch_size,
             foreground_probability=config.patch.foreground_probability,

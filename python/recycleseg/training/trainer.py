@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from recycleseg.data.cache import CasesOnDisk
 from recycleseg.diffusion.strategies import StepResult, Supervised, make_draws
 from recycleseg.files import FileError, write_json
 from recycleseg.locks import locked
@@ -384,7 +385,7 @@ class Trainer:
             try:
                 return evaluate_cases(
                     self._sampler(),
-                    [self.data.case(case_id) for case_id in case_ids],
+                    CasesOnDisk(self.data, case_ids),
                     self.dataset,
                     seed=self.config.seed,
                     device=self.device,
