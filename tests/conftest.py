@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from recycleseg.ops.build_info import build_info
+from recycleseg.run.factory import CACHE
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 REFERENCE_ROOT = Path(os.environ.get("RECYCLESEG_REFERENCE", SHARED / "reference"))
@@ -23,6 +24,14 @@ def pytest_report_header() -> str:
     """Say at the top which versions are tested."""
     info = build_info()
     return ", ".join(f"{name} {info[name]}" for name in ("recycleseg", "torch", "triton"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is read from or written to the cache of the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE, str(tmp_path_factory.mktemp("user_cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,8 @@ def printed(root: Path) -> list[str]:
     console = Console(file=io.StringIO(), width=60)
     plan_for_data({"data": str(root), "time": "1h", "memory": "8G"}, console)
     assert isinstance(console.file, io.StringIO)
-    return [line for line in console.file.getvalue().splitlines() if "planning" not in line]
+    lines = console.file.getvalue().splitlines()
+    return [line for line in lines if not line.startswith(("reading: ", "planning: "))]
 
 
 @pytest.fixture

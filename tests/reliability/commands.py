@@ -166,12 +166,14 @@ def train_to_the_end(server: Server, data: Path, folder: Path) -> Result:
 
 def bits_of_run(folder: Path) -> dict[str, Any]:
     """All results of the run that do not depend on the time it took."""
-    run, (plan,) = folder / "run", folder.glob("cache/*/*/plan.json")
+    run = folder / "run"
     names = ("checkpoints/last.safetensors", "checkpoints/best.safetensors")
     names += ("summary.json", "config.yaml", "dataset.json")
     results: dict[str, Any] = {name: content_hash(run / name) for name in names}
     results["config.yaml"] = (run / "config.yaml").read_text().replace(str(folder), "")
-    results |= {array.name: content_hash(array) for array in plan.parent.glob("*.npy")}
+    (plan,) = folder.glob("cache/plans/*.json")
+    cached = [plan, *folder.glob("cache/prepared/*/[!.]*")]
+    results |= {str(path.relative_to(folder)): content_hash(path) for path in cached}
     for line in read_metrics(run / "metrics.jsonl"):
         line.pop("steps_per_second", None)
         results[f"line {line['step']}, {'val_dice' in line}"] = line

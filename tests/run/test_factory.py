@@ -82,10 +82,13 @@ def test_patch_of_the_configuration() -> None:
 
 def test_cache_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv(factory.CACHE)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert factory.cache_root() == tmp_path / ".cache" / "recycleseg"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert factory.cache_root() == tmp_path / "xdg" / "recycleseg"
+    monkeypatch.setenv(factory.CACHE, str(tmp_path / "mine"))
+    assert factory.cache_root() == tmp_path / "mine"
     config = replace(SMALL, runtime=RuntimeConfig(cache=str(tmp_path / "own")))
     assert factory.cache_root(config.runtime.cache) == tmp_path / "own"
 

@@ -48,6 +48,9 @@ from recycleseg.sampling.mirror import MirroredNetwork
 from recycleseg.sampling.volume import VolumeSampler
 from recycleseg.sampling.watch import WatchedNetwork
 
+# Environment variable with the folder of the cache.
+CACHE = "RECYCLESEG_CACHE"
+
 # A compiled network takes batches of one size, which few windows are filled up to.
 MAX_COMPILED_BATCH = 8
 
@@ -182,15 +185,17 @@ def cache_root(folder: str | None = None) -> Path:
     """Folder of preprocessed data, of the phantom and of the hashes of files.
 
     Args:
-        folder: `runtime.cache`; None takes that of the user.
+        folder: `runtime.cache`; None takes that of the environment variable RECYCLESEG_CACHE, or
+            the user's.
 
     Raises:
-        ValueError: the user's folder is not in UTF-8, so PyTorch cannot open files in it.
+        ValueError: the folder is not in UTF-8, so PyTorch cannot open files in it.
     """
     if folder is not None:
         return Path(folder)
-    base = str(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    if not is_utf_8(base):
-        got = f"{printable(base)}; choose another with --runtime.cache"
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    root = os.environ.get(CACHE) or str(base / "recycleseg")
+    if not is_utf_8(root):
+        got = f"{printable(root)}; choose another with --runtime.cache"
         raise ValueError(f"cache: expected a folder in UTF-8, got {got}")
-    return Path(base) / "recycleseg"
+    return Path(root)
