@@ -201,9 +201,7 @@ OF_THE_FILE: dict[str, Damage] = {
     "exponent of a weight": flipped(f"average/{HEAD}", 3, 6),
     "lowest bit of a weight": flipped(f"average/{STEM}", 0, 0),
     "sign of a weight": flipped(f"average/{STEM}", 3, 7),
-    "bit of a moment": flipped(f"optimizer/{STEM}/exp_avg_sq", 2, 7),
     "bit of the trained weights": flipped(f"network/{HEAD}", 2, 3),
-    "bit of the optimiser's step": flipped(f"optimizer/{HEAD}/step", 3, 0),
     "NaN": of_the_version_before(tensors=of_both(with_value(math.nan))),
     "huge": of_the_version_before(tensors=of_both(with_value(-1e30))),
     "Inf": of_the_version_before(tensors=of_both(with_value(-math.inf))),
@@ -235,6 +233,8 @@ OF_THE_FILE: dict[str, Damage] = {
 OF_THE_STATE: dict[str, Damage] = {
     "no average": saved_again(lambda t: [t.pop(n) for n in [*t] if n.startswith("average/")]),
     "no trained weights": saved_again(lambda t: [t.pop(n) for n in [*t] if n[:3] == "net"]),
+    "bit of a moment": flipped(f"optimizer/{STEM}/exp_avg_sq", 2, 7),
+    "bit of the optimiser's step": flipped(f"optimizer/{HEAD}/step", 3, 0),
     "a moment is missing": saved_again(lambda t: t.pop(f"optimizer/{HEAD}/exp_avg")),
     "a moment of another shape": saved_again(
         lambda t: t.update({f"optimizer/{HEAD}/exp_avg": torch.ones(5)})

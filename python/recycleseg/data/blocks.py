@@ -74,15 +74,29 @@ class Blocks:
         return len(self.shape)
 
     def whole(self) -> Tensor:
-        """The whole array."""
-        values = np.fromfile(self.path, self._dtype, offset=self._offset)
-        if values.size != math.prod(self._stored):
-            raise self._error(f"{values.size} values")
-        dims, first = len(self._numbers), len(self._stored) - 2 * len(self._numbers)
-        pairs = itertools.chain(*((first + d, first + dims + d) for d in range(dims)))
-        split = values.reshape(self._stored).transpose([*range(first), *pairs])
-        joined = split.reshape(*self.shape[:first], *_filled(self._numbers, self._sizes))
-        return torch.from_numpy(joined[_corner(self.shape[first:])].copy())
+        """The whole array, read one row of blocks after the other, so that no second copy is held.
+
+        Raises:
+            FileError: the file was cut.
+        """
+        (rows, *numbers), (height, *sizes) = self._numbers, self._sizes
+        rest = len(numbers)
+        order = [rest, *itertools.chain(*((axis, rest + 1 + axis) for axis in range(rest)))]
+        size = math.prod(numbers) * math.prod(self._sizes)
+        whole = np.empty(
+            (math.prod(self.shape[: -rest - 1]), *self.shape[-rest - 1 :]), self._dtype
+        )
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            for lead, row in itertools.product(range(len(whole)), range(rows)):
+                blocks = np.fromfile(file, self._dtype, size)
+                if len(blocks) < size:
+                    raise self._error("one that was cut")
+                joined = blocks.reshape(*numbers, height, *sizes).transpose(order)
+                part = whole[lead, row * height : (row + 1) * height]
+                joined = joined.reshape(height, *_filled(numbers, sizes))
+                part[:] = joined[tuple(slice(n) for n in part.shape)]
+        return torch.from_numpy(whole.reshape(self.shape))
 
     def copy_patch(self, starts: Sequence[int], patch: Tensor) -> None:
         """Copy the array from voxel `starts` on into patch (..., *P), as far as they overlap.

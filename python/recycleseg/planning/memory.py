@@ -12,7 +12,7 @@ from recycleseg.sampling.memory import LIVE_LAYERS, auto_window_batch
 
 # What PyTorch loads with its first optimiser and its first convolution on a CPU.
 FIRST_STEP_BYTES = 230 * 2**20
-# What a run loads later on a CPU: to draw, to write logs, and its data, mapped from the disk.
+# What a run loads later on a CPU: to draw, to write logs, and its data.
 _LATER_BYTES = 110 * 2**20
 # Tensors that a layer keeps for its backward pass, each as large as its output. A residual block
 # keeps the outputs of both convolutions and both activations, on the way up also its input, a sum

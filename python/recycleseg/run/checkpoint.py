@@ -1,4 +1,4 @@
-"""A checkpoint: one safetensors file with everything that a run needs to continue.
+"""A checkpoint: one safetensors file with everything that a run needs to continue, or the weights.
 
 The names of tensors begin with their owner (`network/...`, `average/...`, `optimizer/...`,
 `timesteps/...`). Counters and scores are JSON in the file's header, with a checksum of each tensor;

@@ -25,15 +25,7 @@ from recycleseg.prediction.postprocess import check_postprocess
 from recycleseg.progress import Bar, plain_console, print_line
 from recycleseg.report.curve import save_learning_curve
 from recycleseg.run import factory
-from recycleseg.run.checkpoint import (
-    Checkpoint,
-    check_tensors,
-    expected_optimizer_tensors,
-    load_checkpoint,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    save_checkpoint,
-)
+from recycleseg.run.checkpoint import load_checkpoint, save_checkpoint
 from recycleseg.run.compiling import compiled, resolve_mode
 from recycleseg.run.config import TrainConfig, load_config, resumed
 from recycleseg.run.device import AutocastNetwork, bytes_per_value, choose_precision, use_device
@@ -66,6 +58,7 @@ from recycleseg.training.reporting import (
     validation_line,
     write_run_description,
 )
+from recycleseg.training.state import RunState
 from recycleseg.training.stopping import StopRequest
 from recycleseg.training.timing import Speed, expected_time, fit_to_time
 
@@ -158,7 +151,9 @@ class Trainer:
             check_same_data(self.folder.dataset, description)
         speed = self.measure_speed()
         if resume:
-            self.restore(load_checkpoint(self.folder.last))
+            last = load_checkpoint(self.folder.last)
+            self._state.restore(last)
+            self.step, self.best_dice = last.number("step"), last.number("best_dice")
             if self.folder.best.exists():  # written after the last checkpoint of the same step
                 self.best_dice = load_checkpoint(self.folder.best).number("best_dice")
         seconds = time_of_run(self.config.time, self.device.type)
@@ -341,7 +336,7 @@ class Trainer:
         Without validation cases the last weights are the best that is known.
         """
         if not self._validation_cases:
-            self.save(self.folder.best)
+            self.save(self.folder.best, weights_only=True)
             return
         picture = PictureMaker(self.dataset.classes)
         with bar.part("validation", len(self._validation_cases)) as part:
@@ -352,7 +347,7 @@ class Trainer:
         # NaN (no case has a class) and equal Dice say nothing against the later weights.
         if not dice < self.best_dice:
             self.best_dice = max(self.best_dice, dice)
-            self.save(self.folder.best)
+            self.save(self.folder.best, weights_only=True)
         picture.save(self.folder.pictures / f"validation-{self.step:06d}.png", evaluation)
         # The line comes last, because it tells a resumed run that this validation is done.
         scores = {f"val_dice/{name}": value for name, value in by_class.items()}
@@ -406,7 +401,9 @@ class Trainer:
     def finish(self) -> dict[str, Any]:
         """Evaluate the best weights on the final split; write summary.json and print the table."""
         if self.folder.best.exists():
-            self.restore(load_checkpoint(self.folder.best))
+            best = load_checkpoint(self.folder.best)
+            self._state.restore_weights(best)
+            self.step = best.number("step")
         split = final_part(self.dataset, self.config.final_split)
         case_ids = self.dataset.split[split]
         with Bar(self.console, "final table", len(case_ids)) as bar:
@@ -420,54 +417,21 @@ class Trainer:
         self.console.print(f"peak memory {peak:.2f} GiB; run folder: {self.folder.root}")
         return summary
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint: everything that the rest of the run depends on.
+    def save(self, path: Path, *, weights_only: bool = False) -> None:
+        """Write a checkpoint; see `RunState`.
 
         Raises:
             FileError: the weights or the optimiser's state are not finite.
         """
-        owners = {
-            "network": self.network.state_dict(),
-            "average": self.average.weights if self.average else {},
-            "optimizer": optimizer_tensors(self.optimizer.state, self.network),
-            "timesteps": self.timesteps.state_dict(),
-        }
-        tensors = {f"{o}/{name}": t for o, owned in owners.items() for name, t in owned.items()}
-        state = {
-            "step": self.step,
-            "best_dice": self.best_dice,
-            "average_updates": self.average.num_updates if self.average else 0,
-        }
+        numbers = {"step": self.step, "best_dice": self.best_dice}
         try:
-            save_checkpoint(path, Checkpoint(tensors, state))
+            save_checkpoint(path, self._state.checkpoint(numbers, weights_only=weights_only))
         except FileError as error:
             raise FileError(f"step {self.step}: {error}; {ADVICE}") from error
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Take over the state that `save` wrote.
-
-        Raises:
-            FileError: it is the state of another run. Nothing is taken over then.
-        """
-        optimizer, average = (checkpoint.owned_by(owner) for owner in ("optimizer", "average"))
-        for owner, expected in {
-            "network": self.network.state_dict(),
-            "average": self.average.weights if self.average else {},
-            "optimizer": expected_optimizer_tensors(self.network, optimizer),
-            "timesteps": self.timesteps.state_dict(),
-        }.items():
-            what = f"the {owner} of the run"
-            check_tensors(checkpoint.owned_by(owner), expected, checkpoint.source, what)
-        names = ("step", "best_dice", "average_updates")
-        step, best_dice, average_updates = map(checkpoint.number, names)
-        self.network.load_state_dict(checkpoint.owned_by("network"))
-        load_optimizer_tensors(self.optimizer.state, self.network, optimizer)
-        self.timesteps.load_state_dict(checkpoint.owned_by("timesteps"))
-        if self.average is not None:
-            for name, tensor in self.average.weights.items():
-                tensor.copy_(average[name])
-            self.average.num_updates = average_updates
-        self.step, self.best_dice = step, best_dice
+    @property
+    def _state(self) -> RunState:
+        return RunState(self.network, self.average, self.optimizer, self.timesteps)
 
     def _progress(self) -> str:
         return f"step {self.step} of {self.config.optim.steps}, whose checkpoint is written"
