@@ -284,7 +284,7 @@ def test_files_that_change_while_they_are_prepared_are_named(
     monkeypatch.setattr(cache, "_prepare", prepare_and_change)
     with pytest.raises(FileError, match="stay the same while .*, got a change of image of c0"):
         prepare_dataset(dataset, CONFIG, tmp_path / "cache")
-    assert not list((tmp_path / "cache").glob("plans/*"))
+    assert not list((tmp_path / "cache").glob("*/*/plan.json"))
     assert len(list((tmp_path / "cache").glob("prepared/*/case.json"))) == 4
 
 
@@ -345,9 +345,9 @@ def test_files_are_plain_json(make_dataset: MakeDataset, tmp_path: Path) -> None
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
-    (path,) = (tmp_path / "cache").glob("plans/*.json")
+    (path,) = (tmp_path / "cache").glob("*/*/plan.json")
     content = json.loads(path.read_text(), parse_constant=refuse)
-    assert set(content) == {"dataset", "plan", "entries", "hash"}
+    assert set(content) == {"dataset", "plan", "cases", "entries", "hash"}
     for folder in prepared.entries.values():
         record = json.loads((folder / "case.json").read_text(), parse_constant=refuse)
         assert set(record["arrays"]) == {"image", "label", "positions"}

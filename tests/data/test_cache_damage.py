@@ -23,7 +23,7 @@ def file_of(prepared: PreparedDataset, name: str) -> Path:
     """The plan, or a file of case c1."""
     folder = prepared.entries["c1"]
     if name == "plan":
-        (path,) = folder.parent.parent.glob("plans/*.json")
+        (path,) = folder.parent.parent.glob("*/*/plan.json")
         return path
     return folder / name
 
@@ -48,7 +48,7 @@ def empty(path: Path) -> None:
 
 def exchange(path: Path) -> None:
     """With a sound file of another case or kind."""
-    cache = path.parents[1] if path.parent.name == "plans" else path.parents[2]
+    cache = path.parents[2]
     others = (p for p in cache.glob("prepared/*/image.npy") if p.parent != path.parent)
     shutil.copyfile(next(others), path)
 

@@ -171,7 +171,7 @@ def bits_of_run(folder: Path) -> dict[str, Any]:
     names += ("summary.json", "config.yaml", "dataset.json")
     results: dict[str, Any] = {name: content_hash(run / name) for name in names}
     results["config.yaml"] = (run / "config.yaml").read_text().replace(str(folder), "")
-    (plan,) = folder.glob("cache/plans/*.json")
+    (plan,) = folder.glob("cache/*/*/plan.json")
     cached = [plan, *folder.glob("cache/prepared/*/[!.]*")]
     results |= {str(path.relative_to(folder)): content_hash(path) for path in cached}
     for line in read_metrics(run / "metrics.jsonl"):

@@ -247,7 +247,7 @@ class _Preparation:
 
     def run(self) -> PreparedDataset:
         """Check and prepare what the cache does not have."""
-        plan_path = self.files.plan(self._plan_key())
+        plan_path = self._plan_path()
         with self.memo, _one_thread_each():
             plan = self._stored_plan(plan_path)
             facts: dict[str, CaseFacts] = {}
@@ -264,7 +264,12 @@ class _Preparation:
             self._refuse_changes()
         if self.notes or not plan_path.is_file():
             keys = {case_id: folder.name for case_id, folder in entries.items()}
-            content = {"dataset": self.dataset.name, "plan": plan.to_dict(), "entries": keys}
+            content = {
+                "dataset": self.dataset.name,
+                "plan": plan.to_dict(),
+                "cases": records,
+                "entries": keys,
+            }
             plan_path.parent.mkdir(parents=True, exist_ok=True)
             write_record(plan_path, as_json(content))
         else:
@@ -343,10 +348,10 @@ class _Preparation:
     def _entry_key(self, case_id: str, plan: Plan) -> str:
         return key_of([_VERSION, self.contents[case_id], as_json(plan.to_dict())])
 
-    def _plan_key(self) -> str:
+    def _plan_path(self) -> Path:
         training = list(self.dataset.split["train"])
-        settings = [_VERSION, settings_of(self.dataset), as_json(asdict(self.config))]
-        return key_of([self.contents, settings, training])
+        settings = [_VERSION, settings_of(self.dataset), as_json(asdict(self.config)), training]
+        return self.files.plan(self.dataset.name, key_of(self.contents), key_of(settings))
 
 
 def _prepare(case: Case, plan: Plan) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -2,7 +2,7 @@
 
     CACHE/prepared/KEY/     image.npy, label.npy, positions.npy, then case.json with their hashes
     CACHE/facts/KEY.npz     what the plan needs to know about a case
-    CACHE/plans/KEY.json    the plan of a data set, and the keys of its cases
+    CACHE/NAME-KEY/KEY/plan.json    the plan of a data set, and the keys of its cases
 
 A key is a hash of all that the content depends on. So a file is right or absent, data sets share
 what they have in common, and what a killed process finished is found again.
@@ -27,6 +27,7 @@ from torch import Tensor
 from recycleseg.data.facts import CaseFacts
 from recycleseg.data.identity import ContentMemo, content_hash
 from recycleseg.files import FileError, finished_name, read_json_object, write_json, written_whole
+from recycleseg.names import file_name
 
 ARRAYS = ("image", "label", "positions")
 _RECORD = "case.json"
@@ -181,14 +182,22 @@ class CacheFiles:
         """The file of the facts about a case."""
         return self.root / "facts" / f"{key}.npz"
 
-    def plan(self, key: str) -> Path:
-        """The file of a plan."""
-        return self.root / "plans" / f"{key}.json"
+    def plan(self, name: str, contents: str, settings: str) -> Path:
+        """The file of a plan.
+
+        Args:
+            name: of the data set; a copy with another name may have come first.
+            contents: the key of its contents.
+            settings: the key of all else that the plan depends on.
+        """
+        there = sorted(self.root.glob(f"*-{contents[:12]}"))
+        folder = there[0] if there else self.root / f"{file_name(name.lower())}-{contents[:12]}"
+        return folder / settings[:16] / "plan.json"
 
     def plans(self) -> list[CachedPlan]:
         """All plans, the one that was used last first; damaged ones have no entries."""
         found = []
-        for path in self.root.glob("plans/*.json"):
+        for path in self.root.glob("*-*/*/plan.json"):
             content: dict[str, Any] = {}
             with suppress(FileError):
                 content = read_record(path)
@@ -213,6 +222,9 @@ class CacheFiles:
         for plan in plans:
             if plan.used <= limit:
                 freed += _delete([plan.path])
+                with suppress(OSError):  # something else is in it
+                    plan.path.parent.rmdir()
+                    plan.path.parent.parent.rmdir()
         for folder in self.root.glob("prepared/*"):
             # Without a plan: of a run that was stopped, or works now.
             if folder not in kept and folder.stat().st_mtime <= limit:
