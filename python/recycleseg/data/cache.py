@@ -267,7 +267,7 @@ class _Preparation:
             content = {
                 "dataset": self.dataset.name,
                 "plan": plan.to_dict(),
-                "cases": records,
+                "cases": {case_id: records[case_id] for case_id in entries},
                 "entries": keys,
             }
             plan_path.parent.mkdir(parents=True, exist_ok=True)
@@ -315,13 +315,13 @@ class _Preparation:
         def prepare(case_id: str) -> dict[str, Any]:
             case = self.dataset.cases[case_id]
             arrays, record = _prepare(case, plan)
-            if self.watch.is_unchanged(case):
-                write_entry(entries[case_id], arrays, {**record, "case": case_id})
-            return record
+            if not self.watch.is_unchanged(case):
+                return record  # the run ends with an error
+            return write_entry(entries[case_id], arrays, {**record, "case": case_id})
 
         with ThreadPoolExecutor(self.workers) as pool:
             made = followed(pool.map(prepare, case_ids), len(case_ids), self.progress)
-            return dict(zip(case_ids, map(as_json, made), strict=True))
+            return dict(zip(case_ids, made, strict=True))
 
     def _refuse_changes(self) -> None:
         if self.watch.changed:

@@ -26,7 +26,14 @@ from torch import Tensor
 
 from recycleseg.data.facts import CaseFacts
 from recycleseg.data.identity import ContentMemo, content_hash
-from recycleseg.files import FileError, finished_name, read_json_object, write_json, written_whole
+from recycleseg.files import (
+    FileError,
+    as_json,
+    finished_name,
+    read_json_object,
+    write_json,
+    written_whole,
+)
 from recycleseg.names import file_name
 
 ARRAYS = ("image", "label", "positions")
@@ -57,13 +64,21 @@ def read_record(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_entry(folder: Path, arrays: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-    """Write the arrays of a case, then its record, whose presence tells that the entry is whole."""
+def write_entry(
+    folder: Path, arrays: Mapping[str, Tensor], record: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write the arrays of a case, then its record, whose presence tells that the entry is whole.
+
+    Returns:
+        The record as `read_entry` gives it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in arrays.items():
         _save_array(folder / f"{name}.npy", array)
     hashes = {name: content_hash(folder / f"{name}.npy") for name in arrays}
-    write_record(folder / _RECORD, {**record, "arrays": hashes})
+    whole: dict[str, Any] = as_json({**record, "arrays": hashes})
+    write_record(folder / _RECORD, whole)
+    return whole
 
 
 def read_entry(folder: Path, memo: ContentMemo) -> dict[str, Any] | None:
