@@ -139,6 +139,20 @@ def as_json(content: Any) -> Any:
     return json.loads(json.dumps(content))
 
 
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file with one per line; none if there is no file.
+
+    A line that is no whole object is left out: a process was stopped while it wrote it.
+    """
+    for text in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(line, dict):
+            yield line
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 

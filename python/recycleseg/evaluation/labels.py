@@ -8,6 +8,7 @@ from typing import Any
 
 from recycleseg.classes import Labels, parse_labels
 from recycleseg.files import FileError, parse_json_object, read_json_object
+from recycleseg.prediction.case_log import RECORD
 
 
 def read_labels(option: str) -> Labels:
@@ -31,7 +32,7 @@ def find_labels(pred: Path, ref: Path) -> tuple[Labels, Path] | None:
     """
     pred, ref = (path.parent if path.is_file() else path for path in (pred, ref))
     if predicted := predicted_labels(pred):
-        path = pred / "predict.json"
+        path = pred / RECORD
         return parse_labels(predicted, str(path)), path
     for folder in (pred, ref, ref.resolve().parent):
         path = folder / "dataset.json"
@@ -43,7 +44,7 @@ def find_labels(pred: Path, ref: Path) -> tuple[Labels, Path] | None:
 
 def predicted_labels(folder: Path) -> Any:
     """The unchecked labels that predict.json in a folder of predictions gives, or None."""
-    path = folder / "predict.json"
+    path = folder / RECORD
     dataset = read_json_object(path).get("dataset") if path.is_file() else None
     return dataset.get("labels") if isinstance(dataset, Mapping) else None
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recycleseg.files import read_json_object, system_errors_name, write_json
+from recycleseg.files import json_lines, read_json_object, system_errors_name, write_json
 
 RECORD = "predict.json"
 LOG = "predict.jsonl"
@@ -44,12 +44,9 @@ def read_with_log(path: Path) -> dict[str, Any]:
         FileError: predict.json holds something else than a JSON object.
     """
     record = read_json_object(path)
-    log = path.with_name(LOG)
-    for text in log.read_bytes().splitlines() if log.is_file() else ():
-        try:
-            line = json.loads(text)
-            case_id = line.pop("case")
-        except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+    for line in json_lines(path.with_name(LOG)):
+        case_id = line.get("case")
+        if not isinstance(case_id, str):
             continue
         for key in BY_CASE:
             if isinstance(of_cases := record.setdefault(key, {}), dict):

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, TextIO
 
+from recycleseg.files import json_lines
+
 _RESUMED = "resumed"
 
 
@@ -18,12 +20,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     not count either: a process was killed while it wrote it.
     """
     lines: list[dict[str, Any]] = []
-    for text in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+    for line in json_lines(path):
+        if not isinstance(line.get("step"), int):
             continue
         if _RESUMED in line:
             lines = [kept for kept in lines if kept["step"] <= line["step"]]

@@ -9,7 +9,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 from rich.table import Table
 
-from recycleseg.cli._arguments import Guide
+from recycleseg.cli._arguments import Guide, named_as_options
 from recycleseg.cli._common import new_parser, table_console
 from recycleseg.data.cache_files import CachedPlan, CacheFiles, size_of
 from recycleseg.names import printable
@@ -56,10 +56,8 @@ def run(parsed: Namespace) -> int:
         return 0
     seconds = 0.0
     if parsed.older_than is not None:
-        try:
+        with named_as_options({"time": "--older-than"}):
             seconds = parse_duration(parsed.older_than)
-        except ValueError as error:
-            raise ValueError(str(error).replace("time:", "--older-than:", 1)) from None
     print_line(console, f"{files.root}: {_shown(files.clear(seconds))} freed")
     return 0
 

@@ -58,9 +58,9 @@ def read_itk(path: Path, content: Content) -> list[Volume]:
             header = file.header
             _check_header(path, header)
             array = file.voxels()
+    except FileError:
+        raise
     except ValueError as error:
-        if isinstance(error, FileError):
-            raise
         with path.open("rb") as damaged:
             raise ValueError(f"{error} ({kind_of(damaged.read(132))})") from error
     affine = swap_lps_ras(_affine_of(header))
