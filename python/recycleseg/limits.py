@@ -1,4 +1,7 @@
-"""How much memory a file may take while it is read, so that a small file cannot take all of it."""
+"""How much memory a file may take while it is read, and what this machine has: memory and cores.
+
+A small file cannot take all of the memory.
+"""
 
 from __future__ import annotations
 
@@ -79,6 +82,11 @@ def free_main_memory() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return 4 * _GIB
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shown(size: int) -> str:

@@ -29,7 +29,6 @@ from recycleseg.data.cache_files import (
 from recycleseg.data.cached_facts import (
     ChangeWatch,
     check_with_cache,
-    cores,
     settings_of,
     workers_for,
 )
@@ -52,6 +51,7 @@ from recycleseg.data.preprocess import (
 from recycleseg.data.upright import UprightGrid
 from recycleseg.data.volumes import read_image, read_label
 from recycleseg.files import FileError, as_json, shortened
+from recycleseg.limits import cores
 from recycleseg.progress import Progress, followed
 
 # Raise it with every change of the code that gives other arrays for the same files.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import asdict
 from threading import Lock
@@ -16,7 +15,7 @@ from recycleseg.data.identity import ContentMemo, Contents, case_contents, chang
 from recycleseg.data.layout import Case, Dataset
 from recycleseg.data.volumes import PixelSize
 from recycleseg.files import as_json
-from recycleseg.limits import free_main_memory
+from recycleseg.limits import cores, free_main_memory
 from recycleseg.progress import Progress
 
 # Raise it with every change of the code that gives other facts for the same files.
@@ -96,11 +95,6 @@ def check_with_cache(
 def settings_of(dataset: Dataset) -> list[Any]:
     """What facts and arrays depend on besides the files of a case, from dataset.json."""
     return [dataset.file_ending, list(dataset.channel_names), as_json(asdict(dataset.classes))]
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def workers_for(dataset: Dataset) -> int:

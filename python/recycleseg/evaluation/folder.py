@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from recycleseg.evaluation.pairs import Pair, Pairs, find_pairs
 from recycleseg.evaluation.remarks import longest_side, patients_note, tolerance_notes
 from recycleseg.evaluation.statistics import Groups, patient_groups
 from recycleseg.files import FileError, listed, shortened
+from recycleseg.limits import cores
 from recycleseg.metrics.aggregate import mean_of_means
 from recycleseg.metrics.evaluate import evaluate
 from recycleseg.metrics.scores import Scores
@@ -251,7 +251,7 @@ def _size_notes(root: Path, results: Mapping[str, _Result]) -> Iterator[str]:
 
 def _num_workers(workers: int | None, num_cases: int) -> int:
     if workers is None:
-        workers = len(os.sched_getaffinity(0))
+        workers = cores()
     if workers < 1:
         raise ValueError(f"workers: expected at least 1, got {workers}")
     return min(workers, num_cases)
