@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from recycleseg.classes import Classes
-from recycleseg.data.geometry import Orientation
-from recycleseg.data.patches import PatchSampler
-from recycleseg.data.preprocess import PreparedCase
+from recycleseg.data.patches import PatchSampler, TrainingCase
+from recycleseg.data.positions import find_positions
 from recycleseg.diffusion.process import GaussianDiffusion
 from recycleseg.diffusion.schedule import NoiseSchedule
 from recycleseg.models.unet import UNet
@@ -190,16 +189,8 @@ def test_noise_follows_the_generator() -> None:
 
 def test_padding_is_that_of_training_patches() -> None:
     image = torch.arange(1.0, 16.0).reshape(1, 3, 5)
-    case = PreparedCase(
-        case_id="small",
-        image=image,
-        label=torch.zeros(3, 5, dtype=torch.uint8),
-        spacing=(1.0, 1.0),
-        native_shape=(3, 5),
-        orientation=Orientation.of(None, 2),
-        label_path=None,
-        classes=Classes(("background", "a")),
-    )
+    label, classes = torch.zeros(3, 5, dtype=torch.uint8), Classes(("background", "a"))
+    case = TrainingCase("small", image, label, classes, find_positions(label, classes, 2))
     patch, _ = PatchSampler([case], (8, 6), 1).batch(0)
     padded, first = pad_to(image, (8, 6))
     assert torch.equal(padded, patch[0])
