@@ -153,10 +153,11 @@ void bind_norm_act_backward(const py::capsule& x, const py::capsule& weight,
 }
 
 void bind_dropout(const py::capsule& x, const py::capsule& y, double rate, std::int64_t seed,
-                  std::int64_t num_threads) {
+                  std::int64_t rows, std::int64_t first_row, std::int64_t num_threads) {
   const Borrowed x_in("x", x), y_out("y", y);
   without_gil([&] {
-    dropout_cpu(x_in.view(), y_out.view(), rate, static_cast<std::uint64_t>(seed), num_threads);
+    dropout_cpu(x_in.view(), y_out.view(), rate, static_cast<std::uint64_t>(seed), rows, first_row,
+                num_threads);
   });
 }
 
@@ -266,7 +267,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("cancel_calls", [](bool cancel) { cancelled = cancel; }, "cancel"_a);
   module.def("distance_transform_cpu", &bind_distance_transform_cpu, "mask"_a, "distance"_a,
              "spacing"_a, "num_threads"_a);
-  module.def("dropout_cpu", &bind_dropout, "x"_a, "y"_a, "rate"_a, "seed"_a, "num_threads"_a);
+  module.def("dropout_cpu", &bind_dropout, "x"_a, "y"_a, "rate"_a, "seed"_a, "rows"_a,
+             "first_row"_a, "num_threads"_a);
   module.def("ensemble_vote_cpu", bind_ensemble_vote(&ensemble_vote_cpu), "settings"_a, "members"_a,
              "weights"_a, "tensors"_a, "num_threads"_a);
   module.def(

@@ -27,6 +27,7 @@ def _noise_step_fwd_kernel(
     noise_ptr,
     seed_ptr,
     offset_ptr,
+    first_row,
     network_input_ptr,
     x_ptr,
     stride_sb,
@@ -71,7 +72,7 @@ def _noise_step_fwd_kernel(
             probs = source
 
     if noise_ptr is None:
-        n = b * V + v
+        n = (first_row + b) * V + v
         noise = philox_normals(tl.load(seed_ptr), tl.load(offset_ptr), n, BLOCK, C_PAD)
     else:
         at = b * stride_nb + v[:, None] * stride_nv + c[None, :] * stride_nc
@@ -94,6 +95,7 @@ def launch_noise_step(
     noise: Tensor | None,
     seed: Tensor | None,
     offset: Tensor | None,
+    first_row: int,
     network_input: Tensor,
     x_t: Tensor | None,
     source_type: str,
@@ -103,8 +105,9 @@ def launch_noise_step(
 ) -> None:
     """Fill channels of network_input (B, C_total, *S), and x_t (B, C, *S) unless None.
 
-    source (B, C, *S), or (B, 1, *S) of a label; noise (B, C, *S), or seed and offset, 0-d; scales
-    (B,) contiguous. The voxels of each tensor have one stride.
+    source (B, C, *S), or (B, 1, *S) of a label; noise (B, C, *S), or seed and offset, 0-d, of a
+    batch that begins with row first_row; scales (B,) contiguous. The voxels of each tensor have one
+    stride.
     """
     batch, _, *spatial = source.shape
     V = 1
@@ -122,6 +125,7 @@ def launch_noise_step(
         noise,
         seed,
         offset,
+        first_row,
         network_input,
         x_t,
         *strides(source),

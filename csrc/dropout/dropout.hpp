@@ -16,7 +16,9 @@ namespace recycleseg {
 
 // x and y: contiguous, of one shape; both float32 or both bfloat16; y may be x.
 // rate: in [0, 1), rounded to a multiple of 2^-16.
+// rows: equal parts of x, each with random bits of its own; the first of them is row `first_row` of
+// a batch of which other processes may have the rest.
 void dropout_cpu(const TensorView& x, const TensorView& y, double rate, std::uint64_t seed,
-                 std::int64_t num_threads);
+                 std::int64_t rows, std::int64_t first_row, std::int64_t num_threads);
 
 }  // namespace recycleseg

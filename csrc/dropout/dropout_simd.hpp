@@ -17,7 +17,7 @@ struct DropoutKey {
 constexpr std::int64_t kDropoutGroup = 32;
 
 struct DropoutLoops {
-  // y = dropout(x) for `count` elements, the first of which is element `first` of the tensor.
+  // y = dropout(x) for `count` elements, the first of which is element `first` of its row.
   void (*of_floats)(const float* x, float* y, std::int64_t first, std::int64_t count,
                     const DropoutKey& key);
   void (*of_bfloat16)(const BFloat16* x, BFloat16* y, std::int64_t first, std::int64_t count,

@@ -108,6 +108,7 @@ def test_equals_the_reference(
                 exclusive=exclusive,
                 seed=-7,
                 offset=2**40 + 1,
+                first_row=3,
             )
             assert_equal(results, num_classes, tolerance)
             x_t = results[0].x_t
@@ -233,7 +234,7 @@ def test_is_a_well_formed_operator(
         source = source.unsqueeze(1)
     seed, offset = torch.tensor(1, device=device), torch.tensor(2, device=device)
     network_input, x_t = torch.zeros(2, 4, 4, 5).to(device), torch.zeros(2, 3, 4, 5).to(device)
-    arguments = source, *scales(2, device), None, seed, offset, network_input, x_t
+    arguments = source, *scales(2, device), None, seed, offset, 3, network_input, x_t
     opcheck(noise_step_op, (*arguments, source_type, 3, True, 1))
 
 

@@ -81,6 +81,7 @@ def test_an_element_does_not_depend_on_other_classes_or_the_shape_of_space() -> 
     whole = philox_normal((2, 16, 6, 4), 7, 8)
     assert whole[:, :5].equal(philox_normal((2, 5, 24), 7, 8).view(2, 5, 6, 4))
     assert whole[:1].equal(philox_normal((1, 16, 6, 4), 7, 8))
+    assert whole[1:].equal(philox_normal((1, 16, 6, 4), 7, 8, first_row=1))
 
 
 def test_empty_shapes() -> None:

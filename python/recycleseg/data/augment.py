@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recycleseg.rows import Rows
+
 # Number of axes -> planes of rotation, in the order of the angles: xy; yz, zx, xy.
 _PLANES = {2: ((0, 1),), 3: ((1, 2), (2, 0), (0, 1))}
 
@@ -66,6 +68,7 @@ def augment(
     *,
     spacing: Sequence[float],
     generator: torch.Generator,
+    rows: Rows | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Move, bend and brighten each sample of a batch at random.
 
@@ -81,6 +84,8 @@ def augment(
         spacing: voxel size of each axis, in mm or any other unit.
         generator: source of the random numbers. With a CPU generator, a seed gives the same
             numbers for every device.
+        rows: which rows of a batch these are, whose other rows would get the other numbers of the
+            generator; None: they are all of it.
 
     Returns:
         The new image and label, with the same shapes and dtypes.
@@ -89,9 +94,11 @@ def augment(
         ValueError: shapes, dtype, spacing or flip do not fit.
     """
     _check_batch(image, label, spacing)
-    matrix, gamma = random_parameters(
-        image.shape[0], image.shape[2:], config, spacing=spacing, generator=generator
+    rows = rows or Rows.all(len(image))
+    parameters = random_parameters(
+        rows.batch, image.shape[2:], config, spacing=spacing, generator=generator
     )
+    matrix, gamma = (values[rows.slice] for values in parameters)
     image, label = warp(image, label, matrix.to(image.device, non_blocking=True))
     return adjust_gamma(image, gamma.to(image.device, non_blocking=True)), label
 

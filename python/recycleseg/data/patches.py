@@ -13,6 +13,7 @@ from torch import Tensor
 from recycleseg.classes import Classes
 from recycleseg.data.blocks import Blocks
 from recycleseg.data.positions import Positions
+from recycleseg.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class TrainingCase:
 class PatchSampler:
     """Batches of patches that depend only on seed and step, so a resumed run needs no state.
 
+    A row of a batch depends on nothing else either, so several processes can share a batch.
+
     Every case comes once per epoch, and each epoch has a new random order. A patch starts at any
     position where it fits, from the first to the last. If an image is smaller than the patch, it
     is centred and padded: the image with 0 (its mean after normalisation), the label with
@@ -47,6 +50,7 @@ class PatchSampler:
         cases: training cases.
         patch_size: one size per axis.
         batch_size: patches per step.
+        rows: which rows of each batch are given; None gives all.
         foreground_probability: share of patches that must contain a foreground voxel. A random
             class (or region) of the case is chosen, then a random voxel of it.
         seed: decides all random choices.
@@ -63,6 +67,7 @@ class PatchSampler:
         patch_size: Sequence[int],
         batch_size: int,
         *,
+        rows: Rows | None = None,
         foreground_probability: float = 0.5,
         seed: int = 0,
         imgx_compat: bool = False,
@@ -80,19 +85,19 @@ class PatchSampler:
             )
         self.cases = tuple(cases)
         self.patch_size = tuple(patch_size)
-        self.batch_size = batch_size
+        self.rows = rows or Rows.all(batch_size)
         self.foreground_probability = foreground_probability
         self.seed = seed
         self.imgx_compat = imgx_compat
         self._epoch: tuple[int, np.ndarray[Any, Any]] = (-1, np.empty(0))
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Image (B, C, *P) float32 and label (B, *P) or (B, C, *P) uint8 of one step."""
-        rng = np.random.default_rng((self.seed, 0, step))
+        """Image (B, C, *P) float32 and label (B, *P) or (B, C, *P) uint8 of the rows of a step."""
         image, label = self._zeros(self.cases[0].image), self._zeros(self.cases[0].label)
-        for row in range(self.batch_size):
-            index = self._case_index(step * self.batch_size + row)
-            starts = self._starts(index, rng)
+        for row in range(self.rows.num):
+            item = step * self.rows.batch + self.rows.first + row
+            index = self._case_index(item)
+            starts = self._starts(index, np.random.default_rng((self.seed, 0, item)))
             _copy_patch(self.cases[index].image, starts, image[row])
             _copy_patch(self.cases[index].label, starts, label[row])
         return image, label
@@ -100,7 +105,7 @@ class PatchSampler:
     def _zeros(self, like: Blocks | Tensor) -> Tensor:
         """Zeros (B, ..., *P) for a batch of patches of an array (..., *S)."""
         leading = like.shape[: like.ndim - len(self.patch_size)]
-        return torch.zeros((self.batch_size, *leading, *self.patch_size), dtype=like.dtype)
+        return torch.zeros((self.rows.num, *leading, *self.patch_size), dtype=like.dtype)
 
     def _case_index(self, item: int) -> int:
         epoch, position = divmod(item, len(self.cases))

@@ -24,6 +24,7 @@ from recycleseg.diffusion.samplers import reverse_step
 from recycleseg.diffusion.timesteps import Timesteps
 from recycleseg.losses import SegmentationLoss
 from recycleseg.ops.philox import Noise, PhiloxNoise
+from recycleseg.rows import Rows
 
 
 @dataclass(frozen=True)
@@ -48,31 +49,45 @@ def make_draws(
     timesteps: Timesteps,
     generator: torch.Generator,
     noise_shape: tuple[int, ...],
+    rows: Rows | None = None,
 ) -> Draws:
     """Draw the random numbers for one step, on the generator's device.
 
-    On a GPU only a seed is drawn here: the kernel that needs the noise draws it.
+    Only seeds of the noise are drawn from the generator: on a CPU one for each row, so that the
+    noise of a row does not depend on the others; on a GPU one for all, and the kernel that needs
+    the noise draws it by row and voxel.
 
     Args:
         strategy: tells the range of the time steps, and how often it takes noise.
         timesteps: draws the time steps.
         generator: source of all numbers.
         noise_shape: (B, C, *S).
+        rows: which rows of a batch these are, whose numbers are drawn for all its rows; None: they
+            are all of it.
     """
-    device, batch = generator.device, noise_shape[0]
+    device, rows = generator.device, rows or Rows.all(noise_shape[0])
     low, high = strategy.t_range
-    t_index, weight = timesteps.sample(batch, low, high, generator=generator, device=device)
+    drawn = timesteps.sample(rows.batch, low, high, generator=generator, device=device)
+    uniform = torch.rand(rows.batch, generator=generator, device=device)
     noise: tuple[Noise, ...]
     if device.type == "cuda":
         seed = torch.randint(2**63 - 1, (), generator=generator, device=device)
         noise = tuple(
-            PhiloxNoise(seed, torch.full((), i, device=device)) for i in range(strategy.num_noises)
+            PhiloxNoise(seed, torch.full((), i, device=device), rows.first)
+            for i in range(strategy.num_noises)
         )
     else:
-        noise = tuple(
-            torch.randn(noise_shape, generator=generator) for _ in range(strategy.num_noises)
-        )
-    return Draws(t_index, weight, noise, torch.rand(batch, generator=generator, device=device))
+        seeds = torch.randint(2**63 - 1, (strategy.num_noises, rows.batch), generator=generator)
+        noise = tuple(_noise_of_rows(of_rows[rows.slice], noise_shape) for of_rows in seeds)
+    t_index, weight, uniform = (numbers[rows.slice] for numbers in (*drawn, uniform))
+    return Draws(t_index, weight, noise, uniform)
+
+
+def _noise_of_rows(seeds: Tensor, shape: tuple[int, ...]) -> Tensor:
+    noise = torch.empty(shape)
+    for row, seed in zip(noise, seeds.tolist(), strict=True):
+        row.normal_(generator=torch.Generator().manual_seed(seed))
+    return noise
 
 
 @dataclass(frozen=True)

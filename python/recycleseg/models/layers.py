@@ -160,6 +160,7 @@ class ResBlock(nn.Module):
         self.conv2 = convolution(channels, channels, kernel)
         self.norm2 = InstanceNorm(channels)
         self.dropout = dropout
+        self.first_row = 0
         self.is_film = time_conditioning == "film"
         self.time: nn.Linear | None = None
         if time_channels:
@@ -170,7 +171,7 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, t_emb: Tensor | None = None) -> Tensor:
         """(B, C, *S), (B, time_channels) -> (B, C, *S)."""
         y = self.norm1(self.conv1(x))
-        y = dropout(y, self.dropout, self.training)
+        y = dropout(y, self.dropout, self.training, first_row=self.first_row)
         y = self.conv2(y)
         film = None
         if self.time is not None and t_emb is not None:
@@ -267,11 +268,15 @@ class TransformerLayer(nn.Module):
             linear(channels * widening_factor, channels, init_scale),
         )
         self.dropout = dropout
+        self.first_row = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, C) -> (B, L, C)."""
-        x = x + dropout(self.attention(self.norm1(x)), self.dropout, self.training)
-        return x + dropout(self.mlp(self.norm2(x)), self.dropout, self.training)
+        x = x + self._drop(self.attention(self.norm1(x)))
+        return x + self._drop(self.mlp(self.norm2(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return dropout(x, self.dropout, self.training, first_row=self.first_row)
 
 
 class Transformer(nn.Module):

@@ -50,6 +50,7 @@ def noise_step(
     noise: Tensor | None = None,
     seed: int | Tensor | None = None,
     offset: int | Tensor = 0,
+    first_row: int = 0,
     network_input: Tensor | None = None,
     first_channel: int = 0,
     return_x: bool = False,
@@ -78,6 +79,7 @@ def noise_step(
         seed: of :func:`recycleseg.ops.philox.philox_normal`; needed if noise is None. Seed and
             offset may be tensors, which are read on the device. So a CUDA graph that increases
             the offset draws new noise at each replay.
+        first_row: of `philox_normal`; without meaning for noise that is given.
         offset: of `philox_normal`.
         network_input: (B, C_total, *S), any floating dtype, contiguous or channels-last, or a slice
             of channels of such a tensor. The mask overwrites its C channels from first_channel on.
@@ -126,6 +128,7 @@ def noise_step(
             scale_noise.contiguous(),
             None if noise is None else collapsible(noise),
             *as_seed(seed, offset, device),
+            first_row,
             network_input,
             x_t,
             source_type,
@@ -135,7 +138,7 @@ def noise_step(
         )
         return NoiseStep(network_input, x_t)
     if seed is not None:
-        noise = philox_normal(shape, seed, offset, device)
+        noise = philox_normal(shape, seed, offset, device, first_row=first_row)
     assert noise is not None
     mask, noised = noise_step_reference(
         source,

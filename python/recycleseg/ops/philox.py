@@ -30,14 +30,16 @@ class PhiloxNoise(NamedTuple):
     Attributes:
         seed: 0-d int64.
         offset: 0-d int64.
+        first_row: of the batch that has this noise.
     """
 
     seed: Tensor
     offset: Tensor
+    first_row: int = 0
 
     def draw(self, shape: Sequence[int]) -> Tensor:
         """The noise, float32, of shape (B, C, *S)."""
-        return philox_normal(shape, self.seed, self.offset)
+        return philox_normal(shape, self.seed, self.offset, first_row=self.first_row)
 
 
 Noise = Tensor | PhiloxNoise
@@ -48,13 +50,15 @@ def philox_normal(
     seed: int | Tensor,
     offset: int | Tensor = 0,
     device: torch.device | str | None = None,
+    *,
+    first_row: int = 0,
 ) -> Tensor:
     """Standard normal noise (B, C, *S), float32.
 
     Let v be the row-major index of a voxel among V. Box-Muller makes four normals of the words of
     key `seed` and counter
 
-        (lo(n), hi(n), lo(offset), hi(offset) << 4 | c // 4),     n = b * V + v,
+        (lo(n), hi(n), lo(offset), hi(offset) << 4 | c // 4),     n = (first_row + b) * V + v,
 
     and element (b, c, v) is the (c % 4)-th of them.
 
@@ -63,6 +67,7 @@ def philox_normal(
         seed: any int64, or a 0-d int64 tensor on the device.
         offset: in [0, 2^60), int or tensor as the seed. Another offset gives independent noise.
         device: of the result; None: that of the tensors among seed and offset, else the CPU.
+        first_row: number of the first row in a batch that several processes share.
 
     Raises:
         ValueError: an argument is invalid.
@@ -77,7 +82,7 @@ def philox_normal(
     batch, classes, *spatial = shape
     groups = (classes + 3) // 4
     voxels = math.prod(spatial)
-    n = torch.arange(batch * voxels, device=device).view(batch, 1, voxels)
+    n = torch.arange(batch * voxels, device=device).view(batch, 1, voxels) + first_row * voxels
     group = torch.arange(groups, device=device).view(1, groups, 1)
     zero = torch.zeros_like(n + group)
     counter = (n & _MASK, n >> 32, offset & _MASK, ((offset >> 32) << 4) | group)
