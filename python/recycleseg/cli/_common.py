@@ -24,6 +24,7 @@ from recycleseg.errors import described, is_expected, show_traceback
 from recycleseg.files import listed, system_errors_name
 from recycleseg.folders import check_apart
 from recycleseg.names import printable_message
+from recycleseg.processes import ToldElsewhere
 from recycleseg.progress import plain_console
 from recycleseg.run.factory import cache_root
 from recycleseg.training.stopping import Stopped, signals_to
@@ -34,6 +35,9 @@ PROGRAM_FAULT = 1
 WRONG_INPUT = 2
 # Exit code if some cases failed and the others are done. After a signal it is 128 + its number.
 CASES_FAILED = 3
+# Exit code if SIGTERM or SIGUSR1 came and all is saved, so that a job system may start the command
+# again with --resume; as EX_TEMPFAIL of sysexits.h.
+RESUME = 75
 # What commands that keep finished cases say after Ctrl-C.
 CONTINUE = "run the same command again to continue"
 _WIDTH_OF_FILES = 160
@@ -61,7 +65,10 @@ def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
             return code
     except KeyboardInterrupt as stop:
         print_error(f"{name}: {str(stop) or f'interrupted; {interrupted}'}")
-        return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+        return _code_of_stop(stop)
+    except ToldElsewhere as told:
+        cause = told.__cause__
+        return _code_of_stop(cause) if isinstance(cause, KeyboardInterrupt) else WRONG_INPUT
     except (Exception, SystemExit) as error:
         if _output_closed(error):
             _give_up_output()
@@ -72,6 +79,12 @@ def run_command(name: str, command: Callable[[], int], interrupted: str) -> int:
         print_error(f"{name}: error: {described(error)}")
         _give_up_output()
         return WRONG_INPUT if is_expected(error) else PROGRAM_FAULT
+
+
+def _code_of_stop(stop: KeyboardInterrupt) -> int:
+    if not isinstance(stop, Stopped):
+        return 128 + signal.SIGINT
+    return RESUME if stop.resumes and stop.number != signal.SIGINT else 128 + stop.number
 
 
 def _output_closed(error: BaseException) -> bool:

@@ -34,6 +34,7 @@ from recycleseg.planning.description import plan_yaml
 from recycleseg.planning.draft import num_levels
 from recycleseg.planning.planner import PLANNED, TrainingPlan
 from recycleseg.planning.resources import parse_memory
+from recycleseg.processes import ALONE, Processes, joined
 from recycleseg.progress import plain_console, print_text
 from recycleseg.run.config import (
     TrainConfig,
@@ -125,13 +126,18 @@ def parse_command(arguments: Sequence[str], base: str | None = None) -> Command:
 
 
 def plan_command(
-    arguments: Sequence[str], console: Console, *, with_notes: bool = False
+    arguments: Sequence[str],
+    console: Console,
+    processes: Processes = ALONE,
+    *,
+    with_notes: bool = False,
 ) -> tuple[TrainingPlan, str]:
     """Plan the run of a command line with --data.
 
     Args:
         arguments: the command line.
         console: where progress and warnings are shown.
+        processes: those of the run.
         with_notes: see `plan_for_data`.
 
     Returns:
@@ -146,7 +152,7 @@ def plan_command(
     base = None if levels is None else yaml.safe_dump({"model": {"channels": [8] * levels}})
     parse_command(own, base)  # wrong options end it before files are read
     given = _options_to_fit(arguments)
-    plan = plan_for_data(given, console, with_notes=with_notes)
+    plan = plan_for_data(given, console, processes, with_notes=with_notes)
     return plan, plan_yaml(plan, f"Plan for {given['data']}")
 
 
@@ -223,31 +229,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `recycle-train`; gives the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     interrupted = "run the same command again, with --resume if training had begun"
-    return run_command("recycle-train", lambda: _train(given), interrupted)
+    return run_command("recycle-train", lambda: _train_together(given), interrupted)
 
 
-def _train(arguments: Sequence[str]) -> int:
+def _train_together(arguments: Sequence[str]) -> int:
+    """Train in this process and those that torchrun has started with it."""
+    with joined("recycle-train") as processes:
+        if processes.share(lambda: processes.goes_on):
+            kept = [a for a in arguments if a not in ("--overwrite", "--resume")]
+            arguments = [*kept, "--resume"]
+        return _train(arguments, processes)
+
+
+def _train(arguments: Sequence[str], processes: Processes) -> int:
     answer_if_asked(build_parser(), arguments, GUIDE, _values)
     with named_as_options(OPTION_NAMES):
         given = _options_to_fit(arguments)
         _check_early(given)
         # The printed configuration may go into a file, so nothing else goes there.
         printing = len(_without_printing(arguments)) < len(arguments)
-        console = plain_console(stderr=printing, quiet=bool(given.get("quiet")))
+        quiet = bool(given.get("quiet")) or not processes.is_main
+        console = plain_console(stderr=printing, quiet=quiet)
         resume, overwrite = (bool(given.get(option)) for option in ("resume", "overwrite"))
         begins = given.get("data") is not None and not resume
         if not printing and (begins or (resume and not overwrite)):
             paths = (given.get(key) for key in ("data", "init_from", "runtime.cache"))
             folder, inputs = _folder_of(given), inputs_of_run(*paths)
-            folder.check(resume=resume, overwrite=overwrite, inputs=inputs)
-        base, plan = _run_to_resume(given), None
+            processes.share(lambda: folder.check(resume=resume, overwrite=overwrite, inputs=inputs))
+        base, plan = processes.share(lambda: _run_to_resume(given)), None
         if begins:
-            _, base = plan_command(arguments, console)
+            base = processes.share(lambda: plan_command(arguments, console, processes)[1])
             plan = base
             if not printing:
                 print_text(console, plan)
         command = parse_command(arguments, base)
-        trainer = Trainer(command.config, console=console, plan=plan)
+        trainer = Trainer(command.config, console=console, plan=plan, processes=processes)
         trainer.fit(resume=command.resume, overwrite=command.overwrite)
     return 0
 

@@ -14,7 +14,12 @@ class Timesteps(ABC):
 
     Args:
         num_timesteps: T.
+
+    Attributes:
+        learns: whether `update` does anything.
     """
+
+    learns = False
 
     def __init__(self, num_timesteps: int) -> None:
         self.num_timesteps = num_timesteps
@@ -132,6 +137,8 @@ class ImportanceTimesteps(Timesteps):
     Raises:
         ValueError: decay outside [0, 1) or uniform_prob outside (0, 1].
     """
+
+    learns = True
 
     def __init__(
         self,

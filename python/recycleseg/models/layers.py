@@ -279,6 +279,16 @@ class TransformerLayer(nn.Module):
         return dropout(x, self.dropout, self.training, first_row=self.first_row)
 
 
+def set_first_row(network: nn.Module, first_row: int) -> None:
+    """Tell a network that its input begins with this row of a batch that processes share.
+
+    Its dropout then drops in each row what it would drop there in one process.
+    """
+    for module in network.modules():
+        if isinstance(module, ResBlock | TransformerLayer):
+            module.first_row = first_row
+
+
 class Transformer(nn.Module):
     """Transformer layers over all voxels as tokens, without position embedding, and a last norm.
 

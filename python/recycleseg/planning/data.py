@@ -20,19 +20,25 @@ from recycleseg.files import FileError
 from recycleseg.planning.fingerprint import fingerprint_of
 from recycleseg.planning.planner import TrainingPlan, make_training_plan
 from recycleseg.planning.resources import find_resources
+from recycleseg.processes import ALONE, Processes
 from recycleseg.progress import print_line, stages
 from recycleseg.run.config import TrainConfig
 from recycleseg.run.factory import cache_root
 
 
 def plan_for_data(
-    given: Mapping[str, Any], console: Console, *, with_notes: bool = False
+    given: Mapping[str, Any],
+    console: Console,
+    processes: Processes = ALONE,
+    *,
+    with_notes: bool = False,
 ) -> TrainingPlan:
     """Open all cases of a data set, print what is unusual about them, and plan a run.
 
     Args:
         given: options of the user by their dotted names, with `data`.
         console: where progress and warnings are shown.
+        processes: those of the run.
         with_notes: whether to print the notes of the data set, which a training prints later.
 
     Raises:
@@ -45,6 +51,7 @@ def plan_for_data(
         threads=given.get("runtime.threads"),
         time=given.get("time"),
         memory=given.get("memory"),
+        processes=processes,
     )
     asked = {
         name: given[name] for name in ("seed", "split_file", "fold", "group_by") if name in given

@@ -73,7 +73,7 @@ class Draft:
         given: options that are decided already.
         grid: the target grid.
         finest: the grid before it was made coarser.
-        batch_size: patches per pass.
+        batch_size: patches per pass of each process.
     """
 
     fingerprint: Fingerprint
@@ -88,7 +88,8 @@ class Draft:
         cls, fingerprint: Fingerprint, resources: Resources, given: Mapping[str, Any], grid: Grid
     ) -> Draft:
         """The first draft on a grid."""
-        batch_size = int(given.get("optim.batch_size", _BATCH_SIZE[fingerprint.spatial_dims]))
+        whole = int(given.get("optim.batch_size", _BATCH_SIZE[fingerprint.spatial_dims]))
+        batch_size = math.ceil(whole / resources.processes)
         return cls(fingerprint, resources, given, grid, grid, batch_size)
 
     @property

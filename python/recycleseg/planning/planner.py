@@ -236,7 +236,9 @@ def _network_choices(draft: Draft, shape: NetworkShape) -> Iterator[Choice]:
     yield Choice("model.kernels", [list(kernel) for kernel in topology.kernels], reason)
     gigabytes = draft.bytes_of(shape) / 2**30
     reason = f"the run takes about {gigabytes:.1f} GiB of {used.memory / 2**30:.1f}"
-    yield Choice("optim.batch_size", draft.batch_size, reason)
+    if used.processes > 1:
+        reason = f"{draft.batch_size} for each of {used.processes} processes: {reason}"
+    yield Choice("optim.batch_size", draft.batch_size * used.processes, reason)
 
 
 def _training_choices(draft: Draft, patch: Sequence[int]) -> Iterator[Choice]:

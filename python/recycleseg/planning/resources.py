@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from recycleseg.processes import ALONE, Processes
 from recycleseg.progress import parse_duration
 from recycleseg.run.device import bytes_per_value, choose_precision, use_device
 from recycleseg.sampling.memory import free_memory, resident_memory
@@ -24,15 +25,16 @@ _DEFAULT_TIME = {"cpu": "1h", "cuda": "12h"}
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run may use.
+    """What each process of a run may use.
 
     Attributes:
         device: kind of device.
-        memory: bytes that the run may take, on the device.
+        memory: bytes that the process may take, on the device.
         seconds: time of the whole run, from the first step to the last result.
         flops: operations per second that a network reaches at least.
         bytes_per_value: 2 if the network computes in bfloat16, 4 in float32.
         process_bytes: what the process holds of this memory before the run.
+        processes: how many share each batch.
     """
 
     device: Literal["cpu", "cuda"]
@@ -41,6 +43,7 @@ class Resources:
     flops: float
     bytes_per_value: int
     process_bytes: int = 0
+    processes: int = 1
 
 
 def find_resources(
@@ -50,6 +53,7 @@ def find_resources(
     threads: int | None = None,
     time: str | None = None,
     memory: str | None = None,
+    processes: Processes = ALONE,
 ) -> Resources:
     """What this machine offers.
 
@@ -58,7 +62,9 @@ def find_resources(
         precision: of the network.
         threads: CPU threads; None takes PyTorch's number.
         time: such as "30m"; None takes 1 hour on a CPU, 12 hours on a GPU.
-        memory: such as "8G"; None takes three quarters of what is free.
+        memory: such as "8G"; None takes three quarters of what is free, of which each process of
+            a machine without GPUs has its share.
+        processes: those of the run.
 
     Raises:
         ValueError: a value is not understood, or the device does not exist.
@@ -67,13 +73,16 @@ def find_resources(
     kind: Literal["cpu", "cuda"] = "cuda" if found.type == "cuda" else "cpu"
     value_bytes = bytes_per_value(choose_precision(precision, found))
     cores = threads or torch.get_num_threads()
+    sharing = processes.local_size if kind == "cpu" else 1
+    free = int(_USED_MEMORY * free_memory(found)) if memory is None else parse_memory(memory)
     return Resources(
         device=kind,
-        memory=int(_USED_MEMORY * free_memory(found)) if memory is None else parse_memory(memory),
+        memory=free // sharing,
         seconds=time_of_run(time, kind),
         flops=_GPU_FLOPS if kind == "cuda" else _CPU_CORE_FLOPS[value_bytes] * cores,
         bytes_per_value=value_bytes,
         process_bytes=resident_memory() if kind == "cpu" else 0,
+        processes=processes.size,
     )
 
 

@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
     """The device that `runtime.device` names.
+
+    Args:
+        name: auto, cpu, cuda or cuda:N.
+        local_rank: of several processes on this machine, each with a GPU of its own.
 
     Raises:
         ValueError: there is no such device here.
@@ -19,7 +23,15 @@ def choose_device(name: str) -> torch.device:
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpus = {f"cuda:{n}" for n in range(num_gpus)} | ({"cuda"} if num_gpus else set())
     if name == "auto":
-        return torch.device("cuda" if gpus else "cpu")
+        name = "cuda" if gpus else "cpu"
+    if local_rank and name.startswith("cuda"):
+        if name != "cuda" or local_rank >= num_gpus:
+            expected = "cuda, without a number," if name != "cuda" else "a GPU for each process"
+            raise ValueError(
+                f"runtime.device: expected {expected} for several processes, got {name!r} with "
+                f"{num_gpus} GPUs here for process {local_rank} of this machine"
+            )
+        return torch.device("cuda", local_rank)
     if name not in {"cpu", *gpus}:
         raise ValueError(
             "runtime.device: expected auto, cpu, cuda or cuda:N with N below the number of GPUs "
@@ -41,9 +53,9 @@ def _about_device(name: str, num_gpus: int) -> str:
     return "; PyTorch finds no NVIDIA driver: see whether nvidia-smi lists a GPU, or take cpu"
 
 
-def use_device(name: str) -> torch.device:
+def use_device(name: str, local_rank: int = 0) -> torch.device:
     """`choose_device`; a GPU also becomes the current device, where kernels are launched."""
-    device = choose_device(name)
+    device = choose_device(name, local_rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device

@@ -154,7 +154,7 @@ class OptimConfig:
 
     Attributes:
         steps: optimiser steps of the run; 0 takes as many as fit into the option `time`.
-        batch_size: samples per forward pass.
+        batch_size: samples per forward pass, of all processes together.
         accumulation: forward passes per optimiser step.
         lr_init: learning rate at step 0.
         lr_peak: learning rate after the warm-up.

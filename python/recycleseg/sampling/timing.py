@@ -17,16 +17,22 @@ _LEAST_TRIES, _MOST_TRIES = 4, 16
 _SECONDS_TO_MEASURE = 10.0
 
 
-def median_seconds(work: Callable[[int], None], device: torch.device) -> float:
+def median_seconds(
+    work: Callable[[int], None],
+    device: torch.device,
+    go_on: Callable[[bool], bool] = bool,
+) -> float:
     """Median time of a piece of work, after a first try, which may compile or read files anew.
 
     Args:
         work: gets the number of the try.
         device: where it computes.
+        go_on: gets whether another try is wanted here, and decides.
     """
     seconds: list[float] = []
-    while len(seconds) < _LEAST_TRIES or (
-        len(seconds) < _MOST_TRIES and sum(seconds[1:]) < _SECONDS_TO_MEASURE
+    while go_on(
+        len(seconds) < _LEAST_TRIES
+        or (len(seconds) < _MOST_TRIES and sum(seconds[1:]) < _SECONDS_TO_MEASURE)
     ):
         start = time.perf_counter()
         work(len(seconds))

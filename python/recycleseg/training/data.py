@@ -18,6 +18,7 @@ from recycleseg.data.layout import read_dataset
 from recycleseg.data.patches import PatchSampler
 from recycleseg.data.phantom import write_phantom
 from recycleseg.progress import print_line, stages
+from recycleseg.rows import Rows
 from recycleseg.run.config import TrainConfig
 from recycleseg.run.factory import cache_root
 
@@ -91,6 +92,7 @@ class TrainingBatches:
         data: the preprocessed data set.
         patch_size: voxels along each axis.
         device: where the batches go.
+        rows: which rows of each batch this process has.
     """
 
     def __init__(
@@ -99,7 +101,9 @@ class TrainingBatches:
         data: PreparedDataset,
         patch_size: tuple[int, ...],
         device: torch.device,
+        rows: Rows,
     ) -> None:
+        self._rows = rows
         self._augment = config.augment
         self._spacing = data.spacing
         self._device = device
@@ -109,6 +113,7 @@ class TrainingBatches:
             data.training_cases(),
             patch_size,
             config.optim.batch_size,
+            rows=rows,
             foreground_probability=config.patch.foreground_probability,
             seed=config.seed,
             imgx_compat=config.imgx_compat,
@@ -116,7 +121,7 @@ class TrainingBatches:
         self._patches = Ahead(patches.batch)
 
     def __call__(self, index: int, *, augment_seed: int) -> tuple[Tensor, Tensor]:
-        """Images (B, C_img, *P) and targets of batch `index`, on the device."""
+        """Images (B, C_img, *P) and targets of the rows of batch `index`, on the device."""
         image, label = self._patches(index)
         if self._device.type == "cuda":
             # Without pinned memory the host would wait for the copy.
@@ -124,5 +129,10 @@ class TrainingBatches:
         image, label = (x.to(self._device, non_blocking=True) for x in (image, label))
         self._generator.manual_seed(augment_seed)
         return augment(
-            image, label, self._augment, spacing=self._spacing, generator=self._generator
+            image,
+            label,
+            self._augment,
+            spacing=self._spacing,
+            generator=self._generator,
+            rows=self._rows,
         )

@@ -138,6 +138,17 @@ def evaluate_cases(
     return evaluation
 
 
+def merged(parts: Sequence[Evaluation], case_ids: Sequence[str]) -> Evaluation:
+    """One evaluation of what several processes have counted, its cases in this order."""
+    counts = {case_id: part.counts[case_id] for part in parts for case_id in part.counts}
+    voxels = {case_id: part.voxels[case_id] for part in parts for case_id in part.voxels}
+    return Evaluation(
+        parts[0].class_names,
+        {case_id: counts[case_id] for case_id in case_ids},
+        {case_id: voxels[case_id] for case_id in case_ids},
+    )
+
+
 def _counts_of(
     probs: Tensor,
     case: PreparedCase,

@@ -1,4 +1,7 @@
-"""Signals that stop a run: Ctrl-C (SIGINT), and SIGTERM from Slurm or `docker stop`."""
+"""Signals that stop a run: Ctrl-C (SIGINT), SIGTERM from Slurm or `docker stop`, and SIGUSR1.
+
+Slurm sends the last one before the end of a job's time, if asked by `--signal=USR1@SECONDS`.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,13 @@ class Stopped(KeyboardInterrupt):
     Args:
         number: of the signal.
         message: what is done, and how to go on.
+        resumes: whether the same command goes on from here with --resume.
     """
 
-    def __init__(self, number: int, message: str = "") -> None:
+    def __init__(self, number: int, message: str = "", *, resumes: bool = False) -> None:
         super().__init__(message)
         self.number = number
+        self.resumes = resumes
 
 
 @contextmanager
@@ -60,9 +65,9 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Receive SIGINT and SIGTERM while the block runs."""
+        """Receive SIGINT, SIGTERM and SIGUSR1 while the block runs."""
         self.number = None
-        with signals_to(self._receive, signal.SIGINT, signal.SIGTERM):
+        with signals_to(self._receive, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             yield
 
     @property
@@ -70,17 +75,18 @@ class StopRequest:
         """Whether a signal has come."""
         return self.number is not None
 
-    def check(self, where: str) -> None:
+    def check(self, where: str, *, resumes: bool = False) -> None:
         """Raise if a signal has come.
 
         Args:
             where: the moment, for the message.
+            resumes: see `Stopped`.
 
         Raises:
             Stopped: a signal has come.
         """
         if self.number is not None:
-            raise Stopped(self.number, f"stopped {where}; {self._advice}")
+            raise Stopped(self.number, f"stopped {where}; {self._advice}", resumes=resumes)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         if self.number is not None:

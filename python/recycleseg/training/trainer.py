@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,16 @@ from recycleseg.data.cache import CasesOnDisk
 from recycleseg.diffusion.strategies import StepResult, Supervised, make_draws
 from recycleseg.files import FileError, write_json
 from recycleseg.locks import locked
+from recycleseg.models.layers import set_first_row
 from recycleseg.planning.cost import NetworkShape
 from recycleseg.planning.memory import peak_bytes
 from recycleseg.planning.resources import time_of_run
 from recycleseg.prediction.postprocess import check_postprocess
+from recycleseg.processes import ALONE, Processes
 from recycleseg.progress import Bar, plain_console, print_line
 from recycleseg.report.curve import save_learning_curve
 from recycleseg.run import factory
-from recycleseg.run.checkpoint import load_checkpoint, save_checkpoint
+from recycleseg.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from recycleseg.run.compiling import compiled, resolve_mode
 from recycleseg.run.config import TrainConfig, load_config, resumed
 from recycleseg.run.device import AutocastNetwork, bytes_per_value, choose_precision, use_device
@@ -36,7 +38,8 @@ from recycleseg.sampling.timing import median_seconds, seconds_per_case
 from recycleseg.sampling.volume import VolumeSampler
 from recycleseg.sampling.watch import NonFiniteError
 from recycleseg.training.data import TrainingBatches, load_training_data
-from recycleseg.training.evaluation import Evaluation, evaluate_cases, summary_of
+from recycleseg.training.evaluation import Evaluation, evaluate_cases, merged, summary_of
+from recycleseg.training.gradients import GradientSum
 from recycleseg.training.init_from import start_from
 from recycleseg.training.logging import RunLogger
 from recycleseg.training.optim import (
@@ -69,10 +72,14 @@ class Trainer:
     The batch, its augmentation, t, noise and dropout of a step depend only on the seed and the
     number of optimiser steps done. So a resumed run does the same as one that was not stopped.
 
+    Several processes share each batch and the cases of each evaluation. They do the same steps on
+    the same weights, and the first of them alone writes and prints.
+
     Args:
         config: all options.
         console: where the run prints.
         plan: YAML with the reasons of the planned options, for the run folder.
+        processes: those of the run, all with the same options.
 
     Raises:
         ValueError: the configuration and the data do not fit each other, or a file of the data set
@@ -80,17 +87,24 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, *, console: Console | None = None, plan: str | None = None
+        self,
+        config: TrainConfig,
+        *,
+        console: Console | None = None,
+        plan: str | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.config = config
         self.plan = plan
-        self.console = console or plain_console()
+        self.processes = processes
+        self.console = console or plain_console(quiet=not processes.is_main)
+        self.rows = processes.rows(config.optim.batch_size)
         if config.runtime.threads is not None:
             torch.set_num_threads(config.runtime.threads)
-        self.device = use_device(config.runtime.device)
+        self.device = use_device(config.runtime.device, processes.local_rank)
         self.precision = choose_precision(config.runtime.precision, self.device)
         self.process_bytes = resident_memory() if self.device.type == "cpu" else 0
-        self.data = load_training_data(config, self.console)
+        self.data = processes.in_turns(lambda: load_training_data(config, self.console))
         self.dataset = self.data.dataset
         classes = self.dataset.classes
         check_postprocess(config.postprocess, tuple(classes.foreground), self.dataset.spatial_dims)
@@ -99,6 +113,8 @@ class Trainer:
 
         torch.manual_seed(config.seed)
         self.network = factory.make_network(config, self.data.plan).to(self.device)
+        set_first_row(self.network, self.rows.first)
+        self.gradients = GradientSum(self.network, processes)
         self.average = (
             AveragedWeights(self.network, config.optim.ema_decay)
             if config.optim.ema_decay > 0
@@ -112,7 +128,7 @@ class Trainer:
         self.loss_step = compiled(self.strategy, mode)
         self.timesteps = factory.make_timesteps(config)
         self.generator = torch.Generator(self.device)
-        self.batches = TrainingBatches(config, self.data, self.patch_size, self.device)
+        self.batches = TrainingBatches(config, self.data, self.patch_size, self.device, self.rows)
         config_file = shlex.quote(str(self.folder.config))
         self.stop = StopRequest(f"to go on: recycle-train --config {config_file} --resume")
         self.step = 0
@@ -135,7 +151,8 @@ class Trainer:
                 kept then.
             Stopped: Ctrl-C or SIGTERM; a checkpoint of the last step is written.
         """
-        with self.stop.listening(), locked(self.folder.root):
+        only_main = locked(self.folder.root) if self.processes.is_main else nullcontext()
+        with self.stop.listening(), only_main:
             self.start(resume, overwrite)
             self.train()
             return self.finish()
@@ -144,32 +161,53 @@ class Trainer:
         """Open the run folder, go back to its last checkpoint if asked, and print the plan."""
         if self.config.init_from is not None and not resume:
             self.start_from(Path(self.config.init_from))
-        self.folder.check(resume=resume, overwrite=overwrite, inputs=self._inputs)
-        description = describe_data(self.data, self.patch_size)
-        if resume:
-            self.config = resumed(self.config, load_config(self.folder.config))
-            check_same_data(self.folder.dataset, description)
+        self.config = self.processes.share(lambda: self._checked_config(resume, overwrite))
         speed = self.measure_speed()
         if resume:
-            last = load_checkpoint(self.folder.last)
-            self._state.restore(last)
-            self.step, self.best_dice = last.number("step"), last.number("best_dice")
-            if self.folder.best.exists():  # written after the last checkpoint of the same step
-                self.best_dice = load_checkpoint(self.folder.best).number("best_dice")
+            self._restore()
         seconds = time_of_run(self.config.time, self.device.type)
         self.config = fit_to_time(self.config, speed, seconds)
-        # Now that the run is known to fit, what is in its folder may be deleted.
-        notes = self.folder.open(resume=resume, overwrite=overwrite, inputs=self._inputs)
-        environment = describe_environment(self.device, self.precision)
-        write_run_description(self.folder, self.config, description, environment, self.plan)
-        if self.plan is None and not resume:
-            self.folder.plan.unlink(missing_ok=True)  # of the run that was here before
-        for note in notes:
-            print_line(self.console, note)
+        if self.processes.is_main:
+            self._open_folder(resume, overwrite)
         self.print_plan(speed)
         if not resume:
             self.save(self.folder.last)
-        self.stop.check(f"after {self._progress()}")
+        self._stop_if_asked(f"after {self._progress()}")
+
+    def _checked_config(self, resume: bool, overwrite: bool) -> TrainConfig:
+        """The configuration, once the folder and what is in it are known to fit."""
+        self.folder.check(resume=resume, overwrite=overwrite, inputs=self._inputs)
+        if not resume:
+            return self.config
+        check_same_data(self.folder.dataset, describe_data(self.data, self.patch_size))
+        return resumed(self.config, load_config(self.folder.config))
+
+    def _restore(self) -> None:
+        """Go back to the last checkpoint."""
+
+        def read() -> tuple[Checkpoint, float]:
+            last = load_checkpoint(self.folder.last)
+            best_dice = last.number("best_dice")
+            if self.folder.best.exists():  # written after the last checkpoint of the same step
+                best_dice = load_checkpoint(self.folder.best).number("best_dice")
+            return last, best_dice
+
+        last, self.best_dice = self.processes.share(read)
+        self._state.restore(last)
+        self.step = last.number("step")
+
+    def _open_folder(self, resume: bool, overwrite: bool) -> None:
+        """Now that the run is known to fit, what is in its folder may be deleted."""
+        notes = self.folder.open(resume=resume, overwrite=overwrite, inputs=self._inputs)
+        description = describe_data(self.data, self.patch_size)
+        environment = describe_environment(self.device, self.precision)
+        environment["processes"] = self.processes.size
+        write_run_description(self.folder, self.config, description, environment, self.plan)
+        if self.plan is None and not resume:
+            self.folder.plan.unlink(missing_ok=True)  # of the run that was here before
+        self.processes.note_opened()
+        for note in notes:
+            print_line(self.console, note)
 
     @property
     def _inputs(self) -> dict[str, Path]:
@@ -180,8 +218,10 @@ class Trainer:
 
     def start_from(self, run: Path) -> None:
         """Take over the weights of another run, and print what was kept."""
-        for line in start_from(run, self.network, self.config, self.data.plan):
-            print_line(self.console, line)
+        if self.processes.is_main:
+            for line in start_from(run, self.network, self.config, self.data.plan):
+                print_line(self.console, line)
+        self.processes.same(list(self.network.state_dict().values()))
         if self.average is not None:
             self.average = AveragedWeights(self.network, self.average.decay)
 
@@ -189,16 +229,18 @@ class Trainer:
         """Do all further steps. The checkpoint comes before the validation, which may take long."""
         optim, validation = self.config.optim, self.config.validation
         with (
-            RunLogger(self.folder.metrics, self.folder.tensorboard, self.step) as logger,
+            self._logger() as logger,
             Bar(self.console, "training", optim.steps, done=self.step) as bar,
         ):
-            if self._due(validation.every) and logger.validated < self.step:
+            validated = self.processes.share(lambda: logger.validated if logger else 0)
+            if self._due(validation.every) and validated < self.step:
                 self.validate(logger, bar)  # the run stopped before the end of this validation
             while self.step < optim.steps:
                 start = time.perf_counter()
                 loss, norm = self.train_step()
                 bar.reach(self.step)
-                validate, stop = self._due(validation.every), self.stop.asked
+                validate, stop = self._due(validation.every), self._stop_asked()
+                self.processes.beat()
                 save = validate or stop or self._due(validation.save_every)
                 log = self.step % self.config.runtime.log_every == 0
                 if (log or save) and (skipped := self.skipped.check(self.step, optim.steps)):
@@ -210,25 +252,44 @@ class Trainer:
                         "lr": learning_rate(self.step - 1, optim),
                         "steps_per_second": 1.0 / (time.perf_counter() - start),
                     }
-                    logger.log(self.step, scalars)
+                    if logger:
+                        logger.log(self.step, scalars)
                     bar.note("{steps_per_second:.2f} steps/s  loss {loss:.4f}".format(**scalars))
                 if save:
+                    self.processes.rest()
                     self.save(self.folder.last)
                 if stop:
-                    self.stop.check(f"after {self._progress()}")
+                    self._stop_if_asked(f"after {self._progress()}")
                 if validate:
                     self.validate(logger, bar)
 
+    def _logger(self) -> AbstractContextManager[RunLogger | None]:
+        if not self.processes.is_main:
+            return nullcontext()
+        return RunLogger(self.folder.metrics, self.folder.tensorboard, self.step)
+
+    def _stop_if_asked(self, where: str) -> None:
+        """Stop in all processes if a signal has come to one; the checkpoint is written."""
+        if self._stop_asked():
+            self.stop.check(where, resumes=True)
+
+    def _stop_asked(self) -> bool:
+        """Whether a signal has come to any process; all wait here for the others."""
+        if number := self.processes.largest(self.stop.number or 0):
+            self.stop.number = number
+        return self.stop.asked
+
     def print_plan(self, speed: Speed) -> None:
         """Print what the run will do, and the expected time and memory."""
-        threads = torch.get_num_threads()
+        threads, number = torch.get_num_threads(), self.processes.size
+        others = f"; {number} processes share each batch" if self.processes.several else ""
         self.console.print(
             plan_table(
                 self.config,
                 self.data,
                 self.patch_size,
                 num_parameters=sum(p.numel() for p in self.network.parameters()),
-                device=f"{self.device}, {self.precision}, {threads} CPU threads",
+                device=f"{self.device}, {self.precision}, {threads} CPU threads{others}",
                 compile_mode=resolve_mode(self.config.compile, self.device),
                 first_step=self.step,
                 expected_time=expected_time(self.config, speed, self.step),
@@ -250,7 +311,7 @@ class Trainer:
         )
         return self.process_bytes + peak_bytes(
             shape,
-            self.config.optim.batch_size,
+            self.rows.num,
             bytes_per_value(self.precision),
             self.data.shapes.values(),
             self.device.type,
@@ -259,7 +320,8 @@ class Trainer:
     def measure_speed(self) -> Speed:
         """Time of steps and cases. No weight changes; what steps leave behind is made new."""
         self.network.train()
-        of_step = median_seconds(self._step_at_rest, self.device)
+        # Each try needs all processes.
+        of_step = median_seconds(self._step_at_rest, self.device, go_on=self.processes.any)
         self.optimizer = make_optimizer(self.network, self.config.optim)
         if self.average is not None:
             self.average = AveragedWeights(self.network, self.average.decay)
@@ -272,6 +334,9 @@ class Trainer:
             self.device,
             samples=self.config.sampling.samples,
         )
+        # Processes share the cases. What they plan must be the same in all.
+        of_step, seconds = self.processes.share(lambda: (of_step, seconds))
+        seconds = [of_case / self.processes.size for of_case in seconds]
         return Speed(
             of_step,
             tuple(seconds[: len(validation)]),
@@ -280,8 +345,8 @@ class Trainer:
 
     def _step_at_rest(self, index: int) -> None:
         """The work of a step, at a learning rate of zero."""
-        for _ in range(self.config.optim.accumulation):
-            self.loss_of_batch(index).loss.backward()
+        for n in range(self.config.optim.accumulation):
+            self._backward(self.loss_of_batch(index), n)
         self._update(0.0)
 
     def train_step(self) -> tuple[Tensor, Tensor]:
@@ -295,16 +360,28 @@ class Trainer:
         mean_loss = torch.zeros((), device=self.device)
         for index in range(optim.accumulation):
             result = self.loss_of_batch(self.step * optim.accumulation + index)
-            loss = result.loss / optim.accumulation
-            loss.backward()
-            mean_loss += loss.detach()
-            if result.t_index is not None:
-                self.timesteps.update(result.loss_per_sample, result.t_index)
-            del result, loss  # frees the logits before the next batch
+            mean_loss += self._backward(result, index)
+            if result.t_index is not None and self.timesteps.learns:
+                losses, t_index = (
+                    self.processes.of_batch(x, self.rows)
+                    for x in (result.loss_per_sample, result.t_index)
+                )
+                self.timesteps.update(losses, t_index)
+            del result  # frees the logits before the next batch
+        self.processes.sum_in_place(mean_loss)
         norm = self._update(learning_rate(self.step, optim))
         self.skipped.add(mean_loss, norm)
         self.step += 1
         return mean_loss, norm
+
+    def _backward(self, result: StepResult, index: int) -> Tensor:
+        """Add the gradients of pass `index` of a step; this process's part of the mean loss."""
+        accumulation = self.config.optim.accumulation
+        loss = result.loss * (self.rows.share / accumulation)
+        is_last = index == accumulation - 1
+        with self.gradients.summed() if is_last else nullcontext():
+            loss.backward()
+        return loss.detach()
 
     def _update(self, lr: float) -> Tensor:
         """Move the weights by their gradients, and the average after them; the gradients' norm."""
@@ -314,7 +391,10 @@ class Trainer:
         return norm
 
     def loss_of_batch(self, index: int) -> StepResult:
-        """Forward passes and loss of batch `index`; they depend only on seed, index and weights."""
+        """Forward passes and loss of this process's rows of batch `index`.
+
+        They depend only on seed, index and weights.
+        """
         seeds = np.random.SeedSequence([self.config.seed, index]).generate_state(3).tolist()
         self.generator.manual_seed(seeds[0])
         torch.manual_seed(seeds[2])  # dropout
@@ -323,14 +403,14 @@ class Trainer:
         if isinstance(self.strategy, Supervised):
             return self.loss_step(self.forward, image, label, None, known)
         shape = (len(image), len(self.dataset.classes), *self.patch_size)
-        draws = make_draws(self.strategy, self.timesteps, self.generator, shape)
+        draws = make_draws(self.strategy, self.timesteps, self.generator, shape, self.rows)
         return self.loss_step(self.forward, image, label, draws, known)
 
     @property
     def _validation_cases(self) -> tuple[str, ...]:
         return self.dataset.split["val"][: self.config.validation.max_cases]
 
-    def validate(self, logger: RunLogger, bar: Bar) -> None:
+    def validate(self, logger: RunLogger | None, bar: Bar) -> None:
         """Sample whole validation cases, keep the best weights, and log the Dice.
 
         Without validation cases the last weights are the best that is known.
@@ -341,13 +421,16 @@ class Trainer:
         picture = PictureMaker(self.dataset.classes)
         with bar.part("validation", len(self._validation_cases)) as part:
             moment = f"during the validation after {self._progress()}"
-            evaluation = self.evaluate(self._validation_cases, moment, part, on_case=picture)
+            on_case = picture if self.processes.is_main else None
+            evaluation = self.evaluate(self._validation_cases, moment, part, on_case=on_case)
         by_step, by_class = evaluation.by_step(), evaluation.by_class()
         dice = evaluation.mean_dice()
         # NaN (no case has a class) and equal Dice say nothing against the later weights.
         if not dice < self.best_dice:
             self.best_dice = max(self.best_dice, dice)
             self.save(self.folder.best, weights_only=True)
+        if logger is None:
+            return
         picture.save(self.folder.pictures / f"validation-{self.step:06d}.png", evaluation)
         # The line comes last, because it tells a resumed run that this validation is done.
         scores = {f"val_dice/{name}": value for name, value in by_class.items()}
@@ -362,6 +445,8 @@ class Trainer:
     ) -> Evaluation:
         """Sample and count cases with the averaged weights, if there are any.
 
+        Each process takes some of the cases; all get the counts of all.
+
         Args:
             case_ids: of the cases.
             moment: in words, for the message if a signal stops the evaluation.
@@ -374,13 +459,13 @@ class Trainer:
 
         def progress(done: int, total: int) -> None:
             bar.reach(len(case_ids) * done / total)
-            self.stop.check(moment)
+            self.stop.check(moment, resumes=True)
 
         with self.average.applied_to(self.network) if self.average else nullcontext():
             try:
-                return evaluate_cases(
+                own = evaluate_cases(
                     self._sampler(),
-                    CasesOnDisk(self.data, case_ids),
+                    CasesOnDisk(self.data, self.processes.share_of(case_ids)),
                     self.dataset,
                     seed=self.config.seed,
                     device=self.device,
@@ -391,6 +476,7 @@ class Trainer:
                 )
             except NonFiniteError as error:
                 raise ValueError(f"step {self.step}: {error}; {ADVICE}") from error
+        return merged(self.processes.gather(own), case_ids)
 
     def _sampler(self) -> VolumeSampler:
         self.network.eval()
@@ -400,8 +486,10 @@ class Trainer:
 
     def finish(self) -> dict[str, Any]:
         """Evaluate the best weights on the final split; write summary.json and print the table."""
-        if self.folder.best.exists():
-            best = load_checkpoint(self.folder.best)
+        best = self.processes.share(
+            lambda: load_checkpoint(self.folder.best) if self.folder.best.exists() else None
+        )
+        if best is not None:
             self._state.restore_weights(best)
             self.step = best.number("step")
         split = final_part(self.dataset, self.config.final_split)
@@ -410,19 +498,22 @@ class Trainer:
             moment = "during the final table; all steps are done"
             evaluation = self.evaluate(case_ids, moment, bar)
         summary = {"split": split, "step": self.step, **summary_of(evaluation, self.dataset)}
-        write_json(self.folder.summary, summary)
-        save_learning_curve(self.folder.learning_curve, self.folder.metrics)
+        if self.processes.is_main:
+            write_json(self.folder.summary, summary)
+            save_learning_curve(self.folder.learning_curve, self.folder.metrics)
         self.console.print(final_table(evaluation, split, self.step, self.dataset.patients))
         peak = peak_memory(self.device) / 2**30
         self.console.print(f"peak memory {peak:.2f} GiB; run folder: {self.folder.root}")
         return summary
 
     def save(self, path: Path, *, weights_only: bool = False) -> None:
-        """Write a checkpoint; see `RunState`.
+        """Write a checkpoint, in the main process; see `RunState`.
 
         Raises:
             FileError: the weights or the optimiser's state are not finite.
         """
+        if not self.processes.is_main:
+            return
         numbers = {"step": self.step, "best_dice": self.best_dice}
         try:
             save_checkpoint(path, self._state.checkpoint(numbers, weights_only=weights_only))
