@@ -227,19 +227,26 @@ def joined(command: str) -> Iterator[Processes]:
     address, port = _text("MASTER_ADDR"), _number("MASTER_PORT")
     # torchrun has the best number for networks of one thread, and sets it.
     torch.set_num_threads(max(1, cores() // local_size))
-    both = torch.cuda.is_available()
+    # The processes of a restart must not meet those before.
+    attempt = f"recycleseg/{_number('TORCHELASTIC_RESTART_COUNT', 0)}"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if both else "gloo", timeout=_PATIENCE)
-        # A connection of its own, because the first one blocks while it waits for a key.
-        store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False)
+        has_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        # Of two connections, because one blocks while it waits for a key.
+        store, meeting = (
+            dist.TCPStore(address, port, is_master=is_master, wait_for_workers=False)
+            for is_master in (has_store, False)
+        )
+        group_store = dist.PrefixStore(f"{attempt}/group", meeting)
+        dist.init_process_group(
+            backend, store=group_store, rank=rank, world_size=size, timeout=_PATIENCE
+        )
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"MASTER_ADDR, MASTER_PORT: expected {size} processes that meet at {address}:{port}, "
             f"got: {' '.join(str(error).split())[:200]}"
         ) from error
-    # The processes of a restart know nothing of the errors before.
-    attempt = _number("TORCHELASTIC_RESTART_COUNT", 0)
-    watchdog = Watchdog(dist.PrefixStore(f"recycleseg/{attempt}", store), rank, size, command)
+    watchdog = Watchdog(dist.PrefixStore(attempt, store), rank, size, command)
     processes = Processes(rank, size, local_rank, local_size, watchdog, store)
     try:
         with watchdog:

@@ -179,8 +179,9 @@ class Trainer:
         self.folder.check(resume=resume, overwrite=overwrite, inputs=self._inputs)
         if not resume:
             return self.config
+        config = resumed(self.config, load_config(self.folder.config))
         check_same_data(self.folder.dataset, describe_data(self.data, self.patch_size))
-        return resumed(self.config, load_config(self.folder.config))
+        return config
 
     def _restore(self) -> None:
         """Go back to the last checkpoint."""

@@ -1,0 +1,93 @@
+"""One process of a run fails: the others end soon, and one line tells why."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("fail_together.py")
+LINES = {
+    "raises": "recycle-test: error: scan.nii.gz: expected a whole file, got a part",
+    "is killed": "recycle-test: error: another process of this run has ended without a word; was it"
+    " killed, or is its machine down? The checkpoints are kept: go on with --resume",
+    "is stopped": "recycle-test: error: process 2 of 3 gives no sign of life; all processes end; "
+    "the checkpoints are kept: go on with --resume",
+    "hangs": r"recycle-test: error: process 2 of 3 hangs.*; its last step ended \d+ s ago; "
+    "all processes end; the checkpoints are kept: go on with --resume",
+    "loses its disk": "recycle-test: error: No space left on device.*",
+}
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("localhost", 0))
+        port: int = one.getsockname()[1]
+    return port
+
+
+def start(number: int, way: str) -> list[subprocess.Popen[str]]:
+    """Start processes with torchrun's variables."""
+    common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    return [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), way],
+            env={**os.environ, **common, "RANK": str(rank), "WORLD_SIZE": str(number)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(number)
+    ]
+
+
+@pytest.mark.parametrize("way", LINES)
+def test_all_end_within_a_minute_with_one_line(way: str) -> None:
+    processes = start(3, way)
+    try:
+        assert processes[0].stdout is not None and processes[0].stdout.readline() == "met\n"
+        start_of_fault = time.monotonic()
+        others = [process.communicate(timeout=100)[1] for process in processes[:-1]]
+        seconds = time.monotonic() - start_of_fault
+    finally:
+        for process in processes:
+            process.kill()
+    told = "".join([*others, processes[-1].communicate()[1]])
+    ours = [line for line in told.splitlines() if line.startswith("recycle-test")]
+    assert len(ours) == 1, told
+    assert re.fullmatch(LINES[way].replace("?", r"\?"), ours[0]), ours
+    assert "Traceback" not in told
+    assert [process.returncode for process in processes[:-1]] == [2, 2]
+    # The script waits 4 s for a sign of life where a run waits 40 s.
+    assert seconds < 60 - 36
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "RANK: expected in the environment, because WORLD_SIZE is 2"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE: expected a whole number in the environment, got 'two"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost"},
+            "MASTER_PORT: expected in the environment",
+        ),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "no.such.machine.", "MASTER_PORT": "1"},
+            "MASTER_ADDR, MASTER_PORT: expected 2 processes that meet at no.such.machine.:1",
+        ),
+    ],
+)
+def test_wrong_variables_are_named(variables: dict[str, str], message: str) -> None:
+    environment = {**os.environ, **variables}
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT), "none"], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert f"recycle-test: error: {message}" in result.stderr
+    assert "Traceback" not in result.stderr
