@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,28 @@ def test_dicom_series_to_segmentation(tmp_path: Path, capsys: pytest.CaptureFixt
     Predictor.load(run)(tmp_path / "scans/x").save(tmp_path / "again.dcm")
     again = pydicom.dcmread(tmp_path / "again.dcm")
     assert [segment.SegmentLabel for segment in again.SegmentSequence] == ["a", "b"]
+
+
+def test_a_series_that_cannot_be_read_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("highdicom")
+    run, scans, out = write_tiny_run(tmp_path / "run"), tmp_path / "scans", tmp_path / "out"
+    for folder in ("good", "nested/series", "cut"):
+        write_series(scans / folder, SCAN)
+    for slice in (scans / "cut").iterdir():
+        slice.write_bytes(slice.read_bytes()[:100])
+    (scans / "text").mkdir()
+    (scans / "text/a.dcm").write_text("no image")
+    shutil.copy(next((scans / "good").iterdir()), scans / "loose.dcm")
+    (scans / "empty").mkdir()
+    (scans / "README.txt").write_text("of these scans")
+    assert ran(predict.main, "-m", run, "-i", scans, "-o", out) == 3
+    assert sorted(path.name for path in out.glob("*.dcm")) == ["good.dcm", "loose.dcm"]
+    told = capsys.readouterr().out
+    for name in ("cut", "nested", "text"):
+        expected = f"{scans / name}: expected the DICOM files of a series in the folder itself"
+        assert expected in told
 
 
 def test_one_file_with_all_channels(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +27,8 @@ def find_cases(
     """Find cases in image files and folders of images, without opening an image.
 
     In a folder, only files with an ending that fits the number of axes count, and folders with a
-    DICOM series; a folder that has only DICOM files is a case itself. If a case has several
+    DICOM series; beside those every other folder and DICOM file counts, so that a damaged series is
+    seen. A folder that has only DICOM files is a case itself. If a case has several
     channels, its files are CASE_0000, CASE_0001, ..., and one of them stands for all of them in its
     folder. If a case has one channel, or no file is named CASE_0001, its file is CASE or CASE_0000.
 
@@ -134,6 +135,10 @@ def _files_of(
         return []
     names = sorted(path.name for path in source.iterdir() if not path.name.startswith("."))
     images = [source / name for name in names if _is_image(source / name, endings)]
+    if any(image.is_dir() for image in images):
+        # Beside series, a folder in which none is found is a scan too: reading it says what is
+        # wrong, and the other cases go on.
+        images = [source / name for name in names if _is_scan(source / name, images)]
     if not images and ".dcm" in endings and is_series(source):
         return [source.absolute(), *_siblings(source.absolute(), num_channels)]
     if not images:
@@ -155,6 +160,12 @@ def _is_image(path: Path, endings: tuple[str, ...]) -> bool:
     # A .dcm file in a folder is a slice of its series.
     ending = file_ending(path)
     return ending in endings and (ending != ".dcm" or path.is_dir())
+
+
+def _is_scan(path: Path, images: Collection[Path]) -> bool:
+    if path.is_dir():
+        return path in images or any(path.iterdir())
+    return path in images or file_ending(path) == ".dcm"
 
 
 def _channel_of(path: Path) -> int:
