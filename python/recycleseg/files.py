@@ -88,6 +88,12 @@ def written_whole(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def flush(path: Path) -> None:
+    """Wait until a file is on the disk, so that a power cut leaves no empty one."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def system_errors_name(path: Path) -> Iterator[None]:
     """Errors of the system name this file while the block writes it.

@@ -146,6 +146,7 @@ def train_arguments(data: Path, folder: Path) -> list[str]:
         "sampling.num_steps": 2,
         "validation.every": 2,
         "validation.save_every": 1,
+        "validation.keep_last": 2,
         "runtime.device": "cpu",
         "runtime.precision": "float32",
         "runtime.threads": 1,
@@ -167,9 +168,9 @@ def train_to_the_end(server: Server, data: Path, folder: Path) -> Result:
 def bits_of_run(folder: Path) -> dict[str, Any]:
     """All results of the run that do not depend on the time it took."""
     run = folder / "run"
-    names = ("checkpoints/last.safetensors", "checkpoints/best.safetensors")
-    names += ("summary.json", "config.yaml", "dataset.json")
-    results: dict[str, Any] = {name: content_hash(run / name) for name in names}
+    files = [*run.glob("checkpoints/[!.]*")]
+    files += [run / name for name in ("summary.json", "config.yaml", "dataset.json")]
+    results: dict[str, Any] = {str(path.relative_to(run)): content_hash(path) for path in files}
     results["config.yaml"] = (run / "config.yaml").read_text().replace(str(folder), "")
     (plan,) = folder.glob("cache/*/*/plan.json")
     cached = [plan, *folder.glob("cache/prepared/*/[!.]*")]

@@ -417,6 +417,7 @@ def test_numbers_that_are_not_finite_are_never_saved(small_config: TrainConfig, 
     trainer.start(resume=False, overwrite=False)
     trainer.train_step()
     trainer.save(trainer.folder.last)
+    trainer.saves.finish()
     before = trainer.folder.last.read_bytes()
     assert trainer.average is not None
     bias = trainer.network.head.bias
@@ -428,6 +429,7 @@ def test_numbers_that_are_not_finite_are_never_saved(small_config: TrainConfig, 
     spoilt[owner][0] = math.inf
     with pytest.raises(FileError, match=f"^step 1: .*last.safetensors: .* in {owner}/head.bias"):
         trainer.save(trainer.folder.last)
+        trainer.saves.finish()
     assert trainer.folder.last.read_bytes() == before
 
 

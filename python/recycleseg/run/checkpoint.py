@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import zlib
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from recycleseg.files import FileError, parse_json_object, shortened, written_whole
+from recycleseg.files import FileError, flush, parse_json_object, shortened, written_whole
 
 FORMAT_VERSION = 2
 # Version 1 had no checksums.
@@ -35,6 +34,10 @@ _LARGEST = {"network": 1e6, "average": 1e6, "optimizer": sys.float_info.max}
 _GOOD = f"finite numbers, and weights up to {_LARGEST['network']:g}"
 
 OptimizerState = dict[Tensor, dict[str, Tensor]]
+
+
+class NumbersError(FileError):
+    """The numbers of a checkpoint to save are not finite, or weights are huge."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write the checkpoint to `path`, atomically.
 
     Raises:
-        FileError: weights or the optimiser's state are not finite, or weights are huge. The file is
-            not changed then.
+        NumbersError: weights or the optimiser's state are not finite, or weights are huge. The file
+            is not changed then.
     """
     tensors = {k: v.detach().contiguous().cpu() for k, v in checkpoint.tensors.items()}
     if wrong := _wrong_numbers(tensors):
-        raise FileError(f"{path}: expected {_GOOD} to save, got {shortened(wrong)}")
+        raise NumbersError(f"{path}: expected {_GOOD} to save, got {shortened(wrong)}")
     state = {
         "format_version": FORMAT_VERSION,
         **checkpoint.state,
@@ -92,8 +95,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     metadata = {"recycleseg": f"{_crc32(header)} {header}"}
     with written_whole(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
-        with open(temporary, "rb+") as written:  # so that a power cut leaves no empty file
-            os.fsync(written.fileno())
+        flush(temporary)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -103,27 +105,43 @@ def load_checkpoint(path: Path) -> Checkpoint:
         FileError: the file is missing, damaged or not a checkpoint, or has numbers that
             `save_checkpoint` refuses. The message names the file, and the tensor if it is one.
     """
+    metadata, tensors = _read(path)
+    state, checksums = _read_header(path, metadata)
+    _check_tensors(path, tensors, checksums)
+    return Checkpoint(tensors, state, str(path))
+
+
+def read_numbers(path: Path) -> Checkpoint:
+    """A checkpoint without its tensors, which are not read.
+
+    Raises:
+        FileError: as from `load_checkpoint`, but for the tensors.
+    """
+    metadata, _ = _read(path, with_tensors=False)
+    return Checkpoint({}, _read_header(path, metadata)[0], str(path))
+
+
+def _read(path: Path, *, with_tensors: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of a file."""
     if not path.is_file():
         got = "a folder" if path.is_dir() else "no such file"
         raise FileError(f"{path}: expected a checkpoint, got {got}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            names = file.keys() if with_tensors else ()
+            return metadata, {name: file.get_tensor(name) for name in names}
     except Exception as error:  # damaged bytes raise errors of many types
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise FileError(f"{path}: expected a whole safetensors file, got: {reason}") from error
-    if "recycleseg" not in metadata:
-        raise FileError(f"{path}: expected a recycleseg checkpoint, got another safetensors file")
-    state, checksums = _read_header(path, metadata)
-    _check_tensors(path, tensors, checksums)
-    return Checkpoint(tensors, state, str(path))
 
 
 def _read_header(
     path: Path, metadata: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, str] | None]:
     """The state, and the checksums of the tensors or None if the version has none."""
+    if "recycleseg" not in metadata:
+        raise FileError(f"{path}: expected a recycleseg checkpoint, got another safetensors file")
     header, checksum = metadata["recycleseg"], None
     if not header.startswith("{"):  # the version without checksums begins like this
         checksum, _, header = header.partition(" ")

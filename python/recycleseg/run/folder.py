@@ -11,9 +11,11 @@ from recycleseg.names import file_name
 
 # What a run writes before its first checkpoint.
 _DESCRIPTION = ("config.yaml", "plan.yaml", "dataset.json", "environment.json")
+# Checkpoints before the last one that are kept, by their steps.
+EARLIER = "step-" + 8 * "[0-9]" + ".safetensors"
 # The last checkpoint goes first, so that nobody resumes a run that is partly deleted.
 _MADE = {
-    "checkpoints": ("last.safetensors", "best.safetensors"),
+    "checkpoints": ("last.safetensors", EARLIER, "best.safetensors"),
     "pictures": ("validation-" + 6 * "[0-9]" + "*.png",),
     "tensorboard": ("events.out.tfevents.*",),
     ".": ("summary.json", "metrics.jsonl", "learning_curve.png", *_DESCRIPTION),

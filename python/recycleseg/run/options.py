@@ -236,11 +236,14 @@ class ValidationConfig:
         max_cases: number of validation cases that are sampled each time; null takes all, or what
             fits into the option `time`.
         save_every: optimiser steps between two checkpoints; null saves after validations only.
+        keep_last: how many of the last checkpoints are kept; all but the newest have their step in
+            their names.
     """
 
     every: int = within(AT_LEAST_0, 500)
     max_cases: int | None = within(AT_LEAST_1, None)
     save_every: int | None = within(AT_LEAST_1, None)
+    keep_last: int = within(AT_LEAST_1, 1)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from recycleseg.data.cache import CasesOnDisk
 from recycleseg.diffusion.strategies import StepResult, Supervised, make_draws
-from recycleseg.files import FileError, write_json
+from recycleseg.files import write_json
 from recycleseg.locks import locked
 from recycleseg.models.layers import set_first_row
 from recycleseg.planning.cost import NetworkShape
@@ -33,6 +34,7 @@ from recycleseg.run.config import TrainConfig, load_config, resumed
 from recycleseg.run.device import AutocastNetwork, bytes_per_value, choose_precision, use_device
 from recycleseg.run.environment import describe_environment
 from recycleseg.run.folder import RunFolder, inputs_of_run, run_root
+from recycleseg.run.last_checkpoint import save_last
 from recycleseg.sampling.memory import peak_memory, resident_memory
 from recycleseg.sampling.timing import median_seconds, seconds_per_case
 from recycleseg.sampling.volume import VolumeSampler
@@ -61,6 +63,7 @@ from recycleseg.training.reporting import (
     validation_line,
     write_run_description,
 )
+from recycleseg.training.saves import BackgroundSaves
 from recycleseg.training.state import RunState
 from recycleseg.training.stopping import StopRequest
 from recycleseg.training.timing import Speed, expected_time, fit_to_time
@@ -130,6 +133,7 @@ class Trainer:
         self.generator = torch.Generator(self.device)
         self.batches = TrainingBatches(config, self.data, self.patch_size, self.device, self.rows)
         config_file = shlex.quote(str(self.folder.config))
+        self.saves = BackgroundSaves()
         self.stop = StopRequest(f"to go on: recycle-train --config {config_file} --resume")
         self.step = 0
         self.best_dice = -1.0
@@ -152,7 +156,7 @@ class Trainer:
             Stopped: Ctrl-C or SIGTERM; a checkpoint of the last step is written.
         """
         only_main = locked(self.folder.root) if self.processes.is_main else nullcontext()
-        with self.stop.listening(), only_main:
+        with self.stop.listening(), only_main, self.saves:
             self.start(resume, overwrite)
             self.train()
             return self.finish()
@@ -172,6 +176,7 @@ class Trainer:
         self.print_plan(speed)
         if not resume:
             self.save(self.folder.last)
+        self._wait_for_save()
         self._stop_if_asked(f"after {self._progress()}")
 
     def _checked_config(self, resume: bool, overwrite: bool) -> TrainConfig:
@@ -238,6 +243,7 @@ class Trainer:
                 self.validate(logger, bar)  # the run stopped before the end of this validation
             while self.step < optim.steps:
                 start = time.perf_counter()
+                self.saves.check()
                 loss, norm = self.train_step()
                 bar.reach(self.step)
                 validate, stop = self._due(validation.every), self._stop_asked()
@@ -259,6 +265,8 @@ class Trainer:
                 if save:
                     self.processes.rest()
                     self.save(self.folder.last)
+                if stop or validate:
+                    self._wait_for_save()
                 if stop:
                     self._stop_if_asked(f"after {self._progress()}")
                 if validate:
@@ -268,6 +276,11 @@ class Trainer:
         if not self.processes.is_main:
             return nullcontext()
         return RunLogger(self.folder.metrics, self.folder.tensorboard, self.step)
+
+    def _wait_for_save(self) -> None:
+        """Go on in all processes once the checkpoint is written."""
+        self.saves.finish()
+        self.processes.meet()
 
     def _stop_if_asked(self, where: str) -> None:
         """Stop in all processes if a signal has come to one; the checkpoint is written."""
@@ -433,6 +446,7 @@ class Trainer:
         if logger is None:
             return
         picture.save(self.folder.pictures / f"validation-{self.step:06d}.png", evaluation)
+        self.saves.finish()
         # The line comes last, because it tells a resumed run that this validation is done.
         scores = {f"val_dice/{name}": value for name, value in by_class.items()}
         numbers = {f"val_num/{name}": n for name, n in evaluation.num_by_class().items()}
@@ -487,6 +501,7 @@ class Trainer:
 
     def finish(self) -> dict[str, Any]:
         """Evaluate the best weights on the final split; write summary.json and print the table."""
+        self.saves.finish()
         best = self.processes.share(
             lambda: load_checkpoint(self.folder.best) if self.folder.best.exists() else None
         )
@@ -508,18 +523,16 @@ class Trainer:
         return summary
 
     def save(self, path: Path, *, weights_only: bool = False) -> None:
-        """Write a checkpoint, in the main process; see `RunState`.
-
-        Raises:
-            FileError: the weights or the optimiser's state are not finite.
-        """
+        """Begin to write a checkpoint, in the main process; see `RunState`, `BackgroundSaves`."""
         if not self.processes.is_main:
             return
         numbers = {"step": self.step, "best_dice": self.best_dice}
-        try:
-            save_checkpoint(path, self._state.checkpoint(numbers, weights_only=weights_only))
-        except FileError as error:
-            raise FileError(f"step {self.step}: {error}; {ADVICE}") from error
+        checkpoint = self._state.checkpoint(numbers, weights_only=weights_only)
+        if weights_only:
+            write = partial(save_checkpoint, path)
+        else:
+            write = partial(save_last, path, number=self.config.validation.keep_last)
+        self.saves.begin(checkpoint, write)
 
     @property
     def _state(self) -> RunState:
