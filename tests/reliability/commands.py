@@ -145,6 +145,7 @@ def train_arguments(data: Path, folder: Path) -> list[str]:
         "optim.ema_decay": 0.9,
         "sampling.num_steps": 2,
         "validation.every": 2,
+        "validation.patch_every": 1,
         "validation.save_every": 1,
         "validation.keep_last": 2,
         "runtime.device": "cpu",
@@ -177,6 +178,6 @@ def bits_of_run(folder: Path) -> dict[str, Any]:
     results |= {str(path.relative_to(folder)): content_hash(path) for path in cached}
     for line in read_metrics(run / "metrics.jsonl"):
         line.pop("steps_per_second", None)
-        results[f"line {line['step']}, {'val_dice' in line}"] = line
+        results[f"line {line['step']}, {sorted(line)}"] = line
     pictures = sorted(path.name for path in (run / "pictures").iterdir())
     return {**results, "pictures": [name for name in pictures if not name.startswith(".")]}

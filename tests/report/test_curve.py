@@ -61,6 +61,28 @@ def test_counts_stand_beside_every_mean(tmp_path: Path, drawn: list[Figure]) -> 
     assert [text.get_text() for text in legend.get_texts()] == ["a (n=3 to 4)", "mean (n=4)"]
 
 
+def test_estimates_on_patches_are_dashed(tmp_path: Path, drawn: list[Figure]) -> None:
+    """Also before the first validation; classes have the colours of their validations."""
+    patches: list[dict[str, Any]] = [
+        {"step": step, "patch_dice": 0.3, "patch_dice/a": 0.2, "patch_dice/b": step / 10}
+        for step in (1, 2)
+    ]
+    validation = {"step": 2, "val_dice": 0.5, "val_dice/a": 0.4, "val_dice/b": 0.6}
+    for lines in (patches, [*patches, validation]):
+        save_learning_curve(tmp_path / "curve.png", write(tmp_path / "metrics.jsonl", lines))
+    legends = (["mean, patches"], ["a", "b", "mean", "mean, patches"])
+    for figure, names in zip(drawn, legends, strict=True):
+        axes = figure.axes[1]
+        dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+        assert [list(line.get_ydata()) for line in dashed] == [[0.2, 0.2], [0.1, 0.2], [0.3, 0.3]]
+        legend = axes.get_legend()
+        assert legend is not None
+        assert [text.get_text() for text in legend.get_texts()] == names
+        of_classes = [line.get_color() for line in axes.lines if line not in dashed][:2]
+        assert of_classes in ([], [line.get_color() for line in dashed[:2]])
+    assert [text.get_text() for text in drawn[0].axes[1].texts] == ["no validation yet"]
+
+
 def test_more_classes_than_colours_differ_by_marker(tmp_path: Path, drawn: list[Figure]) -> None:
     of_classes = {f"val_dice/{n}": n / 30 for n in range(30)}
     lines = [{"step": step, "val_dice": 0.5, **of_classes} for step in (1, 2)]

@@ -87,6 +87,8 @@ OUT_OF_RANGE: list[tuple[str, Any, str]] = [
     ("validation.max_cases", 0, "at least 1"),
     ("validation.save_every", 0, "at least 1"),
     ("validation.keep_last", 0, "at least 1"),
+    ("validation.patch_every", -1, "at least 0"),
+    ("validation.patches", 0, "at least 1"),
     ("runtime.threads", 0, "at least 1"),
     ("runtime.log_every", 0, "at least 1"),
     ("augment.shift", -0.5, "0 <= shift < inf"),

@@ -70,7 +70,7 @@ def make_config(dataset: Path, folder: Path) -> TrainConfig:
         augment=AugmentConfig(rotation=10.0, zoom=0.1, shift=0.05, gamma=0.2),
         model=ModelConfig(channels=(8, 16), num_res_blocks=1, num_heads=2, dropout=0.1),
         optim=OptimConfig(steps=12, batch_size=2, warmup_steps=2, ema_decay=0.9),
-        validation=ValidationConfig(every=6, save_every=2),
+        validation=ValidationConfig(every=6, patch_every=4, patches=3, save_every=2),
         runtime=RuntimeConfig(
             device="cpu", precision="float32", threads=1, log_every=1, cache=str(folder / "cache")
         ),

@@ -8,7 +8,7 @@ import pytest
 
 from recycleseg.run.config import TrainConfig
 from recycleseg.run.options import OptimConfig, ValidationConfig
-from recycleseg.training.timing import Speed, expected_time, fit_to_time
+from recycleseg.training.timing import Speed, expected_time, fit_to_time, steps_to_estimate
 
 OPEN = TrainConfig(optim=OptimConfig(steps=0), validation=ValidationConfig(every=0))
 SPEED = Speed(step=0.5, validation=(3.0, 3.0, 3.0), final=(10.0, 10.0))
@@ -58,7 +58,18 @@ def test_given_steps_stay() -> None:
     config = replace(OPEN, optim=OptimConfig(steps=30))
     fitted = fit_to_time(config, SPEED, 1.0)
     assert fitted.optim == config.optim
-    assert fitted.validation == replace(config.validation, every=8)
+    # 8 patches are four passes of a batch of 2: 4/3 of a step at most, 1 % of 134.
+    assert fitted.validation == replace(config.validation, every=8, patch_every=134)
+
+
+def test_the_steps_pay_for_estimates_on_patches() -> None:
+    """A step of recycling takes four passes; at least three are counted."""
+    assert steps_to_estimate(ValidationConfig(), OptimConfig(batch_size=2)) == 134
+    assert steps_to_estimate(ValidationConfig(), OptimConfig(batch_size=8)) == 34
+    assert steps_to_estimate(ValidationConfig(), OptimConfig(batch_size=2, accumulation=4)) == 34
+    assert steps_to_estimate(ValidationConfig(patches=9), OptimConfig(batch_size=8)) == 67
+    assert steps_to_estimate(ValidationConfig(patch_every=7), OptimConfig()) == 7
+    assert steps_to_estimate(ValidationConfig(patch_every=None), OptimConfig()) is None
 
 
 def test_a_run_without_validation_cases() -> None:

@@ -111,9 +111,10 @@ class PreparedDataset:
 
     def training_cases(self) -> list[TrainingCase]:
         """The cases of "train", of which patches can be read."""
-        return [self._training_case(case_id) for case_id in self.dataset.split["train"]]
+        return [self.patch_case(case_id) for case_id in self.dataset.split["train"]]
 
-    def _training_case(self, case_id: str) -> TrainingCase:
+    def patch_case(self, case_id: str) -> TrainingCase:
+        """The case with this id, of which patches can be read."""
         record, folder = self.records[case_id], self.entries[case_id]
         return TrainingCase(
             case_id,

@@ -14,11 +14,13 @@ from recycleseg.run.metrics_log import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 # How many values one smoothed value comes from: a share of the curve, but at least some.
 _SMOOTHED_SHARE, _SMOOTHED_MIN = 0.05, 5
 _DICE, _OF = "val_dice", "val_dice/"
 _NUM = "val_num"
+_PATCHES, _PATCHES_OF = "patch_dice", "patch_dice/"
 _LEGEND_ROWS = 16
 # Colours of PALETTE that follow each other; then it repeats their hues, and the marker changes.
 _HUES = 7
@@ -28,7 +30,8 @@ _MARKERS = ("o", "s", "^", "D", "v")
 def save_learning_curve(path: Path, metrics: Path) -> None:
     """Save a PNG: loss, validation Dice of each class and their mean, learning rate, by step.
 
-    The legend has the number of cases of every mean, which runs of earlier versions do not tell.
+    Dashed lines are estimates on patches (`recycleseg.training.patch_dice`). The legend has the
+    number of cases of every mean, which runs of earlier versions do not tell.
 
     Args:
         path: of the PNG.
@@ -39,7 +42,7 @@ def save_learning_curve(path: Path, metrics: Path) -> None:
     from matplotlib.figure import Figure
 
     lines = read_metrics(metrics)
-    names = [key for key in dict.fromkeys(k for line in lines for k in line) if key.startswith(_OF)]
+    names = _names(lines, _OF)
     columns = 1 + len(names) // _LEGEND_ROWS
     figure = Figure(figsize=(7.5 + 1.5 * columns, 8.0), layout="constrained")
     FigureCanvasAgg(figure)
@@ -54,6 +57,12 @@ def save_learning_curve(path: Path, metrics: Path) -> None:
         axes.grid(color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
+
+
+def _names(lines: list[dict[str, Any]], start: str) -> list[str]:
+    """The names of values that begin like this, in their order."""
+    names = dict.fromkeys(name for line in lines for name in line)
+    return [name for name in names if name.startswith(start)]
 
 
 def _column(lines: list[dict[str, Any]], name: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
@@ -95,15 +104,28 @@ def _draw_dice(axes: Axes, lines: list[dict[str, Any]], names: Sequence[str], co
             markersize=4,
             linewidth=1.2,
         )
-    steps, mean = _column(lines, _DICE)
-    if len(steps) == 0:
-        axes.text(0.5, 0.5, "no validation yet", transform=axes.transAxes, ha="center")
-        return
-    drawn += axes.plot(steps, mean, color="black", marker="o", markersize=4, linewidth=2.2)
     keys = [name.removeprefix(_OF) for name in names]
     texts = [key + _cases_in_words(lines, f"{_NUM}/{key}") for key in keys]
-    texts.append("mean" + _cases_in_words(lines, _NUM))
-    add_legend(axes, drawn, texts, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=columns)
+    steps, mean = _column(lines, _DICE)
+    if len(steps):
+        drawn += axes.plot(steps, mean, color="black", marker="o", markersize=4, linewidth=2.2)
+        texts.append("mean" + _cases_in_words(lines, _NUM))
+    else:
+        axes.text(0.5, 0.5, "no validation yet", transform=axes.transAxes, ha="center")
+    if len(_column(lines, _PATCHES)[0]):
+        drawn.append(_draw_patches(axes, lines))
+        texts.append("mean, patches")
+    if drawn:
+        add_legend(axes, drawn, texts, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=columns)
+
+
+def _draw_patches(axes: Axes, lines: list[dict[str, Any]]) -> Line2D:
+    """Draw the estimates on patches, in the colours of the classes; the line of their mean."""
+    for index, name in enumerate(_names(lines, _PATCHES_OF)):
+        colour = colour_of(index + 1)
+        axes.plot(*_column(lines, name), color=colour, linestyle="--", linewidth=0.8)
+    (mean,) = axes.plot(*_column(lines, _PATCHES), color="black", linestyle="--", linewidth=1.2)
+    return mean
 
 
 def _cases_in_words(lines: list[dict[str, Any]], name: str) -> str:

@@ -235,6 +235,9 @@ class ValidationConfig:
             before each.
         max_cases: number of validation cases that are sampled each time; null takes all, or what
             fits into the option `time`.
+        patch_every: optimiser steps between two estimates of the Dice on patches; 0 takes about a
+            hundredth of the training time, null makes none.
+        patches: number of patches of validation cases for this estimate.
         save_every: optimiser steps between two checkpoints; null saves after validations only.
         keep_last: how many of the last checkpoints are kept; all but the newest have their step in
             their names.
@@ -242,6 +245,8 @@ class ValidationConfig:
 
     every: int = within(AT_LEAST_0, 500)
     max_cases: int | None = within(AT_LEAST_1, None)
+    patch_every: int | None = within(AT_LEAST_0, 0)
+    patches: int = within(AT_LEAST_1, 8)
     save_every: int | None = within(AT_LEAST_1, None)
     keep_last: int = within(AT_LEAST_1, 1)
 

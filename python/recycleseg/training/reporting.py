@@ -174,7 +174,10 @@ def _validations(config: TrainConfig, dataset: Dataset) -> str:
     if number == 0:
         return "none, because there are no cases for it"
     several = f"{min(validation.max_cases or number, number)} of {number} cases"
-    return f"every {validation.every} steps, {several}"
+    line = f"every {validation.every} steps, {several}"
+    if validation.patch_every is None:
+        return line
+    return f"{line}; {validation.patches} patches every {validation.patch_every} steps"
 
 
 def _count(dataset: Dataset, part: str) -> str:

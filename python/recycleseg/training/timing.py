@@ -8,11 +8,16 @@ from itertools import accumulate
 
 from recycleseg.progress import format_duration
 from recycleseg.run.config import TrainConfig
-from recycleseg.run.options import ValidationConfig
+from recycleseg.run.options import OptimConfig, ValidationConfig
 
 NUM_VALIDATIONS = 4
 # Validations choose the weights; more time for them is lost for the training.
 VALIDATION_SHARE = 0.1
+# Estimates of the Dice on patches only show how the training goes.
+PATCH_SHARE = 0.01
+# A step takes at least so many times as long as a forward pass of its batches, because the backward
+# pass takes twice as long as the forward one.
+_PASSES_OF_STEP = 3
 # A validation's picture and checkpoints take about so long on a CPU core.
 SECONDS_TO_WRITE = 2.0
 # Fewer steps than this train nothing.
@@ -41,7 +46,7 @@ class Speed:
 
 
 def fit_to_time(config: TrainConfig, speed: Speed, seconds: float) -> TrainConfig:
-    """Fix the number of steps, if it is 0, and of validations, if they are not given.
+    """Fix the number of steps, if it is 0, and of validations and estimates, if they are open.
 
     The table at the end has the time that it needs; validations take at most `VALIDATION_SHARE`,
     on fewer cases and less often if necessary, but once on one case; the rest is for training.
@@ -61,7 +66,20 @@ def fit_to_time(config: TrainConfig, speed: Speed, seconds: float) -> TrainConfi
         optim = replace(optim, steps=steps, warmup_steps=min(optim.warmup_steps, steps // 10))
         number = _number_of_validations(validation, speed, seconds)
     every = validation.every or math.ceil(optim.steps / number)
-    return replace(config, optim=optim, validation=replace(validation, every=every))
+    validation = replace(validation, every=every, patch_every=steps_to_estimate(validation, optim))
+    return replace(config, optim=optim, validation=validation)
+
+
+def steps_to_estimate(validation: ValidationConfig, optim: OptimConfig) -> int | None:
+    """Steps between two estimates on patches, which take `PATCH_SHARE` of the time at most.
+
+    Passes of the network are counted and nothing is measured, so a run has the same estimates on
+    every machine.
+    """
+    if validation.patch_every != 0:
+        return validation.patch_every
+    passes = math.ceil(validation.patches / optim.batch_size) / optim.accumulation
+    return math.ceil(passes / _PASSES_OF_STEP / PATCH_SHARE)
 
 
 def _fitting_cases(config: TrainConfig, speed: Speed, seconds: float) -> int | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ from recycleseg.training.optim import (
     learning_rate,
     make_optimizer,
 )
+from recycleseg.training.patch_dice import make_patch_dice
 from recycleseg.training.reporting import (
     PictureMaker,
     check_same_data,
@@ -233,7 +234,10 @@ class Trainer:
 
     def train(self) -> None:
         """Do all further steps. The checkpoint comes before the validation, which may take long."""
-        optim, validation = self.config.optim, self.config.validation
+        optim, validation, estimate = self.config.optim, self.config.validation, ""
+        patch_dice = make_patch_dice(
+            self.config, self.data, self.patch_size, self.device, self.processes
+        )
         with (
             self._logger() as logger,
             Bar(self.console, "training", optim.steps, done=self.step) as bar,
@@ -261,7 +265,14 @@ class Trainer:
                     }
                     if logger:
                         logger.log(self.step, scalars)
-                    bar.note("{steps_per_second:.2f} steps/s  loss {loss:.4f}".format(**scalars))
+                    note = "{steps_per_second:.2f} steps/s  loss {loss:.4f}".format(**scalars)
+                    bar.note(note + estimate)
+                if patch_dice is not None and self._due(validation.patch_every):
+                    with self._averaged():
+                        scores = patch_dice(self.forward)
+                    if logger:
+                        logger.log(self.step, scores)
+                    estimate = f"  patch Dice {scores['patch_dice']:.4f}"
                 if save:
                     self.processes.rest()
                     self.save(self.folder.last)
@@ -476,7 +487,7 @@ class Trainer:
             bar.reach(len(case_ids) * done / total)
             self.stop.check(moment, resumes=True)
 
-        with self.average.applied_to(self.network) if self.average else nullcontext():
+        with self._averaged():
             try:
                 own = evaluate_cases(
                     self._sampler(),
@@ -492,6 +503,13 @@ class Trainer:
             except NonFiniteError as error:
                 raise ValueError(f"step {self.step}: {error}; {ADVICE}") from error
         return merged(self.processes.gather(own), case_ids)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The network is in evaluation mode and has the averaged weights, if there are any."""
+        self.network.eval()
+        with self.average.applied_to(self.network) if self.average else nullcontext():
+            yield
 
     def _sampler(self) -> VolumeSampler:
         self.network.eval()
