@@ -20,6 +20,8 @@ Made = TypeVar("Made")
 
 # One process may prepare data for days while the others wait; a watchdog sees who is dead.
 _PATIENCE = timedelta(days=30)
+# How long the processes of all machines have to start.
+MEETING = timedelta(minutes=10)
 # A restarted run finds here whether the one before has opened its folder.
 _OPENED = "recycleseg/opened"
 
@@ -234,7 +236,9 @@ def joined(command: str) -> Iterator[Processes]:
         has_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         # Of two connections, because one blocks while it waits for a key.
         store, meeting = (
-            dist.TCPStore(address, port, is_master=is_master, wait_for_workers=False)
+            dist.TCPStore(
+                address, port, is_master=is_master, timeout=MEETING, wait_for_workers=False
+            )
             for is_master in (has_store, False)
         )
         group_store = dist.PrefixStore(f"{attempt}/group", meeting)

@@ -144,9 +144,9 @@ def test_a_step_of_training_is_one_graph_and_the_update(
     torch._dynamo.reset()
     counters.clear()
     trainer = Trainer(phantom_config(tmp_path, "default"))
-    trainer.train_step()
+    trainer.learner.train_step()
     with torch.compiler.set_stance("fail_on_recompile"):
-        trainer.train_step()
+        trainer.learner.train_step()
     assert counters["stats"]["unique_graphs"] == 1  # passes and loss
     assert not counters["graph_break"]
 

@@ -6,19 +6,21 @@ import os
 import signal
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
-from recycleseg import watchdog
+from recycleseg import processes, watchdog
 from recycleseg.cli._common import run_command
 from recycleseg.files import FileError
-from recycleseg.processes import Processes, joined
+from recycleseg.processes import joined
 
 WAY = sys.argv[1]
 # Short, so that the test is; the real one is below a minute.
 watchdog.SILENCE = 4.0
+processes.MEETING = timedelta(seconds=5)
 
 
-def fail(processes: Processes) -> None:
+def fail() -> None:
     if WAY == "raises":
         raise FileError("scan.nii.gz: expected a whole file, got a part")
     if WAY == "is killed":
@@ -32,16 +34,16 @@ def fail(processes: Processes) -> None:
 
 
 def work() -> int:
-    with joined("recycle-test") as processes:
-        processes.meet()
+    with joined("recycle-test") as all_of_them:
+        all_of_them.meet()
         print("met", flush=True)
-        processes.beat()
-        if processes.rank == processes.size - 1:
-            fail(processes)
+        all_of_them.beat()
+        if all_of_them.rank == all_of_them.size - 1:
+            fail()
         for _ in range(100):
-            processes.meet()
+            all_of_them.meet()
             time.sleep(0.01)
-            processes.beat()
+            all_of_them.beat()
     return 0
 
 

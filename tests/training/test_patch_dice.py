@@ -82,7 +82,7 @@ def test_means_are_over_patches_that_show_the_class() -> None:
 
 def estimate_of(config: TrainConfig) -> tuple[Trainer, PatchDice]:
     trainer = Trainer(config)
-    trainer.network.eval()
+    trainer.learner.network.eval()
     found = make_patch_dice(trainer.config, trainer.data, trainer.patch_size, trainer.device)
     assert found is not None
     return trainer, found
@@ -91,14 +91,14 @@ def estimate_of(config: TrainConfig) -> tuple[Trainer, PatchDice]:
 def test_patches_and_noise_depend_on_the_seed_alone(small_config: TrainConfig) -> None:
     trainer, first = estimate_of(small_config)
     before = torch.get_rng_state()
-    expected = first(trainer.forward)
-    assert first(trainer.forward) == expected
+    expected = first(trainer.learner.forward)
+    assert first(trainer.learner.forward) == expected
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
     _, second = estimate_of(small_config)
-    assert second(trainer.forward) == expected
+    assert second(trainer.learner.forward) == expected
     _, other = estimate_of(replace(small_config, seed=1))
-    assert other(trainer.forward) != expected
+    assert other(trainer.learner.forward) != expected
     assert expected.keys() == {"patch_dice", "patch_dice/ring", "patch_dice/core"}
     assert all(0 < value < 1 for value in expected.values())
 
@@ -143,17 +143,17 @@ def test_processes_share_the_patches(small_config: TrainConfig) -> None:
             parts.append(own)
             return parts
 
-    trainer.network.eval()
+    trainer.learner.network.eval()
     of_one = [
         make_patch_dice(trainer.config, trainer.data, trainer.patch_size, trainer.device, one)
         for one in (One(rank=0, size=2), One(rank=1, size=2))
     ]
     with pytest.raises(KeyError):  # the first one has only its own
-        of_one[0](trainer.forward)  # type: ignore[misc]
-    shared = of_one[1](trainer.forward)  # type: ignore[misc]
+        of_one[0](trainer.learner.forward)  # type: ignore[misc]
+    shared = of_one[1](trainer.learner.forward)  # type: ignore[misc]
     assert [sorted(part) for part in parts] == [[0, 2], [1]]
     # Passes of one patch in place of two sum in another order.
-    assert shared == pytest.approx(alone(trainer.forward), rel=1e-5)
+    assert shared == pytest.approx(alone(trainer.learner.forward), rel=1e-5)
 
 
 def test_training_has_the_same_bits_without_it(small_config: TrainConfig, whole_run: Path) -> None:
@@ -176,10 +176,10 @@ def test_the_log_has_what_the_averaged_weights_give(
     assert [line["step"] for line in lines] == [4, 8, 12]
     last = load_checkpoint(whole_run / "checkpoints/last.safetensors")
     trainer, estimate = estimate_of(small_config)
-    trainer.network.load_state_dict(last.weights)
-    assert lines[-1] == {"step": 12, **estimate(trainer.forward)}
-    trainer.network.load_state_dict(last.owned_by("network"))
-    assert lines[-1] != {"step": 12, **estimate(trainer.forward)}
+    trainer.learner.network.load_state_dict(last.weights)
+    assert lines[-1] == {"step": 12, **estimate(trainer.learner.forward)}
+    trainer.learner.network.load_state_dict(last.owned_by("network"))
+    assert lines[-1] != {"step": 12, **estimate(trainer.learner.forward)}
 
 
 def test_it_stands_beside_the_progress(small_config: TrainConfig) -> None:

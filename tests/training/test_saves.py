@@ -126,7 +126,7 @@ def test_steps_go_on_during_a_save_and_stop_at_its_error(
 ) -> None:
     """The save of step 2 ends during step 4, so step 5 is not taken."""
     trainer = Trainer(small_config)
-    train_step, during = trainer.train_step, threading.Event()
+    train_step, during = trainer.learner.train_step, threading.Event()
 
     def fails(path: Path, checkpoint: Checkpoint, number: int) -> None:
         if checkpoint.state["step"] != 2:
@@ -143,7 +143,7 @@ def test_steps_go_on_during_a_save_and_stop_at_its_error(
         return train_step()
 
     monkeypatch.setattr(trainer_module, "save_last", fails)
-    trainer.train_step = step  # type: ignore[method-assign]
+    trainer.learner.train_step = step  # type: ignore[method-assign]
     with pytest.raises(OSError, match="No space left"):
         trainer.fit()
     assert trainer.step == 4

@@ -112,14 +112,14 @@ def test_another_thread_leaves_signals_alone() -> None:
 
 def test_a_signal_in_a_step_lets_it_finish(small_config: TrainConfig, whole_run: Path) -> None:
     trainer = Trainer(small_config)
-    train_step = trainer.train_step
+    train_step = trainer.learner.train_step
 
     def interrupted() -> tuple[torch.Tensor, torch.Tensor]:
         if trainer.step == 6:
             send(signal.SIGINT)
         return train_step()
 
-    trainer.train_step = interrupted  # type: ignore[method-assign]
+    trainer.learner.train_step = interrupted  # type: ignore[method-assign]
     with pytest.raises(Stopped, match=r"stopped after step 7 of 12, whose checkpoint is written"):
         trainer.fit()
     run = Path(small_config.out or "")

@@ -113,14 +113,14 @@ def test_resumed_run_ends_with_the_same_bits(small_config: TrainConfig, whole_ru
         pass
 
     trainer = Trainer(small_config)
-    train_step = trainer.train_step
+    train_step = trainer.learner.train_step
 
     def die_at_seven() -> tuple[torch.Tensor, torch.Tensor]:
         if trainer.step == 7:
             raise Killed
         return train_step()
 
-    trainer.train_step = die_at_seven  # type: ignore[method-assign]
+    trainer.learner.train_step = die_at_seven  # type: ignore[method-assign]
     with pytest.raises(Killed):
         trainer.fit()
     Trainer(small_config).fit(resume=True)
@@ -363,7 +363,7 @@ def test_a_run_killed_before_its_first_validation_resumes(small_config: TrainCon
     def die() -> tuple[torch.Tensor, torch.Tensor]:
         raise KeyboardInterrupt
 
-    trainer.train_step = die  # type: ignore[method-assign]
+    trainer.learner.train_step = die  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
     summary = Trainer(small_config).fit(resume=True)
@@ -374,9 +374,9 @@ class SpoilsTheLoss:
     """The loss of a strategy, which is not finite from one call on."""
 
     def __init__(self, trainer: Trainer, first: int, value: float) -> None:
-        self.loss_step, self.value = trainer.loss_step, value
+        self.loss_step, self.value = trainer.learner.loss_step, value
         self.calls_left = first
-        trainer.loss_step = self  # type: ignore[assignment]
+        trainer.learner.loss_step = self  # type: ignore[assignment]
 
     def __call__(self, *arguments: Any) -> StepResult:
         result = self.loss_step(*arguments)
@@ -415,16 +415,16 @@ def test_losses_that_stay_not_finite_end_the_run(
 def test_numbers_that_are_not_finite_are_never_saved(small_config: TrainConfig, owner: str) -> None:
     trainer = Trainer(small_config)
     trainer.start(resume=False, overwrite=False)
-    trainer.train_step()
+    trainer.learner.train_step()
     trainer.save(trainer.folder.last)
     trainer.saves.finish()
     before = trainer.folder.last.read_bytes()
-    assert trainer.average is not None
-    bias = trainer.network.head.bias
+    assert trainer.learner.average is not None
+    bias = trainer.learner.network.head.bias
     spoilt = {
         "network": bias.detach(),
-        "average": trainer.average.weights["head.bias"],
-        "optimizer": trainer.optimizer.state[bias]["exp_avg_sq"],
+        "average": trainer.learner.average.weights["head.bias"],
+        "optimizer": trainer.learner.optimizer.state[bias]["exp_avg_sq"],
     }
     spoilt[owner][0] = math.inf
     with pytest.raises(FileError, match=f"^step 1: .*last.safetensors: .* in {owner}/head.bias"):
@@ -435,10 +435,10 @@ def test_numbers_that_are_not_finite_are_never_saved(small_config: TrainConfig, 
 
 def test_a_table_of_a_network_that_overflows_ends_the_run(small_config: TrainConfig) -> None:
     trainer = Trainer(small_config)
-    trainer.average = None
+    trainer.learner.average = None
     trainer.start(resume=False, overwrite=False)
     with torch.no_grad():
-        trainer.network.head.weight.fill_(1e38)
+        trainer.learner.network.head.weight.fill_(1e38)
     with pytest.raises(ValueError, match="^step 0: disc_6: expected finite outputs of the network"):
         trainer.finish()
     assert not trainer.folder.summary.exists()
@@ -470,10 +470,10 @@ def test_a_step_does_not_wait_for_the_gpu(
     runtime = replace(small_config.runtime, device="cuda")
     trainer = Trainer(replace(small_config, runtime=runtime, compile=mode, strategy=strategy))
     for _ in range(3):  # compiles, and chooses algorithms
-        trainer.train_step()
+        trainer.learner.train_step()
     try:
         torch.cuda.set_sync_debug_mode("error")
-        loss, _ = trainer.train_step()
+        loss, _ = trainer.learner.train_step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert loss.isfinite()
@@ -513,14 +513,18 @@ def test_number_of_steps_fits_the_time_and_stays(small_config: TrainConfig) -> N
 
 def test_measured_speed_is_of_all_cases(small_config: TrainConfig) -> None:
     trainer = Trainer(small_config)
-    weights = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+    weights = {
+        name: tensor.clone() for name, tensor in trainer.learner.network.state_dict().items()
+    }
     speed = trainer.measure_speed()
     split = trainer.dataset.split
     assert (len(speed.validation), len(speed.final)) == (len(split["val"]), len(split["test"]))
     assert min(speed.step, *speed.validation, *speed.final) > 0
-    assert all(p.grad is None for p in trainer.network.parameters())
-    assert not trainer.optimizer.state
-    assert trainer.average is not None and trainer.average.num_updates == 0
-    for name, tensor in trainer.network.state_dict().items():
+    assert all(p.grad is None for p in trainer.learner.network.parameters())
+    assert not trainer.learner.optimizer.state
+    assert trainer.learner.average is not None and trainer.learner.average.num_updates == 0
+    for name, tensor in trainer.learner.network.state_dict().items():
         torch.testing.assert_close(tensor, weights[name], rtol=0, atol=0)
-        torch.testing.assert_close(trainer.average.weights[name], weights[name], rtol=0, atol=0)
+        torch.testing.assert_close(
+            trainer.learner.average.weights[name], weights[name], rtol=0, atol=0
+        )

@@ -28,8 +28,9 @@ def train(file: Path, leave_after: int | None, processes: Processes) -> None:
         return
     trainer.start(resume=False, overwrite=False)
     for _ in range(leave_after):
-        trainer.train_step()
+        trainer.learner.train_step()
     trainer.save(trainer.folder.last)
+    trainer.saves.finish()
 
 
 def main() -> None:

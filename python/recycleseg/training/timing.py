@@ -6,9 +6,14 @@ import math
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from recycleseg.data.cache import PreparedDataset
+from recycleseg.processes import Processes
 from recycleseg.progress import format_duration
 from recycleseg.run.config import TrainConfig
 from recycleseg.run.options import OptimConfig, ValidationConfig
+from recycleseg.sampling.timing import median_seconds, seconds_per_case
+from recycleseg.sampling.volume import VolumeSampler
+from recycleseg.training.learner import Learner
 
 NUM_VALIDATIONS = 4
 # Validations choose the weights; more time for them is lost for the training.
@@ -43,6 +48,40 @@ class Speed:
         if not self.validation:
             return 0.0
         return sum(self.validation[:max_cases]) + SECONDS_TO_WRITE
+
+
+def measure_speed(
+    learner: Learner,
+    sampler: VolumeSampler,
+    data: PreparedDataset,
+    final: str,
+    processes: Processes,
+) -> Speed:
+    """Time of steps and cases. No weight changes; what steps leave behind is made new.
+
+    Args:
+        learner: before its first step, or before it goes back to a checkpoint.
+        sampler: of whole cases.
+        data: of the run.
+        final: the part of the data set for the table at the end.
+        processes: those of the run, which all must call this.
+    """
+    # Each try needs all processes.
+    of_step = median_seconds(learner.rehearse, learner.device, go_on=processes.any)
+    learner.begin_with_these_weights()
+    learner.network.eval()
+    validation = data.dataset.split["val"]
+    seconds = seconds_per_case(
+        sampler,
+        len(data.dataset.channel_names),
+        [data.shapes[case_id] for case_id in (*validation, *data.dataset.split[final])],
+        learner.device,
+        samples=learner.config.sampling.samples,
+    )
+    # Processes share the cases. What they plan must be the same in all.
+    of_step, seconds = processes.share(lambda: (of_step, seconds))
+    seconds = [of_case / processes.size for of_case in seconds]
+    return Speed(of_step, tuple(seconds[: len(validation)]), tuple(seconds[len(validation) :]))
 
 
 def fit_to_time(config: TrainConfig, speed: Speed, seconds: float) -> TrainConfig:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from recycleseg.data.cache import CasesOnDisk
-from recycleseg.diffusion.strategies import StepResult, Supervised, make_draws
 from recycleseg.files import write_json
 from recycleseg.locks import locked
-from recycleseg.models.layers import set_first_row
 from recycleseg.planning.cost import NetworkShape
 from recycleseg.planning.memory import peak_bytes
 from recycleseg.planning.resources import time_of_run
@@ -29,28 +25,23 @@ from recycleseg.progress import Bar, plain_console, print_line
 from recycleseg.report.curve import save_learning_curve
 from recycleseg.run import factory
 from recycleseg.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from recycleseg.run.compiling import compiled, resolve_mode
+from recycleseg.run.compiling import resolve_mode
 from recycleseg.run.config import TrainConfig, load_config, resumed
-from recycleseg.run.device import AutocastNetwork, bytes_per_value, choose_precision, use_device
+from recycleseg.run.device import bytes_per_value, choose_precision, use_device
 from recycleseg.run.environment import describe_environment
 from recycleseg.run.folder import RunFolder, inputs_of_run, run_root
 from recycleseg.run.last_checkpoint import save_last
 from recycleseg.sampling.memory import peak_memory, resident_memory
-from recycleseg.sampling.timing import median_seconds, seconds_per_case
 from recycleseg.sampling.volume import VolumeSampler
 from recycleseg.sampling.watch import NonFiniteError
-from recycleseg.training.data import TrainingBatches, load_training_data
+from recycleseg.training.data import load_training_data
 from recycleseg.training.evaluation import Evaluation, evaluate_cases, merged, summary_of
-from recycleseg.training.gradients import GradientSum
 from recycleseg.training.init_from import start_from
+from recycleseg.training.learner import Learner
 from recycleseg.training.logging import RunLogger
 from recycleseg.training.optim import (
     ADVICE,
-    AveragedWeights,
-    SkippedSteps,
-    clip_and_step,
     learning_rate,
-    make_optimizer,
 )
 from recycleseg.training.patch_dice import make_patch_dice
 from recycleseg.training.reporting import (
@@ -65,19 +56,15 @@ from recycleseg.training.reporting import (
     write_run_description,
 )
 from recycleseg.training.saves import BackgroundSaves
-from recycleseg.training.state import RunState
 from recycleseg.training.stopping import StopRequest
-from recycleseg.training.timing import Speed, expected_time, fit_to_time
+from recycleseg.training.timing import Speed, expected_time, fit_to_time, measure_speed
 
 
 class Trainer:
     """A training run: data, network and strategy from a configuration, then `fit`.
 
-    The batch, its augmentation, t, noise and dropout of a step depend only on the seed and the
-    number of optimiser steps done. So a resumed run does the same as one that was not stopped.
-
-    Several processes share each batch and the cases of each evaluation. They do the same steps on
-    the same weights, and the first of them alone writes and prints.
+    Several processes share each batch and the cases of each evaluation; the first of them alone
+    writes and prints.
 
     Args:
         config: all options.
@@ -98,11 +85,9 @@ class Trainer:
         plan: str | None = None,
         processes: Processes = ALONE,
     ) -> None:
-        self.config = config
         self.plan = plan
         self.processes = processes
         self.console = console or plain_console(quiet=not processes.is_main)
-        self.rows = processes.rows(config.optim.batch_size)
         if config.runtime.threads is not None:
             torch.set_num_threads(config.runtime.threads)
         self.device = use_device(config.runtime.device, processes.local_rank)
@@ -115,30 +100,23 @@ class Trainer:
         self.patch_size = factory.choose_patch_size(config.patch, self.data.median_shape)
         self.folder = RunFolder(run_root(config.out, self.dataset.name, config.strategy))
 
-        torch.manual_seed(config.seed)
-        self.network = factory.make_network(config, self.data.plan).to(self.device)
-        set_first_row(self.network, self.rows.first)
-        self.gradients = GradientSum(self.network, processes)
-        self.average = (
-            AveragedWeights(self.network, config.optim.ema_decay)
-            if config.optim.ema_decay > 0
-            else None
+        self.learner = Learner(
+            config, self.data, self.patch_size, self.device, self.precision, processes
         )
-        mode = resolve_mode(config.compile, self.device)
-        self.optimizer = make_optimizer(self.network, config.optim)
-        self.forward = AutocastNetwork(self.network, self.device, self.precision)
-        self.diffusion = factory.make_diffusion(config, classes.exclusive).to(self.device)
-        self.strategy = factory.make_strategy(config, self.diffusion, len(classes))
-        self.loss_step = compiled(self.strategy, mode)
-        self.timesteps = factory.make_timesteps(config)
-        self.generator = torch.Generator(self.device)
-        self.batches = TrainingBatches(config, self.data, self.patch_size, self.device, self.rows)
         config_file = shlex.quote(str(self.folder.config))
         self.saves = BackgroundSaves()
         self.stop = StopRequest(f"to go on: recycle-train --config {config_file} --resume")
-        self.step = 0
         self.best_dice = -1.0
-        self.skipped = SkippedSteps(self.device)
+
+    @property
+    def config(self) -> TrainConfig:
+        """All options; the number of steps is known once the run has started."""
+        return self.learner.config
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done."""
+        return self.learner.step
 
     def fit(self, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
         """Train to the end, then evaluate the best checkpoint.
@@ -166,12 +144,13 @@ class Trainer:
         """Open the run folder, go back to its last checkpoint if asked, and print the plan."""
         if self.config.init_from is not None and not resume:
             self.start_from(Path(self.config.init_from))
-        self.config = self.processes.share(lambda: self._checked_config(resume, overwrite))
+        config = self.processes.share(lambda: self._checked_config(resume, overwrite))
+        self.learner.config = config
         speed = self.measure_speed()
         if resume:
             self._restore()
-        seconds = time_of_run(self.config.time, self.device.type)
-        self.config = fit_to_time(self.config, speed, seconds)
+        seconds = time_of_run(config.time, self.device.type)
+        self.learner.config = fit_to_time(config, speed, seconds)
         if self.processes.is_main:
             self._open_folder(resume, overwrite)
         self.print_plan(speed)
@@ -200,8 +179,8 @@ class Trainer:
             return last, best_dice
 
         last, self.best_dice = self.processes.share(read)
-        self._state.restore(last)
-        self.step = last.number("step")
+        self.learner.state.restore(last)
+        self.learner.step = last.number("step")
 
     def _open_folder(self, resume: bool, overwrite: bool) -> None:
         """Now that the run is known to fit, what is in its folder may be deleted."""
@@ -226,11 +205,10 @@ class Trainer:
     def start_from(self, run: Path) -> None:
         """Take over the weights of another run, and print what was kept."""
         if self.processes.is_main:
-            for line in start_from(run, self.network, self.config, self.data.plan):
+            for line in start_from(run, self.learner.network, self.config, self.data.plan):
                 print_line(self.console, line)
-        self.processes.same(list(self.network.state_dict().values()))
-        if self.average is not None:
-            self.average = AveragedWeights(self.network, self.average.decay)
+        self.processes.same(list(self.learner.network.state_dict().values()))
+        self.learner.begin_with_these_weights()
 
     def train(self) -> None:
         """Do all further steps. The checkpoint comes before the validation, which may take long."""
@@ -248,13 +226,15 @@ class Trainer:
             while self.step < optim.steps:
                 start = time.perf_counter()
                 self.saves.check()
-                loss, norm = self.train_step()
+                loss, norm = self.learner.train_step()
                 bar.reach(self.step)
                 validate, stop = self._due(validation.every), self._stop_asked()
                 self.processes.beat()
                 save = validate or stop or self._due(validation.save_every)
                 log = self.step % self.config.runtime.log_every == 0
-                if (log or save) and (skipped := self.skipped.check(self.step, optim.steps)):
+                if (log or save) and (
+                    skipped := self.learner.skipped.check(self.step, optim.steps)
+                ):
                     self.console.print(skipped)
                 if log:
                     scalars = {
@@ -268,8 +248,8 @@ class Trainer:
                     note = "{steps_per_second:.2f} steps/s  loss {loss:.4f}".format(**scalars)
                     bar.note(note + estimate)
                 if patch_dice is not None and self._due(validation.patch_every):
-                    with self._averaged():
-                        scores = patch_dice(self.forward)
+                    with self.learner.averaged():
+                        scores = patch_dice(self.learner.forward)
                     if logger:
                         logger.log(self.step, scores)
                     estimate = f"  patch Dice {scores['patch_dice']:.4f}"
@@ -313,7 +293,7 @@ class Trainer:
                 self.config,
                 self.data,
                 self.patch_size,
-                num_parameters=sum(p.numel() for p in self.network.parameters()),
+                num_parameters=sum(p.numel() for p in self.learner.network.parameters()),
                 device=f"{self.device}, {self.precision}, {threads} CPU threads{others}",
                 compile_mode=resolve_mode(self.config.compile, self.device),
                 first_step=self.step,
@@ -331,105 +311,26 @@ class Trainer:
         shape = NetworkShape.of_model(
             self.config.model,
             self.patch_size,
-            images + self.network.mask_channels,
-            self.network.out_channels,
+            images + self.learner.network.mask_channels,
+            self.learner.network.out_channels,
         )
         return self.process_bytes + peak_bytes(
             shape,
-            self.rows.num,
+            self.learner.rows.num,
             bytes_per_value(self.precision),
             self.data.shapes.values(),
             self.device.type,
         )
 
     def measure_speed(self) -> Speed:
-        """Time of steps and cases. No weight changes; what steps leave behind is made new."""
-        self.network.train()
-        # Each try needs all processes.
-        of_step = median_seconds(self._step_at_rest, self.device, go_on=self.processes.any)
-        self.optimizer = make_optimizer(self.network, self.config.optim)
-        if self.average is not None:
-            self.average = AveragedWeights(self.network, self.average.decay)
-        validation = self.dataset.split["val"]
-        final = self.dataset.split[final_part(self.dataset, self.config.final_split)]
-        seconds = seconds_per_case(
+        """Time of steps and cases; no weight changes."""
+        return measure_speed(
+            self.learner,
             self._sampler(),
-            len(self.dataset.channel_names),
-            [self.data.shapes[case_id] for case_id in (*validation, *final)],
-            self.device,
-            samples=self.config.sampling.samples,
+            self.data,
+            final_part(self.dataset, self.config.final_split),
+            self.processes,
         )
-        # Processes share the cases. What they plan must be the same in all.
-        of_step, seconds = self.processes.share(lambda: (of_step, seconds))
-        seconds = [of_case / self.processes.size for of_case in seconds]
-        return Speed(
-            of_step,
-            tuple(seconds[: len(validation)]),
-            tuple(seconds[len(validation) :]),
-        )
-
-    def _step_at_rest(self, index: int) -> None:
-        """The work of a step, at a learning rate of zero."""
-        for n in range(self.config.optim.accumulation):
-            self._backward(self.loss_of_batch(index), n)
-        self._update(0.0)
-
-    def train_step(self) -> tuple[Tensor, Tensor]:
-        """Do one optimiser step over `accumulation` batches.
-
-        Returns:
-            Mean loss and gradient norm, scalars on the device.
-        """
-        optim = self.config.optim
-        self.network.train()
-        mean_loss = torch.zeros((), device=self.device)
-        for index in range(optim.accumulation):
-            result = self.loss_of_batch(self.step * optim.accumulation + index)
-            mean_loss += self._backward(result, index)
-            if result.t_index is not None and self.timesteps.learns:
-                losses, t_index = (
-                    self.processes.of_batch(x, self.rows)
-                    for x in (result.loss_per_sample, result.t_index)
-                )
-                self.timesteps.update(losses, t_index)
-            del result  # frees the logits before the next batch
-        self.processes.sum_in_place(mean_loss)
-        norm = self._update(learning_rate(self.step, optim))
-        self.skipped.add(mean_loss, norm)
-        self.step += 1
-        return mean_loss, norm
-
-    def _backward(self, result: StepResult, index: int) -> Tensor:
-        """Add the gradients of pass `index` of a step; this process's part of the mean loss."""
-        accumulation = self.config.optim.accumulation
-        loss = result.loss * (self.rows.share / accumulation)
-        is_last = index == accumulation - 1
-        with self.gradients.summed() if is_last else nullcontext():
-            loss.backward()
-        return loss.detach()
-
-    def _update(self, lr: float) -> Tensor:
-        """Move the weights by their gradients, and the average after them; the gradients' norm."""
-        norm = clip_and_step(self.optimizer, lr, self.config.optim.grad_clip)
-        if self.average is not None:
-            self.average.update(self.network)
-        return norm
-
-    def loss_of_batch(self, index: int) -> StepResult:
-        """Forward passes and loss of this process's rows of batch `index`.
-
-        They depend only on seed, index and weights.
-        """
-        seeds = np.random.SeedSequence([self.config.seed, index]).generate_state(3).tolist()
-        self.generator.manual_seed(seeds[0])
-        torch.manual_seed(seeds[2])  # dropout
-        image, label = self.batches(index, augment_seed=seeds[1])
-        label, known = self.dataset.classes.split(label, dim=1)
-        if isinstance(self.strategy, Supervised):
-            return self.loss_step(self.forward, image, label, None, known)
-        shape = (len(image), len(self.dataset.classes), *self.patch_size)
-        draws = make_draws(self.strategy, self.timesteps, self.generator, shape, self.rows)
-        return self.loss_step(self.forward, image, label, draws, known)
 
     @property
     def _validation_cases(self) -> tuple[str, ...]:
@@ -487,7 +388,7 @@ class Trainer:
             bar.reach(len(case_ids) * done / total)
             self.stop.check(moment, resumes=True)
 
-        with self._averaged():
+        with self.learner.averaged():
             try:
                 own = evaluate_cases(
                     self._sampler(),
@@ -504,17 +405,10 @@ class Trainer:
                 raise ValueError(f"step {self.step}: {error}; {ADVICE}") from error
         return merged(self.processes.gather(own), case_ids)
 
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """The network is in evaluation mode and has the averaged weights, if there are any."""
-        self.network.eval()
-        with self.average.applied_to(self.network) if self.average else nullcontext():
-            yield
-
     def _sampler(self) -> VolumeSampler:
-        self.network.eval()
+        self.learner.network.eval()
         return factory.make_volume_sampler(
-            self.config, self.forward, self.data.plan, self.patch_size, self.device
+            self.config, self.learner.forward, self.data.plan, self.patch_size, self.device
         )
 
     def finish(self) -> dict[str, Any]:
@@ -524,14 +418,18 @@ class Trainer:
             lambda: load_checkpoint(self.folder.best) if self.folder.best.exists() else None
         )
         if best is not None:
-            self._state.restore_weights(best)
-            self.step = best.number("step")
+            self.learner.state.restore_weights(best)
+            self.learner.step = best.number("step")
         split = final_part(self.dataset, self.config.final_split)
         case_ids = self.dataset.split[split]
         with Bar(self.console, "final table", len(case_ids)) as bar:
             moment = "during the final table; all steps are done"
             evaluation = self.evaluate(case_ids, moment, bar)
-        summary = {"split": split, "step": self.step, **summary_of(evaluation, self.dataset)}
+        summary = {
+            "split": split,
+            "step": self.step,
+            **summary_of(evaluation, self.dataset),
+        }
         if self.processes.is_main:
             write_json(self.folder.summary, summary)
             save_learning_curve(self.folder.learning_curve, self.folder.metrics)
@@ -545,16 +443,12 @@ class Trainer:
         if not self.processes.is_main:
             return
         numbers = {"step": self.step, "best_dice": self.best_dice}
-        checkpoint = self._state.checkpoint(numbers, weights_only=weights_only)
+        checkpoint = self.learner.state.checkpoint(numbers, weights_only=weights_only)
         if weights_only:
             write = partial(save_checkpoint, path)
         else:
             write = partial(save_last, path, number=self.config.validation.keep_last)
         self.saves.begin(checkpoint, write)
-
-    @property
-    def _state(self) -> RunState:
-        return RunState(self.network, self.average, self.optimizer, self.timesteps)
 
     def _progress(self) -> str:
         return f"step {self.step} of {self.config.optim.steps}, whose checkpoint is written"
