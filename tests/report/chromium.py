@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,19 @@ FLAGS = (
 def find_chromium() -> str | None:
     """Path of Debian's chromium, or None if it is not installed."""
     return shutil.which("chromium")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """CPU time in s; memory in MiB that no other process shares."""
+
+    cpu: float
+    memory: float
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Page:
@@ -66,6 +81,22 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
+    def draw(self) -> None:
+        """Wait until the page has drawn what has changed."""
+        self.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+
+    def usage(self) -> Usage:
+        """What the page's process has used since its start."""
+        kinds = self.call("SystemInfo.getProcessInfo")["processInfo"]
+        renderers = [process["id"] for process in kinds if process["type"] == "renderer"]
+        before = {pid: _cpu_seconds(pid) for pid in renderers}
+        # No command tells which process is the page's, so it is the one that works when asked to.
+        self.evaluate("(() => { let sum = 0; for (let k = 0; k < 5e8; k++) sum += k; })()")
+        pid = max(renderers, key=lambda pid: _cpu_seconds(pid) - before[pid])
+        sizes = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        private = re.findall(r"^Private_(?:Clean|Dirty): *(\d+) kB", sizes, re.MULTILINE)
+        return Usage(before[pid], sum(map(int, private)) / 1024)
+
     @property
     def problems(self) -> list[str]:
         """Messages of the console and errors of scripts and requests."""
@@ -84,7 +115,7 @@ class Page:
         """Send a command of the protocol and wait for its result."""
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
-        if self._session:
+        if self._session and not method.startswith("SystemInfo."):  # which the browser has alone
             message["sessionId"] = self._session
         content = json.dumps(message).encode() + b"\0"
         while content:

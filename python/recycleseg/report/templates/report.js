@@ -54,8 +54,8 @@ function element(row, position) {
 }
 
 function draw() {
-  const top = box.scrollTop / height;
-  const inView = box.clientHeight / height;
+  const inView = window.innerHeight / height; // the table is never higher
+  const top = Math.min(box.scrollTop / height, Math.max(0, shown.length - inView));
   const first = printing ? 0 : Math.max(0, Math.floor(top) - SPARE);
   const last = printing ? shown.length : Math.min(shown.length, Math.ceil(top + inView) + SPARE);
   for (const [position, row] of drawn) {
@@ -74,10 +74,12 @@ function draw() {
   below.style.height = `${(shown.length - last) * height}px`;
 }
 
+// The old rows go last, because without any rows the table would scroll to its start.
 function redraw() {
+  const old = [...body.rows];
   drawn.clear();
-  body.replaceChildren();
   draw();
+  for (const row of old) row.remove();
 }
 
 // The widest text of each column, in a row without height, so that columns keep their width.

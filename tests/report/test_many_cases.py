@@ -1,0 +1,276 @@
+"""The report of many cases in headless Chromium: time, memory, rows that come into view."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from synthetic_scores import synthetic_scores
+from tests.hostile_names import HOSTILE
+from tests.report.chromium import Page
+
+from recycleseg.evaluation import FolderScores
+from recycleseg.names import printable
+from recycleseg.report.columns import shown_columns, size_columns
+from recycleseg.report.html import write_report
+
+ROWS = "#case-table tbody:not([aria-hidden]) tr"
+# Goes through the whole table, a screen at a time: rows by their number in the table.
+SCROLL_THROUGH = f"""(async () => {{
+    const box = document.querySelector(".tall");
+    const seen = new Map();
+    for (let top = 0; ; top += box.clientHeight / 2) {{
+        box.scrollTop = top;
+        await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+        for (const row of document.querySelectorAll("{ROWS}"))
+            seen.set(Number(row.ariaRowIndex), [...row.cells].map((cell) => cell.textContent));
+        if (box.scrollTop + box.clientHeight > box.scrollHeight - 1) break;
+    }}
+    return [...seen].sort(([a], [b]) => a - b);
+}})()"""
+
+
+def expected_rows(scores: FolderScores) -> list[list[str]]:
+    """The texts of all rows before the remark."""
+    final = scores.by_step[-1]
+    columns = [*shown_columns(final), *size_columns(final)]
+    return [
+        [case_id, label, *(column.text(column.values[b, c]) for column in columns)]
+        for b, case_id in enumerate(scores.case_ids)
+        for c, label in enumerate(scores.labels)
+    ]
+
+
+def all_rows(page: Page) -> list[list[str]]:
+    """The texts of all rows before the remark, as a reader who scrolls sees them."""
+    seen = page.evaluate(SCROLL_THROUGH)
+    assert [number for number, _ in seen] == [*range(2, len(seen) + 2)]
+    return [texts[:-1] for _, texts in seen]
+
+
+def number_drawn(page: Page) -> int:
+    number: int = page.evaluate(f"document.querySelectorAll('{ROWS}').length")
+    return number
+
+
+def sort_by(page: Page, column: int) -> None:
+    header = f"document.querySelectorAll('#case-table thead th')[{column}]"
+    page.evaluate(f"{header}.querySelector('button').click()")
+
+
+def write(path: Path, scores: FolderScores, **options: Any) -> Path:
+    write_report(path, scores, **{"title": "Many", "images": {}, **options})
+    return path
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> tuple[FolderScores, Path]:
+    """600 rows, which are several times as many as are drawn at once."""
+    scores = synthetic_scores(120, 5)
+    return scores, write(tmp_path / "report.html", scores)
+
+
+def test_a_thousand_cases_open_and_sort_fast(
+    page: Page, tmp_path: Path, count: Callable[[str], None]
+) -> None:
+    path = write(tmp_path / "report.html", synthetic_scores(1000, 15))
+    assert path.stat().st_size < 4e6
+    page.open(Path("/dev/null"))
+    start = time.monotonic()
+    page.open(path)
+    page.draw()
+    opened = time.monotonic() - start
+    after = page.usage()
+    said = [f"opens in {opened:.1f} s ({after.cpu:.1f} s of CPU)"]
+    assert page.evaluate("document.getElementById('filter-count').textContent") == "15000 rows"
+    assert page.evaluate("document.getElementsByTagName('*').length") < 3000
+    for column, name in ((0, "case"), (2, "Dice"), (2, "Dice down"), (4, "HD95")):
+        start = time.monotonic()
+        sort_by(page, column)
+        page.draw()
+        took = time.monotonic() - start
+        said.append(f"sorts by {name} in {took:.2f} s")
+        assert took < 1.5  # three times what is wanted of an idle machine
+    page.evaluate("document.querySelector('.tall').scrollTop = 1e9")
+    page.draw()
+    after = page.usage()
+    said.append(f"has {after.memory:.0f} MiB of its own afterwards")
+    count(f"report.html of 1000 cases and 15 structures {', '.join(said)}")
+    assert opened < 6  # three times what is wanted of an idle machine
+    assert after.memory < 150
+    assert page.problems == []
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_who_scrolls_sees_all_rows(page: Page, many: tuple[FolderScores, Path], width: int) -> None:
+    scores, path = many
+    page.open(path, width=1200)
+    page.resize(width)
+    page.draw()
+    assert number_drawn(page) < 200
+    assert all_rows(page) == expected_rows(scores)
+    assert number_drawn(page) < 200
+    widths = "[...document.querySelectorAll('#case-table thead th')].map((th) => th.offsetWidth)"
+    at_end = page.evaluate(widths)
+    page.evaluate("document.querySelector('.tall').scrollTop = 0")
+    page.draw()
+    assert page.evaluate(widths) == at_end
+    assert page.problems == []
+
+
+@pytest.mark.parametrize(("column", "metric"), [(2, "dice"), (4, "hd95"), (7, "pred_volume_ml")])
+@pytest.mark.parametrize("descending", [False, True])
+def test_numbers_are_sorted_and_missing_ones_are_last(
+    page: Page, many: tuple[FolderScores, Path], column: int, metric: str, descending: bool
+) -> None:
+    scores, path = many
+    values = scores.by_step[-1].table[metric].ravel()
+    if metric != "pred_volume_ml":
+        assert np.isnan(values).any()
+    # The page sorts by six digits, rows with the same in the order that they had.
+    keys = [math.nan if math.isnan(v) else float(f"{v:.6g}") for v in values]
+    page.open(path)
+    sort_by(page, column)
+    order = sorted(range(len(keys)), key=lambda row: (math.isnan(keys[row]), keys[row]))
+    if descending:
+        sort_by(page, column)
+        order.sort(key=lambda row: (math.isnan(keys[row]), -keys[row]))
+    rows = expected_rows(scores)
+    assert all_rows(page) == [rows[row] for row in order]
+
+
+def test_names_are_sorted_by_the_numbers_in_them(page: Page, tmp_path: Path) -> None:
+    scores = synthetic_scores(30, 11)
+    names = {case_id: f"scan {b + 1}" for b, case_id in enumerate(scores.case_ids)}
+    renamed = dataclasses.replace(
+        scores,
+        case_ids=tuple(reversed(names.values())),
+        prediction_files=dict.fromkeys(names.values(), Path("p.nii.gz")),
+        reference_files=dict.fromkeys(names.values(), Path("r.nii.gz")),
+    )
+    page.open(write(tmp_path / "report.html", renamed))
+    sort_by(page, 0)
+    assert [row[0] for row in all_rows(page)[::11]] == [*names.values()]
+    sort_by(page, 1)  # the cases of a structure keep their order
+    rows = [tuple(row[:2]) for row in all_rows(page)]
+    assert rows == [(case_id, name) for name in scores.labels for case_id in names.values()]
+
+
+def test_filters_look_at_all_rows(page: Page, many: tuple[FolderScores, Path]) -> None:
+    scores, path = many
+    page.open(path)
+    page.evaluate("document.getElementById('filter-text').value = 'STRUCTURE _11'")
+    page.evaluate("document.getElementById('filter-dice').value = '0.8'")
+    page.evaluate("document.forms[0].dispatchEvent(new Event('input'))")
+    dice = scores.by_step[-1].table["dice"][110:].ravel()
+    found = expected_rows(scores)[550:]
+    low = [row for row, value in zip(found, dice, strict=True) if value < 0.8]
+    assert 0 < len(low) < 50
+    assert all_rows(page) == low
+    assert page.evaluate("document.getElementById('case-table').ariaRowCount") == f"{len(low) + 1}"
+
+
+def test_a_dot_links_to_its_row(page: Page, many: tuple[FolderScores, Path]) -> None:
+    scores, path = many
+    page.open(path)
+    dice = scores.by_step[-1].table["dice"]
+    b = int(np.nanargmin(np.where(dice[:, 1] > 0, dice[:, 1], np.nan)))
+    nth = int(np.isfinite(dice[:b, 1]).sum())
+    place = f"""(() => {{
+        const chart = document.querySelector(".chart");
+        const path = chart.querySelectorAll(".dots")[1];
+        chart.scrollIntoView({{ behavior: "instant", block: "center" }});
+        const [, x, y] = [...path.getAttribute("d").matchAll(/M([\\d.]+),([\\d.]+)/g)][{nth}];
+        const at = new DOMPoint(x, y - 2.6).matrixTransform(chart.getScreenCTM());
+        return [at.x, at.y];
+    }})()"""
+    x, y = page.evaluate(place)
+    click = {"x": x, "y": y, "button": "left", "clickCount": 1}
+    page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    text = page.evaluate("document.querySelector('.chart a title').textContent")
+    assert text == f"{scores.case_ids[b]}: {dice[b, 1]:.3f}"
+    page.call("Input.dispatchMouseEvent", type="mousePressed", **click)
+    page.call("Input.dispatchMouseEvent", type="mouseReleased", **click)
+    page.draw()
+    linked = f"[...document.querySelectorAll('{ROWS}.linked th')].map((cell) => cell.textContent)"
+    assert page.evaluate(linked) == [scores.case_ids[b]]
+    box, row = page.evaluate(
+        f"['.tall', '{ROWS}.linked'].map((name) => "
+        "{ const { top, bottom } = document.querySelector(name).getBoundingClientRect();"
+        " return [top, bottom]; })"
+    )
+    assert box[0] < row[0] and row[1] < box[1]
+    assert page.problems == []
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_printing_gives_all_rows(
+    page: Page, many: tuple[FolderScores, Path], filtered: bool
+) -> None:
+    _, path = many
+    page.open(path)
+    if filtered:
+        page.evaluate("document.getElementById('filter-text').value = '_00'")
+        page.evaluate("document.forms[0].dispatchEvent(new Event('input'))")
+    count_rows = f"window.printed = document.querySelectorAll('{ROWS}').length"
+    page.evaluate(f"addEventListener('beforeprint', () => {{ {count_rows}; }})")
+    before = number_drawn(page)
+    page.call("Page.printToPDF")
+    assert page.evaluate("window.printed") == (50 if filtered else 600)
+    assert number_drawn(page) == before < 200
+
+
+def test_without_scripts_the_first_rows_are_a_plain_table(
+    page: Page, many: tuple[FolderScores, Path]
+) -> None:
+    scores, path = many
+    page.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        page.open(path)
+        texts = f"""[...document.querySelectorAll("{ROWS}")]
+            .map((row) => [...row.cells].map((cell) => cell.textContent))"""
+        assert [row[:-1] for row in page.evaluate(texts)] == expected_rows(scores)[:200]
+        assert "The first 200 of 600 rows" in page.evaluate("document.body.innerText")
+    finally:
+        page.call("Emulation.setScriptExecutionDisabled", value=False)
+    page.open(path)
+    assert "The first 200" not in page.evaluate("document.body.innerText")
+
+
+def test_hostile_names_stay_text(page: Page, tmp_path: Path) -> None:
+    script = "</script><script>document.title = 'owned'</script>"
+    names = [*HOSTILE.values(), script, "<!--<script>"]
+    scores = synthetic_scores(len(names), len(names))
+    hostile = dataclasses.replace(
+        scores,
+        case_ids=tuple(names),
+        labels=dict.fromkeys(names, 1),
+        by_step=(dataclasses.replace(scores.by_step[-1], labels=tuple(names)),),
+        prediction_files=dict.fromkeys(names, Path("p.nii.gz")),
+        reference_files=dict.fromkeys(names, Path("r.nii.gz")),
+    )
+    page.open(write(tmp_path / "report.html", hostile))
+    assert page.problems == []
+    assert page.evaluate("document.title") == "Many"
+    shown = [printable(name) for name in names]
+    for case in (0, len(names) - 1):
+        page.evaluate(
+            "new Promise((done) => { addEventListener('hashchange', done); "
+            f"location.hash = '#r{case}-{len(names) - 1}'; }}).then(() => 0)"
+        )
+        row = page.evaluate(
+            f"[...document.querySelector('{ROWS}.linked').cells].map((cell) => cell.textContent)"
+        )
+        assert row[:2] == [shown[case], shown[-1]]
+    assert (
+        page.evaluate("document.querySelectorAll('#case-table :is(b, i, u, img, script)').length")
+        == 0
+    )
+    assert page.evaluate("document.scripts.length") == 2
+    assert page.problems == []
