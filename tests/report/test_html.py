@@ -249,6 +249,8 @@ def test_nothing_breaks_out_of_its_place(
     assert {"b", "i", "u", "img"}.isdisjoint(tag for tag, _ in parsed.elements)
     assert parsed.tables["case-table"][1][0] == names["a"]
     assert parsed.tables["case-table"][2][1] == "{{ 7 * 7 }}"
+    assert parsed.data["cases"] == [*names.values()]
+    assert parsed.data["structures"] == ['<b id="x">&amp;', "{{ 7 * 7 }}"]
     assert "<img src=x onerror=alert(1)>" in parsed.text
 
 
