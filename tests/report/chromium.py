@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +33,16 @@ def find_chromium() -> str | None:
     return shutil.which("chromium")
 
 
-@dataclass(frozen=True)
-class Usage:
-    """CPU time in s; memory in MiB that no other process shares."""
-
-    cpu: float
-    memory: float
-
-
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
+    """CPU time of all threads of a process since its start."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def own_mebibytes(pid: int) -> float:
+    """Memory of a process that no other process shares."""
+    sizes = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return sum(map(int, re.findall(r"^Private_\w+: *(\d+) kB", sizes, re.MULTILINE))) / 1024
 
 
 class Page:
@@ -85,17 +83,15 @@ class Page:
         """Wait until the page has drawn what has changed."""
         self.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
 
-    def usage(self) -> Usage:
-        """What the page's process has used since its start."""
+    def process(self) -> tuple[int, float]:
+        """The page's process, and the CPU time that it had used before this call."""
         kinds = self.call("SystemInfo.getProcessInfo")["processInfo"]
         renderers = [process["id"] for process in kinds if process["type"] == "renderer"]
-        before = {pid: _cpu_seconds(pid) for pid in renderers}
+        before = {pid: cpu_seconds(pid) for pid in renderers}
         # No command tells which process is the page's, so it is the one that works when asked to.
         self.evaluate("(() => { let sum = 0; for (let k = 0; k < 5e8; k++) sum += k; })()")
-        pid = max(renderers, key=lambda pid: _cpu_seconds(pid) - before[pid])
-        sizes = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        private = re.findall(r"^Private_(?:Clean|Dirty): *(\d+) kB", sizes, re.MULTILINE)
-        return Usage(before[pid], sum(map(int, private)) / 1024)
+        pid = max(renderers, key=lambda pid: cpu_seconds(pid) - before[pid])
+        return pid, before[pid]
 
     @property
     def problems(self) -> list[str]:

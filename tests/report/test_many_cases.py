@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from synthetic_scores import synthetic_scores
 from tests.hostile_names import HOSTILE
-from tests.report.chromium import Page
+from tests.report.chromium import Page, cpu_seconds, own_mebibytes
 
 from recycleseg.evaluation import FolderScores
 from recycleseg.names import printable
@@ -80,29 +80,31 @@ def test_a_thousand_cases_open_and_sort_fast(
 ) -> None:
     path = write(tmp_path / "report.html", synthetic_scores(1000, 15))
     assert path.stat().st_size < 4e6
-    page.open(Path("/dev/null"))
     start = time.monotonic()
     page.open(path)
     page.draw()
     opened = time.monotonic() - start
-    after = page.usage()
-    said = [f"opens in {opened:.1f} s ({after.cpu:.1f} s of CPU)"]
+    pid, opening = page.process()
+    said = [f"opens in {opened:.1f} s ({opening:.2f} s of CPU)"]
     assert page.evaluate("document.getElementById('filter-count').textContent") == "15000 rows"
     assert page.evaluate("document.getElementsByTagName('*').length") < 3000
     for column, name in ((0, "case"), (2, "Dice"), (2, "Dice down"), (4, "HD95")):
-        start = time.monotonic()
+        start, before = time.monotonic(), cpu_seconds(pid)
         sort_by(page, column)
         page.draw()
-        took = time.monotonic() - start
-        said.append(f"sorts by {name} in {took:.2f} s")
-        assert took < 1.5  # three times what is wanted of an idle machine
+        took, sorting = time.monotonic() - start, cpu_seconds(pid) - before
+        said.append(f"sorts by {name} in {took:.2f} s ({sorting:.2f} s)")
+        # Wanted are 0.5 s. Where other programs work too, only the CPU time tells.
+        assert sorting < 0.5 and took < 5
     page.evaluate("document.querySelector('.tall').scrollTop = 1e9")
     page.draw()
-    after = page.usage()
-    said.append(f"has {after.memory:.0f} MiB of its own afterwards")
-    count(f"report.html of 1000 cases and 15 structures {', '.join(said)}")
-    assert opened < 6  # three times what is wanted of an idle machine
-    assert after.memory < 150
+    memory = own_mebibytes(pid)
+    count(
+        f"report.html of 1000 cases and 15 structures {', '.join(said)}; then its process has "
+        f"{memory:.0f} MiB of its own"
+    )
+    assert opening < 2 and opened < 20
+    assert memory < 150
     assert page.problems == []
 
 
