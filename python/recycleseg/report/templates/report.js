@@ -74,7 +74,7 @@ function draw() {
   below.style.height = `${(shown.length - last) * height}px`;
 }
 
-// The old rows go last, because without any rows the table would scroll to its start.
+// The old rows are removed last, because a table without rows would scroll to its start.
 function redraw() {
   const old = [...body.rows];
   drawn.clear();
