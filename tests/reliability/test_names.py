@@ -94,18 +94,19 @@ def shown_by(output: Output) -> str:
 
 
 class Tags(HTMLParser):
-    """Tags, attributes and text of a page."""
+    """Attributes, types of scripts and text of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.tags: list[str] = []
         self.attributes: set[str] = set()
+        self.scripts: list[str | None] = []
         self.texts: list[str] = []
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
         self.attributes |= {name for name, _ in attrs}
+        if tag == "script":
+            self.scripts.append(dict(attrs).get("type"))
 
     def handle_data(self, data: str) -> None:
         self.texts.append(data)
@@ -115,7 +116,7 @@ def check_page(path: Path, names: Iterable[str]) -> None:
     page = path.read_text(encoding="utf-8")
     assert not controls(page)
     parsed = Tags(page)
-    assert parsed.tags.count("script") == 1
+    assert parsed.scripts == ["application/json", None]
     assert not {a for a in parsed.attributes if a.startswith("on")}
     text = "".join(parsed.texts)
     assert all(printable(name) in text for name in names)

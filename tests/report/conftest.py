@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from tests.report.chromium import Page, find_chromium, open_chromium
 
 from recycleseg.data.volumes import write_volume
 from recycleseg.evaluation import FolderScores
@@ -16,6 +17,16 @@ from recycleseg.metrics.evaluate import evaluate
 from recycleseg.metrics.scores import Scores
 
 Evaluated = tuple[FolderScores, dict[str, list[Path]]]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """A tab of a new browser."""
+    executable = find_chromium()
+    if executable is None:
+        pytest.skip("chromium not found; Debian has it: apt-get install chromium")
+    with open_chromium(executable, tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened
 
 
 @pytest.fixture

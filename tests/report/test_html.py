@@ -25,15 +25,15 @@ VOID = {"meta", "link", "br", "img", "input", "hr"}
 
 
 class Parsed(html.parser.HTMLParser):
-    """Elements with their attributes, tables as rows of texts, and the visible text."""
+    """Elements with their attributes, tables as rows of texts, the visible text and the JSON."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
         self.tables: dict[str, list[list[str]]] = {}
-        self.cells: list[dict[str, str | None]] = []
         self.text = ""
+        self.data: Any = None
         self._rows: list[list[str]] = []
         self.feed(page)
         self.close()
@@ -58,6 +58,8 @@ class Parsed(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
+        if self.open[-1:] == ["script"] and self.elements[-1][1].get("id") == "case-data":
+            self.data = json.loads(data)
         if {"script", "style"} & set(self.open):
             return
         self.text += data
@@ -98,7 +100,8 @@ def check_structure(parsed: Parsed, page: str) -> None:
     assert not re.search(r"\b(nan|inf|None)\b", parsed.text)
     labelled = parsed.attributes("aria-labelledby")
     assert labelled and set(labelled) <= set(ids)
-    assert sum(tag == "script" for tag, _ in parsed.elements) == 1
+    scripts = [a.get("type") for tag, a in parsed.elements if tag == "script"]
+    assert scripts == ["application/json", None]
     for rows in parsed.tables.values():
         assert len({len(row) for row in rows}) == 1 and len(rows) > 1
         assert all(rows[0])
@@ -140,7 +143,11 @@ def test_table_holds_the_scores(report: Callable[..., Any]) -> None:
     assert header[-3:] == ["Volume, predicted (ml)", "Volume, reference (ml)", "Remark"]
     expected = final.rows()
     assert len(rows) == len(expected) == 14
-    stored = [float(value) for value in parsed.attributes("data-v")]
+    assert [*zip(*parsed.data["texts"], parsed.data["remarks"], strict=True)] == [
+        tuple(row[2:]) for row in rows
+    ]
+    keys = [math.nan if k is None else float(k) for of in parsed.data["keys"] for k in of]
+    stored = np.array(keys).reshape(7, 14)
     for number, (row, truth) in enumerate(zip(rows, expected, strict=True)):
         assert row[:2] == [scores.case_ids[truth["case"]], truth["label"]]
         values = [truth[m] for m in ("dice", "nsd", "hd95", "assd")]
@@ -149,7 +156,7 @@ def test_table_holds_the_scores(report: Callable[..., Any]) -> None:
         if not values[-1] and not values[-2]:
             values[4] = math.nan
         # The page stores six digits, for sorting.
-        assert stored[7 * number : 7 * number + 7] == pytest.approx(values, rel=1e-5, nan_ok=True)
+        assert stored[:, number] == pytest.approx(values, rel=1e-5, nan_ok=True)
         assert row[2] == ("–" if math.isnan(truth["dice"]) else f"{truth['dice']:.3f}")
         infinite, dash = math.isinf(truth["hd95"]), math.isnan(truth["hd95"])
         assert row[4] == ("∞" if infinite else "–" if dash else f"{truth['hd95']:.2f}")
@@ -242,6 +249,8 @@ def test_nothing_breaks_out_of_its_place(
     assert {"b", "i", "u", "img"}.isdisjoint(tag for tag, _ in parsed.elements)
     assert parsed.tables["case-table"][1][0] == names["a"]
     assert parsed.tables["case-table"][2][1] == "{{ 7 * 7 }}"
+    assert parsed.data["cases"] == [*names.values()]
+    assert parsed.data["structures"] == ['<b id="x">&amp;', "{{ 7 * 7 }}"]
     assert "<img src=x onerror=alert(1)>" in parsed.text
 
 

@@ -16,6 +16,7 @@ from recycleseg.report.figures import PALETTE
 from recycleseg.report.intervals import Mean
 
 Place = Callable[[float], float]
+Point = tuple[float, float]
 
 # In px. A chart is as narrow as a phone, so that no screen makes its text smaller.
 WIDTH = 350
@@ -32,23 +33,6 @@ class Tick:
     """A mark on an axis: its position in px, and its text."""
 
     at: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Dot:
-    """One case of one label.
-
-    Attributes:
-        x, y: position in px.
-        case, label: index of the case and of the label.
-        text: case and value in words.
-    """
-
-    x: float
-    y: float
-    case: int
-    label: int
     text: str
 
 
@@ -75,8 +59,8 @@ class BoxRow:
         colour: of its box and dots.
         y: middle of the row in px.
         box: None if there are too few cases.
-        dots: cases with a finite value.
-        infinite: cases with an infinite value.
+        dots: (x, y) in px of the cases with a finite value, in the order of cases.
+        infinite: (x, y) in px of the cases with an infinite value, in the order of cases.
         note: what to print if no case has a value, else empty.
     """
 
@@ -84,8 +68,8 @@ class BoxRow:
     colour: str
     y: float
     box: Box | None
-    dots: list[Dot]
-    infinite: list[Dot]
+    dots: list[Point]
+    infinite: list[Point]
     note: str
 
 
@@ -110,7 +94,7 @@ class BoxPlot:
     rows: list[BoxRow]
 
 
-def box_plot(column: Column, labels: Sequence[str], case_ids: Sequence[str]) -> BoxPlot:
+def box_plot(column: Column, labels: Sequence[str]) -> BoxPlot:
     """The distribution of a metric over cases, with one dot per case."""
     finite = column.values[np.isfinite(column.values)]
     if column.unit:  # a distance, at least 0; metrics without a unit are shares, at most 1
@@ -128,14 +112,14 @@ def box_plot(column: Column, labels: Sequence[str], case_ids: Sequence[str]) -> 
         values = column.values[:, c]
         y = c * ROW + _BOX_AT
         jitter = rng.uniform(-_JITTER, _JITTER, len(values)).round(1)
-        dots: list[Dot] = []
-        infinite: list[Dot] = []
-        for b, value in enumerate(values.tolist()):
-            if not math.isnan(value):
-                x = place(value) if math.isfinite(value) else right + 12
-                text = f"{case_ids[b]}: {column.text(value)}"
-                dot = Dot(x, y + float(jitter[b]), b, c, text)
-                (dots if math.isfinite(value) else infinite).append(dot)
+        dots: list[Point] = []
+        infinite: list[Point] = []
+        for value, shift in zip(values.tolist(), jitter.tolist(), strict=True):
+            at = round(y + shift, 1)
+            if math.isfinite(value):
+                dots.append((place(value), at))
+            elif not math.isnan(value):
+                infinite.append((right + 12, at))
         colour = PALETTE[c % len(PALETTE)]
         box = _box(values[np.isfinite(values)], place)
         note = "" if dots or infinite else "not applicable in any case"

@@ -28,7 +28,7 @@ class Column:
         signed: whether positive values get a plus sign.
         values: (B, C); NaN where the metric does not apply, inf for a distance to a structure that
             only one map has.
-        about: definition of the metric in words.
+        about: definition of the metric in words; empty for a size.
     """
 
     key: str
@@ -98,6 +98,16 @@ def shown_columns(scores: Scores) -> list[Column]:
         )
     ]
     return [*columns, _size_error(table)]
+
+
+def size_columns(scores: Scores) -> list[Column]:
+    """Sizes in the prediction and in the reference."""
+    pred, ref, unit = sizes(scores.table)
+    what, digits = size_name(unit), size_digits(ref)
+    return [
+        Column(f"{where}_size", f"{what}, {where}", unit, digits, False, values, "")
+        for where, values in (("predicted", pred), ("reference", ref))
+    ]
 
 
 def sizes(table: dict[str, Array]) -> tuple[Array, Array, str]:

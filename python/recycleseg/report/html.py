@@ -26,14 +26,13 @@ from recycleseg.files import FileError, write_text
 from recycleseg.metrics.scores import Scores
 from recycleseg.names import printable
 from recycleseg.report import charts, overlays
+from recycleseg.report.case_table import CaseTable
 from recycleseg.report.columns import (
     DASH,
     Column,
     format_number,
     shown_columns,
-    size_digits,
-    size_name,
-    sizes,
+    size_columns,
 )
 from recycleseg.report.figures import PALETTE
 from recycleseg.report.intervals import Mean, case_means, label_means, overall_mean
@@ -41,6 +40,8 @@ from recycleseg.report.sentences import HARDLY, Presence, Trend, cases_in_words,
 from recycleseg.units import Unit
 
 WORST, BEST = 4, 2
+# The rows that a reader without scripts has.
+STATIC_ROWS = 200
 
 
 @dataclass(frozen=True)
@@ -100,27 +101,6 @@ class StepsSection:
     trend: Trend
 
 
-@dataclass(frozen=True)
-class CaseRow:
-    """One case and label in the table of all cases.
-
-    Attributes:
-        case, label: index of the case and of the label.
-        case_id, name: their names.
-        values: one per column, as number and as printed.
-        sizes: size in prediction and reference, as number and as printed.
-        state: "missed", "Dice below 0.1", "not in reference", "in neither" or empty.
-    """
-
-    case: int
-    label: int
-    case_id: str
-    name: str
-    values: list[tuple[float, str]]
-    sizes: list[tuple[float, str]]
-    state: str
-
-
 def write_report(
     path: Path,
     scores: FolderScores,
@@ -144,6 +124,7 @@ def write_report(
     """
     final = scores.by_step[-1]
     columns = shown_columns(final)
+    case_columns = [*columns, *size_columns(final)]
     greatest = _max_entropy(scores)
     script = _template_text("report.js")
     page = _template("report.html.j2").render(
@@ -158,13 +139,13 @@ def write_report(
         min_cases=MIN_CASES,
         hardly=HARDLY,
         box_plots=[
-            charts.box_plot(column, final.labels, scores.case_ids) for column in _plotted(columns)
+            (number, charts.box_plot(columns[number], final.labels)) for number in _plotted(columns)
         ],
         steps=_steps_section(scores) if len(scores.by_step) > 1 else None,
         cards=(cards := _case_cards(scores, images, greatest)),
-        pictured={card.number for card in cards},
-        rows=_case_rows(scores, columns),
-        size_heading=_size_heading(final),
+        case_columns=case_columns,
+        case_table=CaseTable.of(scores, case_columns, [card.number for card in cards]),
+        static_rows=STATIC_ROWS,
         comparison=comparison,
         comparison_headings={c.key: c for c in columns},
         method=METHOD,
@@ -195,7 +176,8 @@ def _template(name: str) -> Template:
         undefined=StrictUndefined,
         finalize=_shown,
     )
-    functions = {"number": format_number, "p_value": _p_value, "machine": _machine, "zip": zip}
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
+    functions = {"number": format_number, "p_value": _p_value, "zip": zip}
     return environment.get_template(name, globals=functions)
 
 
@@ -247,10 +229,10 @@ def _summary_rows(scores: Scores, columns: Sequence[Column], groups: Groups) -> 
     return [*rows, SummaryRow("Mean of all", True, means, scores.num_cases, *sums)]
 
 
-def _plotted(columns: Sequence[Column]) -> list[Column]:
-    """Dice, the Hausdorff percentile and surface Dice at the first tolerance."""
-    shares = [column for column in columns if not column.unit]
-    distances = [column for column in columns if column.unit in get_args(Unit)]
+def _plotted(columns: Sequence[Column]) -> list[int]:
+    """Dice, the Hausdorff percentile and surface Dice at the first tolerance, by their numbers."""
+    shares = [number for number, column in enumerate(columns) if not column.unit]
+    distances = [number for number, column in enumerate(columns) if column.unit in get_args(Unit)]
     return [shares[0], distances[0], *shares[1:2]]
 
 
@@ -301,40 +283,6 @@ def _case_cards(
     return cards
 
 
-def _case_rows(scores: FolderScores, columns: Sequence[Column]) -> list[CaseRow]:
-    final = scores.by_step[-1]
-    presence = Presence.of(final)
-    pred, ref, _ = sizes(final.table)
-    digits = size_digits(ref)
-    rows = []
-    for b, case_id in enumerate(scores.case_ids):
-        for c, name in enumerate(final.labels):
-            values = [float(column.values[b, c]) for column in columns]
-            size = [float(pred[b, c]), float(ref[b, c])]
-            state = (
-                "missed"
-                if presence.missed[b, c]
-                else f"Dice below {HARDLY}"
-                if presence.hardly[b, c]
-                else "not in reference"
-                if presence.extra[b, c]
-                else "in neither"
-                if presence.absent[b, c]
-                else ""
-            )
-            texts = [column.text(v) for column, v in zip(columns, values, strict=True)]
-            shown = list(zip(values, texts, strict=True))
-            shown_sizes = [(v, format_number(v, digits)) for v in size]
-            rows.append(CaseRow(b, c, case_id, name, shown, shown_sizes, state))
-    return rows
-
-
-def _size_heading(scores: Scores) -> tuple[str, str]:
-    unit = sizes(scores.table)[2]
-    what = size_name(unit)
-    return f"{what}, predicted ({unit})", f"{what}, reference ({unit})"
-
-
 def _conditions(scores: Scores) -> str:
     border = "outside" if scores.border_is_outside else "inside"
     if scores.unit == "pixels":
@@ -353,8 +301,3 @@ def _p_value(p: float) -> str:
     if math.isnan(p):
         return DASH
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _machine(value: float) -> str:
-    """A number for the script that sorts the table: six digits, "inf" or "nan"."""
-    return f"{value:.6g}"
