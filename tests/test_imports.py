@@ -18,10 +18,10 @@ BENCHES = {"": ROOT / "benches"}
 
 # Lowest first. A room imports from itself and from lower layers alone.
 LAYERS = [
-    {"_C", "kernels", "names"},
-    {"files", "locks", "progress", "units"},
+    {"_C", "kernels", "names", "rows"},
+    {"files", "locks", "progress", "units", "watchdog"},
     {"_ext", "classes", "errors", "folders", "limits"},
-    {"ops"},
+    {"ops", "processes"},
     {"data", "losses", "metrics", "models"},
     {"diffusion"},
     {"sampling"},

@@ -435,8 +435,8 @@ def test_numbers_that_are_not_finite_are_never_saved(small_config: TrainConfig, 
 
 def test_a_table_of_a_network_that_overflows_ends_the_run(small_config: TrainConfig) -> None:
     trainer = Trainer(small_config)
-    trainer.learner.average = None
     trainer.start(resume=False, overwrite=False)
+    trainer.learner.average = None
     with torch.no_grad():
         trainer.learner.network.head.weight.fill_(1e38)
     with pytest.raises(ValueError, match="^step 0: disc_6: expected finite outputs of the network"):

@@ -154,7 +154,7 @@ class OptimConfig:
 
     Attributes:
         steps: optimiser steps of the run; 0 takes as many as fit into the option `time`.
-        batch_size: samples per forward pass, of all processes together.
+        batch_size: samples of a forward pass, over all processes.
         accumulation: forward passes per optimiser step.
         lr_init: learning rate at step 0.
         lr_peak: learning rate after the warm-up.
