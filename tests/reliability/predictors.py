@@ -1,6 +1,6 @@
 """Several `recycle-predict` at once in one folder, as forks of one process, killed and started again.
 
-It reads one JSON object: arguments, processes, kills, seconds between kills, seed, log. The forks
+It reads one JSON object per line: arguments, processes, kills, seconds between kills, seed, log. The forks
 note in the log which case they finished. It prints the exit codes and the number of kills.
 """
 
@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import torch._dynamo  # noqa: F401
 
 from recycleseg.cli.predict import main
 from recycleseg.prediction.folder import PredictionFolder
