@@ -1,7 +1,7 @@
-"""Several `recycle-predict` at once in one folder, as forks of one process, killed and started again.
+"""Several `recycle-predict` at once in one folder: forks of one process, killed and started again.
 
-It reads one JSON object per line: arguments, processes, kills, seconds between kills, seed, log. The forks
-note in the log which case they finished. It prints the exit codes and the number of kills.
+It reads one JSON object per line: arguments, processes, kills, seconds between kills, seed, log.
+The forks note in the log which case they finished. It prints exit codes and the number of kills.
 """
 
 from __future__ import annotations
