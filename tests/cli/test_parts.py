@@ -216,7 +216,7 @@ def write_maps(root: Path, name: str, seed: int) -> Path:
             label = np.zeros((12, 12), np.uint8)
             top, left = rng.integers(1, 5, 2)
             label[top : top + 5, left : left + 4] = 1
-            if (case + seed) % 3:
+            if case and (case + seed) % 3:
                 label[top + 1, left + 1] = 2
             path = root / folder / f"p{case // 2}_{case}.png"
             write_volume(path, label, spacing=(0.7, 0.7))
