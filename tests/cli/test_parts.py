@@ -16,8 +16,9 @@ from recycleseg.cli.evaluate import main as evaluate
 from recycleseg.cli.predict import main as predict
 from recycleseg.data.volumes import write_volume
 from recycleseg.parts import chosen_part
+from recycleseg.run.device import own_gpu
 
-OTHERS = ("RANK", "WORLD_SIZE", "JOB_COMPLETION_INDEX", "JOB_COMPLETION_COUNT")
+OTHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "JOB_COMPLETION_INDEX", "JOB_COMPLETION_COUNT")
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +77,29 @@ def test_an_array_has_the_last_number_alone() -> None:
     known = array(6)
     del known["SLURM_ARRAY_TASK_COUNT"], known["SLURM_ARRAY_TASK_STEP"]
     assert str(chosen_part(None, known)) == "7/8"
+
+
+GPUS: dict[str, tuple[int, Mapping[str, str], str]] = {
+    "torchrun": (4, {"LOCAL_RANK": "2"}, "cuda:2"),
+    "more processes than GPUs": (2, {"LOCAL_RANK": "5"}, "cuda:1"),
+    "one is visible": (1, {"LOCAL_RANK": "2"}, "auto"),
+    "none": (0, {"LOCAL_RANK": "2"}, "auto"),
+    "step": (4, {"SLURM_LOCALID": "3", "SLURM_STEP_NUM_TASKS": "8"}, "cuda:3"),
+    "script": (4, {"SLURM_LOCALID": "0"}, "auto"),
+    "nothing": (4, {}, "auto"),
+}
+
+
+@pytest.mark.parametrize(("gpus", "environment", "device"), GPUS.values(), ids=GPUS)
+def test_each_process_takes_its_own_gpu(
+    gpus: int, environment: dict[str, str], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert own_gpu("auto") == device
+    assert own_gpu("cpu") == "cpu" and own_gpu("cuda:1") == "cuda:1"
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 7, 12])

@@ -35,7 +35,7 @@ from recycleseg.prediction.process import process_cases
 from recycleseg.prediction.record import make_record
 from recycleseg.progress import plain_console, print_line
 from recycleseg.run.config import load_config
-from recycleseg.run.device import choose_precision
+from recycleseg.run.device import choose_precision, own_gpu
 from recycleseg.run.environment import describe_environment
 from recycleseg.run.folder import RunFolder
 from recycleseg.run.options import PostprocessConfig
@@ -309,7 +309,10 @@ def _load(command: Command) -> Predictor:
     names |= {SAMPLING[option]: option for option in command.sampling}
     with named_as_options({name: f"--{o.replace('_', '-')}" for name, o in names.items()}):
         return Predictor.load_many(
-            command.runs, device=command.device, postprocess=command.postprocess, **settings
+            command.runs,
+            device=own_gpu(command.device),
+            postprocess=command.postprocess,
+            **settings,
         )
 
 
