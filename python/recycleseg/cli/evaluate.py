@@ -41,7 +41,7 @@ from recycleseg.progress import print_line, stages
 from recycleseg.report.html import write_report
 
 FILES = ("summary.json", "metrics.csv", "report.html", "comparison.json")
-# Seconds to wait for another part that writes the results of all.
+# Seconds to wait for another part, which may be writing the results of all.
 _PATIENCE = 600.0
 GUIDE = Guide(
     "recycle-evaluate -p predictions -r labelsTs -o evaluation",
@@ -161,7 +161,8 @@ def _evaluate_all(folder: OwnFolder, options: Namespace) -> int:
 
 def _evaluate_part(folder: OwnFolder, options: Namespace, part: Part) -> int:
     """Evaluate a part; if all others are there, write the results of all."""
-    _check_out(folder, options)
+    with locked(folder.root, patience=_PATIENCE):
+        _check_out(folder, options)
     console = table_console(quiet=options.quiet)
     images = {} if options.no_report else _find_images(options)
     plans = [_plan(options.pred, options, _labels(options))]
@@ -170,7 +171,6 @@ def _evaluate_part(folder: OwnFolder, options: Namespace, part: Part) -> int:
     print_line(console, part.described(plans[0].pairs.cases))
     known = identity(plans)
     found = [_results(plan, part.share(plan.pairs.cases), console) for plan in plans]
-    # Others may be writing the results of all parts.
     with locked(folder.root, patience=_PATIENCE):
         _check_out(folder, options)
         folder.mark()

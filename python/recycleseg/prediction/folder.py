@@ -35,7 +35,7 @@ from recycleseg.progress import Progress
 from recycleseg.workers import Worker
 
 # Seconds to wait for processes that open or close the folder; each takes a moment.
-_PATIENCE = 120.0
+_PATIENCE = 300.0
 
 
 class PredictionFolder:
