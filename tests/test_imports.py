@@ -19,8 +19,8 @@ BENCHES = {"": ROOT / "benches"}
 # Lowest first. A room imports from itself and from lower layers alone.
 LAYERS = [
     {"_C", "kernels", "names", "rows"},
-    {"files", "locks", "progress", "units", "watchdog"},
-    {"_ext", "classes", "errors", "folders", "limits"},
+    {"files", "locks", "parts", "progress", "units", "watchdog"},
+    {"_ext", "classes", "errors", "folders", "limits", "workers"},
     {"ops", "processes"},
     {"data", "losses", "metrics", "models"},
     {"diffusion"},

@@ -182,7 +182,7 @@ def test_a_machine_that_was_started_again(
 ) -> None:
     """A machine is the same, so its locks are old; a container may be another one."""
     monkeypatch.setattr(os, "readlink", lambda _: namespace)
-    own = locks._own_lock(tmp_path)
+    own = locks.this_process().file(tmp_path, locks.ALONE)
     own.touch()
     monkeypatch.setattr(locks, "_boot", lambda: "another")
     if namespace == "pid:[4026531836]":

@@ -1,6 +1,7 @@
 """A lock of a folder, so that one process at a time works in it.
 
 `flock` is not used, because on network disks it may hold on one machine only, or not at all.
+Processes that work in a folder together are in `recycleseg.workers`.
 """
 
 from __future__ import annotations
@@ -10,25 +11,31 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import SystemRandom
 from typing import NamedTuple
 
-# Host, place (see `_place`), number and start (see `_start_of`) of the process that holds it.
-_LOCK = re.compile(r"\.lock-(.+)-([0-9a-f]{8})-(\d+)-([0-9a-f]{12})", re.DOTALL)
-# Whoever meets another process looks again so often, after so many seconds at most.
+# What a process has in a folder: it alone works there, or it works there among others.
+ALONE, AMONG = "lock", "work"
+# One of these; host, place (see `_place`), number and start (see `_start_of`) of the process.
+_LOCK = re.compile(rf"\.({ALONE}|{AMONG})-(.+)-([0-9a-f]{{8}})-(\d+)-([0-9a-f]{{12}})", re.DOTALL)
+# Processes that begin together look for each other so often, after so many seconds at most.
 _TRIES, _PAUSE = 12, 0.1
+# For so many seconds a process waits for another one, unless it is told to wait longer; then it
+# looks less and less often, because on a network disk each look costs time.
+_PATIENCE, _LONGEST_PAUSE = 0.5, 2.0
 # The number of the first PID namespace, which is a machine's own; others are of containers.
 _OF_MACHINE = "pid:[4026531836]"
 _ENDED, _UNKNOWN = "ended", "000000000000"
 
 
-class _Holder(NamedTuple):
+class Holder(NamedTuple):
     """The process that a lock file names."""
 
     path: Path
+    kind: str
     host: str
     place: str
     pid: int
@@ -42,6 +49,14 @@ class _Holder(NamedTuple):
         now = _start_of(self.pid)
         return now == _ENDED or (now != self.start and _UNKNOWN not in (now, self.start))
 
+    def file(self, root: Path, kind: str) -> Path:
+        """The file that tells of this process in a folder."""
+        return root / f".{kind}-{self.host}-{self.place}-{self.pid}-{self.start}"
+
+
+class Held(ValueError):
+    """Another process works in a folder; the message says which, and how to go on."""
+
 
 def is_lock(name: str) -> bool:
     """Whether a file with this name is a lock."""
@@ -49,7 +64,13 @@ def is_lock(name: str) -> bool:
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
+def locked(
+    root: Path,
+    *,
+    patience: float = _PATIENCE,
+    kinds: tuple[str, ...] = (ALONE, AMONG),
+    is_gone: Callable[[Holder], bool] = lambda holder: holder.is_gone,
+) -> Iterator[None]:
     """Hold the only lock of a folder while the block runs; the folder is made if needed.
 
     The lock is an empty file whose name says which process holds it, so it is complete when it
@@ -60,21 +81,23 @@ def locked(root: Path) -> Iterator[None]:
 
     Folders that the block leaves empty and that did not exist before are removed again.
 
+    Args:
+        root: the folder.
+        patience: seconds to wait for another process.
+        kinds: whom the lock keeps out: those that work alone, or among others.
+        is_gone: whether a process has ended, so that its files may be deleted.
+
     Raises:
-        ValueError: the path is a file, or another process holds the lock; the message says how to
-            go on if that process is dead.
+        ValueError: the path is a file.
+        Held: another process works there.
     """
     if root.exists() and not root.is_dir():
         raise ValueError(f"--out: expected a folder, got the file {root}")
     new = [folder for folder in (root, *root.parents) if not folder.exists()]
     root.mkdir(parents=True, exist_ok=True)
-    own = _own_lock(root)
+    own = this_process().file(root, ALONE)
+    _take(own, patience, lambda: other_holders(root, kinds, is_gone))
     try:
-        _make_lock(own, exist_ok=False)
-    except FileExistsError as error:
-        raise _is_held(_Holder(own, "", _place(), os.getpid(), "")) from error
-    try:
-        _wait_to_be_alone(root, own)
         yield
     finally:
         own.unlink(missing_ok=True)
@@ -87,70 +110,102 @@ def check_unlocked(root: Path) -> None:
     """Check that no other process works in a folder, which need not exist.
 
     Raises:
-        ValueError: one does.
+        Held: one does.
     """
-    if root.is_dir() and (holders := _other_holders(root)):
-        raise _is_held(holders[0])
+    if root.is_dir() and (holders := other_holders(root)):
+        raise held_by(holders[0])
 
 
-def _make_lock(path: Path, *, exist_ok: bool) -> None:
-    for _ in range(_TRIES):
-        try:
-            path.touch(exist_ok=exist_ok)
-            return
-        except FileNotFoundError:  # another process removed the folder that it had made
-            path.parent.mkdir(parents=True, exist_ok=True)
-    raise FileNotFoundError(f"{path.parent}: expected a folder, got one that is removed again")
-
-
-def _wait_to_be_alone(root: Path, own: Path) -> None:
-    """Give way to others that begin at the same time; raise ValueError if one goes on working."""
-    pause = SystemRandom()
-    for _ in range(_TRIES):
-        _make_lock(own, exist_ok=True)  # it may have given way before
-        holders = _other_holders(root)
-        if not holders:
-            return
-        # The first name stays, so that of many that begin together one is left.
-        if holders[0].path.name < own.name:
-            own.unlink(missing_ok=True)
-        time.sleep(pause.uniform(_PAUSE / 5, _PAUSE))
-    raise _is_held(holders[0])
-
-
-def _other_holders(root: Path) -> list[_Holder]:
-    """Processes beside this one that may work in a folder; locks of ended ones are deleted."""
-    found = []
-    own = _own_lock(root)
-    for name in sorted(os.listdir(root)):
+def other_holders(
+    root: Path,
+    kinds: tuple[str, ...] = (ALONE, AMONG),
+    is_gone: Callable[[Holder], bool] = lambda holder: holder.is_gone,
+) -> list[Holder]:
+    """Processes beside this one that may work in a folder; files of ended ones are deleted."""
+    found, own = [], this_process()
+    try:
+        names = sorted(os.listdir(root))
+    except FileNotFoundError:  # another process removed the folder that it had made
+        return []
+    for name in names:
         match = _LOCK.fullmatch(name)
-        if match is None or name == own.name:
+        if match is None or match[1] not in kinds:
             continue
-        host, place, pid, start = match.groups()
-        holder = _Holder(root / name, host, place, int(pid), start)
-        if holder.is_gone:
+        kind, host, place, pid, start = match.groups()
+        holder = Holder(root / name, kind, host, place, int(pid), start)
+        if holder[2:] == own[2:]:
+            continue
+        if is_gone(holder):
             holder.path.unlink(missing_ok=True)
         else:
             found.append(holder)
     return found
 
 
-def _is_held(holder: _Holder) -> ValueError:
+def this_process() -> Holder:
+    """This process, without a file."""
+    host = re.sub(r"[^\w.-]", "_", socket.gethostname(), flags=re.ASCII)[:64] or "unnamed"
+    pid = os.getpid()
+    return Holder(Path(), "", host, _place(), pid, _start_of(pid))
+
+
+def held_by(holder: Holder) -> Held:
+    """The error that names a process which works in a folder."""
     what = f"{holder.path.parent}: expected a folder in which nobody works, got one in which"
     if holder.place == _place():
-        return ValueError(
+        return Held(
             f"{what} process {holder.pid} of this machine works; wait until it ends, or stop it"
         )
-    return ValueError(
+    return Held(
         f"{what} process {holder.pid} of {holder.host} works; if it has ended there, delete "
         f"{holder.path} and run the command again"
     )
 
 
-def _own_lock(root: Path) -> Path:
-    host = re.sub(r"[^\w.-]", "_", socket.gethostname(), flags=re.ASCII)[:64] or "unnamed"
-    pid = os.getpid()
-    return root / f".lock-{host}-{_place()}-{pid}-{_start_of(pid)}"
+def _take(own: Path, patience: float, others: Callable[[], list[Holder]]) -> None:
+    """Make the lock file when nobody else works; raise Held if somebody goes on working."""
+    longest, end = _PAUSE, time.monotonic() + patience
+    while True:
+        # Those who wait make no file, because many of them would see each other all the time.
+        holders = others()
+        if not holders:
+            _make_lock(own)
+            try:
+                holders = _of_those_who_begin(own, others)
+            except BaseException:
+                own.unlink(missing_ok=True)
+                raise
+            if not holders:
+                return
+            own.unlink(missing_ok=True)
+        if time.monotonic() >= end:
+            raise held_by(holders[0])
+        time.sleep(SystemRandom().uniform(longest / 5, longest))
+        longest = min(2 * longest, _LONGEST_PAUSE)
+
+
+def _make_lock(own: Path) -> None:
+    for _ in range(_TRIES):
+        try:
+            own.touch(exist_ok=False)
+            return
+        except FileNotFoundError:  # another process removed the folder that it had made
+            own.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise held_by(this_process()._replace(path=own)) from error
+    raise FileNotFoundError(f"{own.parent}: expected a folder, got one that is removed again")
+
+
+def _of_those_who_begin(own: Path, others: Callable[[], list[Holder]]) -> list[Holder]:
+    """Those to whom this process gives way; none if it may work."""
+    holders = others()
+    for _ in range(_TRIES):
+        # The first name stays, so that of many that begin together one is left.
+        if not holders or holders[0].path.name < own.name:
+            break
+        time.sleep(SystemRandom().uniform(_PAUSE / 5, _PAUSE))
+        holders = others()
+    return holders
 
 
 def _place() -> str:

@@ -280,7 +280,7 @@ def test_images_are_looked_for_before_the_evaluation(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.delattr("recycleseg.cli.evaluate.evaluate_folder")
+    monkeypatch.delattr("recycleseg.cli.evaluate.plan_evaluation")
     arguments.remove("--no-report")
     assert main([*arguments, "--images", str(tmp_path / "data")]) == 2
     assert "data: expected images c0_0000<ending> or c0<ending> of the cases" in error_of(capsys)

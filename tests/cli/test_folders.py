@@ -13,6 +13,7 @@ from tests.tiny_runs import write_tiny_run
 from recycleseg.cli import ensemble, evaluate, predict, train
 from recycleseg.data.volumes import write_volume
 from recycleseg.folders import OwnFolder
+from recycleseg.prediction import folder as prediction_folder
 
 # The lock of a process on another machine.
 LOCK = ".lock-gpu-07-0badcafe-42-0123456789ab"
@@ -72,8 +73,10 @@ def test_another_process_works_in_the_folder(
     work: Path,
     command: str,
     option: list[str],
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(prediction_folder, "_PATIENCE", 0.1)
     if option == ["--resume"] and command != "train":
         return
     out = work.parent / "out"

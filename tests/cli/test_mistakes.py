@@ -181,6 +181,17 @@ PREDICT = {
     "runs/second; write --models runs/first runs/second",
     "-m runs/first -i scans -o": "--out: expected a value, got no value",
     "-m runs/first -i scans -o out --threads 0": "--threads: expected at least 1, got 0",
+    "-m runs/first -i scans -o out -num_parts 8 -part_id 2": "unknown option -num_parts; --part "
+    "2/8 takes the second of eight parts",
+    "-m runs/first -i scans -o out --part 9/8": "--part: expected I/N with I from 1 to N, such as "
+    "2/8, got 9/8",
+    "-m runs/first -i scans -o out --part 2": "--part: expected I/N with I from 1 to N, such as "
+    "2/8, got 2",
+    "-m runs/first -i scans -o out --part": "--part: expected a value, got no value",
+    "-m runs/first -i scans -o out --part 2/8 --overwrite": "--overwrite: expected all cases, got "
+    "part 2/8 because of --part; choose another --out, or delete the folder by hand",
+    "-m runs/first -i scans -o out -npp 4": "unknown option -npp; cases are predicted one after "
+    "the other; the same command at the same time shares them, --threads sets the CPU threads",
 }
 ENSEMBLE = {
     "": f"--input, --out: expected a value, got none; such as: {EXAMPLES['ensemble']}",
@@ -202,7 +213,7 @@ ENSEMBLE = {
     "-i predictions labelsTs -o out --weight 1 2": "unknown option --weight; did you mean "
     "--weights?",
     "-i predictions labelsTs -o out -np 4": "unknown option -np; cases are combined one after the "
-    "other",
+    "other; the same command at the same time shares them",
     "-i predictions labelsTs -o out --save_npz": "unknown option --save_npz; did you mean "
     "--save-probabilities?",
     "-i predictions labelsTs -out out": "unknown option -out; did you mean --out?",
@@ -229,6 +240,10 @@ EVALUATE = {
     "ignore, got '1'",
     "-p predictions -r labelsTs -o out --compare baselin": "--compare: expected predictions or an "
     "evaluation, got baselin, which does not exist",
+    "-p predictions -r labelsTs -o out --part 0/8": "--part: expected I/N with I from 1 to N, such "
+    "as 2/8, got 0/8",
+    "-p predictions -r labelsTs -o out --shard 2": "unknown option --shard; --part 2/8 takes the "
+    "second of eight parts",
     "-p predictions -r labelsTs -o out -j 4": "unknown option -j; did you mean --workers?",
     "-p predictions -r labelsTs -o out --overwrit": "unknown option --overwrit; did you mean "
     "--overwrite?",

@@ -154,7 +154,7 @@ def test_an_error_that_nobody_expects_costs_one_case(
             raise MemoryError
         return "0"
 
-    monkeypatch.setattr("recycleseg.evaluation.folder.content_hash", hashed)
+    monkeypatch.setattr("recycleseg.evaluation.case.content_hash", hashed)
     scores = evaluate_folder(*folders, labels=LABELS)
     assert scores.case_ids == ("c0", "c2")
     assert scores.failed["c1"].startswith("c1: expected more free memory, got none left; close")

@@ -19,8 +19,9 @@ from recycleseg.data.identity import content_hash
 from recycleseg.data.layout import Case
 from recycleseg.data.volumes import file_ending, read_volume, write_volume
 from recycleseg.files import FileError, part_of_file
-from recycleseg.prediction.case_log import read_with_log
-from recycleseg.prediction.folder import PredictionFolder, process_cases
+from recycleseg.prediction.case_records import read_with_cases
+from recycleseg.prediction.folder import PredictionFolder
+from recycleseg.prediction.process import process_cases
 
 SHAPE = (4, 5, 6)
 EXCLUSIVE = {"background": 0, "a": 1, "b": 2}
@@ -135,7 +136,7 @@ def files_in(root: Path) -> list[str]:
 
 
 def saved_record(root: Path) -> dict[str, Any]:
-    return read_with_log(root / "predict.json")
+    return read_with_cases(root / "predict.json")
 
 
 def test_files_of_a_volume(tmp_path: Path) -> None:
@@ -385,7 +386,9 @@ def test_overwrite_removes_emptied_folders_alone(tmp_path: Path) -> None:
     out = tmp_path / "out"
     predict(out, cases, Stub(), EVERYTHING)
     (out / "steps/step_2/notes.txt").write_text("precious")
-    folder_of(out, cases, record()).open(overwrite=True)
+    folder = folder_of(out, cases, record())
+    folder.open(overwrite=True)
+    folder.leave()
     assert files_in(out) == ["predict.json", "steps/step_2/notes.txt"]
     assert {path.name for path in out.iterdir()} == {"predict.json", "steps"}
     assert [path.name for path in (out / "steps").iterdir()] == ["step_2"]
@@ -462,35 +465,40 @@ def test_a_replaced_scan_is_not_forgotten(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             predict(out, cases, stub, EVERYTHING)
         # No segmentation of the old scan stands under the name of the new one.
-        assert files_in(out) == ["predict.json", "predict.jsonl"]
+        assert files_in(out) == [".cases/a/case.json", ".cases/b/case.json", "predict.json"]
     stub.errors = {}
     assert predict(out, cases, stub, EVERYTHING) == [("a", None), ("b", None)]
 
 
-def test_a_case_adds_lines_and_the_end_writes_the_record(tmp_path: Path) -> None:
-    cases = write_images(tmp_path / "images", "a.nii", "b.nii", "c.nii")
+def test_a_case_writes_its_own_file_and_the_end_writes_the_record(tmp_path: Path) -> None:
+    cases = write_images(tmp_path / "images", "a.nii", "b.nii", "c.nii", "d.nii")
     out, stub = tmp_path / "out", Stub()
     folder = folder_of(out, cases, record())
     folder.open(overwrite=False)
     begun = (out / "predict.json").read_bytes()
-    for number, case in enumerate(cases[:2], 1):
+    for case in cases[:2]:
         folder.begin(case.case_id)
         folder.write(case.case_id, stub(case.image_paths, case_id=case.case_id), seconds=1.5)
-        assert (out / "predict.json").read_bytes() == begun
-        assert len((out / "predict.jsonl").read_bytes().split()) > 2 * number
     folder.begin("c")
     folder.fail("c", "c.nii: expected this")
-    # As after a kill while a line was written on a full disk, and with something else in the file.
-    log = (out / "predict.jsonl").read_bytes()
-    (out / "predict.jsonl").write_bytes(log + b'\n{"case": "a", "imag' + b"\n[]\n3\n{}")
-    said = read_with_log(out / "predict.json")
+    folder.begin("d")
+    assert (out / "predict.json").read_bytes() == begun
+    # As after a kill, and with something else in a file.
+    part_of_file(out / ".cases/a/case.json").write_text('{"case": "a", "imag')
+    for name, text in (("x", '{"case": "x", "sec'), ("y", "[]"), ("z", "{}")):
+        (out / f".cases/{name}").mkdir()
+        (out / f".cases/{name}/case.json").write_text(text)
+    said = read_with_cases(out / "predict.json")
     assert said["seconds"] == {"a": 1.5, "b": 1.5}
     assert said["failed"] == {"c": "c.nii: expected this"}
-    assert set(said["contents"]) == {"a", "b"} == set(said["images"])
+    assert list(said["contents"]) == ["a", "b", "d"]
+    assert list(said["images"]) == ["a", "b"]
+    folder.leave()
     again = folder_of(out, cases, record())
-    assert again.open(overwrite=False) == ["c"]
+    assert again.open(overwrite=False) == ["c", "d"]
+    again.leave()
     assert files_in(out) == ["a.nii", "b.nii", "predict.json"]
-    assert json.loads((out / "predict.json").read_text()) == {**said, "failed": said["failed"]}
+    assert json.loads((out / "predict.json").read_text()) == said
 
 
 def test_a_scan_that_is_replaced_while_it_is_predicted_is_predicted_anew(tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ from recycleseg.data.volumes import read_volume, write_volume
 from recycleseg.evaluation.table import read_evaluation
 from recycleseg.names import case_problem, file_name, printable
 from recycleseg.planning.description import plan_yaml
-from recycleseg.prediction.folder import PredictionFolder, process_cases
+from recycleseg.prediction.case_records import read_with_cases
+from recycleseg.prediction.folder import PredictionFolder
+from recycleseg.prediction.process import process_cases
 from recycleseg.report.contact_sheet import Panel, save_contact_sheet
 from recycleseg.report.curve import read_metrics, save_learning_curve
 from recycleseg.report.figures import StepsRow, save_steps_figure
@@ -235,8 +237,8 @@ def test_outputs_of_two_cases_never_replace_each_other(
         outcomes = list(process_cases(left, predict_stub, folder))
         assert [o.case_id for o in outcomes if o.failure] == refused
         assert not list(folder.root.glob(".*"))
-    assert "the file system of" in folder.record["failed"]["A"]
-    assert "that of case a" in folder.record["failed"]["A"]
+    failed = read_with_cases(folder.root / "predict.json")["failed"]["A"]
+    assert "the file system of" in failed and "that of case a" in failed
 
 
 def test_data_commands(tmp_path: Path, capsys: Output) -> None:

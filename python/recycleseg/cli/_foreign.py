@@ -78,8 +78,8 @@ _ANSWERS = {
         "images image img imgs scans source src data in input-dir input-folder input-path "
         "images-dir": "--input",
         _OUT: "--out",
-        f"{_PARALLEL} workers": "cases are predicted one after the other; --threads sets "
-        "the CPU threads",
+        f"{_PARALLEL} workers": "cases are predicted one after the other; the same "
+        "command at the same time shares them, --threads sets the CPU threads",
         "gpu gpus cuda device-id num-gpus accelerator": "--device cuda",
         "cpu no-cuda": "--device cpu",
         "step-size overlap": "windows overlap as in training (--patch.overlap of recycle-train)",
@@ -92,7 +92,9 @@ _ANSWERS = {
         "batch-size sw-batch-size bs b": "--window-batch",
         "num-steps sampling-steps ddim-steps inference-steps timesteps": "--steps",
         "num-samples n-samples ensemble-size n": "--samples",
-        "part subset": "--split",
+        "subset": "--split",
+        "num-parts part-id parts shard shards num-shards shard-id rank world-size": "--part 2/8 "
+        "takes the second of eight parts",
         "disable-postprocessing no-postprocessing": "--no-postprocess",
         "postprocessing pp-pkl-file postprocess": "--keep-largest, --fill-holes",
         "random-seed random-state": "--seed",
@@ -102,7 +104,8 @@ _ANSWERS = {
     "recycle-ensemble": {
         "members folders predictions preds pred p models m inputs input-folders": "--input",
         _OUT: "--out",
-        f"{_PARALLEL} workers": "cases are combined one after the other",
+        f"{_PARALLEL} workers": "cases are combined one after the other; the same "
+        "command at the same time shares them",
         "npz save-npz save-softmax save-probs probabilities": "--save-probabilities",
         "uncertainty entropy": "--save-uncertainty",
         "vote voting strategy mode": "--method",
@@ -126,6 +129,8 @@ _ANSWERS = {
         "metric metrics m": "every metric is computed; metrics.csv and summary.json hold all",
         "spacing voxel-size pixdim": "voxel sizes come from the files (--pixel-size)",
         "baseline versus vs other": "--compare",
+        "num-parts part-id parts shard shards num-shards shard-id rank world-size": "--part 2/8 "
+        "takes the second of eight parts",
         "csv json html report": "--out gets summary.json, metrics.csv and report.html",
         "surface": "--definitions",
         "force f": "--overwrite",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 
-from recycleseg.prediction.folder import Outcome, PredictionFolder
+from recycleseg.files import shortened
+from recycleseg.prediction.folder import PredictionFolder
+from recycleseg.prediction.process import Outcome
 from recycleseg.progress import Bar, format_duration, print_line, stages
 
 
@@ -36,6 +38,7 @@ class CaseProgress:
         self._bar = Bar(console, verb, total, lines=False)
         self._total = total
         self._done = self._told = 0
+        self._waited = False
         self._start = self._last_time = time.monotonic()
 
     def __enter__(self) -> CaseProgress:
@@ -70,11 +73,22 @@ class CaseProgress:
         rest = f", about {format_duration(left)} left" if self._done < self._total else ""
         print_line(self._console, f"[{self._done}/{self._total}] {note}{rest}")
 
-    def follow(self, outcomes: Iterable[Outcome]) -> list[str]:
-        """Show each case when it is done, and return why cases failed."""
-        failures = []
+    def waiting(self, case_ids: Sequence[str]) -> None:
+        """Say, when it begins, that the cases which are left are those of other processes."""
+        if not self._waited:
+            names = shortened(case_ids)
+            print_line(self._console, f"waiting for cases of other processes: {names}")
+        self._waited = True
+
+    def follow(self, outcomes: Iterable[Outcome]) -> list[Outcome]:
+        """Show each case when it is done, and return how all of them went."""
+        seen = []
         for outcome in outcomes:
             self.case_done(outcome.case_id, outcome.seconds, outcome.failure)
-            if outcome.failure is not None:
-                failures.append(outcome.failure)
-        return failures
+            seen.append(outcome)
+        return seen
+
+
+def failures_of(outcomes: Iterable[Outcome]) -> list[str]:
+    """Why cases failed."""
+    return [outcome.failure for outcome in outcomes if outcome.failure is not None]

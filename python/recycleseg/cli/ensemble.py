@@ -20,13 +20,12 @@ from recycleseg.cli._common import (
     user_memo,
 )
 from recycleseg.cli._paths import check_exists
-from recycleseg.cli._progress import CaseProgress, open_folder
+from recycleseg.cli._progress import CaseProgress, failures_of, open_folder
 from recycleseg.data.identity import ContentMemo
 from recycleseg.data.volumes import file_ending, map_name
-from recycleseg.locks import locked
 from recycleseg.ops.build_info import build_info
 from recycleseg.prediction.ensemble import Ensemble, EnsembleOptions, Method
-from recycleseg.prediction.folder import PredictionFolder, process_cases
+from recycleseg.prediction.folder import PredictionFolder
 from recycleseg.prediction.members import (
     Member,
     known_images,
@@ -34,6 +33,7 @@ from recycleseg.prediction.members import (
     shared_cases,
     shared_classes,
 )
+from recycleseg.prediction.process import process_cases
 from recycleseg.prediction.record import make_ensemble_record
 from recycleseg.progress import plain_console, print_line
 
@@ -107,12 +107,13 @@ def _combine(arguments: Sequence[str]) -> int:
     out = Path(options.out)
     if options.overwrite:
         check_overwrite(out, {f"--input {member.root}": member.root for member in members})
-    with user_memo() as memo, locked(out):
+    with user_memo() as memo:
         folder = _folder(out, ensemble, case_ids, memo)
         left = open_folder(folder, console, overwrite=options.overwrite)
         print_line(console, _plan(members, ensemble, len(case_ids), len(left)))
         with CaseProgress(console, "combining", len(left)) as progress:
-            failures = progress.follow(process_cases(left, ensemble, folder))
+            work = process_cases(left, ensemble, folder, progress.waiting)
+            failures = failures_of(progress.follow(work))
     print_line(console, f"{len(case_ids) - len(failures)} cases are in {folder.root}")
     return exit_code_of("recycle-ensemble", "cases could not be combined", failures)
 

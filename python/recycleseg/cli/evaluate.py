@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -22,21 +22,27 @@ from recycleseg.cli._common import (
     table_console,
 )
 from recycleseg.cli._paths import check_exists
+from recycleseg.evaluation.case import CaseResult
 from recycleseg.evaluation.compare import Comparison, compare
-from recycleseg.evaluation.folder import FolderScores, evaluate_folder
+from recycleseg.evaluation.folder import Evaluation, FolderScores, plan_evaluation
 from recycleseg.evaluation.labels import read_labels
-from recycleseg.evaluation.pairs import describe_origin, find_images, find_pairs
+from recycleseg.evaluation.pairs import Pair, describe_origin, find_images, find_pairs
+from recycleseg.evaluation.parts import FOLDER as PARTS
+from recycleseg.evaluation.parts import PATTERN, identity, missing_parts, read_parts, save_part
 from recycleseg.evaluation.printing import comparison_table, scores_table, steps_table
 from recycleseg.evaluation.summary import summarise_folder
 from recycleseg.evaluation.table import metrics_csv, read_evaluation
-from recycleseg.files import write_json, write_text
+from recycleseg.files import shortened, write_json, write_text
 from recycleseg.folders import OwnFolder
 from recycleseg.locks import locked
 from recycleseg.ops.surface_distances import DEFINITIONS
+from recycleseg.parts import Part, chosen_part
 from recycleseg.progress import print_line, stages
 from recycleseg.report.html import write_report
 
 FILES = ("summary.json", "metrics.csv", "report.html", "comparison.json")
+# Seconds to wait for another part, which may be writing the results of all.
+_PATIENCE = 600.0
 GUIDE = Guide(
     "recycle-evaluate -p predictions -r labelsTs -o evaluation",
     loose=("--pred", "--ref", "--out"),
@@ -103,6 +109,14 @@ def build_parser() -> ArgumentParser:
     add("--names", type=str, nargs=2, help="what to call PRED and the predictions of --compare")
     add("--images", type=str, help="folder of the images that the report shows")
     add("--no-report", action="store_true", help="write no report.html")
+    add(
+        "--part",
+        type=str,
+        metavar="I/N",
+        help="evaluate the I-th of N parts of the cases; the last part to end writes the results "
+        "of all. By default the part that torchrun, a job array or step of Slurm, or an indexed "
+        "job of Kubernetes gives this process, else all",
+    )
     add("--overwrite", action="store_true", help="replace an evaluation in --out")
     return parser
 
@@ -119,25 +133,78 @@ def _evaluate(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     with named_as_options({name: f"--{name.replace('_', '-')}" for name in vars(options)}):
         _check_inputs(options)
+        part = chosen_part(options.part)
         out = Path(options.out)
+        folder = OwnFolder(out, "an evaluation", {".": FILES, PARTS: (PATTERN,)})
+        if part.of > 1:
+            return _evaluate_part(folder, options, part)
         with locked(out):
-            return _evaluate_into(OwnFolder(out, "an evaluation", {".": FILES}), options)
+            return _evaluate_all(folder, options)
 
 
-def _evaluate_into(folder: OwnFolder, options: Namespace) -> int:
+def _evaluate_all(folder: OwnFolder, options: Namespace) -> int:
     _check_out(folder, options)
-    out, preds = folder.root, tuple(map(Path, options.pred))
-    labels = None if options.labels is None else read_labels(options.labels)
     console = table_console(quiet=options.quiet)
     images = {} if options.no_report else _find_images(options)
-    scores = _scores_of(preds, options, labels, console)
+    plan = _plan(options.pred, options, _labels(options))
+    scores = plan.gather(_results(plan, plan.pairs.cases, console))
+
+    def other() -> FolderScores:
+        """The scores of `--compare`: read from an evaluation, or of predictions evaluated now."""
+        if _is_evaluation(options):
+            return read_evaluation(Path(options.compare[0]))
+        plan = _plan(options.compare, options, scores.all_labels)
+        return plan.gather(_results(plan, plan.pairs.cases, console))
+
+    return _write_all(folder, options, images, scores, other)
+
+
+def _evaluate_part(folder: OwnFolder, options: Namespace, part: Part) -> int:
+    """Evaluate a part; if all others are there, write the results of all."""
+    with locked(folder.root, patience=_PATIENCE):
+        _check_out(folder, options)
+    console = table_console(quiet=options.quiet)
+    images = {} if options.no_report else _find_images(options)
+    plans = [_plan(options.pred, options, _labels(options))]
+    if options.compare is not None and not _is_evaluation(options):
+        plans.append(_plan(options.compare, options, plans[0].labels))
+    print_line(console, part.described(plans[0].pairs.cases))
+    known = identity(plans)
+    found = [_results(plan, part.share(plan.pairs.cases), console) for plan in plans]
+    with locked(folder.root, patience=_PATIENCE):
+        _check_out(folder, options)
+        folder.mark()
+        save_part(folder.root, part, known, found)
+        if missing := missing_parts(folder.root, part.of, known):
+            print_line(console, f"part {part} is there, not yet {shortened(missing)}")
+            failed = [r for results in found for r in results.values() if isinstance(r, str)]
+            return _exit_code(failed)
+        scores, *others = [
+            plan.gather(results)
+            for plan, results in zip(plans, read_parts(folder.root, part.of, plans), strict=True)
+        ]
+
+        def other() -> FolderScores:
+            return others[0] if others else read_evaluation(Path(options.compare[0]))
+
+        return _write_all(folder, options, images, scores, other)
+
+
+def _write_all(
+    folder: OwnFolder,
+    options: Namespace,
+    images: dict[str, tuple[Path, ...]],
+    scores: FolderScores,
+    find_other: Callable[[], FolderScores],
+) -> int:
+    out, console = folder.root, table_console(quiet=options.quiet)
     if options.overwrite:
         for note in folder.foreign_note():
             print_line(console, note)
     # Write first what took the time, because the comparison can still fail.
     _write_scores(folder, scores)
     _print_scores(console, scores)
-    other = None if options.compare is None else _other_scores(scores, options, console)
+    other = None if options.compare is None else find_other()
     comparison = None
     if other is not None:
         names = None if options.names is None else (options.names[0], options.names[1])
@@ -146,9 +213,13 @@ def _evaluate_into(folder: OwnFolder, options: Namespace) -> int:
         _print_comparison(console, comparison, other)
     if not options.no_report:
         _write_report(options, scores, comparison, images)
+    folder.delete(file for file in folder.files() if file.parent != out)
     written = ", ".join(name for name in FILES if (out / name).exists())
     print_line(console, f"{out}: {written}")
-    failed = [*scores.failed.values(), *(other.failed.values() if other else ())]
+    return _exit_code([*scores.failed.values(), *(other.failed.values() if other else ())])
+
+
+def _exit_code(failed: Sequence[str]) -> int:
     return exit_code_of("recycle-evaluate", "cases could not be evaluated", failed)
 
 
@@ -203,38 +274,43 @@ def _find_images(options: Namespace) -> dict[str, tuple[Path, ...]]:
     return find_images(preds, case_ids, None if options.images is None else Path(options.images))
 
 
-def _scores_of(
-    preds: Sequence[Path], options: Namespace, labels: Labels | None, console: Console
-) -> FolderScores:
+def _labels(options: Namespace) -> Labels | None:
+    return None if options.labels is None else read_labels(options.labels)
+
+
+def _is_evaluation(options: Namespace) -> bool:
+    """Whether `--compare` is an evaluation, and not predictions."""
+    return len(options.compare) == 1 and (Path(options.compare[0]) / "metrics.csv").is_file()
+
+
+def _plan(preds: Sequence[str], options: Namespace, labels: Labels | None) -> Evaluation:
     tolerances = options.tolerance_mm
-    with stages(console, f"evaluating {', '.join(pred.name for pred in preds)}") as progress:
-        return evaluate_folder(
-            preds,
-            options.ref,
-            labels=labels,
-            tolerance_mm=tolerances[0] if len(tolerances) == 1 else tolerances,
-            definitions=tuple(options.definitions),
-            pixel_size=options.pixel_size,
-            group_by=options.group_by,
-            workers=options.workers,
-            device=options.device,
-            progress=progress,
-        )
+    return plan_evaluation(
+        preds,
+        options.ref,
+        labels=labels,
+        tolerance_mm=tolerances[0] if len(tolerances) == 1 else tolerances,
+        definitions=tuple(options.definitions),
+        pixel_size=options.pixel_size,
+        group_by=options.group_by,
+        workers=options.workers,
+        device=options.device,
+    )
 
 
-def _other_scores(scores: FolderScores, options: Namespace, console: Console) -> FolderScores:
-    """The scores of `--compare`: read from an evaluation, or of predictions evaluated now."""
-    others = tuple(map(Path, options.compare))
-    if len(others) == 1 and (others[0] / "metrics.csv").is_file():
-        return read_evaluation(others[0])
-    return _scores_of(others, options, scores.all_labels, console)
+def _results(
+    plan: Evaluation, cases: Sequence[Pair], console: Console
+) -> dict[str, CaseResult | str]:
+    names = ", ".join(root.name for root in plan.pairs.roots)
+    with stages(console, f"evaluating {names}") as progress:
+        return plan.results(cases, progress)
 
 
 def _write_scores(folder: OwnFolder, scores: FolderScores) -> None:
-    """Write summary.json and metrics.csv; first delete all files of an earlier evaluation."""
+    """Write summary.json and metrics.csv; first delete the files of an earlier evaluation."""
     summary, table = summarise_folder(scores), metrics_csv(scores)
     folder.mark()
-    folder.delete(folder.files())
+    folder.delete(file for file in folder.files() if file.parent == folder.root)
     write_json(folder.root / "summary.json", summary)
     write_text(folder.root / "metrics.csv", table)
 

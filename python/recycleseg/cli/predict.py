@@ -22,19 +22,20 @@ from recycleseg.cli._common import (
     user_memo,
 )
 from recycleseg.cli._paths import check_exists
-from recycleseg.cli._progress import CaseProgress, open_folder
+from recycleseg.cli._progress import CaseProgress, failures_of, open_folder
 from recycleseg.data.identity import ContentMemo
 from recycleseg.data.inputs import SplitName, find_cases, find_split_cases
 from recycleseg.data.layout import Case
 from recycleseg.data.sizes import unused_note
 from recycleseg.data.volumes import file_ending
-from recycleseg.locks import locked
-from recycleseg.prediction.folder import PredictionFolder, process_cases
+from recycleseg.parts import Part, chosen_part
+from recycleseg.prediction.folder import PredictionFolder
 from recycleseg.prediction.predictor import Prediction, Predictor
+from recycleseg.prediction.process import process_cases
 from recycleseg.prediction.record import make_record
 from recycleseg.progress import plain_console, print_line
 from recycleseg.run.config import load_config
-from recycleseg.run.device import choose_precision
+from recycleseg.run.device import choose_precision, own_gpu
 from recycleseg.run.environment import describe_environment
 from recycleseg.run.folder import RunFolder
 from recycleseg.run.options import PostprocessConfig
@@ -95,6 +96,7 @@ class Command:
         extras: what to save beside label maps.
         device: "auto", "cpu", "cuda" or "cuda:N".
         threads: CPU threads; None leaves the default.
+        part: which of the cases to predict.
         overwrite: whether to predict again the cases that are already there.
         quiet: whether to print errors alone.
     """
@@ -108,6 +110,7 @@ class Command:
     extras: Extras
     device: str
     threads: int | None
+    part: Part
     overwrite: bool
     quiet: bool
 
@@ -119,7 +122,8 @@ def build_parser() -> ArgumentParser:
         NAME,
         "Segment images with trained runs; each label map has the grid of its image. "
         "Settings that you do not give are those of the run. If the command stops, run it again to "
-        "continue. Exit code 3: some cases failed, the others are done.",
+        "continue. Run it several times at once, also on several machines, to share the cases. "
+        "Exit code 3: some cases failed, the others are done.",
     )
     add = parser.add_argument
     add("-m", "--models", nargs="+", type=str, required=True, metavar="RUN",
@@ -155,6 +159,9 @@ def build_parser() -> ArgumentParser:
         help="write OUT/entropy and OUT/disagreement (between samples and models), in nats")
     add("--save-steps", action="store_true",
         help="write the label map after each sampling step to OUT/steps/step_K")
+    add("--part", type=str, metavar="I/N",
+        help="predict the I-th of N parts of the cases; by default the part that torchrun, a job "
+        "array or step of Slurm, or an indexed job of Kubernetes gives this process, else all")
     add("--overwrite", action="store_true", help="predict again the cases that OUT already has")
     return parser
 # fmt: on
@@ -176,6 +183,12 @@ def parse_command(arguments: Sequence[str]) -> Command:
         raise ValueError(f"--split: expected one data set as --input, got {len(parsed.input)}")
     if parsed.threads is not None and parsed.threads < 1:
         raise ValueError(f"--threads: expected at least 1, got {parsed.threads}")
+    part = chosen_part(parsed.part)
+    if parsed.overwrite and part.of > 1:
+        raise ValueError(
+            f"--overwrite: expected all cases, got part {part} because of {part.source}; choose "
+            "another --out, or delete the folder by hand"
+        )
     given = {option: parsed[option] for option in SAMPLING}
     given["window_batch"] = _auto_or_number(parsed.window_batch)
     return Command(
@@ -188,6 +201,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
         extras=Extras(parsed.save_probabilities, parsed.save_uncertainty, parsed.save_steps),
         device=parsed.device,
         threads=parsed.threads,
+        part=part,
         overwrite=parsed.overwrite,
         quiet=parsed.quiet,
     )
@@ -227,7 +241,7 @@ def _predict(arguments: Sequence[str]) -> int:
         named = [("--models", run) for run in command.runs]
         named += [("--input", path) for path in command.inputs]
         check_overwrite(command.out, {f"{option} {path}": path for option, path in named})
-    with user_memo() as memo, locked(command.out):
+    with user_memo() as memo:
         return _predict_cases(command, predictor, cases, memo)
 
 
@@ -235,7 +249,10 @@ def _predict_cases(
     command: Command, predictor: Predictor, cases: Sequence[Case], memo: ContentMemo
 ) -> int:
     console = plain_console(quiet=command.quiet)
-    folder = _folder(command, predictor, cases, memo)
+    part = command.part.share([case.case_id for case in cases])
+    if command.part.of > 1:
+        print_line(console, command.part.described(cases))
+    folder = _folder(command, predictor, cases, part, memo)
     left = open_folder(folder, console, overwrite=command.overwrite)
     images = {case.case_id: case.image_paths for case in cases}
     extras = command.extras
@@ -254,15 +271,26 @@ def _predict_cases(
             sizes.append((prediction.volume.spacing, prediction.volume.screen_spacing))
             return prediction
 
-        failures = progress.follow(process_cases(left, segment, folder))
+        work = process_cases(left, segment, folder, progress.waiting)
+        outcomes = progress.follow(work)
     if note := _size_note(predictor, sizes):
         print_line(console, note)
-    predicted, skipped = len(left) - len(failures), len(cases) - len(left)
+    failures = failures_of(outcomes)
+    elsewhere = sum(outcome.elsewhere and outcome.failure is None for outcome in outcomes)
+    counts = {
+        "predicted": len(left) - elsewhere - len(failures),
+        "by other processes": elsewhere,
+        "already there": len(part) - len(left),
+        "failed": len(failures),
+    }
+    told = [f"{what} {n}" for what, n in counts.items() if n or what != "by other processes"]
     print_line(
-        console,
-        f"predicted {predicted}, already there {skipped}, failed {len(failures)}: {command.out}; "
-        f"peak memory {peak_memory() / 2**30:.2f} GiB",
+        console, f"{', '.join(told)}: {command.out}; peak memory {peak_memory() / 2**30:.2f} GiB"
     )
+    if command.part.of > 1:
+        others = {case.case_id for case in cases}.difference(part)
+        done = sum(map(folder.is_done, others))
+        print_line(console, f"of the other parts {done} of {len(others)} cases are there")
     return exit_code_of(NAME, "failed", failures)
 
 
@@ -281,7 +309,10 @@ def _load(command: Command) -> Predictor:
     names |= {SAMPLING[option]: option for option in command.sampling}
     with named_as_options({name: f"--{o.replace('_', '-')}" for name, o in names.items()}):
         return Predictor.load_many(
-            command.runs, device=command.device, postprocess=command.postprocess, **settings
+            command.runs,
+            device=own_gpu(command.device),
+            postprocess=command.postprocess,
+            **settings,
         )
 
 
@@ -307,7 +338,11 @@ def _find(command: Command, predictor: Predictor) -> tuple[Case, ...]:
 
 
 def _folder(
-    command: Command, predictor: Predictor, cases: Sequence[Case], memo: ContentMemo
+    command: Command,
+    predictor: Predictor,
+    cases: Sequence[Case],
+    part: Sequence[str],
+    memo: ContentMemo,
 ) -> PredictionFolder:
     return PredictionFolder(
         command.out,
@@ -315,6 +350,7 @@ def _folder(
         endings={case.case_id: file_ending(case.image_paths[0]) for case in cases},
         images={case.case_id: [str(p.absolute()) for p in case.image_paths] for case in cases},
         sources={path.parent for case in cases for path in case.image_paths},
+        part=part,
         memo=memo,
     )
 

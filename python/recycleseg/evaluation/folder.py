@@ -6,28 +6,24 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from recycleseg import _ext
-from recycleseg.classes import IGNORE, Labels, parse_labels, split_ignore, values_of
-from recycleseg.data.check import grid_problems
-from recycleseg.data.identity import content_hash
+from recycleseg.classes import IGNORE, Labels, parse_labels, split_ignore
 from recycleseg.data.patients import named_patients, noticed_patients
-from recycleseg.data.regrid import on_grid
 from recycleseg.data.sizes import EVALUATION_OPTION, mixed_sizes, screen_note
-from recycleseg.data.volumes import PixelSize, Volume, read_label, sized
-from recycleseg.errors import described, show_traceback
+from recycleseg.data.volumes import PixelSize
+from recycleseg.evaluation.case import CaseResult, read_integers, try_case
 from recycleseg.evaluation.labels import find_labels
 from recycleseg.evaluation.pairs import Pair, Pairs, find_pairs
-from recycleseg.evaluation.remarks import longest_side, patients_note, tolerance_notes
+from recycleseg.evaluation.remarks import patients_note, tolerance_notes
 from recycleseg.evaluation.statistics import Groups, patient_groups
-from recycleseg.files import FileError, listed, shortened
+from recycleseg.files import FileError, listed
 from recycleseg.limits import cores
 from recycleseg.metrics.aggregate import mean_of_means
 from recycleseg.metrics.evaluate import evaluate
@@ -141,6 +137,86 @@ def evaluate_folder(
             case can be evaluated, or some cases have a pixel size and others do not.
         ValueError: an option is invalid.
     """
+    plan = plan_evaluation(
+        pred,
+        ref,
+        labels=labels,
+        tolerance_mm=tolerance_mm,
+        percentile=percentile,
+        definitions=definitions,
+        border_is_outside=border_is_outside,
+        pixel_size=pixel_size,
+        group_by=group_by,
+        workers=workers,
+        device=device,
+    )
+    return plan.gather(plan.results(plan.pairs.cases, progress))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated, and how; `plan_evaluation` makes it.
+
+    Attributes:
+        pairs: the files.
+        labels: names -> values, with the ignore label.
+        options: of :func:`recycleseg.evaluate`.
+        pixel_size, group_by, device: see `evaluate_folder`.
+        workers: cases at the same time.
+        patients: case_id -> patient.
+        notes: remarks about the labels.
+    """
+
+    pairs: Pairs
+    labels: Labels
+    options: dict[str, Any]
+    pixel_size: PixelSize
+    group_by: str | None
+    device: str
+    workers: int
+    patients: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    def results(
+        self, cases: Sequence[Pair], progress: Progress | None = None
+    ) -> dict[str, CaseResult | str]:
+        """The results of some of the cases; one that is text says why its case failed."""
+
+        def result_of(pair: Pair) -> CaseResult | str:
+            return try_case(pair, self.labels, self.options, self.pixel_size, self.device)
+
+        with _pool(max(1, min(self.workers, len(cases)))) as pool:
+            work = followed(pool.map(result_of, cases), len(cases), progress)
+            return {pair.case_id: result for pair, result in zip(cases, work, strict=True)}
+
+    def gather(self, results: Mapping[str, CaseResult | str]) -> FolderScores:
+        """The scores of all cases, from the results of all.
+
+        Raises:
+            FileError: all cases failed, or only some have a pixel size.
+        """
+        if all(isinstance(result, str) for result in results.values()):
+            where = ", ".join(map(str, self.pairs.roots))
+            failed = [*map(str, results.values())]
+            raise FileError(listed(f"{where}: no case can be evaluated", failed))
+        return _gather(self, results)
+
+
+def plan_evaluation(
+    pred: Path | str | Sequence[Path | str],
+    ref: Path | str,
+    *,
+    labels: Mapping[str, int | tuple[int, ...]] | None = None,
+    tolerance_mm: float | Sequence[float] = 1.0,
+    percentile: float = 95.0,
+    definitions: Sequence[str] = ("voxel",),
+    border_is_outside: bool = True,
+    pixel_size: PixelSize = "auto",
+    group_by: str | None = None,
+    workers: int | None = None,
+    device: str = "cpu",
+) -> Evaluation:
+    """Find all files and labels, and check the options; see `evaluate_folder`."""
     preds = tuple(map(Path, [pred] if isinstance(pred, (str, Path)) else pred))
     ref = Path(ref)
     pairs = find_pairs(preds, ref)
@@ -158,55 +234,22 @@ def evaluate_folder(
     )
     with _pool(workers) as pool:
         known, notes = _labels(preds, ref, labels, pairs.cases, pool)
-        work = pool.map(
-            lambda pair: _try_case(pair, known, options, pixel_size, device), pairs.cases
-        )
-        work = followed(work, len(pairs.cases), progress)
-        results = {p.case_id: result for p, result in zip(pairs.cases, work, strict=True)}
-    if all(isinstance(result, str) for result in results.values()):
-        where = ", ".join(map(str, preds))
-        raise FileError(listed(f"{where}: no case can be evaluated", [*map(str, results.values())]))
-    return _gather(pairs, known, results, notes, pixel_size, patients, group_by)
+    return Evaluation(
+        pairs, known, options, pixel_size, group_by, device, workers, patients, tuple(notes)
+    )
 
 
-@dataclass(frozen=True)
-class _Result:
-    """Scores of a case after every sampling step, and what its two files tell of the voxel size.
-
-    Attributes:
-        by_step: the scores.
-        one_sized: whether only one of the files gives the voxel size.
-        screen: whether a file gives the resolution of a screen instead.
-        side: longest side of a voxel, in the unit of the scores.
-        reference_hash: of the content of the reference.
-    """
-
-    by_step: tuple[Scores, ...]
-    one_sized: bool
-    screen: bool
-    side: float
-    reference_hash: str
-
-
-def _gather(
-    pairs: Pairs,
-    labels: Labels,
-    results: Mapping[str, _Result | str],
-    notes: list[str],
-    pixel_size: PixelSize,
-    patients: Mapping[str, str],
-    group_by: str | None,
-) -> FolderScores:
-    """The scores of all cases; a result that is text says why its case failed."""
+def _gather(plan: Evaluation, results: Mapping[str, CaseResult | str]) -> FolderScores:
+    pairs, notes = plan.pairs, list(plan.notes)
     done = {case_id: r for case_id, r in results.items() if not isinstance(r, str)}
-    foreground, ignore_label = split_ignore(labels)
+    foreground, ignore_label = split_ignore(plan.labels)
     notes.extend(_size_notes(pairs.roots[0], done))
     notes.extend(
         tolerance_notes([r.side for r in done.values()], next(iter(done.values())).by_step[-1])
     )
-    patients = {case_id: patients[case_id] for case_id in done}
+    patients = {case_id: plan.patients[case_id] for case_id in done}
     number = Counter(patients.values())
-    notes.extend(patients_note(len(patients), len(number), group_by))
+    notes.extend(patients_note(len(patients), len(number), plan.group_by))
     return FolderScores(
         case_ids=tuple(done),
         labels=foreground,
@@ -216,7 +259,7 @@ def _gather(
         prediction_files={p.case_id: p.predictions[-1] for p in pairs.cases if p.case_id in done},
         reference_files={p.case_id: p.reference for p in pairs.cases if p.case_id in done},
         prediction_roots=pairs.roots,
-        pixel_size=pixel_size,
+        pixel_size=plan.pixel_size,
         ignore_label=ignore_label,
         reference_hashes={case_id: r.reference_hash for case_id, r in done.items()},
         patients={c: p for c, p in patients.items() if number[p] > 1},
@@ -225,7 +268,7 @@ def _gather(
     )
 
 
-def _size_notes(root: Path, results: Mapping[str, _Result]) -> Iterator[str]:
+def _size_notes(root: Path, results: Mapping[str, CaseResult]) -> Iterator[str]:
     """What to tell the user about voxel sizes.
 
     Raises:
@@ -316,77 +359,7 @@ def _values_of_case(pair: Pair) -> set[int]:
     values: set[int] = set()
     for path in (pair.predictions[-1], pair.reference):
         try:
-            values.update(np.unique(_read_label(path).array).tolist())
+            values.update(np.unique(read_integers(path).array).tolist())
         except FileError:
             continue  # the evaluation will list the case as failed
     return values
-
-
-def _try_case(
-    pair: Pair, labels: Labels, options: dict[str, Any], pixel_size: PixelSize, device: str
-) -> _Result | str:
-    """The scores of a case after every sampling step, or what is wrong with the case."""
-    try:
-        return _evaluate_case(pair, labels, options, pixel_size, device)
-    except FileError as error:
-        return str(error)
-    except Exception as error:  # the other cases are still evaluated
-        show_traceback(error)
-        return f"{pair.case_id}: {described(error)}"
-
-
-def _evaluate_case(
-    pair: Pair, labels: Labels, options: dict[str, Any], pixel_size: PixelSize, device: str
-) -> _Result:
-    reference = sized(_read_label(pair.reference), pixel_size)
-    reference_hash = content_hash(pair.reference)
-    by_step = []
-    for path in pair.predictions:
-        prediction = sized(_read_label(path), pixel_size)
-        reference = sized(on_grid(reference, prediction), pixel_size)
-        if problems := grid_problems(prediction, reference, there=str(reference.path)):
-            raise FileError("; ".join(problems))
-        try:
-            by_step.append(
-                evaluate(
-                    torch.from_numpy(prediction.array).to(device),
-                    torch.from_numpy(reference.array).to(device),
-                    spacing=reference.spacing or prediction.spacing,
-                    labels=labels,
-                    **options,
-                )
-            )
-        except ValueError as error:
-            unknown = _unknown_labels(path, prediction.array, split_ignore(labels)[0])
-            unknown += _unknown_labels(pair.reference, reference.array, labels)
-            raise FileError("; ".join(unknown) or f"{path}: {error}") from error
-    return _Result(
-        tuple(by_step),
-        one_sized=(prediction.spacing is None) != (reference.spacing is None),
-        screen=any(v.screen_spacing is not None for v in (prediction, reference)),
-        side=longest_side(reference.spacing or prediction.spacing, reference.array.shape),
-        reference_hash=reference_hash,
-    )
-
-
-def _read_label(path: Path) -> Volume:
-    """A label map of writable integers.
-
-    Raises:
-        FileError: the file cannot be read, is empty, or holds values that are not whole numbers.
-    """
-    volume = read_label(path)
-    array = volume.array
-    if array.size == 0:
-        raise FileError(f"{path}: expected voxels, got shape {array.shape}")
-    return replace(volume, array=np.require(array, requirements="W"))
-
-
-def _unknown_labels(path: Path, array: NDArray[Any], labels: Labels) -> list[str]:
-    """One line if a map holds a value which no label has."""
-    known = {0, *(value for entry in labels.values() for value in values_of(entry))}
-    unknown = [value for value in np.unique(array).tolist() if value not in known]
-    if not unknown:
-        return []
-    expected = ", ".join(map(str, sorted(known)))
-    return [f"{path}: expected label values {expected}, got {shortened(unknown)}"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from recycleseg.classes import Labels, parse_labels
 from recycleseg.files import FileError, parse_json_object, read_json_object
-from recycleseg.prediction.case_log import RECORD
+from recycleseg.prediction.case_records import RECORD
 
 
 def read_labels(option: str) -> Labels:

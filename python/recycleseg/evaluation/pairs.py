@@ -16,7 +16,7 @@ from recycleseg.data.volumes import (
 )
 from recycleseg.files import FileError, listed, read_json_object, shortened
 from recycleseg.names import case_problem, printable
-from recycleseg.prediction.case_log import RECORD, read_with_log
+from recycleseg.prediction.case_records import RECORD, read_with_cases
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def find_images(
         named: dict[str, Any] = {}
         for pred in preds:
             path = (pred.parent if pred.is_file() else pred) / RECORD
-            images = read_with_log(path).get("images", {}) if path.is_file() else {}
+            images = read_with_cases(path).get("images", {}) if path.is_file() else {}
             named.update(images if isinstance(images, Mapping) else {})
         found = {c: tuple(map(Path, named[c])) for c in case_ids if _are_names(named.get(c))}
         return {c: paths for c, paths in found.items() if paths and all(p.exists() for p in paths)}

@@ -1,46 +1,41 @@
-"""Segment many cases into a folder; after an interruption the work can continue."""
+"""A folder of segmentations, in which several processes may work; later the work can continue."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 
 from recycleseg.classes import max_entropy
 from recycleseg.data.identity import ContentMemo, joint_hash
 from recycleseg.data.probabilities import write_probabilities
 from recycleseg.data.volumes import map_name, write_like
-from recycleseg.errors import described, show_traceback
-from recycleseg.files import FileError, finished_name, shortened
-from recycleseg.folders import check_no_links, delete_files
+from recycleseg.files import FileError, shortened
+from recycleseg.folders import delete_files
+from recycleseg.locks import ALONE, held_by, locked
 from recycleseg.names import case_problem, folded
-from recycleseg.prediction.case_log import BY_CASE, LOG, RECORD, log_case, write_whole_record
+from recycleseg.prediction.case_files import CaseFiles
+from recycleseg.prediction.case_records import (
+    BY_CASE,
+    RECORD,
+    folder_of_case,
+    forget_case,
+    read_case,
+    write_case,
+    write_whole_record,
+)
 from recycleseg.prediction.predictor import Prediction
 from recycleseg.prediction.record import command_of, differences, read_record
 from recycleseg.progress import Progress
+from recycleseg.workers import Worker
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a case went.
-
-    Attributes:
-        case_id: the case.
-        seconds: time that it took.
-        failure: None, or the reason in one line why there is no segmentation.
-    """
-
-    case_id: str
-    seconds: float
-    failure: str | None = None
+# Seconds to wait for processes that open or close the folder; each takes a moment.
+_PATIENCE = 300.0
 
 
 class PredictionFolder:
@@ -53,6 +48,7 @@ class PredictionFolder:
         images: case_id -> the files of its channels, for the cases where they are known.
         sources: folders with the input; `root` must be another one.
         inputs: case_id -> the files that its segmentation is made from; None takes `images`.
+        part: the cases to segment; None takes all.
         memo: gives the hashes of the inputs; None reads them again.
 
     Attributes:
@@ -68,6 +64,7 @@ class PredictionFolder:
         images: Mapping[str, Sequence[str]],
         sources: Iterable[Path],
         inputs: Mapping[str, Sequence[Path]] | None = None,
+        part: Collection[str] | None = None,
         memo: ContentMemo | None = None,
     ) -> None:
         self.root = root
@@ -79,9 +76,12 @@ class PredictionFolder:
         self._images = {case_id: list(paths) for case_id, paths in images.items()}
         self._sources = {source.resolve() for source in sources}
         files = images if inputs is None else inputs
-        self._inputs = {c: tuple(map(Path, files[c])) for c in self._names if c in files}
+        self._part = dict.fromkeys(endings if part is None else part)
+        self._inputs = {c: tuple(map(Path, files[c])) for c in self._part if c in files}
         self._memo = memo or ContentMemo(None)
         self._contents: dict[str, str | None] = {}
+        self._files = CaseFiles(root, self._names)
+        self._worker = Worker(root)
 
     def label_path(self, case_id: str) -> Path:
         """The label map of a case; if it exists and its inputs are the same, the case is done."""
@@ -90,8 +90,7 @@ class PredictionFolder:
     def open(self, *, overwrite: bool, progress: Progress | None = None) -> list[str]:
         """Create the folder, or check that the work in it can continue.
 
-        A case whose inputs have changed needs a new segmentation. Its record keeps the content
-        that the old one was made from, so that this is seen again if the work stops before.
+        From now on other processes know that this one works here, until `leave` or `close`.
 
         Args:
             overwrite: delete the files of these cases, so that they are segmented again; files
@@ -100,27 +99,51 @@ class PredictionFolder:
                 known.
 
         Returns:
-            The cases that still need a segmentation, with those that `begin` refuses.
+            The cases of the part that still need a segmentation, with those that `begin` refuses.
 
         Raises:
             ValueError: the folder is one of the sources; or it holds other files of these names,
                 a link where a subfolder is to be emptied, or segmentations by another command, by
-                other models or members, with other options or of other images. Nothing is deleted
-                then.
+                other models or members, with other options or of other images; or another process
+                works where files are to be overwritten. Nothing is deleted then.
         """
         if self.root.resolve() in self._sources:
             sources = "members" if "members" in self.record else "images"
             raise ValueError(f"--out: expected another folder than the {sources}', got {self.root}")
+        if not overwrite:
+            self._read_inputs(progress)
+        with locked(self.root, patience=_PATIENCE, kinds=(ALONE,)):
+            self._worker.begin()
+            try:
+                return self._open(overwrite)
+            except BaseException:
+                self._worker.end()
+                raise
+
+    def _read_inputs(self, progress: Progress | None) -> None:
+        """Read the inputs of segmentations that are there, before others wait for this process."""
         path = self.root / RECORD
+        if not path.is_file():
+            return
+        noted = read_record(path)["contents"]
+        there = [c for c in self._inputs if noted.get(c) is not None and self.is_done(c)]
+        self._memo.hashes((p for c in there for p in self._inputs[c]), progress=progress)
+
+    def _open(self, overwrite: bool) -> list[str]:
+        path, others = self.root / RECORD, self._worker.others()
+        if overwrite and others:
+            raise ValueError(f"--overwrite: {held_by(others[0])}")
         if overwrite:
-            check_no_links(self.root, self._subfolders())
-        there = self._files_there(self._names)
+            self._files.check_no_links()
+        # Before the record, because another process records a case before it writes the files.
+        there = self._files.there(self._names)
+        done = [case_id for case_id in self._part if self.is_done(case_id)]
         changed: list[str] = []
         if path.is_file():
             old = read_record(path)
-            self._check_made(old)
-            changed = [] if overwrite else self._changed_cases(old, progress)
-            self._check_record(old, overwrite)
+            self._check_made(old, there)
+            changed = [] if overwrite else self._changed_cases(old, done)
+            self._check_record(old, done, overwrite)
             replaced = self._names if overwrite else ()
             for key in BY_CASE:
                 self.record[key] = {c: v for c, v in old[key].items() if c not in replaced}
@@ -129,17 +152,36 @@ class PredictionFolder:
                 f"--out: expected a new folder or one with {RECORD}, got {self.root}, which "
                 f"already has {there[0].relative_to(self.root)}"
             )
-        self.root.mkdir(parents=True, exist_ok=True)
         self._refuse_twins()
-        delete_files([*self._unfinished(), *(there if overwrite else ())], self.root)
+        delete_files(there if overwrite else map(self.label_path, changed), self.root)
         left = []
-        for case_id in self._names:
-            if self.label_path(case_id).exists() and case_id not in changed:
+        for case_id in self._part:
+            if self.is_done(case_id):
                 self._note_done(case_id)
             else:
                 left.append(case_id)
-        write_whole_record(self.root, self.record)
-        return [*left, *self._refused]
+        if others:
+            self._forget_lost(left)
+        else:
+            delete_files(self._files.unfinished(), self.root)
+            write_whole_record(self.root, self.record)
+        return left
+
+    def is_done(self, case_id: str) -> bool:
+        """Whether the segmentation of a case is there."""
+        return case_id in self._names and self.label_path(case_id).exists()
+
+    def _note_done(self, case_id: str) -> None:
+        if case_id in self._images:
+            self.record["images"][case_id] = self._images[case_id]
+        self.record["failed"].pop(case_id, None)
+
+    def _forget_lost(self, case_ids: Iterable[str]) -> None:
+        """Forget that other processes made segmentations which are not there any more."""
+        for case_id in case_ids:
+            # A label map comes before its record, so it may be there only now.
+            if "seconds" in read_case(self.root, case_id) and not self.is_done(case_id):
+                forget_case(self.root, case_id)
 
     def _refuse_twins(self) -> None:
         """Refuse a case whose files would replace those of another one on this file system.
@@ -161,6 +203,29 @@ class PredictionFolder:
                 )
                 del self._names[case_id]
 
+    @contextmanager
+    def claimed(self, case_id: str) -> Iterator[bool]:
+        """Try to be the only process that works on a case.
+
+        Yields:
+            Whether this process has it; if not, another one does.
+        """
+        with self._worker.claimed(folder_of_case(self.root, case_id)) as ours:
+            yield ours
+
+    def made_elsewhere(self, case_id: str) -> dict[str, Any] | None:
+        """What other processes made of a case of `open`; see `BY_CASE`. None if it is not done."""
+        said = read_case(self.root, case_id)
+        return said if "seconds" in said or "failed" in said else None
+
+    def adopt(self, case_id: str) -> bool:
+        """Take over a segmentation whose process was killed before it could note that; if any."""
+        if not self.is_done(case_id):
+            return False
+        said = read_case(self.root, case_id)
+        write_case(self.root, case_id, {**said, **self._known_images(case_id)})
+        return True
+
     def begin(self, case_id: str) -> None:
         """Note what the inputs of a case contain, and delete what was made from others.
 
@@ -173,26 +238,23 @@ class PredictionFolder:
         """
         if case_id in self._refused:
             raise FileError(self._refused[case_id])
-        delete_files(self._files_there([case_id]), self.root)
-        self._record_content(case_id)
-        log_case(self.root, self.record, case_id)
-
-    def _record_content(self, case_id: str) -> None:
+        delete_files(self._files.there([case_id]), self.root)
         self._note_content(case_id)
-        self.record["contents"][case_id] = self._contents[case_id]
+        write_case(self.root, case_id, {"contents": self._contents[case_id]})
 
     def _note_content(self, case_id: str) -> None:
         hashes = self._memo.hashes(self._inputs.get(case_id, ()))
         self._contents[case_id] = joint_hash(hashes.values()) if hashes else None
 
+    def _known_images(self, case_id: str) -> dict[str, Any]:
+        return {"images": self._images[case_id]} if case_id in self._images else {}
+
     def write(self, case_id: str, prediction: Prediction, seconds: float) -> None:
-        """Write all files of a case, and what the record says of it.
+        """Write all files of a case after `begin`, and what the record says of it.
 
         The label map comes last, because its presence tells that the case is done.
         """
         volume, name = prediction.volume, self._names[case_id]
-        if case_id not in self.record["contents"]:  # there was no `begin`
-            self._record_content(case_id)
         names = prediction.names
         if prediction.probs is not None:
             write_probabilities(self.root / f"{case_id}.npz", prediction.probs)
@@ -207,9 +269,8 @@ class PredictionFolder:
             path = self._ready(self.root / f"steps/step_{step}" / name)
             write_like(path, np.asarray(label), volume, names)
         write_like(self.label_path(case_id), np.asarray(prediction.label), volume, names)
-        self.record["seconds"][case_id] = round(seconds, 3)
-        self._note_done(case_id)
-        log_case(self.root, self.record, case_id)
+        said = {"contents": self._contents[case_id], "seconds": round(seconds, 3)}
+        write_case(self.root, case_id, {**said, **self._known_images(case_id)})
 
     def fail(self, case_id: str, message: str) -> None:
         """Record why there is no segmentation of a case, and delete what was written of it.
@@ -217,64 +278,37 @@ class PredictionFolder:
         So a file that takes its place later, such as a segmentation by hand, is not taken for ours.
         """
         with suppress(OSError):  # the reason of the failure may be the disk
-            delete_files(self._files_there([case_id]), self.root)
-            self.record["contents"].pop(case_id, None)
-        self.record["failed"][case_id] = message
-        log_case(self.root, self.record, case_id)
+            delete_files(self._files.there([case_id]), self.root)
+        write_case(self.root, case_id, {"failed": message})
 
     def close(self) -> None:
-        """Write the record as one file, at the end of the work."""
-        write_whole_record(self.root, self.record)
+        """`leave`; the last process to do so writes the record as one file."""
+        with locked(self.root, patience=_PATIENCE, kinds=(ALONE,)):
+            if not self._worker.others():
+                delete_files(self._files.unfinished(), self.root)
+                write_whole_record(self.root, read_record(self.root / RECORD))
+            self.leave()
 
-    def _note_done(self, case_id: str) -> None:
-        if case_id in self._images:
-            self.record["images"][case_id] = self._images[case_id]
-        self.record["failed"].pop(case_id, None)
+    def leave(self) -> None:
+        """Leave the folder to other processes, also if the work is not done."""
+        self._worker.end()
 
-    def _files_there(self, case_ids: Collection[str]) -> list[Path]:
-        """Existing files of cases, also those that the present options do not write."""
-        case_ids = [case_id for case_id in case_ids if case_id in self._names]
-        own = [self._names[case_id] for case_id in case_ids]
-        names = dict.fromkeys(n for name in own for n in (name, map_name(name)))
-        # Label maps come first, so that a case whose deletion is interrupted is not done.
-        files = [folder / name for folder in self._folders() for name in names]
-        files += [self.root / f"{case_id}.npz" for case_id in case_ids]
-        return [file for file in files if os.path.lexists(file)]
-
-    def _unfinished(self) -> list[Path]:
-        """Files that a killed process left half-written."""
-        names = {RECORD, LOG, *(n for name in self._names.values() for n in (name, map_name(name)))}
-        names |= {f"{case_id}.npz" for case_id in self._names}
-        files = [file for folder in self._folders() if folder.is_dir() for file in folder.iterdir()]
-        return [f for f in files if f.name != (name := finished_name(f.name)) and name in names]
-
-    def _subfolders(self) -> list[str]:
-        """Names of the subfolders with files of cases, whether they exist or not."""
-        steps = sorted(f"steps/{path.name}" for path in self.root.glob("steps/step_*"))
-        return ["entropy", "disagreement", "steps", *steps]
-
-    def _folders(self) -> list[Path]:
-        """The root and its subfolders with files of cases, without links to elsewhere."""
-        linked = (self.root / "steps").is_symlink()
-        names = [n for n in self._subfolders() if not (linked and n.startswith("steps"))]
-        folders = [self.root / name for name in names]
-        return [self.root, *(folder for folder in folders if not folder.is_symlink())]
-
-    def _check_made(self, old: dict[str, Any]) -> None:
+    def _check_made(self, old: dict[str, Any], there: Iterable[Path]) -> None:
         """Check that the files of all cases are those of the record."""
         known = {*old["images"], *old["seconds"], *old["contents"]}
-        others = self._files_there([case_id for case_id in self._names if case_id not in known])
+        names = self._files.names([case_id for case_id in self._names if case_id not in known])
+        # Another process deletes the files of a case before it records that the case failed.
+        others = [file for file in there if file.name in names and os.path.lexists(file)]
         if others:
             raise ValueError(
                 f"--out: expected only files that {RECORD} knows under the names of these cases, "
                 f"got {others[0]}; nothing is changed. Move it elsewhere, or choose another --out"
             )
 
-    def _changed_cases(self, old: dict[str, Any], progress: Progress | None) -> list[str]:
+    def _changed_cases(self, old: dict[str, Any], done: Iterable[str]) -> list[str]:
         """The cases whose inputs are not those of their segmentations; adds to `notes`."""
-        known = {c: old["contents"].get(c) for c in self._inputs if self.label_path(c).exists()}
+        known = {c: old["contents"].get(c) for c in done if c in self._inputs}
         noted = [case_id for case_id, content in known.items() if content is not None]
-        self._memo.hashes((p for c in noted for p in self._inputs[c]), progress=progress)
         for case_id in noted:
             self._note_content(case_id)
         # An input that cannot be read now says nothing about the segmentation.
@@ -295,8 +329,7 @@ class PredictionFolder:
         content = self._contents.get(case_id)
         return content is not None and content == old["contents"].get(case_id)
 
-    def _check_record(self, old: dict[str, Any], overwrite: bool) -> None:
-        done = [case_id for case_id in self._names if self.label_path(case_id).exists()]
+    def _check_record(self, old: dict[str, Any], done: Sequence[str], overwrite: bool) -> None:
         if command_of(old) != command_of(self.record):
             raise ValueError(
                 f"--out: expected a new folder or one of {command_of(self.record)}, got "
@@ -338,36 +371,3 @@ class PredictionFolder:
     def _ready(self, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
-
-
-def process_cases(
-    case_ids: Iterable[str], segment: Callable[[str], Prediction], folder: PredictionFolder
-) -> Iterator[Outcome]:
-    """Segment and write one case after the other.
-
-    Yields:
-        How each case went. A failed case does not stop the others, whatever the error.
-    """
-    for case_id in case_ids:
-        start = time.perf_counter()
-        failure = None
-        try:
-            folder.begin(case_id)
-            # The prediction gets no name, so that its memory is free before the next one.
-            folder.write(case_id, segment(case_id), time.perf_counter() - start)
-        except Exception as error:
-            show_traceback(error)
-            failure = _one_line(case_id, error)
-        # Outside of the `except` block, because the error holds the tensors of the case.
-        if failure is not None:
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            folder.fail(case_id, failure)
-        yield Outcome(case_id, time.perf_counter() - start, failure)
-    folder.close()
-
-
-def _one_line(case_id: str, error: Exception) -> str:
-    """Why a case failed, in one line."""
-    text = " ".join(described(error).split())
-    return text if isinstance(error, FileError) else f"{case_id}: {text}"

@@ -18,7 +18,7 @@ from recycleseg.data.probabilities import read_probabilities
 from recycleseg.data.volumes import SPATIAL_DIMS, Volume, case_name, file_ending, read_label
 from recycleseg.files import FileError, read_json_object, shortened
 from recycleseg.prediction.agreement import check_agreement
-from recycleseg.prediction.case_log import RECORD, read_with_log
+from recycleseg.prediction.case_records import RECORD, read_with_cases
 from recycleseg.prediction.origin import Origin, foreign_origin, origin_of_record
 
 
@@ -259,7 +259,7 @@ def _read_description(root: Path) -> tuple[dict[str, Any], Path | None, dict[str
     """`description`, `described_by` and `images` of a member, from predict.json or dataset.json."""
     record, foreign = root / RECORD, root / "dataset.json"
     if record.is_file():
-        content = read_with_log(record)
+        content = read_with_cases(record)
         dataset, images = content.get("dataset"), content.get("images")
         if not isinstance(dataset, dict):
             raise FileError(f"{record}: expected a record of predictions with dataset, got none")

@@ -11,7 +11,7 @@ from recycleseg.data.identity import content_hash
 from recycleseg.data.preprocess import Plan
 from recycleseg.data.volumes import file_ending as ending_of
 from recycleseg.files import FileError, as_json
-from recycleseg.prediction.case_log import BY_CASE, read_with_log
+from recycleseg.prediction.case_records import BY_CASE, read_with_cases
 from recycleseg.prediction.ensemble import Ensemble
 from recycleseg.run.config import TrainConfig
 from recycleseg.run.folder import RunFolder
@@ -94,14 +94,14 @@ def _common(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a predict.json and the lines beside it.
+    """Read a predict.json and what stands beside it of cases.
 
     Records of earlier versions get `contents` without a case.
 
     Raises:
         FileError: the file is not such a record.
     """
-    record = {"contents": {}, **read_with_log(path)}
+    record = {"contents": {}, **read_with_cases(path)}
     if missing := [part for part in _PARTS if not isinstance(record.get(part), dict)]:
         raise FileError(
             f"{path}: expected a record of recycle-predict or recycle-ensemble, got one without "

@@ -40,6 +40,20 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     return torch.device(name)
 
 
+def own_gpu(name: str) -> str:
+    """A GPU for each of several processes that torchrun or a step of Slurm started on a machine.
+
+    Args:
+        name: of a device; only "auto" is changed, and only if this process sees several GPUs.
+    """
+    in_step = "SLURM_STEP_NUM_TASKS" in os.environ
+    number = os.environ.get("LOCAL_RANK") or (os.environ.get("SLURM_LOCALID") if in_step else None)
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name != "auto" or num_gpus < 2 or number is None or not number.isdecimal():
+        return name
+    return f"cuda:{int(number) % num_gpus}"
+
+
 def _about_device(name: str, num_gpus: int) -> str:
     """Why there is no such device, and what to do."""
     if name.lower() in ("gpu", "nvidia") or name.isdecimal():
