@@ -28,6 +28,7 @@ from recycleseg.models.unet import UNet
 from recycleseg.prediction.postprocess import postprocess
 from recycleseg.prediction.predictor import Predictor
 from recycleseg.run.options import PostprocessConfig
+from recycleseg.sampling import memory
 
 SHAPE = (9, 11, 10)
 
@@ -272,6 +273,20 @@ def test_options_reach_the_sampler_and_the_record(tmp_path: Path, tiny: Path) ->
     other = tmp_path / "other"
     assert predict("-m", tiny, "-i", images, "-o", other, *options.split()) == 0
     np.testing.assert_array_equal(label_of(other / "x.nii.gz"), last)
+
+
+def test_a_large_state_is_told(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans = write_scans(tmp_path / "scans", "a.nii.gz")
+    assert predict("-m", tiny, "-i", scans, "-o", tmp_path / "float32") == 0
+    assert "state" not in capsys.readouterr().out.replace(str(tmp_path), "")
+    monkeypatch.setattr(memory, "LARGEST_STATE", 0)
+    assert predict("-m", tiny, "-i", scans, "-o", tmp_path / "float16") == 0
+    told = "a: sampled with a state in float16, because in float32 it takes more than 2 GiB\n"
+    assert told in capsys.readouterr().out
+    one, other = (label_of(tmp_path / kind / "a.nii.gz") for kind in ("float32", "float16"))
+    assert (one != other).mean() < 0.01  # of probabilities that are nearly equal everywhere
 
 
 def test_goes_on_where_it_stopped(

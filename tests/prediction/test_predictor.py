@@ -79,6 +79,9 @@ class VoxelSampler:
         self.functions = functions
         self.noise = noise
 
+    def state_dtype(self, shape: torch.Size, device: torch.device) -> torch.dtype:
+        return memory.state_dtype(shape.numel(), device)
+
     def __call__(self, image: Tensor, generator: torch.Generator, progress: Any = None) -> Tensor:
         *_, last = self.steps(image, generator, progress)
         return last

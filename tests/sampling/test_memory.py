@@ -17,6 +17,7 @@ from recycleseg.sampling.memory import (
     free_memory,
     peak_memory,
     slabs,
+    state_dtype,
 )
 
 SHAPE, CLASSES = (128, 112, 96), 16
@@ -97,6 +98,13 @@ def test_slabs_are_small_and_miss_nothing(shape: tuple[int, ...]) -> None:
             rows.stop - rows.start == 1 or (rows.stop - rows.start) * of_row <= SLAB_ELEMENTS
             for rows in found
         )
+
+
+def test_a_large_state_in_main_memory_is_of_half_the_size() -> None:
+    cpu, of_2_gib = torch.device("cpu"), 2**29
+    assert state_dtype(of_2_gib, cpu) == torch.float32
+    assert state_dtype(of_2_gib + 1, cpu) == torch.float16
+    assert state_dtype(2**40, torch.device("cuda")) == torch.float32
 
 
 def test_window_batch_goes_by_patch_channels_and_memory() -> None:

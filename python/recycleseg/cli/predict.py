@@ -28,6 +28,7 @@ from recycleseg.data.inputs import SplitName, find_cases, find_split_cases
 from recycleseg.data.layout import Case
 from recycleseg.data.sizes import unused_note
 from recycleseg.data.volumes import file_ending
+from recycleseg.files import shortened
 from recycleseg.parts import Part, chosen_part
 from recycleseg.prediction.folder import PredictionFolder
 from recycleseg.prediction.predictor import Prediction, Predictor
@@ -39,7 +40,7 @@ from recycleseg.run.device import choose_precision, own_gpu
 from recycleseg.run.environment import describe_environment
 from recycleseg.run.folder import RunFolder
 from recycleseg.run.options import PostprocessConfig
-from recycleseg.sampling.memory import peak_memory
+from recycleseg.sampling.memory import LARGEST_STATE, peak_memory
 
 NAME = "recycle-predict"
 GUIDE = Guide(
@@ -257,6 +258,7 @@ def _predict_cases(
     images = {case.case_id: case.image_paths for case in cases}
     extras = command.extras
     sizes: list[_Sizes] = []
+    half: list[str] = []
     with CaseProgress(console, "predicting", len(left)) as progress:
 
         def segment(case_id: str) -> Prediction:
@@ -269,12 +271,20 @@ def _predict_cases(
                 progress=progress.within_case,
             )
             sizes.append((prediction.volume.spacing, prediction.volume.screen_spacing))
+            if prediction.half_state:
+                half.append(case_id)
             return prediction
 
         work = process_cases(left, segment, folder, progress.waiting)
         outcomes = progress.follow(work)
     if note := _size_note(predictor, sizes):
         print_line(console, note)
+    if half:
+        print_line(
+            console,
+            f"{shortened(half)}: sampled with a state in float16, because in float32 it takes more "
+            f"than {LARGEST_STATE / 2**30:.0f} GiB",
+        )
     failures = failures_of(outcomes)
     elsewhere = sum(outcome.elsewhere and outcome.failure is None for outcome in outcomes)
     counts = {

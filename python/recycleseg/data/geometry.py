@@ -77,7 +77,7 @@ def resample(
     size does not change, bit for bit.
 
     Args:
-        x: (C, *S) float32.
+        x: (C, *S) float32, or narrower.
         shape: the new sizes.
         part: one range of the result per axis, if only a part is needed. It has the same bits as
             in the whole result.
@@ -85,9 +85,10 @@ def resample(
             images: it keeps edges sharper and may overshoot.
 
     Returns:
-        (C, *shape), or its part.
+        (C, *shape) float32, or its part.
     """
-    return _weighted_sums(*_narrowed(x, shape, part, kernel))
+    x, taps = _narrowed(x, shape, part, kernel)
+    return _weighted_sums(x.float(), taps)
 
 
 def resample_label(label: Tensor, shape: Sequence[int], values: Sequence[int]) -> Tensor:

@@ -349,7 +349,7 @@ def restore(probs: Tensor, case: PreparedCase, rows: slice = slice(None)) -> Ten
     prepared grid everything is background.
 
     Args:
-        probs: (C, *S) on the prepared grid.
+        probs: (C, *S) on the prepared grid, float32 or float16.
         case: the prepared case.
         rows: range of the file's first axis to restore, to save memory. The values are the same as
             in the whole (from an upright grid up to rounding).
@@ -378,7 +378,7 @@ def restore(probs: Tensor, case: PreparedCase, rows: slice = slice(None)) -> Ten
     part = [
         slice(start, stop) if axis == 0 else slice(None) for axis in case.orientation.permutation
     ]
-    return case.orientation.undo(resample(probs.float(), canonical, part)).contiguous()
+    return case.orientation.undo(resample(probs, canonical, part)).contiguous()
 
 
 def native_label(case: PreparedCase) -> Tensor:

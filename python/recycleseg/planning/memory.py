@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from recycleseg.planning.cost import NetworkShape
-from recycleseg.sampling.memory import LIVE_LAYERS, auto_window_batch
+from recycleseg.sampling.memory import LIVE_LAYERS, auto_window_batch, state_dtype
 
 # What PyTorch loads with its first optimiser and its first convolution on a CPU.
 FIRST_STEP_BYTES = 230 * 2**20
@@ -25,8 +25,8 @@ _ARRAYS_PER_CLASS = 9
 # Weights, their average, and the two moments of AdamW, in float32. The gradients come while the
 # activations go, so the larger of both counts.
 _COPIES_OF_WEIGHTS = 4
-# Whole-image arrays of float32 in sampling: x_t and the prediction, per class; and what the label
-# map and its comparison with the reference take.
+# Whole-image arrays in sampling: x_t and the prediction, per class, both of `state_dtype`; and what
+# the label map and its comparison with the reference take, in arrays of float32.
 _SAMPLED_ARRAYS = 2
 _LABEL_ARRAYS = 1.5
 # Windows per pass follow from what keeps the device busy, not from its memory.
@@ -50,12 +50,11 @@ def peak_bytes(
         device: "cpu" or "cuda".
     """
     largest = max(image_shapes, key=math.prod)
-    windows = auto_window_batch(
-        shape.topology.patch_size, shape.channels[0], torch.device(device), _UNLIMITED
-    )
+    found = torch.device(device)
+    windows = auto_window_batch(shape.topology.patch_size, shape.channels[0], found, _UNLIMITED)
     peak = max(
         training_bytes(shape, batch_size, bytes_per_value),
-        sampling_bytes(shape, largest, windows, bytes_per_value),
+        sampling_bytes(shape, largest, windows, bytes_per_value, found),
     )
     if device == "cpu":
         # The best checkpoint comes in beside what the process has not given back.
@@ -82,7 +81,11 @@ def training_bytes(shape: NetworkShape, batch_size: int, bytes_per_value: int) -
 
 
 def sampling_bytes(
-    shape: NetworkShape, image_shape: Sequence[float], window_batch: int, bytes_per_value: int
+    shape: NetworkShape,
+    image_shape: Sequence[float],
+    window_batch: int,
+    bytes_per_value: int,
+    device: torch.device,
 ) -> int:
     """Memory of sampling one image, without what the process holds before.
 
@@ -91,12 +94,14 @@ def sampling_bytes(
         image_shape: voxels of the largest image.
         window_batch: windows per pass.
         bytes_per_value: 2 for bfloat16, 4 for float32.
+        device: where the image is sampled.
     """
     size = zip(image_shape, shape.topology.patch_size, strict=True)
     voxels = math.prod(max(int(n), p) for n, p in size)
     image_channels = shape.in_channels - shape.num_classes
-    per_voxel = _SAMPLED_ARRAYS * shape.num_classes + image_channels + _LABEL_ARRAYS
-    whole = int(4 * voxels * per_voxel)
+    state = shape.num_classes * voxels
+    states = _SAMPLED_ARRAYS * state * state_dtype(state, device).itemsize
+    whole = states + int(4 * voxels * (image_channels + _LABEL_ARRAYS))
     window = shape.voxels()[0] * (
         LIVE_LAYERS * shape.channels[0] * bytes_per_value + 4 * shape.num_classes
     )

@@ -18,7 +18,7 @@ class Prepared:
 
     Attributes:
         case: the prepared case.
-        probs: (C, *S) float32.
+        probs: (C, *S) float32 or float16.
         disagreement: mutual information of the model's samples in nats, (1, *S), or (C, *S) for
             overlapping classes; None for one sample, or if it was not asked for.
     """

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from recycleseg.classes import Labels
@@ -35,6 +36,8 @@ class Prediction:
             last one is `label`.
         volume: the image file, which gives the grid.
         names: foreground name -> label value, or values of a region.
+        half_state: whether the state of sampling was kept in float16; see
+            `recycleseg.sampling.memory.state_dtype`.
     """
 
     label: Tensor
@@ -44,6 +47,7 @@ class Prediction:
     steps: tuple[Tensor, ...]
     volume: Volume
     names: Labels | None = None
+    half_state: bool = False
 
     def save(self, path: Path | str) -> None:
         """Write the label on the image's grid, in the format that the ending of `path` tells.
@@ -61,7 +65,8 @@ class Predictor:
     file gives. A model that resamples to a spacing in mm refuses an image of unknown size.
 
     Memory: one volume on the prepared grid for each model's probabilities, and one more for the
-    state while a model samples. The way back to the file's grid goes slab by slab.
+    state while a model samples, in float16 where they are large (see
+    `recycleseg.sampling.memory.state_dtype`). The way back to the file's grid goes slab by slab.
 
     Args:
         models: one or more.
@@ -165,6 +170,11 @@ class Predictor:
             steps=tuple(steps),
             volume=volumes[0],
             names=self.models[0].plan.classes.foreground,
+            half_state=any(
+                model.sampler.state_dtype(result.case.image.shape[1:], model.device)
+                == torch.float16
+                for model, result in zip(self.models, results, strict=True)
+            ),
         )
 
     def _cleaned(self, label: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from recycleseg.limits import free_main_memory
 
 # Elements of a slab, all channels together: 4 MB of float32.
 SLAB_ELEMENTS = 2**20
+# A state of more bytes in float32 is kept in float16: 16 classes of 512x512x300 in 2.3 GiB.
+LARGEST_STATE = 2**31
 # With these the device is busy; more voxels or windows per batch are not faster.
 BATCH_VOXELS = {"cpu": 2**17, "cuda": 2**21}
 MAX_BATCH = 32
@@ -30,6 +32,23 @@ def slabs(shape: Sequence[int], channels: int) -> Iterator[slice]:
     rows = max(1, SLAB_ELEMENTS // max(1, channels * math.prod(shape[1:])))
     for start in range(0, shape[0], rows):
         yield slice(start, min(start + rows, shape[0]))
+
+
+def state_dtype(elements: int, device: torch.device) -> torch.dtype:
+    """How the state of sampling is kept for a whole volume.
+
+    It depends on the size alone and not on free memory, so that a seed decides every output.
+
+    Args:
+        elements: of the state, C times the voxels.
+        device: where it is. On a GPU it stays in float32, because there noise that is drawn in
+            parts is other noise.
+
+    Returns:
+        float32; float16 if the state is large and in main memory.
+    """
+    is_large = elements * torch.float32.itemsize > LARGEST_STATE
+    return torch.float16 if is_large and device.type == "cpu" else torch.float32
 
 
 def auto_window_batch(

@@ -53,8 +53,9 @@ def sample_case(
         progress: called with the number of windows done and of all windows.
 
     Returns:
-        The probabilities (C, *S), and the mutual information in nats (see `ensemble_vote`):
-        (1, *S), or (C, *S) for overlapping classes; None without `uncertainty` or for one sample.
+        The probabilities (C, *S), of one sample as the sampler keeps them, else float32; and the
+        mutual information in nats (see `ensemble_vote`): (1, *S), or (C, *S) for overlapping
+        classes; None without `uncertainty` or for one sample.
     """
     means: list[Tensor] = []
     samples = samples if sampler.diffusion else min(samples, 1)  # all are equal without noise
@@ -70,9 +71,9 @@ def sample_case(
                 if samples == 1:
                     on_step(step, probs)
                 elif k == 0:
-                    means.append(probs.clone())
+                    means.append(probs.to(torch.float32, copy=True))
                 else:
-                    means[step].lerp_(probs, 1 / (k + 1))
+                    means[step].lerp_(probs.float(), 1 / (k + 1))
             yield probs[None]
 
     if samples == 1:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -19,6 +21,7 @@ from recycleseg.diffusion.samplers import Sampler, draws_noise, reverse_step, sa
 from recycleseg.ops.noise_step import x_to_mask_
 from recycleseg.progress import Progress
 from recycleseg.sampling.graphs import GraphedSteps
+from recycleseg.sampling.memory import SLAB_ELEMENTS, state_dtype
 from recycleseg.sampling.watch import WatchedNetwork, check_finite
 from recycleseg.sampling.windows import RowMerger, WindowGrid, num_windows
 
@@ -71,6 +74,11 @@ class VolumeSampler:
         """Number of windows that cover an image of this spatial shape."""
         return num_windows(shape, self.patch_size, self.overlap)
 
+    def state_dtype(self, shape: Sequence[int], device: torch.device) -> torch.dtype:
+        """In what the state and the probabilities of an image of this spatial shape are kept."""
+        padded = (max(n, p) for n, p in zip(shape, self.patch_size, strict=True))
+        return state_dtype(self.num_classes * math.prod(padded), device)
+
     def __call__(
         self, image: Tensor, generator: torch.Generator, progress: Progress | None = None
     ) -> Tensor:
@@ -83,7 +91,7 @@ class VolumeSampler:
             progress: called with the windows done and all windows.
 
         Returns:
-            (C, *S) float32 in [0, 1].
+            (C, *S) in [0, 1], as `state_dtype` tells.
 
         Raises:
             NonFiniteError: the network gave NaN or Inf, or probabilities are none.
@@ -138,17 +146,19 @@ class VolumeSampler:
     ) -> Tensor:
         """Probabilities (K, C, *S) at all steps, or at the last one only."""
         generators = spawn(generator, len(grid))
-        merged: Tensor | None = None
-        for windows in grid.batches(self.window_batch):
+        steps = self.diffusion.num_timesteps if self.diffusion and every_step else 1
+        channels, batches = steps * self.num_classes, grid.batches(self.window_batch)
+        dtype = self.state_dtype(grid.image_shape, image.device)
+        merged = torch.empty((channels, *grid.image_shape), dtype=dtype, device=image.device)
+        merger = RowMerger(grid, channels, batches, image.device)
+        for windows in batches:
             probs = self.sample_windows(
                 grid.cut(image, windows), generators[windows], every_step=every_step
             )
-            if merged is None:
-                merged = probs.new_zeros((len(probs), self.num_classes, *image.shape[1:]))
-            grid.add(merged, probs.movedim(1, 0), windows)
+            for rows, mean in merger.add(probs.movedim(1, 0).flatten(1, 2), windows):
+                merged[:, rows] = mean.clamp_(0, 1)
             report(progress, windows, len(grid))
-        assert merged is not None
-        return merged.clamp_(0, 1)
+        return merged.view(steps, self.num_classes, *grid.image_shape)
 
     def _shared_state(
         self,
@@ -163,11 +173,13 @@ class VolumeSampler:
 
         Rows of x_t become rows of x_{t-1} as soon as no further window sees them, so one x_t is
         enough. At the last step its place is taken by the probabilities. If they are asked for at
-        every step, they take one more volume; so does the noise, at steps that draw it.
+        every step, they take one more volume; so does the noise, at steps that draw it. Between
+        steps all are kept as `state_dtype` tells; a step computes in float32.
         """
         (own,) = spawn(generator, 1)
-        shape = (self.num_classes, *image.shape[1:])
-        x_t = torch.randn(shape, generator=own, device=own.device)[None]
+        shape = (1, self.num_classes, *image.shape[1:])
+        dtype = self.state_dtype(grid.image_shape, image.device)
+        x_t = normal_noise(shape, own, dtype)
         predicted = torch.zeros_like(x_t) if every_step or self.self_conditioning else None
         channels = self.num_classes * (2 if diffusion.learns_variance else 1)
         batches = grid.batches(self.window_batch)
@@ -177,7 +189,7 @@ class VolumeSampler:
             t_index = torch.full((1,), index, device=image.device)
             noise = None
             if draws_noise(self.sampler, self.eta):
-                noise = torch.randn(shape, generator=own, device=own.device)[None]
+                noise = normal_noise(shape, own, dtype)
             done = diffusion.num_timesteps - 1 - index
             for windows in batches:
                 x = self._network_input(image, x_t, predicted, grid, windows, x)
@@ -187,11 +199,11 @@ class VolumeSampler:
                     x_prev, probs = reverse_step(
                         diffusion,
                         out[None],
-                        x_t[:, :, rows],
+                        x_t[:, :, rows].float(),
                         t_index,
                         sampler=self.sampler,
                         eta=self.eta,
-                        noise=None if noise is None else noise[:, :, rows],
+                        noise=None if noise is None else noise[:, :, rows].float(),
                     )
                     x_t[:, :, rows] = x_prev if index or every_step else probs
                     if predicted is not None:
@@ -331,6 +343,26 @@ def spawn(generator: torch.Generator, number: int) -> list[torch.Generator]:
     """As many generators on the same device, each with a seed drawn from `generator`."""
     seeds = torch.randint(2**63 - 1, (number,), generator=generator, device=generator.device)
     return [torch.Generator(generator.device).manual_seed(seed) for seed in seeds.tolist()]
+
+
+def normal_noise(shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """Standard normal noise on the generator's device.
+
+    Args:
+        shape: of the noise.
+        generator: decides it.
+        dtype: float32; or float16, the same noise rounded, of which float32 is never held as a
+            whole (on a CPU).
+    """
+    if dtype == torch.float32:
+        return torch.randn(shape, generator=generator, device=generator.device)
+    noise = torch.empty(shape, dtype=dtype, device=generator.device)
+    flat = noise.view(-1)
+    # A CPU draws the same noise in parts if all but the last are multiples of 16, and none is less.
+    ends = [*range(SLAB_ELEMENTS, flat.numel() - SLAB_ELEMENTS + 1, SLAB_ELEMENTS), flat.numel()]
+    for start, end in pairwise([0, *ends]):
+        flat[start:end] = torch.randn(end - start, generator=generator, device=generator.device)
+    return noise
 
 
 def pad_to(image: Tensor, size: Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:

@@ -215,10 +215,16 @@ class RowMerger:
             return
         for rows in slabs((stop - first, *grid.image_shape[1:]), len(self._band)):
             yield slice(first + rows.start, first + rows.stop), self._band[:, rows]
-        unfinished = self._band[:, stop - first :].clone()
-        self._band[:, : unfinished.shape[1]] = unfinished
-        self._band[:, unfinished.shape[1] :] = 0
+        self._drop(stop - first)
         self._first_row = 0 if is_last else stop
+
+    def _drop(self, finished: int) -> None:
+        """Move the other rows to the front, as many at a time as overlap with no other place."""
+        band, height = self._band, self._band.shape[1]
+        for row in range(finished, height, finished):
+            rows = min(finished, height - row)
+            band[:, row - finished : row - finished + rows] = band[:, row : row + rows]
+        band[:, max(0, height - finished) :] = 0
 
 
 def _shares(
