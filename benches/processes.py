@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from recycleseg.cli.train import parse_command
 from recycleseg.processes import Processes, joined
 from recycleseg.run import factory
-from recycleseg.run.device import AutocastNetwork, choose_precision, use_device
+from recycleseg.run.device import AutocastNetwork, choose_precision, own_gpu, use_device
 from recycleseg.run.environment import describe_environment
 from recycleseg.training.data import load_training_data
 from recycleseg.training.learner import Learner
@@ -65,7 +65,7 @@ def main() -> None:
         config = parse_command(["--preset", "tiny"]).config
         optim = replace(config.optim, batch_size=given.batch)
         config = replace(config, optim=optim)
-        device = use_device("auto", processes.local_rank)
+        device = use_device(own_gpu("auto"))
         precision = choose_precision(given.precision, device)
         quiet = Console(quiet=True)
         data = processes.in_turns(lambda: load_training_data(config, quiet))

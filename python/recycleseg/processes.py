@@ -84,6 +84,19 @@ class Processes:
             )
         return Rows.of_process(self.rank, self.size, batch_size)
 
+    def check_device(self, device: torch.device) -> None:
+        """Check that no other process of this machine uses the same GPU, as NCCL wants.
+
+        Raises:
+            ValueError: it does, or may.
+        """
+        if self.local_size > 1 and device.type == "cuda" and device.index != self.local_rank:
+            raise ValueError(
+                "runtime.device: expected auto and a GPU for each process, got "
+                f"{torch.cuda.device_count()} GPUs for {self.local_size} processes of this machine, "
+                f"{device} for process {self.local_rank}"
+            )
+
     def sum_in_place(self, x: Tensor) -> None:
         """Replace x by the sum over all processes; the host does not wait for a GPU."""
         if self.several:

@@ -11,6 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+
+from recycleseg.processes import Processes
+from recycleseg.rows import Rows
 
 SCRIPT = Path(__file__).with_name("fail_together.py")
 LINES = {
@@ -91,3 +95,20 @@ def test_wrong_variables_are_named(variables: dict[str, str], message: str) -> N
     assert result.returncode == 2
     assert f"recycle-test: error: {message}" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_processes_of_a_machine_share_no_gpu() -> None:
+    processes = Processes(rank=3, size=4, local_rank=1, local_size=2)
+    processes.check_device(torch.device("cpu"))
+    processes.check_device(torch.device("cuda", 1))
+    for device in (torch.device("cuda"), torch.device("cuda", 0)):
+        with pytest.raises(ValueError, match="^runtime.device: expected auto and a GPU for each"):
+            processes.check_device(device)
+
+
+def test_each_process_has_a_row() -> None:
+    processes = Processes(rank=2, size=4)
+    assert processes.rows(10) == Rows(5, 2, 10)
+    message = "optim.batch_size: expected at least 4, one row for each process, got 3"
+    with pytest.raises(ValueError, match=message):
+        processes.rows(3)

@@ -10,12 +10,8 @@ import torch
 from torch import Tensor, nn
 
 
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """The device that `runtime.device` names.
-
-    Args:
-        name: auto, cpu, cuda or cuda:N.
-        local_rank: of several processes on this machine, each with a GPU of its own.
 
     Raises:
         ValueError: there is no such device here.
@@ -23,15 +19,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpus = {f"cuda:{n}" for n in range(num_gpus)} | ({"cuda"} if num_gpus else set())
     if name == "auto":
-        name = "cuda" if gpus else "cpu"
-    if local_rank and name.startswith("cuda"):
-        if name != "cuda" or local_rank >= num_gpus:
-            expected = "cuda, without a number," if name != "cuda" else "a GPU for each process"
-            raise ValueError(
-                f"runtime.device: expected {expected} for several processes, got {name!r} with "
-                f"{num_gpus} GPUs here for process {local_rank} of this machine"
-            )
-        return torch.device("cuda", local_rank)
+        return torch.device("cuda" if gpus else "cpu")
     if name not in {"cpu", *gpus}:
         raise ValueError(
             "runtime.device: expected auto, cpu, cuda or cuda:N with N below the number of GPUs "
@@ -44,12 +32,13 @@ def own_gpu(name: str) -> str:
     """A GPU for each of several processes that torchrun or a step of Slurm started on a machine.
 
     Args:
-        name: of a device; only "auto" is changed, and only if this process sees several GPUs.
+        name: of a device; only "auto" and "cuda" are changed, and only if this process sees several
+            GPUs.
     """
     in_step = "SLURM_STEP_NUM_TASKS" in os.environ
     number = os.environ.get("LOCAL_RANK") or (os.environ.get("SLURM_LOCALID") if in_step else None)
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name != "auto" or num_gpus < 2 or number is None or not number.isdecimal():
+    if name not in ("auto", "cuda") or num_gpus < 2 or number is None or not number.isdecimal():
         return name
     return f"cuda:{int(number) % num_gpus}"
 
@@ -67,9 +56,9 @@ def _about_device(name: str, num_gpus: int) -> str:
     return "; PyTorch finds no NVIDIA driver: see whether nvidia-smi lists a GPU, or take cpu"
 
 
-def use_device(name: str, local_rank: int = 0) -> torch.device:
+def use_device(name: str) -> torch.device:
     """`choose_device`; a GPU also becomes the current device, where kernels are launched."""
-    device = choose_device(name, local_rank)
+    device = choose_device(name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device

@@ -27,7 +27,7 @@ from recycleseg.run import factory
 from recycleseg.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from recycleseg.run.compiling import resolve_mode
 from recycleseg.run.config import TrainConfig, load_config, resumed
-from recycleseg.run.device import bytes_per_value, choose_precision, use_device
+from recycleseg.run.device import bytes_per_value, choose_precision, own_gpu, use_device
 from recycleseg.run.environment import describe_environment
 from recycleseg.run.folder import RunFolder, inputs_of_run, run_root
 from recycleseg.run.last_checkpoint import save_last
@@ -90,7 +90,8 @@ class Trainer:
         self.console = console or plain_console(quiet=not processes.is_main)
         if config.runtime.threads is not None:
             torch.set_num_threads(config.runtime.threads)
-        self.device = use_device(config.runtime.device, processes.local_rank)
+        self.device = use_device(own_gpu(config.runtime.device))
+        processes.check_device(self.device)
         self.precision = choose_precision(config.runtime.precision, self.device)
         self.process_bytes = resident_memory() if self.device.type == "cpu" else 0
         self.data = processes.in_turns(lambda: load_training_data(config, self.console))
