@@ -78,6 +78,8 @@ def main() -> None:
                 processes.meet()
                 start = time.perf_counter()
                 step(index)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
                 processes.meet()
                 seconds[name].append(time.perf_counter() - start)
         if processes.is_main:

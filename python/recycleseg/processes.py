@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
+import sys
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import TypeVar
 
@@ -23,7 +27,7 @@ _PATIENCE = timedelta(days=30)
 # How long the processes of all machines have to start.
 MEETING = timedelta(minutes=10)
 # A restarted run finds here whether the one before has opened its folder.
-_OPENED = "recycleseg/opened"
+_OPENED = "opened"
 
 
 class LostProcess(ValueError):
@@ -37,7 +41,7 @@ class ToldElsewhere(Exception):
 class Processes:
     """All processes of a run, as one of them sees them; alone if nothing else is said.
 
-    Every method but `note_opened` must be called by all of them in the same order.
+    A method that gives or waits for something of all must be called by all in the same order.
 
     Args:
         rank: number of this process.
@@ -85,16 +89,22 @@ class Processes:
         return Rows.of_process(self.rank, self.size, batch_size)
 
     def check_device(self, device: torch.device) -> None:
-        """Check that no other process of this machine uses the same GPU, as NCCL wants.
+        """Check that no two processes use the same GPU, as NCCL wants.
 
         Raises:
-            ValueError: it does, or may.
+            ValueError: two do.
         """
-        if self.local_size > 1 and device.type == "cuda" and device.index != self.local_rank:
+        if not self.several:
+            return
+        uuid = ""
+        if device.type == "cuda":
+            uuid = str(torch.cuda.get_device_properties(device).uuid)
+        users = Counter(self.gather((socket.gethostname(), uuid)))
+        if uuid and users[socket.gethostname(), uuid] > 1:
             raise ValueError(
                 "runtime.device: expected auto and a GPU for each process, got "
-                f"{torch.cuda.device_count()} GPUs for {self.local_size} processes of this machine, "
-                f"{device} for process {self.local_rank}"
+                f"{torch.cuda.device_count()} GPUs for {self.local_size} processes of "
+                f"{socket.gethostname()}, of which several have {device}"
             )
 
     def sum_in_place(self, x: Tensor) -> None:
@@ -181,15 +191,9 @@ class Processes:
                 for tensor in tensors:
                     dist.broadcast(tensor, src=0)
 
-    def beat(self) -> None:
-        """Say that this process gets on with its steps; see `Watchdog.beat`."""
-        if self._watchdog is not None:
-            self._watchdog.beat()
-
-    def rest(self) -> None:
-        """Say that work of unknown length follows; see `Watchdog.rest`."""
-        if self._watchdog is not None:
-            self._watchdog.rest()
+    def step(self) -> AbstractContextManager[None]:
+        """The block is a step of the training; see `Watchdog.step`."""
+        return nullcontext() if self._watchdog is None else self._watchdog.step()
 
     def note_opened(self) -> None:
         """Note that the run has begun, for those that start after a fault."""
@@ -240,13 +244,12 @@ def joined(command: str) -> Iterator[Processes]:
     rank = _number("RANK")
     local_rank, local_size = _number("LOCAL_RANK", rank), _number("LOCAL_WORLD_SIZE", size)
     address, port = _text("MASTER_ADDR"), _number("MASTER_PORT")
-    # torchrun has the best number for networks of one thread, and sets it.
-    torch.set_num_threads(max(1, cores() // local_size))
-    # The processes of a restart must not meet those before.
-    attempt = f"recycleseg/{_number('TORCHELASTIC_RESTART_COUNT', 0)}"
+    has_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    # Neither another command of the same torchrun nor a process from before a restart is met.
+    this = f"recycleseg/{zlib.crc32(repr(sys.argv).encode()):08x}"
+    attempt = f"{this}/{_number('TORCHELASTIC_RESTART_COUNT', 0)}"
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        has_store = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         # Of two connections, because one blocks while it waits for a key.
         store, meeting = (
             dist.TCPStore(
@@ -263,19 +266,32 @@ def joined(command: str) -> Iterator[Processes]:
             f"MASTER_ADDR, MASTER_PORT: expected {size} processes that meet at {address}:{port}, "
             f"got: {' '.join(str(error).split())[:200]}"
         ) from error
-    watchdog = Watchdog(dist.PrefixStore(attempt, store), rank, size, command)
-    processes = Processes(rank, size, local_rank, local_size, watchdog, store)
+    seen_by_all = dist.PrefixStore(attempt, store)
+    watchdog = Watchdog(seen_by_all, rank, size, command, has_store=has_store)
+    own_store = dist.PrefixStore(this, store)
+    processes = Processes(rank, size, local_rank, local_size, watchdog, own_store)
     try:
         with watchdog:
+            _share_cores(processes)
             yield processes
             processes.meet()  # nobody leaves while others need the store
+        dist.destroy_process_group()
+    except SystemExit:  # of --help
+        raise
     except BaseException as error:
-        if watchdog.is_first_to_end():
-            raise
-        raise ToldElsewhere from error
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        if not watchdog.is_first_to_end():
+            raise ToldElsewhere from error
+        raise
+
+
+def _share_cores(processes: Processes) -> None:
+    """Threads for this process, where others use the same cores and the user has said nothing."""
+    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    mine = (socket.gethostname(), affinity)
+    sharing = processes.gather(mine).count(mine)
+    # torchrun sets 1, which is right only if there are as many processes as cores.
+    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        torch.set_num_threads(max(1, cores() // sharing))
 
 
 def _text(name: str) -> str:

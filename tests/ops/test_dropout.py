@@ -117,19 +117,24 @@ def test_rows_that_are_not_one_after_the_other_are_refused() -> None:
 
 @needs_extension
 @pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_plain_torch_drops_what_the_extension_drops(rate: float) -> None:
-    x = torch.ones(3, 40, 2000)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_plain_torch_drops_what_the_extension_drops(
+    rate: float, layout: torch.memory_format
+) -> None:
+    x = torch.ones(3, 40, 50, 40).contiguous(memory_format=layout)
     torch.manual_seed(4)
     kept = dropout(x, rate, first_row=6) != 0
     torch.manual_seed(4)
     seed = torch.empty((), dtype=torch.int64).random_(-(2**63), None)
-    assert torch.equal(dropout_mask(x.shape, rate, seed, 3, 6), kept)
+    assert torch.equal(dropout_mask(x, rate, seed, 3, 6), kept)
 
 
 def test_other_dtypes_are_dropped_in_the_same_way() -> None:
-    x = torch.randn(4, 3, 50, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(4, 3, 50, 2, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
     torch.manual_seed(5)
     y = dropout(x, 0.25, first_row=0)
+    assert y.stride() == x.stride()
     y.sum().backward()
     kept = y != 0
     torch.testing.assert_close(y, x * kept / 0.75, rtol=1e-15, atol=0)

@@ -14,7 +14,7 @@ from recycleseg.cli._common import run_command
 from recycleseg.files import FileError
 from recycleseg.processes import joined
 
-WAY = sys.argv[1]
+WAY, VICTIM = sys.argv[1], int(sys.argv[2])
 # Short, so that the test is; the real one is below a minute.
 watchdog.SILENCE = 4.0
 processes.MEETING = timedelta(seconds=5)
@@ -37,13 +37,13 @@ def work() -> int:
     with joined("recycle-test") as all_of_them:
         all_of_them.meet()
         print("met", flush=True)
-        all_of_them.beat()
-        if all_of_them.rank == all_of_them.size - 1:
-            fail()
+        with all_of_them.step():
+            if all_of_them.rank == VICTIM:
+                fail()
         for _ in range(100):
-            all_of_them.meet()
-            time.sleep(0.01)
-            all_of_them.beat()
+            with all_of_them.step():
+                all_of_them.meet()
+                time.sleep(0.01)
     return 0
 
 

@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ LINES = {
     " killed, or is its machine down? The checkpoints are kept: go on with --resume",
     "is stopped": "recycle-test: error: process 2 of 3 gives no sign of life; all processes end; "
     "the checkpoints are kept: go on with --resume",
-    "hangs": r"recycle-test: error: process 2 of 3 hangs.*; its last step ended \d+ s ago; "
+    "hangs": r"recycle-test: error: process 2 of 3 hangs.*, \d+ s after the beginning of its step; "
     "all processes end; the checkpoints are kept: go on with --resume",
     "loses its disk": "recycle-test: error: No space left on device.*",
 }
@@ -36,12 +38,12 @@ def free_port() -> int:
     return port
 
 
-def start(number: int, way: str) -> list[subprocess.Popen[str]]:
-    """Start processes with torchrun's variables."""
+def start(number: int, way: str, victim: int) -> list[subprocess.Popen[str]]:
+    """Start processes with torchrun's variables; the first one has the store."""
     common = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     return [
         subprocess.Popen(
-            [sys.executable, str(SCRIPT), way],
+            [sys.executable, str(SCRIPT), way, str(victim)],
             env={**os.environ, **common, "RANK": str(rank), "WORLD_SIZE": str(number)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -53,7 +55,7 @@ def start(number: int, way: str) -> list[subprocess.Popen[str]]:
 
 @pytest.mark.parametrize("way", LINES)
 def test_all_end_within_a_minute_with_one_line(way: str) -> None:
-    processes = start(3, way)
+    processes = start(3, way, victim=2)
     try:
         assert processes[0].stdout is not None and processes[0].stdout.readline() == "met\n"
         start_of_fault = time.monotonic()
@@ -69,6 +71,28 @@ def test_all_end_within_a_minute_with_one_line(way: str) -> None:
     assert "Traceback" not in told
     assert [process.returncode for process in processes[:-1]] == [2, 2]
     # The script waits 4 s for a sign of life where a run waits 40 s.
+    assert seconds < 60 - 36
+
+
+@pytest.mark.parametrize("way", LINES)
+def test_the_others_end_and_say_why_if_the_first_process_fails(way: str) -> None:
+    """Without torchrun it has the store, by which processes agree on who tells an error."""
+    processes = start(3, way, victim=0)
+    try:
+        assert processes[1].stdout is not None and processes[1].stdout.readline() == "met\n"
+        start_of_fault = time.monotonic()
+        others = [process.communicate(timeout=100)[1] for process in processes[1:]]
+        seconds = time.monotonic() - start_of_fault
+    finally:
+        for process in processes:
+            process.kill()
+    told = "".join([*others, processes[0].communicate()[1]])
+    ours = [line for line in told.splitlines() if line.startswith("recycle-test: error: ")]
+    # Who cannot ask the store tells what it knows.
+    alone = way in ("raises", "loses its disk", "hangs")
+    assert len(ours) == 1 if alone else 1 <= len(ours) <= 2, told
+    assert "Traceback" not in told
+    assert [process.returncode for process in processes[1:]] == [2, 2]
     assert seconds < 60 - 36
 
 
@@ -90,20 +114,33 @@ def test_all_end_within_a_minute_with_one_line(way: str) -> None:
 def test_wrong_variables_are_named(variables: dict[str, str], message: str) -> None:
     environment = {**os.environ, **variables}
     result = subprocess.run(
-        [sys.executable, str(SCRIPT), "none"], env=environment, capture_output=True, text=True
+        [sys.executable, str(SCRIPT), "none", "0"], env=environment, capture_output=True, text=True
     )
     assert result.returncode == 2
     assert f"recycle-test: error: {message}" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_processes_of_a_machine_share_no_gpu() -> None:
-    processes = Processes(rank=3, size=4, local_rank=1, local_size=2)
+def test_no_two_processes_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    host, processes = socket.gethostname(), Processes(rank=1, size=3, local_rank=1, local_size=2)
+    monkeypatch.setattr(
+        "torch.cuda.get_device_properties", lambda device: SimpleNamespace(uuid=device.index)
+    )
+    for others, is_fine in (
+        ([(host, "0"), (host, "1"), ("other", "1")], True),
+        ([(host, "1"), (host, "1"), ("other", "0")], False),
+    ):
+        monkeypatch.setattr(processes, "gather", lambda own, others=others: others)
+        with (
+            nullcontext()
+            if is_fine
+            else pytest.raises(
+                ValueError, match="^runtime.device: expected auto and a GPU for each process"
+            )
+        ):
+            processes.check_device(torch.device("cuda", 1))
+    monkeypatch.setattr(processes, "gather", lambda own: [own, own, own])
     processes.check_device(torch.device("cpu"))
-    processes.check_device(torch.device("cuda", 1))
-    for device in (torch.device("cuda"), torch.device("cuda", 0)):
-        with pytest.raises(ValueError, match="^runtime.device: expected auto and a GPU for each"):
-            processes.check_device(device)
 
 
 def test_each_process_has_a_row() -> None:

@@ -102,7 +102,9 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def parse_command(arguments: Sequence[str], base: str | None = None) -> Command:
+def parse_command(
+    arguments: Sequence[str], base: str | None = None, instead: Mapping[str, bool] | None = None
+) -> Command:
     """Parse the arguments of the command line.
 
     Settings come from the base, then from the preset, then, with --init-from, the model of that
@@ -112,17 +114,19 @@ def parse_command(arguments: Sequence[str], base: str | None = None) -> Command:
     Args:
         arguments: the command line.
         base: YAML of the plan, or of the run to resume; None takes what is right without data.
+        instead: what replaces --resume and --overwrite, wherever they stand.
 
     Raises:
         ValueError: an option is unknown (the message suggests a similar one), or a value is wrong.
     """
-    own = _given(arguments)
+    own = {**_given(arguments), **(instead or {})}
     if own.get("resume") and own.get("overwrite"):
         raise ValueError("--resume, --overwrite: expected at most one of them, got both")
     if own.get("memory") is not None and own.get("data") is None:
         raise ValueError("--memory: expected --data with it, because only data are planned for")
     values = _parse(arguments, own, base)
-    return Command(config_from({n: values[n] for n in _SETTINGS}), values.resume, values.overwrite)
+    resume, overwrite = (bool(own.get(option)) for option in ("resume", "overwrite"))
+    return Command(config_from({n: values[n] for n in _SETTINGS}), resume, overwrite)
 
 
 def plan_command(
@@ -235,16 +239,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train_together(arguments: Sequence[str]) -> int:
     """Train in this process and those that torchrun has started with it."""
     with joined("recycle-train") as processes:
-        if processes.share(lambda: processes.goes_on):
-            kept = [a for a in arguments if a not in ("--overwrite", "--resume")]
-            arguments = [*kept, "--resume"]
-        return _train(arguments, processes)
+        goes_on = processes.share(lambda: processes.goes_on)
+        return _train(arguments, processes, {"resume": True, "overwrite": False} if goes_on else {})
 
 
-def _train(arguments: Sequence[str], processes: Processes) -> int:
+def _train(arguments: Sequence[str], processes: Processes, instead: Mapping[str, bool]) -> int:
+    """Train; `instead` has what replaces options after a restart."""
     answer_if_asked(build_parser(), arguments, GUIDE, _values)
     with named_as_options(OPTION_NAMES):
-        given = _options_to_fit(arguments)
+        given = {**_options_to_fit(arguments), **instead}
         _check_early(given)
         # The printed configuration may go into a file, so nothing else goes there.
         printing = len(_without_printing(arguments)) < len(arguments)
@@ -262,7 +265,7 @@ def _train(arguments: Sequence[str], processes: Processes) -> int:
             plan = base
             if not printing:
                 print_text(console, plan)
-        command = parse_command(arguments, base)
+        command = parse_command(arguments, base, instead)
         trainer = Trainer(command.config, console=console, plan=plan, processes=processes)
         trainer.fit(resume=command.resume, overwrite=command.overwrite)
     return 0

@@ -58,35 +58,36 @@ def dropout(
     first_row = first_row or 0
     if x.device.type != "cpu" or x.dtype not in _COMPILED_DTYPES or not _ext.HAS_CPP:
         seed = torch.randint(-(2**63), 2**63 - 1, (), device=x.device)
-        kept = dropout_mask(x.shape, rate, seed, rows, first_row)
-        return torch.where(kept, x * (1 / (1 - rate)), 0)
+        kept = dropout_mask(x, rate, seed, rows, first_row)
+        return torch.where(kept, x * (1 / (1 - rate)), torch.zeros_like(x))
     y: Tensor = _dropout(x, rate, rows, first_row)[0]
     return y
 
 
 @torch.no_grad()
-def dropout_mask(shape: torch.Size, rate: float, seed: Tensor, rows: int, first_row: int) -> Tensor:
-    """Which elements of a contiguous tensor are kept, in plain torch.
+def dropout_mask(x: Tensor, rate: float, seed: Tensor, rows: int, first_row: int) -> Tensor:
+    """Which elements of a tensor are kept, in plain torch.
 
     Args:
-        shape: of the tensor.
+        x: the tensor; as in the extension, an element's place in memory decides.
         rate: 0 to below 1.
         seed: 0-d int64.
         rows: equal parts of the tensor with random bits of their own.
         first_row: number of the first of them.
 
     Returns:
-        bool, of this shape, on the seed's device.
+        bool, of the shape and layout of x, on the seed's device.
     """
     numbers = torch.arange(first_row, first_row + rows, device=seed.device).unsqueeze(1)
     seed = seed + numbers * _SEED_STEP
-    place = torch.arange(shape.numel() // rows, device=seed.device)
+    place = torch.arange(x.numel() // max(rows, 1), device=seed.device)
     group = place // _GROUP
     word = (group * _LANES + place % _LANES) & _WORD
     second = ((seed >> 32) & _WORD) ^ ((group >> 28) * 0x9E3779B9 & _WORD)
     bits = _mix(_mix(word ^ (seed & _WORD)) ^ second)
     bits = torch.where(place % _GROUP < _LANES, bits & 0xFFFF, bits >> 16)
-    return (bits >= round(rate * 2**16)).view(shape)
+    kept = (bits >= round(rate * 2**16)).flatten()
+    return kept.as_strided(x.shape, torch.empty_like(x).stride())
 
 
 def _mix(word: Tensor) -> Tensor:

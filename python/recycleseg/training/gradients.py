@@ -36,7 +36,6 @@ class _Bucket:
             assert param.grad is not None
             view.copy_(param.grad)
             param.grad = view
-        self.ready = 0
         return processes.start_sum(self.buffer)
 
 
@@ -89,6 +88,8 @@ class GradientSum:
         finally:
             self._active = False
             self._started = []
+            for bucket in self._buckets:
+                bucket.ready = 0
 
     def _receive(self, param: Tensor) -> None:
         if not self._active:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
 from collections.abc import Sequence
@@ -88,6 +89,7 @@ class Trainer:
         self.plan = plan
         self.processes = processes
         self.console = console or plain_console(quiet=not processes.is_main)
+        processes.rows(config.optim.batch_size)  # before data are prepared for nothing
         if config.runtime.threads is not None:
             torch.set_num_threads(config.runtime.threads)
         self.device = use_device(own_gpu(config.runtime.device))
@@ -158,6 +160,7 @@ class Trainer:
         if not resume:
             self.save(self.folder.last)
         self._wait_for_save()
+        self.processes.note_opened()
         self._stop_if_asked(f"after {self._progress()}")
 
     def _checked_config(self, resume: bool, overwrite: bool) -> TrainConfig:
@@ -192,7 +195,6 @@ class Trainer:
         write_run_description(self.folder, self.config, description, environment, self.plan)
         if self.plan is None and not resume:
             self.folder.plan.unlink(missing_ok=True)  # of the run that was here before
-        self.processes.note_opened()
         for note in notes:
             print_line(self.console, note)
 
@@ -227,10 +229,10 @@ class Trainer:
             while self.step < optim.steps:
                 start = time.perf_counter()
                 self.saves.check()
-                loss, norm = self.learner.train_step()
+                with self.processes.step():
+                    loss, norm = self.learner.train_step()
                 bar.reach(self.step)
                 validate, stop = self._due(validation.every), self._stop_asked()
-                self.processes.beat()
                 save = validate or stop or self._due(validation.save_every)
                 log = self.step % self.config.runtime.log_every == 0
                 if (log or save) and (
@@ -255,7 +257,6 @@ class Trainer:
                         logger.log(self.step, scores)
                     estimate = f"  patch Dice {scores['patch_dice']:.4f}"
                 if save:
-                    self.processes.rest()
                     self.save(self.folder.last)
                 if stop or validate:
                     self._wait_for_save()
@@ -317,7 +318,7 @@ class Trainer:
         )
         return self.process_bytes + peak_bytes(
             shape,
-            self.learner.rows.num,
+            math.ceil(self.config.optim.batch_size / self.processes.size),
             bytes_per_value(self.precision),
             self.data.shapes.values(),
             self.device.type,
