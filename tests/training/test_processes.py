@@ -105,11 +105,17 @@ def alone(disc_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize(
+    ("processes", "names"),
+    [
+        (2, ["supervised", "standard", "recycling", "self_conditioning"]),
+        (4, ["supervised", "recycling"]),
+    ],
+)
 def test_processes_train_the_weights_of_one(
-    processes: int, alone: Path, disc_dataset: Path, tmp_path: Path
+    processes: int, names: list[str], alone: Path, disc_dataset: Path, tmp_path: Path
 ) -> None:
-    runs = variants(make_config(disc_dataset, tmp_path))
+    runs = {name: variants(make_config(disc_dataset, tmp_path))[name] for name in names}
     launch_script(processes, written(runs, tmp_path))
     for name in runs:
         run, expected = tmp_path / name, alone / name
