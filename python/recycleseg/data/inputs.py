@@ -27,10 +27,11 @@ def find_cases(
     """Find cases in image files and folders of images, without opening an image.
 
     In a folder, only files with an ending that fits the number of axes count, and folders with a
-    DICOM series; beside those every other folder and DICOM file counts, so that a damaged series is
-    seen. A folder that has only DICOM files is a case itself. If a case has several
-    channels, its files are CASE_0000, CASE_0001, ..., and one of them stands for all of them in its
-    folder. If a case has one channel, or no file is named CASE_0001, its file is CASE or CASE_0000.
+    DICOM series; beside those every DICOM file counts, and every folder with folders or with files
+    that may be DICOM by their names, so that a damaged series is seen. A folder that has only DICOM
+    files is a case itself. If a case has several channels, its files are CASE_0000, CASE_0001, ...,
+    and one of them stands for all of them in its folder. If a case has one channel, or no file is
+    named CASE_0001, its file is CASE or CASE_0000.
 
     Args:
         sources: files and folders.
@@ -164,7 +165,8 @@ def _is_image(path: Path, endings: tuple[str, ...]) -> bool:
 
 def _is_scan(path: Path, images: Collection[Path]) -> bool:
     if path.is_dir():
-        return path in images or any(path.iterdir())
+        inside = path.iterdir()
+        return path in images or any(p.is_dir() or p.suffix.lower() in ("", ".dcm") for p in inside)
     return path in images or file_ending(path) == ".dcm"
 
 
