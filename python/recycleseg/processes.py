@@ -279,7 +279,10 @@ def joined(command: str) -> Iterator[Processes]:
     except SystemExit:  # of --help
         raise
     except BaseException as error:
-        if not watchdog.is_first_to_end():
+        is_first = watchdog.is_first_to_end()
+        if backend == "gloo":  # NCCL would wait for the work of those that have ended
+            dist.destroy_process_group()
+        if not is_first:
             raise ToldElsewhere from error
         raise
 

@@ -50,6 +50,8 @@ class Watchdog:
         self._store, self._rank, self._size, self._command = store, rank, size, command
         self._next = (rank + 1) % size
         self._done = threading.Event()
+        self._quiet = threading.Event()
+        self._talker = threading.Thread(target=self._talk, name="watchdog", daemon=True)
         self._main = threading.main_thread().ident
         # When the step began that the main thread is in; None while its work may take any time.
         self._begun: float | None = None
@@ -61,12 +63,15 @@ class Watchdog:
         self._ended = self._lost = False
 
     def __enter__(self) -> Watchdog:
-        for work in (self._talk, self._judge):
-            threading.Thread(target=work, name="watchdog", daemon=True).start()
+        self._talker.start()
+        threading.Thread(target=self._judge, name="watchdog", daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # After an error it goes on, for the case that the end of this process waits for others.
+        # A thread that is in a call of the store at the end of the program would abort it.
+        self._quiet.set()
+        self._talker.join(timeout=2 * _INTERVAL)
+        # After an error the other one goes on, because the end may wait for other processes.
         if kind is None:
             self._done.set()
 
@@ -120,7 +125,7 @@ class Watchdog:
     def _talk(self) -> None:
         sign, number = b"", 0
         try:
-            while not self._done.wait(_INTERVAL):
+            while not self._quiet.wait(_INTERVAL):
                 number += 1
                 self._store.set(str(self._rank), str(number))
                 self._ended = self._ended or self._store.check([_ENDED])
@@ -135,7 +140,7 @@ class Watchdog:
     def _judge(self) -> None:
         while not self._done.wait(_INTERVAL):
             now = time.monotonic()
-            if self._ended or self._lost:
+            if self._ended or self._lost or self._quiet.is_set():
                 if not self._done.wait(_GRACE):
                     self._end("another process of this run has ended")
                 return
