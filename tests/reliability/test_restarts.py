@@ -10,12 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-import yaml
 from tests.training.conftest import make_config
+from tests.training.test_processes import write_config
 
 from recycleseg.run.checkpoint import load_checkpoint
 from recycleseg.run.config import TrainConfig
@@ -62,17 +62,13 @@ def kill_after_a_step(agent: subprocess.Popen[str], last: Path, rng: random.Rand
         time.sleep(0.01)
 
 
-def write_config(config: TrainConfig, file: Path) -> Path:
-    file.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(config)))))
-    return file
-
-
 def run_in_two_processes(config: TrainConfig, kills: Sequence[random.Random]) -> None:
     """Train to the end under torchrun, with kills at moments that these decide."""
     run = Path(config.out or "")
     options = ["--nproc-per-node", "2", "--max-restarts", str(len(kills) + 1), "--no-python"]
     command = [sys.executable, "-m", "torch.distributed.run", *options, sys.executable, "-c", MAIN]
-    command += ["--config", str(write_config(config, run.with_suffix(".yaml")))]
+    write_config(config, run.with_suffix(".yaml"))
+    command += ["--config", str(run.with_suffix(".yaml"))]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as agent:
         for rng in kills:
             kill_after_a_step(agent, run / "checkpoints" / "last.safetensors", rng)
