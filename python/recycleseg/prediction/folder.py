@@ -269,6 +269,8 @@ class PredictionFolder:
             path = self._ready(self.root / f"steps/step_{step}" / name)
             write_like(path, np.asarray(label), volume, names)
         write_like(self.label_path(case_id), np.asarray(prediction.label), volume, names)
+        if case_id not in self._contents:  # there was no `begin`
+            self._note_content(case_id)
         said = {"contents": self._contents[case_id], "seconds": round(seconds, 3)}
         write_case(self.root, case_id, {**said, **self._known_images(case_id)})
 
