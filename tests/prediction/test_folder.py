@@ -442,6 +442,9 @@ def test_a_replaced_scan_is_predicted_anew(tmp_path: Path) -> None:
     out, stub = tmp_path / "out", Stub()
     predict(out, cases, stub, EVERYTHING)
     replace_image(cases[1], 7)
+    folder = folder_of(out, cases, record())
+    assert folder.open(overwrite=False) == ["b"] and (out / "b.nii").exists()
+    folder.leave()  # a command that was killed here
     stub.asked, folder = [], folder_of(out, cases, record())
     assert process(folder, cases, stub, EVERYTHING) == [("b", None)]
     assert folder.notes == ["done again, because the content of the input has changed: b"]

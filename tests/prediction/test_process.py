@@ -16,10 +16,12 @@ from tests.prediction.test_folder import (
     files_in,
     folder_of,
     record,
+    replace_image,
     saved_record,
     write_images,
 )
 
+from recycleseg.data.identity import content_hash
 from recycleseg.files import part_of_file
 from recycleseg.locks import ALONE, AMONG, Holder
 from recycleseg.prediction import folder as folder_module
@@ -121,21 +123,41 @@ def test_the_case_of_a_process_that_ended_is_done(
     assert sorted(saved_record(out)["seconds"]) == list("abcd")
 
 
+@pytest.mark.parametrize("same", [True, False], ids=["same scan", "scan replaced meanwhile"])
 def test_a_segmentation_whose_process_was_killed_before_its_record(
-    work: tuple[Path, list[Any]],
+    work: tuple[Path, list[Any]], same: bool
 ) -> None:
     out, cases = work
     folder = folder_of(out, cases, record())
     left = folder.open(overwrite=False)
-    write_case(out, "b", {"contents": "x"})
+    content = content_hash(cases[1].image_paths[0])
+    write_case(out, "b", {"contents": content if same else "x"})
     (out / "b.nii").write_text("made elsewhere")
     OTHER.file(out, AMONG).unlink()
     stub = Stub()
     outcomes = list(process_cases(left, segment(stub, cases), folder))
-    assert stub.asked == ["a", "c", "d"]
-    assert [o.case_id for o in outcomes if o.elsewhere] == ["b"]
+    assert stub.asked == (["a", "c", "d"] if same else list("abcd"))
+    assert [o.case_id for o in outcomes if o.elsewhere] == (["b"] if same else [])
     said = saved_record(out)
-    assert said["contents"]["b"] == "x" and "b" in said["images"]
+    assert said["contents"]["b"] == content and "b" in said["images"]
+
+
+def test_a_scan_replaced_while_others_work_is_predicted_anew(
+    work: tuple[Path, list[Any]],
+) -> None:
+    """Its old segmentation is there until then, and counts neither as done nor as unknown."""
+    out, cases = work
+    for name in "ab":
+        finish(out, name, contents=content_hash(cases["ab".index(name)].image_paths[0]), seconds=2)
+    replace_image(cases[1], 7)
+    folder = folder_of(out, cases, record())
+    assert folder.open(overwrite=False) == ["b", "c", "d"]
+    assert (out / "b.nii").read_text() == "made elsewhere"
+    folder.leave()  # as if it was killed here
+    stub = Stub()
+    outcomes_of(folder_of(out, cases, record()), stub, cases)
+    assert stub.asked == ["b", "c", "d"]
+    assert saved_record(out)["contents"]["b"] == content_hash(cases[1].image_paths[0])
 
 
 def test_a_case_that_the_record_calls_done_and_is_not_there(

@@ -39,11 +39,6 @@ def read_case(root: Path, case_id: str) -> dict[str, Any]:
     return _read(folder_of_case(root, case_id) / _CASE)
 
 
-def forget_case(root: Path, case_id: str) -> None:
-    """Delete what `write_case` noted."""
-    (folder_of_case(root, case_id) / _CASE).unlink(missing_ok=True)
-
-
 def write_whole_record(root: Path, record: Mapping[str, Any]) -> None:
     """Write predict.json, which then says all; the files of the cases are no longer needed."""
     write_json(root / RECORD, record)

@@ -24,7 +24,6 @@ from recycleseg.prediction.case_records import (
     BY_CASE,
     RECORD,
     folder_of_case,
-    forget_case,
     read_case,
     write_case,
     write_whole_record,
@@ -153,15 +152,16 @@ class PredictionFolder:
                 f"already has {there[0].relative_to(self.root)}"
             )
         self._refuse_twins()
-        delete_files(there if overwrite else map(self.label_path, changed), self.root)
+        if overwrite:
+            delete_files(there, self.root)
         left = []
         for case_id in self._part:
-            if self.is_done(case_id):
+            if self.is_done(case_id) and case_id not in changed:
                 self._note_done(case_id)
             else:
                 left.append(case_id)
         if others:
-            self._forget_lost(left)
+            self._open_again(left, changed)
         else:
             delete_files(self._files.unfinished(), self.root)
             write_whole_record(self.root, self.record)
@@ -176,12 +176,14 @@ class PredictionFolder:
             self.record["images"][case_id] = self._images[case_id]
         self.record["failed"].pop(case_id, None)
 
-    def _forget_lost(self, case_ids: Iterable[str]) -> None:
-        """Forget that other processes made segmentations which are not there any more."""
+    def _open_again(self, case_ids: Iterable[str], changed: Collection[str]) -> None:
+        """Tell other processes that segmentations they know of are gone, or of other inputs."""
         for case_id in case_ids:
+            said = read_case(self.root, case_id)
             # A label map comes before its record, so it may be there only now.
-            if "seconds" in read_case(self.root, case_id) and not self.is_done(case_id):
-                forget_case(self.root, case_id)
+            if "seconds" in said and (case_id in changed or not self.is_done(case_id)):
+                # The files of a changed case stay until `begin`, so the record still names it.
+                write_case(self.root, case_id, {"contents": said.get("contents")})
 
     def _refuse_twins(self) -> None:
         """Refuse a case whose files would replace those of another one on this file system.
@@ -220,9 +222,12 @@ class PredictionFolder:
 
     def adopt(self, case_id: str) -> bool:
         """Take over a segmentation whose process was killed before it could note that; if any."""
-        if not self.is_done(case_id):
-            return False
         said = read_case(self.root, case_id)
+        if "contents" not in said or not self.is_done(case_id):
+            return False
+        self._note_content(case_id)
+        if said["contents"] != self._contents[case_id]:
+            return False
         write_case(self.root, case_id, {**said, **self._known_images(case_id)})
         return True
 
