@@ -1,8 +1,8 @@
 """Give a reader damaged files for some seconds: it reads them or refuses them, in little memory.
 
-The environment variable RECYCLESEG_FUZZ_SECONDS says for how long each reader is tried, in processor
-time, so that other work on the machine takes nothing from it; the targets of one test function share
-the time.
+The environment variable RECYCLESEG_FUZZ_SECONDS says for how long each reader is tried. It means
+processor time, so that other work on the machine takes nothing from it. The targets of one test
+function share the time.
 """
 
 from __future__ import annotations
