@@ -12,8 +12,8 @@ from monai.data.utils import compute_importance_map
 from tests.sampling.merged_windows import gaussian_weight, merge_windows
 
 from recycleseg.sampling.windows import (
-    RowMerger,
     WindowGrid,
+    WindowMerger,
     extract_windows,
     num_windows,
     window_starts,
@@ -146,24 +146,29 @@ def test_a_grid_merges_a_few_windows_at_a_time(
 
 @pytest.mark.parametrize("batch", [1, 3, 100])
 @pytest.mark.parametrize(("image_shape", "patch_size", "_"), GEOMETRIES)
-def test_rows_leave_when_no_further_window_reaches_them(
+def test_voxels_leave_when_no_further_window_reaches_them(
     image_shape: tuple[int, ...], patch_size: tuple[int, ...], _: tuple[int, ...], batch: int
 ) -> None:
     grid = WindowGrid(image_shape, patch_size, 0.5)
     generator = torch.Generator().manual_seed(0)
     batches = grid.batches(batch)
-    merger = RowMerger(grid, 3, batches)
+    merger = WindowMerger(grid, 3)
+    # The window that reaches a voxel as the last one.
+    last = torch.zeros(image_shape, dtype=torch.int64)
+    for number, start in enumerate(grid.starts.tolist()):
+        box = tuple(slice(n, n + p) for n, p in zip(start, patch_size, strict=True))
+        last[box] = number
     for _ in range(2):  # a merger can be used again
         values = torch.randn(len(grid), 3, *patch_size, generator=generator)
         expected = torch.zeros(3, *image_shape)
         grid.add(expected, values, slice(0, len(grid)))
-        rows_left = 0
+        seen = torch.zeros_like(last)
         for windows in batches:
-            for rows, mean in merger.add(values[windows], windows):
-                assert rows.start == rows_left
-                rows_left = rows.stop
-                assert torch.equal(mean, expected[:, rows])
-        assert rows_left == image_shape[0]
+            for box, mean in merger.add(values[windows], windows):
+                assert torch.equal(mean, expected[box])
+                assert last[box[1:]].max() < windows.stop
+                seen[box[1:]] += 1
+        assert seen.eq(1).all()
 
 
 def test_a_single_window_is_its_own_mean() -> None:

@@ -23,7 +23,7 @@ from recycleseg.progress import Progress
 from recycleseg.sampling.graphs import GraphedSteps
 from recycleseg.sampling.memory import SLAB_ELEMENTS, state_dtype
 from recycleseg.sampling.watch import WatchedNetwork, check_finite
-from recycleseg.sampling.windows import RowMerger, WindowGrid, num_windows
+from recycleseg.sampling.windows import WindowGrid, WindowMerger, num_windows
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,13 @@ class VolumeSampler:
         channels, batches = steps * self.num_classes, grid.batches(self.window_batch)
         dtype = self.state_dtype(grid.image_shape, image.device)
         merged = torch.empty((channels, *grid.image_shape), dtype=dtype, device=image.device)
-        merger = RowMerger(grid, channels, batches, image.device)
+        merger = WindowMerger(grid, channels, image.device)
         for windows in batches:
             probs = self.sample_windows(
                 grid.cut(image, windows), generators[windows], every_step=every_step
             )
-            for rows, mean in merger.add(probs.movedim(1, 0).flatten(1, 2), windows):
-                merged[:, rows] = mean.clamp_(0, 1)
+            for box, mean in merger.add(probs.movedim(1, 0).flatten(1, 2), windows):
+                merged[box] = mean.clamp_(0, 1)
             report(progress, windows, len(grid))
         return merged.view(steps, self.num_classes, *grid.image_shape)
 
@@ -171,7 +171,7 @@ class VolumeSampler:
     ) -> Iterator[Tensor]:
         """Probabilities (C, *S) at each step, or at the last one, of one state x_t for the volume.
 
-        Rows of x_t become rows of x_{t-1} as soon as no further window sees them, so one x_t is
+        Voxels of x_t become those of x_{t-1} as soon as no further window sees them, so one x_t is
         enough. At the last step its place is taken by the probabilities. If they are asked for at
         every step, they take one more volume; so does the noise, at steps that draw it. Between
         steps all are kept as `state_dtype` tells; a step computes in float32.
@@ -183,7 +183,7 @@ class VolumeSampler:
         predicted = torch.zeros_like(x_t) if every_step or self.self_conditioning else None
         channels = self.num_classes * (2 if diffusion.learns_variance else 1)
         batches = grid.batches(self.window_batch)
-        merger = RowMerger(grid, channels, batches, image.device)
+        merger = WindowMerger(grid, channels, image.device)
         x: NetworkInput | None = None
         for index in reversed(range(diffusion.num_timesteps)):
             t_index = torch.full((1,), index, device=image.device)
@@ -195,19 +195,20 @@ class VolumeSampler:
                 x = self._network_input(image, x_t, predicted, grid, windows, x)
                 time = diffusion.network_time(t_index).expand(len(x.tensor)).contiguous()
                 model_out = self._call(x.tensor, time)[: len(grid.starts[windows])]
-                for rows, out in merger.add(model_out, windows):
+                for box, out in merger.add(model_out, windows):
+                    here = (slice(None), *box)
                     x_prev, probs = reverse_step(
                         diffusion,
                         out[None],
-                        x_t[:, :, rows].float(),
+                        x_t[here].float(),
                         t_index,
                         sampler=self.sampler,
                         eta=self.eta,
-                        noise=None if noise is None else noise[:, :, rows].float(),
+                        noise=None if noise is None else noise[here].float(),
                     )
-                    x_t[:, :, rows] = x_prev if index or every_step else probs
+                    x_t[here] = x_prev if index or every_step else probs
                     if predicted is not None:
-                        predicted[:, :, rows] = probs
+                        predicted[here] = probs
                 report(progress, windows, len(grid), done, diffusion.num_timesteps)
             if every_step and predicted is not None:
                 yield predicted[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from types import EllipsisType
 
 import torch
@@ -141,21 +142,23 @@ class WindowGrid:
         """A copy of windows (n, C, *patch_size) of x (C, *image_shape), in `out` if it is given."""
         return extract_windows(x, self.starts[windows], self.patch_size, out)
 
-    def add(self, mean: Tensor, values: Tensor, windows: slice, first_row: int = 0) -> None:
+    def add(
+        self, mean: Tensor, values: Tensor, windows: slice, corner: tuple[int, ...] = ()
+    ) -> None:
         """Add the values of windows to the weighted mean.
 
         If every window is added once to zeros, the result is the mean of all windows.
 
         Args:
-            mean: (..., *image_shape), changed in place. It may lack rows of the first axis that
-                these windows do not reach.
+            mean: (..., *image_shape), changed in place. It may be a part of the volume, if these
+                windows are within it.
             values: (n, ..., *patch_size) of n windows.
             windows: their indices.
-            first_row: the first row of the volume that `mean` has.
+            corner: the first voxel that `mean` has, along the first axes; 0 along the others.
         """
         starts = self.starts[windows]
         shifted = starts.clone()
-        shifted[:, 0] -= first_row
+        shifted[:, : len(corner)] -= starts.new_tensor(corner)
         boxes = _boxes(shifted, self.patch_size, self.image_shape)
         for value, box, start in zip(values, boxes, starts.tolist(), strict=True):
             mean[box].addcmul_(value, self._weight(start))
@@ -167,64 +170,101 @@ class WindowGrid:
         return weight
 
 
-class RowMerger:
-    """Mean of windows that come in order; it gives out rows that no later window reaches.
+class WindowMerger:
+    """Mean of windows that come in order; it gives out voxels that no later window reaches.
 
-    So only a band of the volume is in memory.
+    Windows at the same place along the first two axes, rows and columns, are a line. Only the
+    voxels of one line are in memory, and of all columns the rows that the next lines share.
 
     Args:
-        grid: the windows.
+        grid: the windows, of two axes or more.
         channels: C of their values.
-        batches: ranges of windows, in the order in which they will be added.
         device: where the values are.
     """
 
-    def __init__(
-        self,
-        grid: WindowGrid,
-        channels: int,
-        batches: Sequence[slice],
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def __init__(self, grid: WindowGrid, channels: int, device: torch.device | str = "cpu") -> None:
         self.grid = grid
-        self._first_row = 0
-        rows = [grid.starts[batch, 0] for batch in batches]
-        height = max(int(of_batch[-1] - of_batch[0]) for of_batch in rows) + grid.patch_size[0]
-        # channels-last, because networks give values in this order
-        band = torch.zeros((height, *grid.image_shape[1:], channels), device=device)
-        self._band = band.movedim(-1, 0)
+        # The rows and columns that a line is the last to reach.
+        self._rows, self._columns = (
+            [slice(*ends) for ends in pairwise([*grid.starts[:, axis].unique().tolist(), size])]
+            for axis, size in enumerate(grid.image_shape[:2])
+        )
+        self._num_lines = len(self._rows) * len(self._columns)
+        height, width, *_ = grid.patch_size
+        shared = max(height - _length(rows) for rows in self._rows)
 
-    def add(self, values: Tensor, windows: slice) -> Iterator[tuple[slice, Tensor]]:
-        """Add the values of windows, and give out the rows that they finish.
+        def zeros(*size: int) -> Tensor:
+            # channels-last, because networks give values in this order
+            shape = (*size, *grid.image_shape[2:], channels)
+            return torch.zeros(shape, device=device).movedim(-1, 0)
 
-        The caller must take all slabs before the next call.
+        self._line = zeros(height, width)
+        self._shared = zeros(shared, grid.image_shape[1])
+
+    def add(
+        self, values: Tensor, windows: slice
+    ) -> Iterator[tuple[tuple[slice, slice, slice], Tensor]]:
+        """Add the values of windows, and give out the voxels that they finish.
+
+        The caller must take all boxes before the next call.
 
         Args:
             values: (n, C, *patch_size) of n windows.
             windows: their indices.
 
         Yields:
-            Slabs of finished rows: their range along the first axis of the volume, and the mean
-            (C, rows, ...) there. The mean may be overwritten when the next slab is taken.
+            Boxes of finished voxels: their index in the volume (C, *image_shape), and the mean
+            (C, rows, columns, ...) there. It may be overwritten when the next box is taken.
         """
-        grid, first = self.grid, self._first_row
-        grid.add(self._band, values, windows, first)
-        is_last = windows.stop >= len(grid)
-        stop = grid.image_shape[0] if is_last else int(grid.starts[windows.stop, 0])
-        if stop == first:
-            return
-        for rows in slabs((stop - first, *grid.image_shape[1:]), len(self._band)):
-            yield slice(first + rows.start, first + rows.stop), self._band[:, rows]
-        self._drop(stop - first)
-        self._first_row = 0 if is_last else stop
+        of_line = len(self.grid) // self._num_lines
+        first, stop = windows.start, min(windows.stop, len(self.grid))
+        while first < stop:
+            line = first // of_line
+            end = min(stop, (line + 1) * of_line)
+            row, column = divmod(line, len(self._columns))
+            corner = (self._rows[row].start, self._columns[column].start)
+            added = values[first - windows.start : end - windows.start]
+            self.grid.add(self._line, added, slice(first, end), corner)
+            if end == (line + 1) * of_line:
+                yield from self._finish(self._rows[row], self._columns[column])
+                self._begin((line + 1) % self._num_lines, _length(self._columns[column]))
+            first = end
 
-    def _drop(self, finished: int) -> None:
-        """Move the other rows to the front, as many at a time as overlap with no other place."""
-        band, height = self._band, self._band.shape[1]
-        for row in range(finished, height, finished):
-            rows = min(finished, height - row)
-            band[:, row - finished : row - finished + rows] = band[:, row : row + rows]
-        band[:, max(0, height - finished) :] = 0
+    def _finish(
+        self, rows: slice, columns: slice
+    ) -> Iterator[tuple[tuple[slice, slice, slice], Tensor]]:
+        """Give out what the line has finished, and keep what lines of the next row share."""
+        height, width = _length(rows), _length(columns)
+        done, others = self._line[:, :height, :width], self._line[:, height:, :width]
+        for part in slabs(done.shape[1:], len(done)):
+            of_volume = slice(rows.start + part.start, rows.start + part.stop)
+            yield (slice(None), of_volume, columns), done[:, part]
+        self._shared[:, : others.shape[1], columns] = others
+
+    def _begin(self, line: int, finished: int) -> None:
+        """Fill the memory with what earlier lines gave to this one.
+
+        Args:
+            line: its number.
+            finished: columns that the line before has finished.
+        """
+        row, column = divmod(line, len(self._columns))
+        height, width, *_ = self.grid.patch_size
+        # As many columns at a time as overlap with no other place.
+        for first in range(finished, width, finished):
+            moved = self._line[:, :, first : first + finished]
+            self._line[:, :, first - finished : first - finished + moved.shape[2]] = moved
+        # Before the first row there is the last one, which shares nothing.
+        shared = height - _length(self._rows[row - 1])
+        new = self._line[:, :, width - finished :]
+        start = self._columns[column].start
+        new[:, :shared] = self._shared[:, :shared, start + width - finished : start + width]
+        new[:, shared:] = 0
+
+
+def _length(part: slice) -> int:
+    length: int = part.stop - part.start
+    return length
 
 
 def _shares(
