@@ -76,6 +76,8 @@ def repeated(
 def works(server: Server, data: Path, folder: Path) -> dict[str, Work]:
     """All commands that write folders; each needs what those before it have written."""
     run, images, labels = folder / "run", data / "imagesTr", data / "labelsTr"
+    copy = folder / "Dataset002_Copy"
+    convert: list[object] = ["convert", images, labels, copy]
     predict: list[object] = ["-i", images, "--save-probabilities", "--save-uncertainty", "-m", run]
     one, two, both = folder / "one", folder / "two", folder / "both"
     train = train_arguments(data, folder)
@@ -98,11 +100,12 @@ def works(server: Server, data: Path, folder: Path) -> dict[str, Work]:
             folder / "scores",
             ("--overwrite",),
         ),
-        "data convert": repeated(
-            server,
-            "data",
-            ["convert", images, labels, folder / "Dataset002_Copy"],
-            folder / "Dataset002_Copy",
+        "data convert": Work(
+            lambda seconds: server.run("data", convert, kill_after=seconds),
+            # The data set appears whole or not at all, and a whole one is not written again.
+            lambda: server.run("data", ["check", copy] if copy.exists() else convert),
+            lambda: files_of(copy),
+            (copy,),
         ),
     }
 
