@@ -114,7 +114,8 @@ def rename(folder: Path, rng: random.Random) -> None:
     """A file has an odd ending or name."""
     path = _a_file(folder, rng)
     endings = (".PNG", ".nii", ".txt", ".json", ".png.png", "", ".", " ", ".npz", ".yaml", "\n")
-    path.rename(path.with_name(path.name.split(".")[0] + rng.choice(endings)))
+    stem = path.name.split(".")[0] or "hidden"
+    path.rename(path.with_name(stem + rng.choice(endings)))
 
 
 def add_stray_file(folder: Path, rng: random.Random) -> None:

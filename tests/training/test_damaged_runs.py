@@ -293,6 +293,9 @@ PLANS: list[dict[str, Any]] = [
     {"spacing": "ab"},
     {"shape": [8.5, 8]},
     {"shape": [-1, 8]},
+    {"shape": [8, 10**400]},
+    {"patch_size": [8, 10**400]},
+    {"patch_size": [2**20, 2**20]},
     {"intensities": {}},
     {"intensities": []},
     {"intensities": [3]},
@@ -413,7 +416,10 @@ def test_a_damaged_description_predicts_nothing(
     assert_one_line(capsys.readouterr().err, "recycle-predict", damaged / name)
 
 
-@pytest.mark.parametrize("damage", OF_A_TEXT)
+CONTENTS = ([], 3, {"a": None}, {"a": [3]})
+
+
+@pytest.mark.parametrize("damage", [*OF_A_TEXT, *(with_plan(contents=c) for c in CONTENTS)])
 def test_a_damaged_description_trains_nothing(
     damaged: Path, capsys: pytest.CaptureFixture[str], damage: Damage
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,10 +55,10 @@ class PreprocessConfig:
         named = isinstance(self.spacing, str)
         if named and self.spacing not in ("median", "native"):
             raise ValueError(f"spacing: expected median, native or mm, got {self.spacing!r}")
-        if not named and not all(size > 0 for size in map(float, self.spacing)):
+        if not named and not all(0 < float(size) < math.inf for size in self.spacing):
             raise ValueError(f"spacing: expected positive mm, got {self.spacing}")
-        if self.shape is not None and not all(size > 0 for size in self.shape):
-            raise ValueError(f"shape: expected positive sizes, got {self.shape}")
+        if self.shape is not None and not all(0 < size < 2**31 for size in self.shape):
+            raise ValueError(f"shape: expected positive sizes, got {reprlib.repr(self.shape)}")
         if self.pixel_size not in get_args(PixelSize):
             raise ValueError(
                 f"pixel_size: expected {', '.join(get_args(PixelSize))}, got {self.pixel_size!r}"
@@ -157,7 +158,8 @@ def _check_values(plan: Plan) -> None:
         return counted and len(values) > 0 and all(type(value) is kind for value in values)
 
     def finite(*values: Any) -> bool:
-        return all(type(value) in (int, float) and math.isfinite(value) for value in values)
+        # Also whole numbers that no float can hold are not.
+        return all(type(value) in (int, float) and abs(value) < 1e38 for value in values)
 
     def sizes(values: Any) -> bool:
         return values is None or len(values) == dims and finite(*values) and min(values) > 0
@@ -188,7 +190,7 @@ def _check_values(plan: Plan) -> None:
     }
     if wrong := [name for name, is_valid in valid.items() if not is_valid]:
         values = plan.to_dict()
-        raise ValueError(f"expected a valid {wrong[0]}, got {values[wrong[0]]!r}")
+        raise ValueError(f"expected a valid {wrong[0]}, got {reprlib.repr(values[wrong[0]])}")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from recycleseg.run.config import TrainConfig, load_config
 from recycleseg.run.device import AutocastNetwork, choose_device, choose_precision, use_device
 from recycleseg.run.folder import RunFolder
 from recycleseg.run.options import PostprocessConfig, SamplingConfig
+from recycleseg.run.ranges import PATCH_SIZE
 from recycleseg.sampling.samples import OnStep, sample_case
 from recycleseg.sampling.watch import NonFiniteError
 
@@ -144,10 +146,12 @@ def load_plan(path: Path) -> tuple[Plan, tuple[int, ...]]:
         raise FileError(f"{expected}, got no {error}") from error
     except (AttributeError, TypeError, ValueError) as error:
         raise FileError(f"{expected}, got: {error}") from error
-    sizes = [size for size in patch_size if type(size) is int and size > 0]
+    sizes = [size for size in patch_size if type(size) is int]
     if not len(sizes) == len(patch_size) == plan.spatial_dims:
         raise FileError(
-            f"{expected}, got: expected a patch_size of {plan.spatial_dims} positive integers, got "
-            f"{list(patch_size)}"
+            f"{expected}, got: expected a patch_size of {plan.spatial_dims} whole numbers, got "
+            f"{reprlib.repr(list(patch_size))}"
         )
+    if problem := PATCH_SIZE.problem(sizes):
+        raise FileError(f"{expected}, got: patch_size: {problem}")
     return plan, patch_size

@@ -271,8 +271,8 @@ def _problems(config: Any, prefix: str = "") -> Iterator[str]:
         elif get_origin(hint) is Literal and value not in get_args(hint):
             choices = ", ".join(map(str, get_args(hint)))
             yield f"{prefix}{name}: expected one of {choices}, got {value!r}"
-        elif allowed is not None and value is not None and not allowed.holds(value):
-            yield f"{prefix}{name}: expected {allowed.expected}, got {value}"
+        elif allowed is not None and (problem := allowed.problem(value)):
+            yield f"{prefix}{name}: {problem}"
 
 
 def _model_problems(model: ModelConfig) -> Iterator[str]:

@@ -13,6 +13,7 @@ from recycleseg.run.ranges import (
     AUTO_OR_AT_LEAST_1,
     BELOW_1,
     KERNELS,
+    PATCH_SIZE,
     SCALES,
     SHARE,
     SIZES,
@@ -45,7 +46,7 @@ class PatchConfig:
         overlap: share of a window that its neighbour covers too, in sampling of whole volumes.
     """
 
-    size: tuple[int, ...] | None = within(SIZES, None)
+    size: tuple[int, ...] | None = within(PATCH_SIZE, None)
     max_voxels: int = within(AT_LEAST_1, 2**18)
     foreground_probability: float = within(SHARE, 0.5)
     overlap: float = within(BELOW_1, 0.5)

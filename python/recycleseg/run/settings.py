@@ -33,8 +33,8 @@ class Setting(NamedTuple):
             if self.allowed is None or in_words(self.hint) != "text":
                 raise
             raise ValueError(f"expected {self.allowed.expected}, got {shown(value)}") from None
-        if self.allowed is not None and found is not None and not self.allowed.holds(found):
-            raise ValueError(f"expected {self.allowed.expected}, got {found}")
+        if self.allowed is not None and (problem := self.allowed.problem(found)):
+            raise ValueError(problem)
         return found
 
 

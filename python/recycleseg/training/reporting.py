@@ -23,7 +23,14 @@ from recycleseg.data.patients import is_table
 from recycleseg.data.preprocess import Plan, PreparedCase
 from recycleseg.data.sizes import TRAINING_OPTION, screen_note
 from recycleseg.evaluation.statistics import MIN_CASES, patient_groups
-from recycleseg.files import as_json, read_json_object, shortened, write_json, write_text
+from recycleseg.files import (
+    FileError,
+    as_json,
+    read_json_object,
+    shortened,
+    write_json,
+    write_text,
+)
 from recycleseg.metrics.aggregate import finite_mean
 from recycleseg.report.figures import StepsRow, save_steps_figure
 from recycleseg.report.sentences import cases_in_words
@@ -87,6 +94,7 @@ def check_same_data(path: Path, now: dict[str, Any]) -> None:
         now: the present result of `describe_data`.
 
     Raises:
+        FileError: the file is damaged.
         ValueError: the data differ.
     """
     saved = read_json_object(path)
@@ -94,7 +102,10 @@ def check_same_data(path: Path, now: dict[str, Any]) -> None:
         saved |= as_json(Plan.from_dict(saved).to_dict())
     compared = [key for key in now if key not in ("contents", "pixel_size")]
     changed = [key for key in compared if now[key] != saved.get(key)]
-    if cases := changed_contents(saved.get("contents", {}), now["contents"]):
+    contents = saved.get("contents", {})
+    if not isinstance(contents, dict) or not all(isinstance(c, dict) for c in contents.values()):
+        raise FileError(f"{path}: expected hashes of every case in contents, got something else")
+    if cases := changed_contents(contents, now["contents"]):
         changed.insert(0, shortened(cases))
     if changed:
         raise ValueError(
