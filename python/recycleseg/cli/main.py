@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from recycleseg.cli import data, ensemble, evaluate, predict, train
+from recycleseg.cli import data, ensemble, evaluate, predict, study, train
 from recycleseg.cli._common import run_command
 from recycleseg.cli._verbs import Verbs
 
@@ -14,6 +14,7 @@ _MAIN = {
     "predict": predict.main,
     "ensemble": ensemble.main,
     "evaluate": evaluate.main,
+    "study": study.main,
     "data": data.main,
 }
 VERBS = Verbs(
@@ -25,6 +26,7 @@ VERBS = Verbs(
         "predict": "segment images with trained models",
         "ensemble": "combine predictions of several models",
         "evaluate": "compare predictions with references",
+        "study": "compare all strategies on a data set",
         "data": "check, show, plan, split and convert data sets",
     },
     {
@@ -32,6 +34,7 @@ VERBS = Verbs(
         "predict": predict.build_parser,
         "ensemble": ensemble.build_parser,
         "evaluate": evaluate.build_parser,
+        "study": study.build_parser,
         "data": data.VERBS,
     },
     "recycleseg train --data Dataset123_Name",
