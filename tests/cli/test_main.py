@@ -14,7 +14,14 @@ from recycleseg.cli.data import VERBS
 from recycleseg.cli.main import main
 from recycleseg.data.phantom import write_phantom
 
-COMMANDS = ["train", "predict", "ensemble", "evaluate", *(f"data {verb}" for verb in VERBS.help)]
+COMMANDS = [
+    "train",
+    "predict",
+    "ensemble",
+    "evaluate",
+    "study",
+    *(f"data {verb}" for verb in VERBS.help),
+]
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

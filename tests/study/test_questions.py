@@ -61,6 +61,11 @@ def test_a_difference_of_one_training_alone_is_no_verdict() -> None:
     assert row.verdict == "no verdict: the seeds disagree"
 
 
+def test_one_seed_says_nothing_of_another_training() -> None:
+    (row,) = differences([("a", "b", scores(1, shift=0.02)[:1], scores(2)[:1], ALONE)])
+    assert row.verdict == "a better, of one training each"
+
+
 def test_patients_count_once_and_few_are_not_tested() -> None:
     groups = ALONE // 2
     (row,) = differences([("a", "b", scores(1, shift=0.02), scores(2), groups)])

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,12 @@ def test_all_networks_take_the_settings_and_steps_of_the_first(folder: StudyFold
     assert [words[words.index("--seed") + 1] for words in others] == ["0", "1", "1"]
 
 
+def test_a_number_of_steps_that_is_given_counts(folder: StudyFolder) -> None:
+    given = StudyFolder(folder.root, replace(DESIGN, settings={"optim.steps": 7}))
+    first = next(given.tasks()).commands()[0]
+    assert "--time" not in first and "--optim.steps" not in first
+
+
 def test_how_networks_are_sampled(folder: StudyFolder) -> None:
     work(folder)
     predicted = [words for words in calls() if words[0] == "predict"]
@@ -113,11 +120,10 @@ def test_a_failed_command_ends_the_study_and_the_next_start_goes_on(folder: Stud
     Path("break").write_text("evaluate")
     with pytest.raises(FileError) as error:
         work(folder)
-    log = folder.root / "logs"
-    assert str(error.value).startswith(f"{log}/score")
-    assert str(error.value).endswith(
-        "expected score recycling_max/seed_0/ddim-1 to end with exit code 0, got: recycle-x: "
-        "error: scan.nii: expected this, got that"
+    log = folder.root / "logs/scores/recycling_max/seed_0/ddim-1.txt"
+    assert str(error.value) == (
+        f"{log}: expected score recycling_max/seed_0/ddim-1 to end with exit code 0, got: "
+        "recycle-x: error: scan.nii: expected this, got that"
     )
     Path("break").unlink()
     begun = work(folder)

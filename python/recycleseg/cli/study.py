@@ -25,7 +25,7 @@ from recycleseg.data.layout import read_dataset
 from recycleseg.data.phantom import write_phantom
 from recycleseg.files import write_text
 from recycleseg.locks import locked
-from recycleseg.progress import format_duration, parse_duration, plain_console, print_line
+from recycleseg.progress import A_TIME, format_duration, parse_duration, plain_console, print_line
 from recycleseg.run.config import TrainConfig
 from recycleseg.run.settings import fitted_settings, settings_of
 from recycleseg.run.yaml_file import read_yaml
@@ -139,7 +139,10 @@ def _design(options: Namespace, root: Path) -> Design:
             raise ValueError(f"DATA: expected test cases in {options.data}, got none")
     strategies = tuple(options.strategies or STRATEGIES)
     networks = options.seeds * len(strategies)
-    seconds = parse_duration(options.budget)
+    try:
+        seconds = parse_duration(options.budget)
+    except ValueError as error:
+        raise ValueError(f"--budget: expected {A_TIME}, got {options.budget!r}") from error
     return Design(
         data=str((root / "data" if options.quick else Path(options.data)).resolve()),
         time=f"{_TRAINING_SHARE * seconds / networks:.0f}s",

@@ -103,7 +103,8 @@ class Difference:
         sign = 1 if low > 0 else -1
         if any(sign * of_seed <= 0 for of_seed in (*self.of_seeds, self.difference)):
             return "no verdict: the seeds disagree"
-        return "a better" if low > 0 else "b better"
+        better = "a better" if low > 0 else "b better"
+        return better if len(self.of_seeds) > 1 else f"{better}, of one training each"
 
 
 def questions(design: Design) -> Iterator[Question]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from recycleseg.files import FileError
-from recycleseg.names import file_name, printable
+from recycleseg.names import printable
 from recycleseg.run.folder import RunFolder
 from recycleseg.run.settings import nested
 from recycleseg.study.design import DIRECT, STRATEGIES, Design, Prediction
@@ -79,8 +79,9 @@ class StudyFolder:
             if run.last.exists():
                 options = ["--config", str(run.config), "--resume"]
             elif is_first:
-                options = ["--config", str(self.settings), "--time", self.design.time]
-                options += ["--optim.steps", "0"]
+                options = ["--config", str(self.settings)]
+                if "optim.steps" not in self.design.settings:
+                    options += ["--time", self.design.time, "--optim.steps", "0"]
             else:  # with the steps and all else of the first
                 options = ["--config", str(first.config)]
             chosen = {**STRATEGIES[strategy], "seed": seed, "data": self.design.data}
@@ -141,7 +142,7 @@ class StudyFolder:
         """Do a task if it can begin and no other process has it."""
         if not all(path.exists() for path in task.needs):
             return False
-        with worker.claimed(self.root / ".tasks" / file_name(task.name)) as ours:
+        with worker.claimed(self.root / ".tasks" / self._place(task)) as ours:
             if not ours or task.done.exists():
                 return False
             begin(task)
@@ -149,9 +150,13 @@ class StudyFolder:
                 self._run(task, command)
             return True
 
+    def _place(self, task: Task) -> Path:
+        """Where in the study its result is."""
+        return task.done.parent.relative_to(self.root)
+
     def _run(self, task: Task, command: Sequence[str]) -> None:
-        log = self.root / "logs" / f"{file_name(task.name)}.txt"
-        log.parent.mkdir(exist_ok=True)
+        log = (self.root / "logs" / self._place(task)).with_suffix(".txt")
+        log.parent.mkdir(exist_ok=True, parents=True)
         with log.open("ab") as output:
             start = output.tell()
             process = subprocess.Popen(
