@@ -11,6 +11,7 @@ import pytest
 
 from recycleseg.cli.study import main
 from recycleseg.data.phantom import write_phantom
+from recycleseg.locks import AMONG, Holder
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,8 @@ def test_a_quick_study_and_its_tables(tmp_path: Path, capsys: pytest.CaptureFixt
     (row,) = csv.DictReader(tables["supervised.csv"].splitlines())
     assert row["a"] == "recycling_max (ddim-2)" and row["num_patients"] == "6"
 
-    # The same command again only reads what is there.
+    # The same command again only reads what is there, also while another process works.
+    Holder(Path(), "", "gpu-07", "0badcafe", 42, "0123456789ab").file(out, AMONG).touch()
     assert main(words) == 0
     assert "5 tasks, 5 of them done" in capsys.readouterr().out
     assert {path.name: path.read_text() for path in (out / "tables").iterdir()} == tables

@@ -24,7 +24,7 @@ from recycleseg.cli._paths import check_exists
 from recycleseg.data.layout import read_dataset
 from recycleseg.data.phantom import write_phantom
 from recycleseg.files import write_text
-from recycleseg.locks import locked
+from recycleseg.locks import ALONE, locked
 from recycleseg.progress import A_TIME, format_duration, parse_duration, plain_console, print_line
 from recycleseg.run.config import TrainConfig
 from recycleseg.run.settings import fitted_settings, settings_of
@@ -35,6 +35,8 @@ from recycleseg.study.results import Result, cases_csv, read_results
 from recycleseg.study.tasks import StudyFolder, Task
 
 GUIDE = Guide("recycle-study Dataset123_Name -o study --budget 8h", loose=("--out",))
+# Seconds to wait for another process that begins the same study.
+_PATIENCE = 60.0
 # The rest is for predictions and scores.
 _TRAINING_SHARE = 0.75
 # Small enough for minutes on two cores.
@@ -86,7 +88,7 @@ def _study(arguments: Sequence[str]) -> int:
     design = _design(options, root)
     folder = StudyFolder(root, design)
     root.mkdir(parents=True, exist_ok=True)
-    with locked(root, patience=60):
+    with locked(root, patience=_PATIENCE, kinds=(ALONE,)):
         if (root / DESIGN).exists():
             check_same_design(root / DESIGN, design)
         else:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from recycleseg.files import FileError
+from recycleseg.files import FileError, write_text
 from recycleseg.names import printable
 from recycleseg.run.folder import RunFolder
 from recycleseg.run.settings import nested
@@ -98,7 +98,7 @@ class StudyFolder:
 
     def write_settings(self) -> None:
         """Write the file of `settings`."""
-        self.settings.write_text(yaml.safe_dump(nested(dict(self.design.settings))))
+        write_text(self.settings, yaml.safe_dump(nested(dict(self.design.settings))))
 
     def _scoring(self, prediction: Prediction) -> Task:
         runs = [self.run(*member) for member in prediction.members]
