@@ -81,6 +81,9 @@ def test_a_quick_study_and_its_tables(tmp_path: Path, capsys: pytest.CaptureFixt
     (row,) = csv.DictReader(tables["supervised.csv"].splitlines())
     assert row["a"] == "recycling_max (ddim-2)" and row["num_patients"] == "6"
 
+    page = (out / "study.html").read_text()
+    assert "<svg" in page and "recycling_max against supervised training" in page
+
     # The same command again only reads what is there, also while another process works.
     Holder(Path(), "", "gpu-07", "0badcafe", 42, "0123456789ab").file(out, AMONG).touch()
     assert main(words) == 0

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
@@ -30,6 +29,7 @@ from recycleseg.run.config import TrainConfig
 from recycleseg.run.settings import fitted_settings, settings_of
 from recycleseg.run.yaml_file import read_yaml
 from recycleseg.study.design import DESIGN, STRATEGIES, Design, check_same_design
+from recycleseg.study.page import kinds_of, write_page
 from recycleseg.study.questions import Difference, Question, answer, questions, table_csv
 from recycleseg.study.results import Result, cases_csv, read_results
 from recycleseg.study.tasks import StudyFolder, Task
@@ -109,11 +109,13 @@ def _study(arguments: Sequence[str]) -> int:
     print_results(wide, results)
     (root / "tables").mkdir(exist_ok=True)
     write_text(root / "cases.csv", cases_csv(results))
-    for question in questions(design):
-        if table := answer(question, results):
-            write_text(root / "tables" / f"{question.name}.csv", table_csv(table))
-            print_answer(wide, question, table)
-    print_line(console, f"every score is in {root / 'cases.csv'}, the tables in {root / 'tables'}")
+    answers = [(question, answer(question, results)) for question in questions(design)]
+    answers = [(question, table) for question, table in answers if table]
+    for question, table in answers:
+        write_text(root / "tables" / f"{question.name}.csv", table_csv(table))
+        print_answer(wide, question, table)
+    write_page(root / "study.html", design, results, answers)
+    print_line(console, f"all of this is in {root / 'study.html'}, every score in cases.csv")
     return 0
 
 
@@ -168,17 +170,14 @@ def _plan(design: Design, tasks: Sequence[Task]) -> str:
 def print_results(console: Console, results: Sequence[Result]) -> None:
     """Print the mean Dice of every kind of prediction, over its seeds."""
     table = Table("strategies", "sampling", "step", "Dice of each seed", "mean", title="Test cases")
-    kinds: dict[tuple[str, str], list[Result]] = {}
-    for result in results:
-        prediction = result.prediction
-        kinds.setdefault((prediction.strategies, prediction.sampling.name), []).append(result)
-    for (strategies, sampling), of_kind in kinds.items():
-        number = min(len(result.scores.by_step) for result in of_kind)
+    for kind in kinds_of(results):
+        number = len(kind.by_step)
         for step in dict.fromkeys((0, number - 1)):
-            dice = [result.mean_dice(step) for result in of_kind]
+            dice = kind.by_step[step]
             shown = " ".join(f"{value:.4f}" for value in dice)
             label = f"{step + 1} of {number}"
-            table.add_row(strategies, sampling, label, shown, f"{np.mean(dice):.4f}")
+            mean = f"{kind.means[step].value:.4f}"
+            table.add_row(kind.strategies, kind.sampling, label, shown, mean)
     console.print(table)
 
 

@@ -151,7 +151,8 @@ class Line:
     """Means of one label, or of all labels, at every sampling step.
 
     Attributes:
-        name: name of the label, or "mean of all", and the number of cases at the last step.
+        name: name of the label, or "mean of all", and the number of cases at the last step; the
+            name alone if there is no mean of all.
         colour, marker: how to draw it.
         overall: whether it is the mean of all labels.
         points: (x, y) in px, one per step that has a mean.
@@ -174,7 +175,7 @@ class StepsChart:
         width, height: size of the chart in px.
         left, right, top, bottom: edges of the plotting area in px.
         x_ticks, y_ticks: marks on the axes.
-        lines: one per label, and last the mean of all.
+        lines: one per label, and last the mean of all, if there is one.
         band: points of the polygon that shades the interval of the mean of all.
     """
 
@@ -190,17 +191,20 @@ class StepsChart:
     band: str
 
 
-def steps_chart(labels: Sequence[str], means: Sequence[Sequence[Mean]]) -> StepsChart:
+def steps_chart(
+    labels: Sequence[str], means: Sequence[Sequence[Mean]], *, with_overall: bool = True
+) -> StepsChart:
     """Place the lines of Dice by sampling step.
 
     Args:
-        labels: names of the labels.
-        means: one entry per step: the mean of each label and, last, of all labels.
+        labels: names of the lines.
+        means: one entry per step: the mean of each line and, last, of all.
+        with_overall: whether there is a mean of all.
     """
     width, height, left, right, top, bottom = WIDTH, 270.0, 40.0, WIDTH - 4.0, 12.0, 222.0
     columns = list(zip(*means, strict=True))
     several = len(labels) > 1
-    shown = columns if several else columns[-1:]
+    shown = columns if several or not with_overall else columns[-1:]
     known = [m for column in shown for m in column if not math.isnan(m.value)]
     ends = [end for m in known for end in (m.value, m.low, m.high) if not math.isnan(end)]
     ticks = _ticks(min(ends, default=0.0), max(ends, default=1.0), top=1.0)
@@ -215,7 +219,7 @@ def steps_chart(labels: Sequence[str], means: Sequence[Sequence[Mean]]) -> Steps
     gap = 0.0 if crowded else 8.0
     lines = []
     for c, column in enumerate(shown):
-        overall = c == len(shown) - 1
+        overall = with_overall and c == len(shown) - 1
         # Lines stand beside each other, so that the reader can tell their intervals apart.
         shift = gap * (c - (len(shown) - 1) / 2)
         points, intervals = [], []
@@ -225,11 +229,11 @@ def steps_chart(labels: Sequence[str], means: Sequence[Sequence[Mean]]) -> Steps
             if not math.isnan(m.low) and (overall or not crowded):
                 intervals.append((x_of(k) + shift, y_of(m.low), y_of(m.high)))
         name = "mean of all" if overall and several else labels[min(c, len(labels) - 1)]
-        name = f"{name}, {column[-1].count}"
+        name = f"{name}, {column[-1].count}" if with_overall else name
         colour = "currentColor" if overall else PALETTE[c % len(PALETTE)]
         marker = "circle" if overall else MARKERS[(c + 1) % len(MARKERS)]
         lines.append(Line(name, colour, marker, overall, points, intervals))
-    overall_ends = lines[-1].intervals
+    overall_ends = lines[-1].intervals if with_overall else []
     upper = [f"{x},{high}" for x, _, high in overall_ends]
     lower = [f"{x},{low}" for x, low, _ in reversed(overall_ends)]
     return StepsChart(

@@ -126,8 +126,8 @@ def write_report(
     columns = shown_columns(final)
     case_columns = [*columns, *size_columns(final)]
     greatest = _max_entropy(scores)
-    script = _template_text("report.js")
-    page = _template("report.html.j2").render(
+    script = template_text("report.js")
+    page = template("report.html.j2").render(
         title=title,
         details=dict(details or {}),
         scores=scores,
@@ -157,7 +157,7 @@ def write_report(
         side=overlays.SIDE,
         version=importlib.metadata.version("recycleseg"),
         date=datetime.date.today().isoformat(),
-        style=_template_text("report.css"),
+        style=template_text("report.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         has_uncertainty=any(card.overlay and card.overlay.planes[0].uncertainty for card in cards),
@@ -166,7 +166,7 @@ def write_report(
     write_text(path, page)
 
 
-def _template(name: str) -> Template:
+def template(name: str) -> Template:
     """A template, and the functions that it calls."""
     environment = Environment(
         loader=PackageLoader("recycleseg.report"),
@@ -187,7 +187,8 @@ def _shown(value: object) -> object:
     return printable(str(value)) if is_text else value
 
 
-def _template_text(name: str) -> str:
+def template_text(name: str) -> str:
+    """The text of a file beside the templates."""
     return (resources.files("recycleseg.report") / "templates" / name).read_text(encoding="utf-8")
 
 

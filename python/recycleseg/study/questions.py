@@ -107,10 +107,16 @@ class Difference:
         return better if len(self.of_seeds) > 1 else f"{better}, of one training each"
 
 
+def usual_samplings(design: Design) -> list[Sampling]:
+    """Each sampler with the paper's number of steps, or with the most that there are."""
+    steps = USUAL_STEPS if USUAL_STEPS in design.num_steps else max(design.num_steps)
+    return [Sampling(sampler, steps) for sampler in design.samplers]
+
+
 def questions(design: Design) -> Iterator[Question]:
     """The questions that the networks of a design can answer."""
-    steps = USUAL_STEPS if USUAL_STEPS in design.num_steps else max(design.num_steps)
-    usual = [Sampling(sampler, steps) for sampler in design.samplers]
+    usual = usual_samplings(design)
+    steps = usual[0].num_steps
     diffusion = [s for s in design.strategies if s != "supervised"]
     if REFERENCE in design.strategies:
         yield Question(
