@@ -30,7 +30,7 @@ LAYERS = [
     {"prediction"},
     {"evaluation"},
     {"report"},
-    {"training"},
+    {"study", "training"},
     {"cli"},
 ]
 # Not rooms: the public API, gathered from all of them, and the YAML presets.
