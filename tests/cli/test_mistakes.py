@@ -34,6 +34,7 @@ EXAMPLES = {
     "predict": "recycle-predict -m runs/first -i scans -o predictions",
     "ensemble": "recycle-ensemble -i predictions others -o ensemble",
     "evaluate": "recycle-evaluate -p predictions -r labelsTs -o evaluation",
+    "study": "recycle-study Dataset123_Name -o study --budget 8h",
 }
 A_TIME = "expected a time with its unit, such as 90s, 30m, 2h or 1d"
 STRATEGIES = "recycling, standard, self_conditioning or supervised"
@@ -278,17 +279,44 @@ DATA = {
     "convert scan labelsTs new": "IMAGES: expected a folder of images, got scan, which does not "
     "exist; did you mean scans?",
 }
+STUDY = {
+    "": f"--out: expected a value, got none; such as: {EXAMPLES['study']}",
+    "-o out": "DATA: expected a data set, or --quick without one",
+    "Dataset123_Liver": f"--out: expected a value, got none; such as: {EXAMPLES['study']}",
+    "Dataset123_Livr -o out": "DATA: expected a data set, got Dataset123_Livr, which does not "
+    "exist; did you mean Dataset123_Liver?",
+    "--data Dataset123_Liver -o out": "unknown option --data; the data set has no option before it: "
+    "recycle-study Dataset123_Name",
+    "Dataset123_Liver --quick -o out": "DATA: expected a data set, or --quick without one",
+    "Dataset123_Liver -o out --seeds many": "--seeds: expected a whole number, got 'many'",
+    "Dataset123_Liver -o out --seed 3": "unknown option --seed; did you mean --seeds?",
+    "Dataset123_Liver -o out --strategies recycling": "--strategies: expected recycling_max, "
+    "recycling_next, self_conditioning_same, self_conditioning_next, standard or supervised, got "
+    "'recycling'; did you mean recycling_max?",
+    "Dataset123_Liver -o out --budget 30": f"--budget: {A_TIME}, got '30'",
+    "Dataset123_Liver -o out --time 8h": "unknown option --time; did you mean --budget?",
+    "Dataset123_Liver -o out --steps 0 5": "--steps: expected numbers of at least 1, got [0, 5]",
+    "Dataset123_Liver -o out --sampler ddim": "unknown option --sampler; did you mean --samplers?",
+    "Dataset123_Liver -o out --config x.yaml": "unknown option --config; did you mean --settings?",
+    "Dataset123_Liver -o out --settings key.yaml": "key.yaml: optim.batchsize: unknown option; did "
+    "you mean optim.batch_size?",
+    "Dataset123_Liver -o out --settings range.yaml": "range.yaml: model.dropout: expected 0 to "
+    "below 1, got 1.5",
+    "Dataset123_Liver -o out --settings twice.yaml": "twice.yaml: line 3: expected "
+    "YAML, got: seed stands twice",
+}
 ENTRY = {
-    "": "expected train, predict, ensemble, evaluate or data, got no command; such as: recycleseg "
-    "train --data Dataset123_Name",
-    "trian --data x": "expected train, predict, ensemble, evaluate or data, got trian; did you "
-    "mean train?",
+    "": "expected train, predict, ensemble, evaluate, study or data, got no command; such as: "
+    "recycleseg train --data Dataset123_Name",
+    "trian --data x": "expected train, predict, ensemble, evaluate, study or data, got trian; "
+    "did you mean train?",
 }
 TABLES = {
     "recycle-train": TRAIN,
     "recycle-predict": PREDICT,
     "recycle-ensemble": ENSEMBLE,
     "recycle-evaluate": EVALUATE,
+    "recycle-study": STUDY,
     "recycle-data": DATA,
     "recycleseg": ENTRY,
 }

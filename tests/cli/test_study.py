@@ -45,6 +45,10 @@ def test_wrong_options_are_named(
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("optim:\n  batch_size: 0\n")
     assert "optim.batch_size: expected at least 1, got 0" in said(dataset, "--settings", wrong)
+    wrong.write_text("strategy: standard\n")
+    assert f"{wrong}: expected options that all trainings share, got strategy, which the" in said(
+        dataset, "--settings", wrong
+    )
     assert not out.exists()
 
 

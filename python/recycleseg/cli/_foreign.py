@@ -149,6 +149,16 @@ _ANSWERS = {
         "delete purge remove prune clear force f": "recycle-data cache clear deletes",
         "ls list": "recycle-data cache lists",
     },
+    "recycle-study": {
+        "d i data dataset dataset-id dir input root path": _POSITIONAL,
+        "output": "--out",
+        "time hours": "--budget",
+        "config c cfg preset": "--settings",
+        "seed n repeats runs": "--seeds",
+        "strategy methods method arms": "--strategies",
+        "num-steps sampling-steps": "--steps",
+        f"{_PARALLEL} workers j": "the same command at the same time shares the work",
+    },
     "recycle-data show": {
         "d i data dataset dataset-id dir input root path": _POSITIONAL,
         "output png file": "--out",

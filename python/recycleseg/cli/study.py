@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
@@ -22,7 +23,7 @@ from recycleseg.cli._common import (
 from recycleseg.cli._paths import check_exists
 from recycleseg.data.layout import read_dataset
 from recycleseg.data.phantom import write_phantom
-from recycleseg.files import write_text
+from recycleseg.files import FileError, write_text
 from recycleseg.locks import ALONE, locked
 from recycleseg.progress import A_TIME, format_duration, parse_duration, plain_console, print_line
 from recycleseg.run.config import TrainConfig
@@ -130,11 +131,11 @@ def _design(options: Namespace, root: Path) -> Design:
         raise ValueError(f"--seeds: expected at least 1, got {options.seeds}")
     if min(options.steps) < 1:
         raise ValueError(f"--steps: expected numbers of at least 1, got {options.steps}")
-    settings = {}
-    if options.settings is not None:
-        check_exists("--settings", "a YAML file", options.settings)
-        content = read_yaml(Path(options.settings))
-        settings = fitted_settings(content, dict(settings_of(TrainConfig)))
+    try:
+        seconds = parse_duration(options.budget)
+    except ValueError as error:
+        raise ValueError(f"--budget: expected {A_TIME}, got {options.budget!r}") from error
+    settings = {} if options.settings is None else _read_settings(Path(options.settings))
     if options.quick:
         settings = {**_QUICK_SETTINGS, **settings}
     else:
@@ -143,10 +144,6 @@ def _design(options: Namespace, root: Path) -> Design:
             raise ValueError(f"DATA: expected test cases in {options.data}, got none")
     strategies = tuple(options.strategies or STRATEGIES)
     networks = options.seeds * len(strategies)
-    try:
-        seconds = parse_duration(options.budget)
-    except ValueError as error:
-        raise ValueError(f"--budget: expected {A_TIME}, got {options.budget!r}") from error
     return Design(
         data=str((root / "data" if options.quick else Path(options.data)).resolve()),
         time=f"{_TRAINING_SHARE * seconds / networks:.0f}s",
@@ -156,6 +153,27 @@ def _design(options: Namespace, root: Path) -> Design:
         num_steps=tuple(options.steps),
         settings=settings,
     )
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """Options of every training.
+
+    Raises:
+        FileError: the file is no YAML of such options, or has those that the study chooses.
+    """
+    check_exists("--settings", "a YAML file", path)
+    content = read_yaml(path)
+    try:
+        settings = fitted_settings(content, dict(settings_of(TrainConfig)))
+    except ValueError as error:
+        raise FileError(f"{path}: {error}") from error
+    chosen = {"data", "out", "time", "seed", *(k for s in STRATEGIES.values() for k in s)}
+    if wrong := sorted(chosen & settings.keys()):
+        raise FileError(
+            f"{path}: expected options that all trainings share, got {wrong[0]}, which the study "
+            "chooses"
+        )
+    return settings
 
 
 def _plan(design: Design, tasks: Sequence[Task]) -> str:
