@@ -285,8 +285,8 @@ STUDY = {
     "Dataset123_Liver": f"--out: expected a value, got none; such as: {EXAMPLES['study']}",
     "Dataset123_Livr -o out": "DATA: expected a data set, got Dataset123_Livr, which does not "
     "exist; did you mean Dataset123_Liver?",
-    "--data Dataset123_Liver -o out": "unknown option --data; the data set has no option before it: "
-    "recycle-study Dataset123_Name",
+    "--data Dataset123_Liver -o out": "unknown option --data; the data set has no option before "
+    "it: recycle-study Dataset123_Name",
     "Dataset123_Liver --quick -o out": "DATA: expected a data set, or --quick without one",
     "Dataset123_Liver -o out --seeds many": "--seeds: expected a whole number, got 'many'",
     "Dataset123_Liver -o out --seed 3": "unknown option --seed; did you mean --seeds?",
