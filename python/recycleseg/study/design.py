@@ -58,8 +58,8 @@ DIRECT = Sampling("direct", 1)
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """Predictions of the test cases, by one network or by the mean of several.
+class PredictionSet:
+    """Predictions of all test cases, by one network or by the mean of several.
 
     Attributes:
         members: (strategy, seed) of each network.
@@ -119,11 +119,11 @@ class Design:
             return [DIRECT]
         return [Sampling(s, n) for s in self.samplers for n in self.num_steps]
 
-    def predictions_of(self, strategy: str, seed: int) -> list[Prediction]:
+    def predictions_of(self, strategy: str, seed: int) -> list[PredictionSet]:
         """What is predicted by one network."""
-        return [Prediction(((strategy, seed),), s) for s in self.samplings(strategy)]
+        return [PredictionSet(((strategy, seed),), s) for s in self.samplings(strategy)]
 
-    def ensembles(self) -> Iterator[Prediction]:
+    def ensembles(self) -> Iterator[PredictionSet]:
         """What is predicted by two networks.
 
         Two of one strategy are of neighbouring seeds; the last seed's neighbour is the first.
@@ -138,7 +138,7 @@ class Design:
                 if len({*members}) == 2 and frozenset(members) not in known:
                     known.add(frozenset(members))
                     for sampling in self.samplings(one, other):
-                        yield Prediction(members, sampling)
+                        yield PredictionSet(members, sampling)
 
     def write(self, path: Path) -> None:
         """Write study.yaml."""

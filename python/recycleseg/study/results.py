@@ -15,7 +15,7 @@ from recycleseg.evaluation.table import read_evaluation
 from recycleseg.files import FileError
 from recycleseg.metrics.aggregate import finite_mean
 from recycleseg.names import csv_cell
-from recycleseg.study.design import Prediction
+from recycleseg.study.design import PredictionSet
 from recycleseg.study.tasks import StudyFolder
 
 
@@ -23,7 +23,7 @@ from recycleseg.study.tasks import StudyFolder
 class Result:
     """A prediction of the study, and its scores."""
 
-    prediction: Prediction
+    prediction: PredictionSet
     scores: FolderScores
 
     def case_dice(self, step: int = -1) -> NDArray[np.float64]:

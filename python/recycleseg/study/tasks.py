@@ -15,7 +15,7 @@ from recycleseg.files import FileError, write_text
 from recycleseg.names import printable
 from recycleseg.run.folder import RunFolder
 from recycleseg.run.settings import nested
-from recycleseg.study.design import DIRECT, STRATEGIES, Design, Prediction
+from recycleseg.study.design import DIRECT, STRATEGIES, Design, PredictionSet
 from recycleseg.workers import Worker
 
 _ENTRY = "import sys; from recycleseg.cli.main import main; sys.exit(main())"
@@ -57,7 +57,7 @@ class StudyFolder:
         """The run of a network."""
         return RunFolder(self.root / "runs" / strategy / f"seed_{seed}")
 
-    def scores(self, prediction: Prediction) -> Path:
+    def scores(self, prediction: PredictionSet) -> Path:
         """The evaluation of predictions."""
         return self.root / "scores" / prediction.name
 
@@ -100,7 +100,7 @@ class StudyFolder:
         """Write the file of `settings`."""
         write_text(self.settings, yaml.safe_dump(nested(dict(self.design.settings))))
 
-    def _scoring(self, prediction: Prediction) -> Task:
+    def _scoring(self, prediction: PredictionSet) -> Task:
         runs = [self.run(*member) for member in prediction.members]
         maps, scores = self.root / "predictions" / prediction.name, self.scores(prediction)
         data = Path(self.design.data)
