@@ -213,7 +213,7 @@ def load_preset(name: str, **settings: Any) -> TrainConfig:
         return replace(load_config(path), **settings)
 
 
-def resumed(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
+def resumed(config: TrainConfig, file: Path) -> TrainConfig:
     """The configuration with which a run continues.
 
     Options that decide the trained weights must be the same. Device, validation, sampling and the
@@ -223,11 +223,13 @@ def resumed(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
 
     Args:
         config: the configuration to continue with.
-        saved: the configuration that the run began with.
+        file: config.yaml, with the configuration that the run began with.
 
     Raises:
+        FileError: the file is missing or not a configuration.
         ValueError: an option that must be the same differs.
     """
+    saved = load_config(file)
     if config.optim.steps == 0:
         fixed = replace(
             config.optim, steps=saved.optim.steps, warmup_steps=saved.optim.warmup_steps
@@ -245,7 +247,7 @@ def resumed(config: TrainConfig, saved: TrainConfig) -> TrainConfig:
     if changed:
         raise ValueError(
             f"--resume: {'; '.join(changed)}. To continue with the run's own settings, use "
-            "--config RUN/config.yaml"
+            f"--config {file}"
         )
     return config
 

@@ -27,7 +27,7 @@ from recycleseg.report.curve import save_learning_curve
 from recycleseg.run import factory
 from recycleseg.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from recycleseg.run.compiling import resolve_mode
-from recycleseg.run.config import TrainConfig, load_config, resumed
+from recycleseg.run.config import TrainConfig, resumed
 from recycleseg.run.device import bytes_per_value, choose_precision, own_gpu, use_device
 from recycleseg.run.environment import describe_environment
 from recycleseg.run.folder import RunFolder, inputs_of_run, run_root
@@ -168,7 +168,7 @@ class Trainer:
         self.folder.check(resume=resume, overwrite=overwrite, inputs=self._inputs)
         if not resume:
             return self.config
-        config = resumed(self.config, load_config(self.folder.config))
+        config = resumed(self.config, self.folder.config)
         check_same_data(self.folder.dataset, describe_data(self.data, self.patch_size))
         return config
 

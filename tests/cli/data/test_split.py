@@ -117,3 +117,11 @@ def test_wrong_options_write_nothing(
     assert main(["split", str(root), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert {path.name for path in root.iterdir()} == {"dataset.json", "imagesTr", "labelsTr"}
+
+
+def test_groups_without_a_case_are_an_error(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "split.json").write_text(json.dumps({"train": [], "groups": {}}))
+    assert main(["split", str(root), "--overwrite"]) == 2
+    said = capsys.readouterr().err
+    assert "split.json: groups: expected the patient of every case, got none for" in said
+    assert said.count("\n") == 1

@@ -103,7 +103,9 @@ def _groups(root: Path, case_ids: Iterable[str], group_by: str | None) -> dict[s
     if group_by is not None:
         return named_patients(group_by, cases)
     groups = read_groups(root)
-    return groups and complete_patients(groups, cases, f"{root / SPLIT_FILE}: groups")
+    if groups is None:
+        return None
+    return complete_patients(groups, cases, f"{root / SPLIT_FILE}: groups")
 
 
 def _table(parts: Parts, patients: Mapping[str, str]) -> Table:
