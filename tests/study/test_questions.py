@@ -119,3 +119,8 @@ def test_only_questions_that_the_networks_can_answer() -> None:
     assert [q.name for q in questions(alone)] == ["steps"]
     few = {q.name: q for q in questions(design_of(num_steps=(1, 3), samplers=("ddpm",)))}
     assert str(few["supervised"].pairs[0][0]) == "recycling_max (ddpm-3)"
+    reversed_order = design_of(strategies=("standard", "recycling_max"), num_steps=(1, 5))
+    against = {q.name: q.pairs for q in questions(reversed_order)}["strategies"]
+    assert [str(b) for _, b in against] == ["standard (ddim-5)", "standard (ddpm-5)"]
+    one = design_of(strategies=("recycling_max", "standard"), num_steps=(1,))
+    assert [q.name for q in questions(one)] == ["strategies"]

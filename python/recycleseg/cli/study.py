@@ -142,7 +142,8 @@ def _design(options: Namespace, root: Path) -> Design:
         check_exists("DATA", "a data set", options.data)
         if not read_dataset(Path(options.data)).split["test"]:
             raise ValueError(f"DATA: expected test cases in {options.data}, got none")
-    strategies = tuple(options.strategies or STRATEGIES)
+    # In this order, because the first that is trained gives the others its number of steps.
+    strategies = tuple(s for s in STRATEGIES if s in (options.strategies or STRATEGIES))
     networks = options.seeds * len(strategies)
     return Design(
         data=str((root / "data" if options.quick else Path(options.data)).resolve()),

@@ -17,7 +17,7 @@ from recycleseg.report.html import template, template_text
 from recycleseg.report.intervals import Mean
 from recycleseg.study.design import Design
 from recycleseg.study.questions import METHOD, Difference, Question, usual_samplings
-from recycleseg.study.results import Result
+from recycleseg.study.results import Result, by_kind
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,6 @@ class Kind:
 
 def kinds_of(results: Sequence[Result]) -> list[Kind]:
     """The results, grouped by strategies and sampling."""
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for result in results:
-        prediction = result.prediction
-        groups.setdefault((prediction.strategies, prediction.sampling.name), []).append(result)
     return [
         Kind(
             strategies,
@@ -66,7 +62,7 @@ def kinds_of(results: Sequence[Result]) -> list[Kind]:
                 for step in range(len(group[0].scores.by_step))
             ],
         )
-        for (strategies, sampling), group in groups.items()
+        for (strategies, sampling), group in by_kind(results).items()
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -20,7 +20,7 @@ from recycleseg.evaluation.statistics import (
 )
 from recycleseg.metrics.aggregate import finite_mean
 from recycleseg.study.design import DIRECT, ENSEMBLES, REFERENCE, Design, Sampling
-from recycleseg.study.results import Result
+from recycleseg.study.results import Result, by_kind
 
 METHOD = (
     "The value of a case is the mean Dice over its classes, without those that are neither in the "
@@ -122,13 +122,16 @@ def questions(design: Design) -> Iterator[Question]:
         yield Question(
             "strategies",
             f"{REFERENCE} against the other ways to train a diffusion model",
-            tuple((Side(REFERENCE, s), Side(o, s)) for s in usual for o in diffusion[1:]),
+            tuple(
+                (Side(REFERENCE, s), Side(o, s)) for s in usual for o in diffusion if o != REFERENCE
+            ),
         )
-    yield Question(
-        "steps",
-        "The last sampling step against the first",
-        tuple((Side(d, s), Side(d, s, 1)) for s in usual for d in diffusion),
-    )
+    if steps > 1:
+        yield Question(
+            "steps",
+            "The last sampling step against the first",
+            tuple((Side(d, s), Side(d, s, 1)) for s in usual for d in diffusion),
+        )
     if REFERENCE in design.strategies and "supervised" in design.strategies:
         supervised = Side("supervised", DIRECT)
         yield Question(
@@ -157,16 +160,16 @@ def questions(design: Design) -> Iterator[Question]:
 
 def answer(question: Question, results: Sequence[Result]) -> list[Difference]:
     """The table of a question; pairs without scores on both sides are left out."""
-    sides = _by_side(results)
+    kinds = by_kind(results)
     pairs = []
     for a, b in question.pairs:
-        found = _paired(sides.get((a.strategies, a.sampling.name), {}), a.step)
-        other = _paired(sides.get((b.strategies, b.sampling.name), {}), b.step)
+        found = _paired(kinds.get((a.strategies, a.sampling.name), ()), a.step)
+        other = _paired(kinds.get((b.strategies, b.sampling.name), ()), b.step)
         seeds = [seed for seed in found if seed in other]
         if seeds:
             of_a, of_b = (np.stack([side[s] for s in seeds]) for side in (found, other))
-            some = next(iter(sides[a.strategies, a.sampling.name].values()))
-            pairs.append((str(a), str(b), of_a, of_b, some.scores.groups()))
+            # All results have the same cases.
+            pairs.append((str(a), str(b), of_a, of_b, results[0].scores.groups()))
     return differences(pairs)
 
 
@@ -222,16 +225,7 @@ def table_csv(table: Sequence[Difference]) -> str:
     return text.getvalue()
 
 
-def _by_side(results: Sequence[Result]) -> dict[tuple[str, str], dict[int, Result]]:
-    sides: dict[tuple[str, str], dict[int, Result]] = {}
-    for result in results:
-        prediction = result.prediction
-        key = (prediction.strategies, prediction.sampling.name)
-        sides.setdefault(key, {})[prediction.seed] = result
-    return sides
-
-
-def _paired(of_seeds: Mapping[int, Result], step: int | None) -> dict[int, NDArray[np.float64]]:
+def _paired(results: Sequence[Result], step: int | None) -> dict[int, NDArray[np.float64]]:
     """seed -> the value of each case."""
     index = -1 if step is None else step - 1
-    return {seed: result.case_dice(index) for seed, result in of_seeds.items()}
+    return {result.prediction.seed: result.case_dice(index) for result in results}

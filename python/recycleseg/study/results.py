@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,15 @@ def read_results(folder: StudyFolder) -> list[Result]:
                 f"{folder.scores(results[0].prediction)}, got others"
             )
     return results
+
+
+def by_kind(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
+    """Strategies and name of the sampling -> the results of all seeds."""
+    kinds: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        of = result.prediction
+        kinds.setdefault((of.strategies, of.sampling.name), []).append(result)
+    return kinds
 
 
 def cases_csv(results: list[Result]) -> str:
